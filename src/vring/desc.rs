@@ -1,0 +1,92 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Layout of ring entries (virtio 1.3, sections 2.7.5 and 2.7.8; `include/uapi/linux/virtio_ring.h`).
+
+/// The buffer continues with the descriptor in `next`.
+pub const DESC_F_NEXT: u16 = 1;
+/// The device writes the buffer; without it the device reads.
+pub const DESC_F_WRITE: u16 = 2;
+/// The buffer is a table of descriptors.
+pub const DESC_F_INDIRECT: u16 = 4;
+
+/// Size of a descriptor in memory, in bytes.
+pub const DESC_SIZE: u64 = 16;
+
+/// A split ring descriptor as it lies in memory, two little-endian words.
+///
+/// Any bit pattern is valid.
+pub type RawDesc = [u64; 2];
+
+/// A used ring element as it lies in memory, two little-endian words: id, then length in bytes.
+pub type RawUsed = [u32; 2];
+
+/// A split ring descriptor in host byte order.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Desc {
+    /// Guest-physical address of the buffer.
+    pub addr: u64,
+    /// Length of the buffer in bytes.
+    pub len: u32,
+    /// `DESC_F_*`; other bits are ignored.
+    pub flags: u16,
+    /// Index of the next descriptor, if `flags` has [`DESC_F_NEXT`].
+    pub next: u16,
+}
+
+impl Desc {
+    /// Decodes a descriptor.
+    #[inline]
+    #[must_use]
+    pub const fn from_raw(raw: RawDesc) -> Self {
+        let [addr, rest] = raw;
+        let rest = u64::from_le(rest);
+        // CAST: the fields lie in the word from its low end upwards: 32, 16 and 16 bits.
+        Self {
+            addr: u64::from_le(addr),
+            len: rest as u32,
+            flags: (rest >> 32) as u16,
+            next: (rest >> 48) as u16,
+        }
+    }
+
+    /// Encodes the descriptor as a driver writes it.
+    #[inline]
+    #[must_use]
+    pub const fn to_raw(self) -> RawDesc {
+        let rest = self.len as u64 | (self.flags as u64) << 32 | (self.next as u64) << 48;
+        [self.addr.to_le(), rest.to_le()]
+    }
+
+    /// Whether `flag` is set.
+    #[inline]
+    pub(crate) const fn has(&self, flag: u16) -> bool {
+        self.flags & flag != 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fields_lie_where_the_uapi_header_puts_them() {
+        let raw: [u8; 16] = [
+            1, 2, 3, 4, 5, 6, 7, 8, // addr
+            9, 10, 11, 12, // len
+            13, 14, // flags
+            15, 16, // next
+        ];
+        let word = |from: usize| u64::from_ne_bytes(raw[from..from + 8].try_into().unwrap());
+        let desc = Desc::from_raw([word(0), word(8)]);
+        assert_eq!(
+            desc,
+            Desc {
+                addr: 0x0807_0605_0403_0201,
+                len: 0x0c0b_0a09,
+                flags: 0x0e0d,
+                next: 0x100f,
+            }
+        );
+        assert_eq!(desc.to_raw(), [word(0), word(8)]);
+    }
+}

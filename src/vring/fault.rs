@@ -1,0 +1,108 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Why a ring stopped.
+
+use core::fmt;
+
+use crate::memory::Unmapped;
+
+/// A guest broke the rules of the ring, or its memory cannot be reached: the queue has to stop.
+///
+/// A fault says nothing about the host and never ends more than its own queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Fault {
+    /// The available index moved by more than the ring has entries.
+    AvailIndex {
+        /// Index up to which chains were taken.
+        last: u16,
+        /// Index the driver published.
+        avail: u16,
+    },
+    /// A head or a `next` names a descriptor that the table does not have.
+    DescIndex {
+        /// The index named.
+        index: u32,
+        /// Number of descriptors in the table.
+        size: u32,
+    },
+    /// A chain has more descriptors than its table: it loops, or is longer than any ring allows.
+    ChainTooLong,
+    /// A chain has more pieces of memory than there is room for.
+    TooManySegments,
+    /// An indirect table's length is zero, no multiple of a descriptor's, or too large.
+    IndirectLength {
+        /// The length, in bytes.
+        len: u32,
+    },
+    /// An indirect table has a descriptor of an indirect table.
+    NestedIndirect,
+    /// A descriptor that the device reads follows one that it writes.
+    ReadableAfterWritable,
+    /// A range of guest addresses is not (wholly) covered by the memory table, or wraps.
+    OutsideMemory {
+        /// First guest-physical address that no region covers.
+        addr: u64,
+        /// Bytes wanted from there.
+        len: u64,
+    },
+    /// User memory of the owner could not be accessed.
+    Unmapped(Unmapped),
+    /// A transmit chain has writable descriptors, or a receive chain has readable ones or none.
+    Direction,
+    /// A transmit chain is no longer than the packet header.
+    ShortHeader {
+        /// Length of the chain, in bytes.
+        len: u64,
+    },
+}
+
+impl Fault {
+    /// A short name for counters and traces, one word.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::AvailIndex { .. } => "avail_index",
+            Self::DescIndex { .. } => "desc_index",
+            Self::ChainTooLong => "chain_too_long",
+            Self::TooManySegments => "too_many_segments",
+            Self::IndirectLength { .. } => "indirect_length",
+            Self::NestedIndirect => "nested_indirect",
+            Self::ReadableAfterWritable => "readable_after_writable",
+            Self::OutsideMemory { .. } => "outside_memory",
+            Self::Unmapped(_) => "unmapped",
+            Self::Direction => "direction",
+            Self::ShortHeader { .. } => "short_header",
+        }
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::AvailIndex { last, avail } => {
+                write!(f, "available index jumped from {last} to {avail}")
+            }
+            Self::DescIndex { index, size } => {
+                write!(f, "descriptor index {index} in a table of {size}")
+            }
+            Self::ChainTooLong => f.write_str("descriptor chain loops or is too long"),
+            Self::TooManySegments => f.write_str("descriptor chain has too many pieces"),
+            Self::IndirectLength { len } => write!(f, "indirect table of {len} bytes"),
+            Self::NestedIndirect => f.write_str("indirect table within an indirect table"),
+            Self::ReadableAfterWritable => f.write_str("readable descriptor after a writable one"),
+            Self::OutsideMemory { addr, len } => {
+                write!(f, "{len} bytes at guest address {addr:#x} outside memory")
+            }
+            Self::Unmapped(_) => f.write_str("memory of the owner cannot be accessed"),
+            Self::Direction => f.write_str("descriptor chain of the wrong direction"),
+            Self::ShortHeader { len } => write!(f, "packet of {len} bytes, header included"),
+        }
+    }
+}
+
+impl From<Unmapped> for Fault {
+    fn from(unmapped: Unmapped) -> Self {
+        Self::Unmapped(unmapped)
+    }
+}

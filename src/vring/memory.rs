@@ -1,0 +1,58 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What a ring needs from memory.
+
+use crate::addr::UserAddr;
+use crate::desc::{RawDesc, RawUsed};
+
+/// User memory that could not be accessed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Unmapped(pub UserAddr);
+
+/// The owner's memory, shared with a guest that may write it at any time.
+///
+/// Values are as they lie in memory (little-endian); the ring converts. Every access may fail with
+/// [`Unmapped`], and a failed access may have been done in part. Accesses named `gather` or given a
+/// slice exist so that many values cost one user-access section.
+///
+/// # Ordering
+///
+/// The rules of virtio 1.3, sections 2.7.13 and 2.7.14, are in the names: [`Memory::load_acquire`]
+/// orders the load before every later access, [`Memory::store_release`] orders every earlier
+/// access before the store, and [`Memory::full_barrier`] orders all earlier accesses before all
+/// later ones. Each pairs with a barrier in the guest's driver.
+pub trait Memory {
+    /// Loads a 16-bit value.
+    fn load(&self, addr: UserAddr) -> Result<u16, Unmapped>;
+
+    /// Loads a 16-bit value; later accesses stay behind it. For the available index.
+    fn load_acquire(&self, addr: UserAddr) -> Result<u16, Unmapped>;
+
+    /// Stores a 16-bit value.
+    fn store(&self, addr: UserAddr, value: u16) -> Result<(), Unmapped>;
+
+    /// Stores a 16-bit value; earlier accesses stay before it. For the used index.
+    fn store_release(&self, addr: UserAddr, value: u16) -> Result<(), Unmapped>;
+
+    /// Loads `out.len()` consecutive 16-bit values. For entries of the available ring.
+    fn load_slice(&self, addr: UserAddr, out: &mut [u16]) -> Result<(), Unmapped>;
+
+    /// Loads, for each of `indexes` (host byte order), that descriptor of the table at `table`.
+    ///
+    /// Only as many are loaded as both slices have elements.
+    fn gather_descs(
+        &self,
+        table: UserAddr,
+        indexes: &[u16],
+        out: &mut [RawDesc],
+    ) -> Result<(), Unmapped>;
+
+    /// Loads bytes. For indirect tables.
+    fn load_bytes(&self, addr: UserAddr, out: &mut [u8]) -> Result<(), Unmapped>;
+
+    /// Stores `used.len()` consecutive elements of the used ring.
+    fn store_used(&self, addr: UserAddr, used: &[RawUsed]) -> Result<(), Unmapped>;
+
+    /// Full memory barrier.
+    fn full_barrier(&self);
+}

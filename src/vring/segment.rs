@@ -1,0 +1,115 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Translated pieces of guest memory.
+
+use crate::addr::{GuestAddr, UserAddr};
+use crate::fault::Fault;
+use crate::region::Hint;
+
+/// A piece of the owner's memory.
+///
+/// The layout is that of `struct iovec` on a 64-bit machine.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Segment {
+    /// Where it starts.
+    pub addr: UserAddr,
+    /// Length in bytes.
+    pub len: u64,
+}
+
+/// What the device does with a range of memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// The device reads.
+    Read,
+    /// The device writes.
+    Write,
+}
+
+/// A list of segments over storage that the caller owns.
+#[derive(Debug)]
+pub struct Segments<'a> {
+    storage: &'a mut [Segment],
+    len: usize,
+}
+
+impl<'a> Segments<'a> {
+    /// An empty list that holds up to `storage.len()` segments.
+    pub fn new(storage: &'a mut [Segment]) -> Self {
+        Self { storage, len: 0 }
+    }
+
+    /// Appends a segment.
+    ///
+    /// # Errors
+    ///
+    /// [`Fault::TooManySegments`] when the storage is full.
+    #[inline]
+    pub fn push(&mut self, segment: Segment) -> Result<(), Fault> {
+        let slot = self
+            .storage
+            .get_mut(self.len)
+            .ok_or(Fault::TooManySegments)?;
+        *slot = segment;
+        self.len = self.len.wrapping_add(1);
+        Ok(())
+    }
+
+    /// Drops all segments from position `len` on.
+    #[inline]
+    pub fn truncate(&mut self, len: usize) {
+        self.len = self.len.min(len);
+    }
+
+    /// Number of segments.
+    #[inline]
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether there are none.
+    #[inline]
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// The segments.
+    #[inline]
+    #[must_use]
+    pub fn as_slice(&self) -> &[Segment] {
+        self.storage.get(..self.len).unwrap_or_default()
+    }
+
+    /// The segments from position `first` on.
+    #[inline]
+    #[must_use]
+    pub fn from(&self, first: usize) -> &[Segment] {
+        self.storage.get(first..self.len).unwrap_or_default()
+    }
+}
+
+/// A translation of guest addresses to the owner's.
+///
+/// Implemented by [`MemTable`](crate::MemTable); an IOTLB is another.
+pub trait Translate {
+    /// Appends the segments that make up `len` bytes from `addr` to `out`.
+    ///
+    /// A zero length appends nothing and is always right. `hint` speeds up the next translation
+    /// and may be anything.
+    ///
+    /// # Errors
+    ///
+    /// [`Fault::OutsideMemory`] when not every byte translates, [`Fault::TooManySegments`] when
+    /// `out` is full. `out` may then have gained segments.
+    fn translate(
+        &self,
+        hint: &mut Hint,
+        addr: GuestAddr,
+        len: u32,
+        access: Access,
+        out: &mut Segments<'_>,
+    ) -> Result<(), Fault>;
+}

@@ -1,0 +1,47 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The device side of virtio rings, as pure code.
+//!
+//! Everything a guest can write passes through this crate before anything else looks at it: ring
+//! indexes, descriptors, guest-physical addresses. The crate has no `unsafe` code, no dependencies
+//! and allocates nothing. It does not panic on any guest input: it neither indexes nor slices, and
+//! guest values take part in wrapping or checked arithmetic only. The lints below hold it to that.
+//!
+//! How the parts fit together:
+//!
+//! - [`Memory`] is the owner's memory as the host sees it, with the few access operations a ring
+//!   needs, memory ordering included. The kernel module and the host tests each bring their own.
+//! - [`Translate`] turns a guest address range into [`Segment`]s of user addresses. [`MemTable`] is
+//!   the translation by memory regions.
+//!
+//! Source of behaviour: virtio specification 1.3, section 2.7 (split virtqueues); where it leaves a
+//! choice, the in-tree vhost (`drivers/vhost/vhost.c`).
+
+#![cfg_attr(not(any(test, kernel)), no_std)]
+#![forbid(unsafe_code)]
+#![deny(missing_docs, unreachable_pub)]
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::arithmetic_side_effects,
+        clippy::expect_used,
+        clippy::indexing_slicing,
+        clippy::panic,
+        clippy::string_slice,
+        clippy::unwrap_used
+    )
+)]
+
+mod addr;
+mod desc;
+mod fault;
+mod memory;
+mod region;
+mod segment;
+
+pub use addr::{GuestAddr, UserAddr};
+pub use desc::{Desc, RawDesc, RawUsed, DESC_F_INDIRECT, DESC_F_NEXT, DESC_F_WRITE, DESC_SIZE};
+pub use fault::Fault;
+pub use memory::{Memory, Unmapped};
+pub use region::{Hint, InvalidRegion, MemTable, Region};
+pub use segment::{Access, Segment, Segments, Translate};
