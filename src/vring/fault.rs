@@ -28,7 +28,7 @@ pub enum Fault {
     },
     /// A chain has more descriptors than its table: it loops, or is longer than any ring allows.
     ChainTooLong,
-    /// A chain has more pieces of memory than there is room for.
+    /// A chain has more than [`MAX_CHAIN_SEGMENTS`](crate::MAX_CHAIN_SEGMENTS) pieces of memory.
     TooManySegments,
     /// An indirect table's length is zero, no multiple of a descriptor's, or too large.
     IndirectLength {

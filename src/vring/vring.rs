@@ -13,6 +13,9 @@
 //!   needs, memory ordering included. The kernel module and the host tests each bring their own.
 //! - [`Translate`] turns a guest address range into [`Segment`]s of user addresses. [`MemTable`] is
 //!   the translation by memory regions.
+//! - [`SplitRing`] has a *get work* half ([`SplitRing::next_chain`], [`SplitRing::rewind`]), a
+//!   *complete work* half ([`SplitRing::complete`], [`SplitRing::needs_call`]), and the two calls
+//!   that turn the driver's kicks on and off.
 //!
 //! Source of behaviour: virtio specification 1.3, section 2.7 (split virtqueues); where it leaves a
 //! choice, the in-tree vhost (`drivers/vhost/vhost.c`).
@@ -38,6 +41,7 @@ mod fault;
 mod memory;
 mod region;
 mod segment;
+mod split;
 
 pub use addr::{GuestAddr, UserAddr};
 pub use desc::{Desc, RawDesc, RawUsed, DESC_F_INDIRECT, DESC_F_NEXT, DESC_F_WRITE, DESC_SIZE};
@@ -45,3 +49,4 @@ pub use fault::Fault;
 pub use memory::{Memory, Unmapped};
 pub use region::{Hint, InvalidRegion, MemTable, Region};
 pub use segment::{Access, Segment, Segments, Translate};
+pub use split::{Chain, RingAddrs, SplitRing, MAX_CHAIN_SEGMENTS, MAX_RING_SIZE, PREFETCH};

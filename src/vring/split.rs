@@ -1,0 +1,678 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Split virtqueues (virtio 1.3, section 2.7).
+//!
+//! Index arithmetic: `last_avail`, `avail` and `last_used` count modulo 2^16 and are masked to a
+//! ring position only when an address is made. The driver owns the entries of the available ring
+//! from `avail` on; the device owns those from `last_avail` up to `avail`, the first
+//! `prefetch.len - prefetch.next` of which it has already read.
+
+use crate::addr::{GuestAddr, UserAddr};
+use crate::desc::{Desc, RawDesc, RawUsed, DESC_F_INDIRECT, DESC_F_NEXT, DESC_F_WRITE, DESC_SIZE};
+use crate::fault::Fault;
+use crate::memory::Memory;
+use crate::region::Hint;
+use crate::segment::{Access, Segments, Translate};
+
+/// The largest ring, in descriptors (virtio 1.3, section 2.7).
+pub const MAX_RING_SIZE: u16 = 32768;
+
+/// The most segments that one chain may have, as `UIO_MAXIOV` limits the in-tree vhost.
+pub const MAX_CHAIN_SEGMENTS: usize = 1024;
+
+/// The most descriptors that one chain may have, indirect ones included.
+///
+/// More than segments, since a descriptor may be empty; bounded, since following one costs time.
+const MAX_CHAIN_DESCS: u32 = 2048;
+
+/// How many chains the ring reads ahead, at most.
+pub const PREFETCH: usize = 64;
+
+/// Descriptors of an indirect table read at once.
+const INDIRECT_WINDOW: usize = 16;
+
+/// `VRING_USED_F_NO_NOTIFY`: the device asks for no kicks.
+const USED_F_NO_NOTIFY: u16 = 1;
+/// `VRING_AVAIL_F_NO_INTERRUPT`: the driver asks for no calls.
+const AVAIL_F_NO_INTERRUPT: u16 = 1;
+
+// Offsets in the available and the used ring, in bytes; both start with flags, index, entries.
+const OFFSET_FLAGS: u64 = 0;
+const OFFSET_INDEX: u64 = 2;
+const OFFSET_ENTRIES: u64 = 4;
+const AVAIL_ENTRY_SIZE: u64 = 2;
+const USED_ENTRY_SIZE: u64 = 8;
+
+/// Where the three parts of a ring lie in the owner's memory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RingAddrs {
+    /// The descriptor table.
+    pub desc: UserAddr,
+    /// The available ring (driver area).
+    pub avail: UserAddr,
+    /// The used ring (device area).
+    pub used: UserAddr,
+}
+
+/// A descriptor chain that the driver made available.
+///
+/// Its segments are in the list given to [`SplitRing::next_chain`], readable ones first.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Chain {
+    /// Index of its first descriptor: the id to complete it with.
+    pub head: u16,
+    /// Number of segments that the device reads.
+    pub readable: usize,
+    /// Number of segments that the device writes.
+    pub writable: usize,
+    /// Length of all segments together, in bytes.
+    pub len: u64,
+}
+
+/// Chains read ahead of being asked for.
+#[derive(Debug)]
+struct Prefetch {
+    heads: [u16; PREFETCH],
+    descs: [RawDesc; PREFETCH],
+    /// The next to hand out.
+    next: usize,
+    /// How many there are.
+    len: usize,
+}
+
+/// The device side of a split ring.
+#[derive(Debug)]
+pub struct SplitRing {
+    /// A power of two, at most [`MAX_RING_SIZE`].
+    size: u16,
+    addrs: RingAddrs,
+    event_idx: bool,
+    notify_on_empty: bool,
+    /// The next entry of the available ring to hand out.
+    last_avail: u16,
+    /// The driver's index as last read.
+    avail: u16,
+    /// The next entry of the used ring to fill.
+    last_used: u16,
+    /// `last_used` at the last decision whether to call; `None` when that is too long ago to count.
+    called: Option<u16>,
+    /// Whether the driver has been asked not to kick.
+    kicks_off: bool,
+    prefetch: Prefetch,
+    hint: Hint,
+}
+
+impl Default for SplitRing {
+    /// A ring of one descriptor, without addresses: as a device starts.
+    fn default() -> Self {
+        Self {
+            size: 1,
+            addrs: RingAddrs::default(),
+            event_idx: false,
+            notify_on_empty: false,
+            last_avail: 0,
+            avail: 0,
+            last_used: 0,
+            called: None,
+            kicks_off: false,
+            prefetch: Prefetch {
+                heads: [0; PREFETCH],
+                descs: [[0; 2]; PREFETCH],
+                next: 0,
+                len: 0,
+            },
+            hint: Hint::default(),
+        }
+    }
+}
+
+/// Set-up, by the owner.
+impl SplitRing {
+    /// Sets the number of descriptors; `false`, and no change, unless it is a power of two from 1
+    /// to [`MAX_RING_SIZE`].
+    #[must_use]
+    pub fn set_size(&mut self, size: u32) -> bool {
+        match u16::try_from(size) {
+            Ok(size) if size.is_power_of_two() => {
+                self.size = size;
+                self.forget_prefetch();
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Number of descriptors.
+    #[must_use]
+    pub const fn size(&self) -> u16 {
+        self.size
+    }
+
+    /// Moves the ring; nothing at the old place is accessed any more.
+    pub fn set_addrs(&mut self, addrs: RingAddrs) {
+        self.addrs = addrs;
+        self.forget_prefetch();
+    }
+
+    /// Where the ring lies.
+    #[must_use]
+    pub const fn addrs(&self) -> RingAddrs {
+        self.addrs
+    }
+
+    /// Lengths of the descriptor table, the available ring and the used ring, in bytes.
+    #[must_use]
+    pub fn extents(&self) -> [u64; 3] {
+        let size = u64::from(self.size);
+        let event = if self.event_idx { 2 } else { 0 };
+        // No wrap: at most 2^15 entries of at most 16 bytes.
+        let ring = |entry: u64| {
+            size.wrapping_mul(entry)
+                .wrapping_add(OFFSET_ENTRIES)
+                .wrapping_add(event)
+        };
+        [
+            size.wrapping_mul(DESC_SIZE),
+            ring(AVAIL_ENTRY_SIZE),
+            ring(USED_ENTRY_SIZE),
+        ]
+    }
+
+    /// Takes over what driver and owner negotiated: `VIRTIO_F_EVENT_IDX` and
+    /// `VIRTIO_F_NOTIFY_ON_EMPTY`.
+    pub fn set_features(&mut self, event_idx: bool, notify_on_empty: bool) {
+        self.event_idx = event_idx;
+        self.notify_on_empty = notify_on_empty;
+    }
+
+    /// Sets the entry of the available ring to continue with.
+    pub fn set_base(&mut self, base: u16) {
+        self.last_avail = base;
+        self.avail = base;
+        self.forget_prefetch();
+    }
+
+    /// The entry of the available ring to continue with: chains handed out and not rewound are
+    /// before it.
+    #[must_use]
+    pub const fn base(&self) -> u16 {
+        self.last_avail
+    }
+
+    /// Starts the ring: lets the driver kick and takes over the used index found in memory.
+    ///
+    /// # Errors
+    ///
+    /// [`Fault::Unmapped`] when the used ring cannot be accessed; the ring is then as before.
+    pub fn start<M: Memory>(&mut self, memory: &M) -> Result<(), Fault> {
+        let flags = if self.kicks_off { USED_F_NO_NOTIFY } else { 0 };
+        memory.store(self.used_at(OFFSET_FLAGS), flags.to_le())?;
+        self.last_used = u16::from_le(memory.load(self.used_at(OFFSET_INDEX))?);
+        self.called = None;
+        self.forget_prefetch();
+        Ok(())
+    }
+}
+
+/// Get work.
+impl SplitRing {
+    /// Takes the next available chain; its segments are appended to `out`.
+    ///
+    /// `None` when the driver has made nothing more available.
+    ///
+    /// # Errors
+    ///
+    /// Any [`Fault`]; the chain stays available and `out` is as before.
+    #[inline]
+    pub fn next_chain<M: Memory, T: Translate>(
+        &mut self,
+        memory: &M,
+        table: &T,
+        out: &mut Segments<'_>,
+    ) -> Result<Option<Chain>, Fault> {
+        if self.prefetch.next >= self.prefetch.len && !self.read_ahead(memory)? {
+            return Ok(None);
+        }
+        let next = self.prefetch.next;
+        let (Some(&head), Some(&raw)) =
+            (self.prefetch.heads.get(next), self.prefetch.descs.get(next))
+        else {
+            return Ok(None);
+        };
+        let first = out.len();
+        match self.walk(memory, table, head, Desc::from_raw(raw), out) {
+            Ok(chain) => {
+                self.prefetch.next = next.wrapping_add(1);
+                self.last_avail = self.last_avail.wrapping_add(1);
+                Ok(Some(chain))
+            }
+            Err(fault) => {
+                out.truncate(first);
+                // Read it again when asked again: the driver may have mended it.
+                self.forget_prefetch();
+                Err(fault)
+            }
+        }
+    }
+
+    /// Gives back the last `chains` chains taken: they are available again.
+    pub fn rewind(&mut self, chains: u16) {
+        self.last_avail = self.last_avail.wrapping_sub(chains);
+        self.prefetch.next = match self.prefetch.next.checked_sub(usize::from(chains)) {
+            Some(next) => next,
+            None => {
+                self.prefetch.len = 0;
+                0
+            }
+        };
+    }
+
+    /// Whether a chain can be taken, as far as the indexes tell.
+    ///
+    /// # Errors
+    ///
+    /// As [`SplitRing::next_chain`], of the index alone.
+    pub fn has_work<M: Memory>(&mut self, memory: &M) -> Result<bool, Fault> {
+        if self.avail == self.last_avail {
+            self.read_avail_index(memory)?;
+        }
+        Ok(self.avail != self.last_avail)
+    }
+
+    /// Reads the driver's index; whether it moved since it was last read.
+    fn read_avail_index<M: Memory>(&mut self, memory: &M) -> Result<bool, Fault> {
+        // Pairs with the driver's write barrier between filling the ring and moving the index.
+        let avail = u16::from_le(memory.load_acquire(self.avail_at(OFFSET_INDEX))?);
+        if avail.wrapping_sub(self.last_avail) > self.size {
+            return Err(Fault::AvailIndex {
+                last: self.last_avail,
+                avail,
+            });
+        }
+        let moved = avail != self.avail;
+        self.avail = avail;
+        // No driver may move its index back. One that does takes back what was read ahead: else the
+        // device would run past the index, and 2^16 entries on before it looked at it again.
+        let ahead = usize::from(avail.wrapping_sub(self.last_avail));
+        let end = self.prefetch.next.wrapping_add(ahead);
+        self.prefetch.len = self.prefetch.len.min(end);
+        Ok(moved)
+    }
+
+    /// Fills the empty prefetch; `false` if nothing is available.
+    fn read_ahead<M: Memory>(&mut self, memory: &M) -> Result<bool, Fault> {
+        if !self.has_work(memory)? {
+            return Ok(false);
+        }
+        let position = self.last_avail & self.mask();
+        // Up to the end of the ring: one run of entries. No wrap: position < size.
+        let run = self.size.wrapping_sub(position);
+        let want = usize::from(self.avail.wrapping_sub(self.last_avail).min(run)).min(PREFETCH);
+        self.forget_prefetch();
+        // One page of many may be out of reach: then what lies before it still counts.
+        if self.read_entries(memory, position, want).is_err() {
+            self.read_entries(memory, position, 1)?;
+        }
+        Ok(true)
+    }
+
+    /// Reads `want` entries from ring position `position` and their first descriptors.
+    fn read_entries<M: Memory>(
+        &mut self,
+        memory: &M,
+        position: u16,
+        want: usize,
+    ) -> Result<(), Fault> {
+        let size = self.size;
+        let entry = self.avail_at(offset_of_entry(position, AVAIL_ENTRY_SIZE));
+        let heads = self.prefetch.heads.get_mut(..want).unwrap_or_default();
+        memory.load_slice(entry, heads)?;
+        // Stop before the first bad index, so that the chains before it are served.
+        let mut good = 0usize;
+        for head in heads.iter_mut() {
+            *head = u16::from_le(*head);
+            if *head >= size {
+                break;
+            }
+            good = good.wrapping_add(1);
+        }
+        if let (0, Some(&head)) = (good, heads.first()) {
+            return Err(Fault::DescIndex {
+                index: u32::from(head),
+                size: u32::from(size),
+            });
+        }
+        let heads = heads.get(..good).unwrap_or_default();
+        let descs = self.prefetch.descs.get_mut(..good).unwrap_or_default();
+        memory.gather_descs(self.addrs.desc, heads, descs)?;
+        self.prefetch.next = 0;
+        self.prefetch.len = good;
+        Ok(())
+    }
+
+    /// Translates a chain from its first descriptor on.
+    #[inline]
+    fn walk<M: Memory, T: Translate>(
+        &mut self,
+        memory: &M,
+        table: &T,
+        head: u16,
+        first: Desc,
+        out: &mut Segments<'_>,
+    ) -> Result<Chain, Fault> {
+        let mut chain = Chain {
+            head,
+            ..Chain::default()
+        };
+        let mut desc = first;
+        let mut left = MAX_CHAIN_DESCS;
+        // More steps than the table has descriptors are a loop.
+        for _ in 0..self.size {
+            left = left.checked_sub(1).ok_or(Fault::ChainTooLong)?;
+            if desc.has(DESC_F_INDIRECT) {
+                walk_indirect(
+                    memory,
+                    table,
+                    &mut self.hint,
+                    &desc,
+                    &mut left,
+                    &mut chain,
+                    out,
+                )?;
+            } else {
+                chain.append(table, &mut self.hint, &desc, out)?;
+            }
+            if !desc.has(DESC_F_NEXT) {
+                return Ok(chain);
+            }
+            if desc.next >= self.size {
+                return Err(Fault::DescIndex {
+                    index: u32::from(desc.next),
+                    size: u32::from(self.size),
+                });
+            }
+            let mut raw = [RawDesc::default()];
+            memory.gather_descs(self.addrs.desc, &[desc.next], &mut raw)?;
+            let [raw] = raw;
+            desc = Desc::from_raw(raw);
+        }
+        Err(Fault::ChainTooLong)
+    }
+}
+
+/// Complete work.
+impl SplitRing {
+    /// Gives chains back to the driver: `used` has head and bytes written of each, as
+    /// [`used_entry`](SplitRing::used_entry) makes them.
+    ///
+    /// The driver sees all of them at once, when the index moves.
+    ///
+    /// # Errors
+    ///
+    /// [`Fault::Unmapped`]; the driver may then see none of them.
+    pub fn complete<M: Memory>(&mut self, memory: &M, used: &[RawUsed]) -> Result<(), Fault> {
+        let mut position = self.last_used & self.mask();
+        let mut left = used;
+        // A driver that moves its index without waiting for completions has more chains in flight
+        // than the ring has entries: then the ring is gone round more than once, never left.
+        while !left.is_empty() {
+            let run = usize::from(self.size.wrapping_sub(position)).min(left.len());
+            let (now, later) = left.split_at_checked(run).unwrap_or((left, &[]));
+            let entry = self.used_at(offset_of_entry(position, USED_ENTRY_SIZE));
+            memory.store_used(entry, now)?;
+            left = later;
+            position = 0;
+        }
+        let old = self.last_used;
+        // CAST: a batch has far fewer than 2^16 chains.
+        let new = old.wrapping_add(used.len() as u16);
+        // Pairs with the driver's read barrier between seeing the index and reading the entries.
+        memory.store_release(self.used_at(OFFSET_INDEX), new.to_le())?;
+        self.last_used = new;
+        // Without a call for 2^16 completions the old mark would come round again.
+        if let Some(called) = self.called {
+            if new.wrapping_sub(called) < new.wrapping_sub(old) {
+                self.called = None;
+            }
+        }
+        Ok(())
+    }
+
+    /// The used entry of a chain into which `len` bytes were written.
+    #[inline]
+    #[must_use]
+    pub fn used_entry(head: u16, len: u32) -> RawUsed {
+        [u32::from(head).to_le(), len.to_le()]
+    }
+
+    /// Decides, after [`SplitRing::complete`], whether the driver wants a call.
+    ///
+    /// When it cannot be found out the answer is to call: a call too many is harmless, a missing
+    /// one hangs the guest.
+    #[must_use]
+    pub fn needs_call<M: Memory>(&mut self, memory: &M) -> bool {
+        // The used index has to be visible before the driver's wish is read. Pairs with the
+        // driver's full barrier between stating its wish and looking for used buffers.
+        memory.full_barrier();
+        if self.notify_on_empty && self.avail == self.last_avail {
+            return true;
+        }
+        if !self.event_idx {
+            return match memory.load(self.avail_at(OFFSET_FLAGS)) {
+                Ok(flags) => u16::from_le(flags) & AVAIL_F_NO_INTERRUPT == 0,
+                Err(_) => true,
+            };
+        }
+        let new = self.last_used;
+        let Some(old) = self.called.replace(new) else {
+            return true;
+        };
+        match memory.load(self.avail_at(offset_of_entry(self.size, AVAIL_ENTRY_SIZE))) {
+            Ok(event) => passed_event(u16::from_le(event), new, old),
+            Err(_) => true,
+        }
+    }
+}
+
+/// Kicks on and off.
+impl SplitRing {
+    /// Asks the driver not to kick: the device is looking anyway.
+    ///
+    /// # Errors
+    ///
+    /// [`Fault::Unmapped`].
+    pub fn disable_kick<M: Memory>(&mut self, memory: &M) -> Result<(), Fault> {
+        if !self.kicks_off {
+            self.kicks_off = true;
+            // With event indexes, not moving the event is enough.
+            if !self.event_idx {
+                memory.store(self.used_at(OFFSET_FLAGS), USED_F_NO_NOTIFY.to_le())?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Asks the driver to kick when it makes more available than the device has seen.
+    ///
+    /// `true`: more came meanwhile, for which no kick may come; look again.
+    ///
+    /// # Errors
+    ///
+    /// [`Fault::Unmapped`], [`Fault::AvailIndex`].
+    #[must_use = "what came meanwhile is lost unless looked for again"]
+    pub fn enable_kick<M: Memory>(&mut self, memory: &M) -> Result<bool, Fault> {
+        self.kicks_off = false;
+        if self.event_idx {
+            let event = self.used_at(offset_of_entry(self.size, USED_ENTRY_SIZE));
+            memory.store(event, self.avail.to_le())?;
+        } else {
+            memory.store(self.used_at(OFFSET_FLAGS), 0)?;
+        }
+        // The wish has to be visible before the index is read. Pairs with the driver's full barrier
+        // between moving the index and reading the wish.
+        memory.full_barrier();
+        self.read_avail_index(memory)
+    }
+}
+
+impl SplitRing {
+    fn mask(&self) -> u16 {
+        // No wrap: the size is a power of two.
+        self.size.wrapping_sub(1)
+    }
+
+    fn avail_at(&self, offset: u64) -> UserAddr {
+        self.addrs.avail.wrapping_add(offset)
+    }
+
+    fn used_at(&self, offset: u64) -> UserAddr {
+        self.addrs.used.wrapping_add(offset)
+    }
+
+    fn forget_prefetch(&mut self) {
+        self.prefetch.next = 0;
+        self.prefetch.len = 0;
+    }
+}
+
+impl Chain {
+    /// Appends the buffer of one descriptor.
+    #[inline]
+    fn append<T: Translate>(
+        &mut self,
+        table: &T,
+        hint: &mut Hint,
+        desc: &Desc,
+        out: &mut Segments<'_>,
+    ) -> Result<(), Fault> {
+        let writable = desc.has(DESC_F_WRITE);
+        if !writable && self.writable > 0 {
+            return Err(Fault::ReadableAfterWritable);
+        }
+        let access = if writable {
+            Access::Write
+        } else {
+            Access::Read
+        };
+        let before = out.len();
+        table.translate(hint, GuestAddr(desc.addr), desc.len, access, out)?;
+        let count = out.len().wrapping_sub(before);
+        let side = if writable {
+            &mut self.writable
+        } else {
+            &mut self.readable
+        };
+        *side = side.wrapping_add(count);
+        // No wrap: at most MAX_CHAIN_SEGMENTS lengths of 32 bits.
+        self.len = self.len.wrapping_add(u64::from(desc.len));
+        if self.readable.wrapping_add(self.writable) > MAX_CHAIN_SEGMENTS {
+            return Err(Fault::TooManySegments);
+        }
+        Ok(())
+    }
+}
+
+/// Appends the buffers of an indirect table (virtio 1.3, section 2.7.5.3), which may take up to
+/// `left` descriptors.
+fn walk_indirect<M: Memory, T: Translate>(
+    memory: &M,
+    table: &T,
+    hint: &mut Hint,
+    indirect: &Desc,
+    left: &mut u32,
+    chain: &mut Chain,
+    out: &mut Segments<'_>,
+) -> Result<(), Fault> {
+    let length = Fault::IndirectLength { len: indirect.len };
+    // CAST: a descriptor's size fits any integer.
+    if indirect.len == 0 || indirect.len & (DESC_SIZE as u32).wrapping_sub(1) != 0 {
+        return Err(length);
+    }
+    let count = indirect.len >> DESC_SIZE.trailing_zeros();
+    if count > u32::from(u16::MAX).wrapping_add(1) {
+        return Err(length);
+    }
+
+    let mut window = [RawDesc::default(); INDIRECT_WINDOW];
+    let mut window_at = 0u32;
+    let mut window_len = 0u32;
+    let mut index = 0u32;
+    // More steps than the table has descriptors are a loop.
+    for _ in 0..count {
+        *left = left.checked_sub(1).ok_or(Fault::ChainTooLong)?;
+        if index.wrapping_sub(window_at) >= window_len {
+            // CAST: the window is small. No wrap: index < count.
+            window_len = count.wrapping_sub(index).min(INDIRECT_WINDOW as u32);
+            window_at = index;
+            // No wrap: index < 2^16.
+            let offset = u64::from(index).wrapping_mul(DESC_SIZE);
+            let bytes = window_len.wrapping_mul(DESC_SIZE as u32);
+            let at = indirect.addr.checked_add(offset);
+            let at = at.ok_or(Fault::OutsideMemory {
+                addr: indirect.addr,
+                len: u64::from(bytes),
+            })?;
+            read_window(memory, table, hint, GuestAddr(at), bytes, &mut window)?;
+        }
+        // CAST: within the window.
+        let slot = index.wrapping_sub(window_at) as usize;
+        let desc = Desc::from_raw(window.get(slot).copied().unwrap_or_default());
+        if desc.has(DESC_F_INDIRECT) {
+            return Err(Fault::NestedIndirect);
+        }
+        chain.append(table, hint, &desc, out)?;
+        if !desc.has(DESC_F_NEXT) {
+            return Ok(());
+        }
+        index = u32::from(desc.next);
+        if index >= count {
+            return Err(Fault::DescIndex { index, size: count });
+        }
+    }
+    Err(Fault::ChainTooLong)
+}
+
+/// Reads `bytes` bytes of an indirect table, which may cross regions anywhere.
+fn read_window<M: Memory, T: Translate>(
+    memory: &M,
+    table: &T,
+    hint: &mut Hint,
+    addr: GuestAddr,
+    bytes: u32,
+    window: &mut [RawDesc; INDIRECT_WINDOW],
+) -> Result<(), Fault> {
+    let mut storage = [crate::Segment::default(); INDIRECT_WINDOW];
+    let mut segments = Segments::new(&mut storage);
+    table.translate(hint, addr, bytes, Access::Read, &mut segments)?;
+    // CAST: constants that fit.
+    let mut buffer = [0u8; INDIRECT_WINDOW * DESC_SIZE as usize];
+    let mut rest = &mut buffer[..];
+    for segment in segments.as_slice() {
+        let len = usize::try_from(segment.len).unwrap_or(usize::MAX);
+        let (now, later) = rest
+            .split_at_mut_checked(len)
+            .ok_or(Fault::TooManySegments)?;
+        memory.load_bytes(segment.addr, now)?;
+        rest = later;
+    }
+    for (slot, desc) in window.iter_mut().zip(buffer.chunks_exact(16)) {
+        let (addr, rest) = desc.split_first_chunk::<8>().unwrap_or((&[0; 8], &[]));
+        let rest = rest.first_chunk::<8>().unwrap_or(&[0; 8]);
+        *slot = [u64::from_ne_bytes(*addr), u64::from_ne_bytes(*rest)];
+    }
+    Ok(())
+}
+
+/// Offset of an entry in the available or the used ring; of the event field behind the last one,
+/// for `position` equal to the ring's size.
+fn offset_of_entry(position: u16, entry_size: u64) -> u64 {
+    // No wrap: 2^16 entries of at most 8 bytes.
+    u64::from(position)
+        .wrapping_mul(entry_size)
+        .wrapping_add(OFFSET_ENTRIES)
+}
+
+/// Whether moving an index from `old` to `new` passed `event` (virtio 1.3, section 2.7.10).
+fn passed_event(event: u16, new: u16, old: u16) -> bool {
+    new.wrapping_sub(event).wrapping_sub(1) < new.wrapping_sub(old)
+}
