@@ -1,0 +1,67 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Eventfds: the call and error notifications, and the file behind a kick.
+//!
+//! C header: `include/linux/eventfd.h`.
+
+use core::ptr::NonNull;
+
+use kernel::bindings;
+use kernel::error::from_err_ptr;
+use kernel::fs::File;
+use kernel::prelude::*;
+use kernel::sync::aref::ARef;
+
+/// A reference to an eventfd, to signal it.
+///
+/// # Invariants
+///
+/// Owns one reference to the `eventfd_ctx`.
+pub(crate) struct EventFd(NonNull<bindings::eventfd_ctx>);
+
+// SAFETY: an `eventfd_ctx` is reference-counted and locks itself.
+unsafe impl Send for EventFd {}
+// SAFETY: as above; `signal` may be called from anywhere.
+unsafe impl Sync for EventFd {}
+
+impl EventFd {
+    /// Looks up `fd` in the caller's table.
+    ///
+    /// # Errors
+    ///
+    /// `EBADF` for no open file, `EINVAL` for a file that is no eventfd.
+    pub(crate) fn from_fd(fd: i32) -> Result<Self> {
+        // SAFETY: any number may be looked up.
+        let ctx = from_err_ptr(unsafe { bindings::eventfd_ctx_fdget(fd) })?;
+        // INVARIANT: the look-up took a reference, which is now ours.
+        NonNull::new(ctx).map(Self).ok_or(EBADF)
+    }
+
+    /// Adds one to the eventfd's counter and wakes who waits for it. Any context.
+    #[inline]
+    pub(crate) fn signal(&self) {
+        // SAFETY: the context is alive by the type invariant.
+        unsafe { bindings::eventfd_signal_mask(self.0.as_ptr(), 0) };
+    }
+}
+
+impl Drop for EventFd {
+    fn drop(&mut self) {
+        // SAFETY: gives back the reference of the type invariant.
+        unsafe { bindings::eventfd_ctx_put(self.0.as_ptr()) };
+    }
+}
+
+/// Looks up `fd` in the caller's table as an eventfd's file, to wait for kicks on it.
+///
+/// # Errors
+///
+/// `EBADF` for no open file, `EINVAL` for a file that is no eventfd.
+pub(crate) fn kick_file(fd: i32) -> Result<ARef<File>> {
+    // SAFETY: any number may be looked up.
+    let file = from_err_ptr(unsafe { bindings::eventfd_fget(fd) })?;
+    let file = NonNull::new(file).ok_or(EBADF)?;
+    // SAFETY: the look-up took a reference, which is now ours. `File` has the layout of
+    // `struct file`, and an ioctl on this module's files holds no `fdget_pos` of another.
+    Ok(unsafe { ARef::from_raw(file.cast()) })
+}

@@ -1,0 +1,36 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Kernel facilities that `rust/kernel` does not offer yet, as safe types.
+//!
+//! This is the only part of the module with `unsafe` code and the only one that names
+//! `kernel::bindings`; each file could go upstream by itself.
+
+#![deny(unsafe_op_in_unsafe_fn, clippy::undocumented_unsafe_blocks)]
+
+mod eventfd;
+mod frames;
+mod poller;
+mod ring;
+mod shim;
+mod socket;
+mod user;
+mod vhost_task;
+
+pub(crate) use eventfd::{kick_file, EventFd};
+pub(crate) use frames::{Frame, Frames, FRAMES};
+pub(crate) use poller::{Poller, Wake, POLLIN, POLLOUT};
+pub(crate) use socket::Socket;
+pub(crate) use user::{access_ok, clear_user, OwnerMemory};
+pub(crate) use vhost_task::{VhostTask, Work};
+
+/// Whether another line may be logged now; the kernel's usual limit for guest-triggered messages.
+pub(crate) fn log_allowed() -> bool {
+    // SAFETY: no requirements.
+    unsafe { shim::rnet_log_allowed() }
+}
+
+/// Lets other tasks run if one is waiting for the CPU. Task context only.
+pub(crate) fn cond_resched() {
+    // SAFETY: sleeping is fine in task context, which the callers are in: they hold mutexes at most.
+    unsafe { shim::rnet_cond_resched() }
+}

@@ -1,0 +1,183 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Waiting for a file's events without a thread: a callback in the file's wait queue.
+//!
+//! C headers: `include/linux/poll.h`, `include/linux/wait.h`.
+
+use core::ptr::{addr_of_mut, null_mut, NonNull};
+
+use kernel::bindings;
+use kernel::container_of;
+use kernel::ffi::{c_int, c_uint, c_void};
+use kernel::fs::File;
+use kernel::prelude::*;
+use kernel::sync::aref::ARef;
+
+use super::shim;
+
+/// There is something to read (`EPOLLIN`).
+pub(crate) const POLLIN: u32 = 0x1;
+/// There is room to write (`EPOLLOUT`).
+pub(crate) const POLLOUT: u32 = 0x4;
+/// The file is broken (`EPOLLERR`).
+const POLLERR: u32 = 0x8;
+
+/// What a [`Poller`] does when an event comes.
+pub(crate) trait Wake: Send + Sync {
+    /// Called with interrupts off and a spinlock held: must not sleep, allocate or free.
+    fn wake(&self);
+}
+
+/// A file, and a callback for events on it that can be armed and disarmed.
+///
+/// # Invariants
+///
+/// `entry` comes from a `KBox`. `entry.head` is the wait queue of `file` that `entry.wait` is in, or
+/// null when it is in none.
+pub(crate) struct Poller<W: Wake> {
+    entry: NonNull<Entry<W>>,
+    file: ARef<File>,
+}
+
+/// The part that the wait queue points to.
+struct Entry<W> {
+    wait: bindings::wait_queue_entry,
+    table: bindings::poll_table_struct,
+    head: *mut bindings::wait_queue_head,
+    events: u32,
+    waker: W,
+}
+
+// SAFETY: the file is reference-counted, the entry is only changed through `&mut self`, and the
+// waker may be used from any thread.
+unsafe impl<W: Wake> Send for Poller<W> {}
+// SAFETY: a shared reference gives access to the waker and the file only.
+unsafe impl<W: Wake> Sync for Poller<W> {}
+
+impl<W: Wake> Poller<W> {
+    /// A poller for `events` ([`POLLIN`], [`POLLOUT`]) of `file`, not armed.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM`.
+    pub(crate) fn new(file: ARef<File>, events: u32, waker: W) -> Result<Self> {
+        let entry = KBox::new(
+            Entry {
+                wait: bindings::wait_queue_entry {
+                    func: Some(wake::<W>),
+                    ..pin_init::zeroed()
+                },
+                table: bindings::poll_table_struct {
+                    _qproc: Some(enqueue::<W>),
+                    _key: !0,
+                },
+                head: null_mut(),
+                events,
+                waker,
+            },
+            GFP_KERNEL,
+        )?;
+        // INVARIANT: in no wait queue yet.
+        Ok(Self {
+            entry: NonNull::new(KBox::into_raw(entry)).ok_or(ENOMEM)?,
+            file,
+        })
+    }
+
+    /// The file.
+    pub(crate) fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// Starts waiting; wakes at once for an event that is there already. Does nothing if armed.
+    ///
+    /// # Errors
+    ///
+    /// `EINVAL`, and not armed, if the file is broken (for a tap: its device is gone).
+    pub(crate) fn arm(&mut self) -> Result {
+        let entry = self.entry.as_ptr();
+        // SAFETY: `&mut self` gives the only access to `head`.
+        if !unsafe { (*entry).head }.is_null() {
+            return Ok(());
+        }
+        // SAFETY: the file is open, and the table calls `enqueue` with itself, which is in `entry`.
+        // INVARIANT: `enqueue` sets `head` when it adds the entry.
+        let ready =
+            unsafe { shim::rnet_vfs_poll(self.file.as_ptr(), addr_of_mut!((*entry).table)) };
+        // SAFETY: `events` and `waker` never change.
+        let (events, waker) = unsafe { ((*entry).events, &(*entry).waker) };
+        if ready & events != 0 {
+            waker.wake();
+        }
+        if ready & POLLERR != 0 {
+            self.disarm();
+            return Err(EINVAL);
+        }
+        Ok(())
+    }
+
+    /// Stops waiting. No callback is running or will run when it returns.
+    pub(crate) fn disarm(&mut self) {
+        let entry = self.entry.as_ptr();
+        // SAFETY: `&mut self` gives the only access to `head`; by the type invariant the entry is
+        // in that queue, which lives as long as the file.
+        unsafe {
+            if !(*entry).head.is_null() {
+                bindings::remove_wait_queue((*entry).head, addr_of_mut!((*entry).wait));
+                (*entry).head = null_mut();
+            }
+        }
+    }
+}
+
+impl<W: Wake> Drop for Poller<W> {
+    fn drop(&mut self) {
+        self.disarm();
+        // SAFETY: by the type invariant it comes from a `KBox`; no queue points to it any more.
+        drop(unsafe { KBox::from_raw(self.entry.as_ptr()) });
+    }
+}
+
+/// Called by a file's `poll` operation for the wait queue it will wake.
+///
+/// # Safety
+///
+/// `table` is that of an [`Entry<W>`], to which the caller has the only access; `head` outlives the
+/// file's last reference.
+unsafe extern "C" fn enqueue<W: Wake>(
+    _file: *mut bindings::file,
+    head: *mut bindings::wait_queue_head,
+    table: *mut bindings::poll_table_struct,
+) {
+    // SAFETY: by the requirement on `table`.
+    let entry = unsafe { container_of!(table, Entry<W>, table) };
+    // SAFETY: the caller has the only access. A file that names a second queue keeps the first.
+    unsafe {
+        if (*entry).head.is_null() {
+            (*entry).head = head;
+            bindings::add_wait_queue(head, addr_of_mut!((*entry).wait));
+        }
+    }
+}
+
+/// Called by the wait queue.
+///
+/// # Safety
+///
+/// `wait` is that of an [`Entry<W>`] that stays in the queue during the call.
+unsafe extern "C" fn wake<W: Wake>(
+    wait: *mut bindings::wait_queue_entry,
+    _mode: c_uint,
+    _flags: c_int,
+    key: *mut c_void,
+) -> c_int {
+    // SAFETY: by the requirement on `wait`.
+    let entry = unsafe { container_of!(wait, Entry<W>, wait) };
+    // SAFETY: the two fields never change while the entry is in a queue.
+    let (events, waker) = unsafe { ((*entry).events, &(*entry).waker) };
+    // CAST: the key is a set of 32 event bits in a pointer's clothes.
+    if key as usize as u32 & events != 0 {
+        waker.wake();
+    }
+    0
+}

@@ -1,0 +1,137 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The ring of packets that a tap has for its reader, consumed many at a time.
+//!
+//! C headers: `include/linux/ptr_ring.h`, `include/linux/if_tun.h`.
+
+use core::ptr::{null_mut, NonNull};
+
+use kernel::error::from_err_ptr;
+use kernel::ffi::c_void;
+use kernel::fs::File;
+use kernel::prelude::*;
+use kernel::sync::aref::ARef;
+
+use super::shim;
+
+/// Packets taken from the ring at once.
+const BATCH: usize = 64;
+
+/// A packet taken from a tap's ring: an `sk_buff` or an `xdp_frame`, as the pointer's low bit says.
+///
+/// # Invariants
+///
+/// Owns what the pointer names; null names the next packet in the socket's own queue.
+pub(crate) struct Packet(*mut c_void);
+
+impl Packet {
+    /// The next packet of a socket without a ring.
+    pub(super) const QUEUED: Self = Self(null_mut());
+
+    /// Gives up ownership.
+    pub(super) fn into_raw(self) -> *mut c_void {
+        let packet = self.0;
+        core::mem::forget(self);
+        packet
+    }
+}
+
+impl Drop for Packet {
+    fn drop(&mut self) {
+        if !self.0.is_null() {
+            // SAFETY: owned, by the type invariant.
+            unsafe { shim::tun_ptr_free(self.0) };
+        }
+    }
+}
+
+/// The consumer's end of a tap's ring.
+///
+/// # Invariants
+///
+/// `ring` belongs to `file`. `packets[next..len]` came from it, in order, and are owned.
+pub(super) struct Ring {
+    file: ARef<File>,
+    ring: NonNull<shim::CPtrRing>,
+    packets: [*mut c_void; BATCH],
+    next: usize,
+    len: usize,
+}
+
+impl Ring {
+    /// The ring of a tun or tap file.
+    ///
+    /// # Errors
+    ///
+    /// `ENOTSOCK` for any other file.
+    pub(super) fn of_tap(file: ARef<File>) -> Result<Self> {
+        // SAFETY: both functions look at what kind of file it is first; the file is open.
+        let ring = from_err_ptr(unsafe { shim::tun_get_tx_ring(file.as_ptr()) })
+            // SAFETY: as above.
+            .or_else(|_| from_err_ptr(unsafe { shim::tap_get_ptr_ring(file.as_ptr()) }))
+            .map_err(|_| ENOTSOCK)?;
+        let ring = NonNull::new(ring).ok_or(ENOTSOCK)?;
+        // INVARIANT: the file's own ring; no packets yet.
+        Ok(Self {
+            file,
+            ring,
+            packets: [null_mut(); BATCH],
+            next: 0,
+            len: 0,
+        })
+    }
+
+    /// Length in bytes of the next packet, VLAN tag included; 0 if there is none.
+    #[inline]
+    pub(super) fn peek_len(&mut self) -> usize {
+        if self.next >= self.len {
+            self.next = 0;
+            // SAFETY: the file keeps its ring alive; up to `BATCH` pointers are written.
+            // INVARIANT: they are ours now.
+            self.len = unsafe {
+                shim::rnet_ring_consume(
+                    self.ring.as_ptr(),
+                    self.file.as_ptr(),
+                    self.packets.as_mut_ptr(),
+                    BATCH,
+                )
+            };
+        }
+        match self
+            .packets
+            .get(..self.len)
+            .and_then(|all| all.get(self.next))
+        {
+            // SAFETY: owned, by the type invariant.
+            Some(packet) => unsafe { shim::rnet_packet_len(*packet) },
+            None => 0,
+        }
+    }
+
+    /// Takes the packet that [`Ring::peek_len`] measured.
+    #[inline]
+    pub(super) fn take(&mut self) -> Packet {
+        match self
+            .packets
+            .get(..self.len)
+            .and_then(|all| all.get(self.next))
+        {
+            Some(packet) => {
+                self.next = self.next.wrapping_add(1);
+                // INVARIANT: moved out of the ring's range.
+                Packet(*packet)
+            }
+            None => Packet::QUEUED,
+        }
+    }
+}
+
+impl Drop for Ring {
+    fn drop(&mut self) {
+        if let Some(rest) = self.packets.get_mut(self.next..self.len) {
+            // SAFETY: the file keeps its ring alive, and these came from it. What no longer fits is
+            // freed.
+            unsafe { shim::rnet_ring_unconsume(self.ring.as_ptr(), rest.as_mut_ptr(), rest.len()) };
+        }
+    }
+}

@@ -1,0 +1,134 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Declarations of C functions: those of `src/shim/helpers.h`, and exported ones that the kernel's
+//! bindings do not cover.
+
+use kernel::bindings;
+use kernel::ffi::{c_char, c_int, c_void};
+use vring::{RawDesc, RawUsed, Segment};
+
+/// `struct vhost_task`, opaque (`include/linux/sched/vhost_task.h`).
+#[repr(C)]
+pub(super) struct CVhostTask {
+    _opaque: [u8; 0],
+}
+
+/// `struct ptr_ring`, opaque (`include/linux/ptr_ring.h`).
+#[repr(C)]
+pub(super) struct CPtrRing {
+    _opaque: [u8; 0],
+}
+
+/// `struct rnet_frames`, opaque.
+#[repr(C)]
+pub(super) struct CFrames {
+    _opaque: [u8; 0],
+}
+
+// `Segment` is handed to C as `struct iovec`.
+const _: () = {
+    assert!(size_of::<Segment>() == size_of::<bindings::iovec>());
+    assert!(
+        core::mem::offset_of!(Segment, addr) == core::mem::offset_of!(bindings::iovec, iov_base)
+    );
+    assert!(core::mem::offset_of!(Segment, len) == core::mem::offset_of!(bindings::iovec, iov_len));
+};
+
+// Without lock debugging, kernel structures contain empty ones: no concern behind a pointer.
+#[allow(improper_ctypes)]
+unsafe extern "C" {
+    pub(super) fn rnet_access_ok(addr: u64, len: u64) -> bool;
+    pub(super) fn rnet_get_u16(addr: u64, value: *mut u16) -> c_int;
+    pub(super) fn rnet_put_u16(addr: u64, value: u16) -> c_int;
+    pub(super) fn rnet_get_u16s(addr: u64, values: *mut u16, n: usize) -> c_int;
+    pub(super) fn rnet_gather_descs(
+        table: u64,
+        index: *const u16,
+        descs: *mut RawDesc,
+        n: usize,
+    ) -> c_int;
+    pub(super) fn rnet_put_used(addr: u64, used: *const RawUsed, n: usize) -> c_int;
+    pub(super) fn rnet_copy_from_user(to: *mut c_void, from: u64, len: usize) -> c_int;
+    pub(super) fn rnet_copy_to_user(to: u64, from: *const c_void, len: usize) -> c_int;
+    pub(super) fn rnet_copy_from_segments(
+        to: *mut c_void,
+        room: usize,
+        seg: *const Segment,
+        n: usize,
+        skip: usize,
+    ) -> c_int;
+    pub(super) fn rnet_clear_user(addr: u64, len: u64) -> c_int;
+
+    pub(super) fn rnet_set_running();
+    pub(super) fn rnet_cond_resched();
+    pub(super) fn rnet_vfs_poll(
+        file: *mut bindings::file,
+        table: *mut bindings::poll_table_struct,
+    ) -> u32;
+    pub(super) fn rnet_log_allowed() -> bool;
+
+    pub(super) fn rnet_sock_is_packet_raw(sock: *mut bindings::socket) -> bool;
+    pub(super) fn rnet_sock_has_xdp(sock: *mut bindings::socket) -> bool;
+    pub(super) fn rnet_sock_sndbuf(sock: *mut bindings::socket) -> c_int;
+    pub(super) fn rnet_sock_peek_len(sock: *mut bindings::socket) -> usize;
+    pub(super) fn rnet_sock_send(
+        sock: *mut bindings::socket,
+        seg: *const Segment,
+        n: usize,
+        len: usize,
+        skip: usize,
+    ) -> c_int;
+    pub(super) fn rnet_sock_recv(
+        sock: *mut bindings::socket,
+        packet: *mut c_void,
+        seg: *const Segment,
+        n: usize,
+        len: usize,
+        skip: usize,
+        left: *mut usize,
+    ) -> c_int;
+
+    pub(super) fn rnet_ring_consume(
+        ring: *mut CPtrRing,
+        file: *mut bindings::file,
+        packets: *mut *mut c_void,
+        n: usize,
+    ) -> usize;
+    pub(super) fn rnet_ring_unconsume(ring: *mut CPtrRing, packets: *mut *mut c_void, n: usize);
+    pub(super) fn rnet_packet_len(packet: *mut c_void) -> usize;
+
+    pub(super) fn rnet_frames_new() -> *mut CFrames;
+    pub(super) fn rnet_frames_free(frames: *mut CFrames);
+    pub(super) fn rnet_frames_reserve(
+        frames: *mut CFrames,
+        len: usize,
+        header: usize,
+        headroom: usize,
+        max: usize,
+    ) -> *mut c_void;
+    pub(super) fn rnet_frames_commit(frames: *mut CFrames);
+    pub(super) fn rnet_frames_cancel(frames: *mut CFrames);
+    pub(super) fn rnet_frames_clear(frames: *mut CFrames);
+    pub(super) fn rnet_frames_send(frames: *mut CFrames, sock: *mut bindings::socket) -> c_int;
+
+    // drivers/net/tun.c, drivers/net/tap.c
+    pub(super) fn tun_get_socket(file: *mut bindings::file) -> *mut bindings::socket;
+    pub(super) fn tun_get_tx_ring(file: *mut bindings::file) -> *mut CPtrRing;
+    pub(super) fn tun_ptr_free(packet: *mut c_void);
+    pub(super) fn tap_get_socket(file: *mut bindings::file) -> *mut bindings::socket;
+    pub(super) fn tap_get_ptr_ring(file: *mut bindings::file) -> *mut CPtrRing;
+
+    // kernel/vhost_task.c
+    pub(super) fn vhost_task_create(
+        run: unsafe extern "C" fn(*mut c_void) -> bool,
+        killed: unsafe extern "C" fn(*mut c_void),
+        arg: *mut c_void,
+        name: *const c_char,
+    ) -> *mut CVhostTask;
+    pub(super) fn vhost_task_start(task: *mut CVhostTask);
+    pub(super) fn vhost_task_stop(task: *mut CVhostTask);
+    pub(super) fn vhost_task_wake(task: *mut CVhostTask);
+
+    // net/socket.c
+    pub(super) fn sock_from_file(file: *mut bindings::file) -> *mut bindings::socket;
+}

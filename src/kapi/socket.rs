@@ -1,0 +1,203 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The socket behind a backend: a tap's, or a raw packet socket.
+//!
+//! C headers: `include/linux/net.h`, `include/linux/if_tun.h`, `include/linux/if_tap.h`.
+
+use core::ptr::{null, null_mut, NonNull};
+
+use kernel::bindings;
+use kernel::error::from_err_ptr;
+use kernel::fs::{File, LocalFile};
+use kernel::prelude::*;
+use kernel::sync::aref::ARef;
+use vring::Segment;
+
+use super::ring::{Packet, Ring};
+use super::shim;
+
+/// A socket that carries Ethernet frames.
+///
+/// # Invariants
+///
+/// `sock` belongs to `file`, which keeps it alive. If `tap`, it is one of tun's or tap's, which
+/// take the messages of `include/linux/if_tun.h`.
+pub(crate) struct Socket {
+    file: ARef<File>,
+    sock: NonNull<bindings::socket>,
+    tap: bool,
+    ring: Option<Ring>,
+}
+
+// SAFETY: the file keeps the socket alive from whatever thread, and sockets lock themselves.
+unsafe impl Send for Socket {}
+// SAFETY: as above; what is not safe to share takes `&mut self`.
+unsafe impl Sync for Socket {}
+
+/// What became of a packet received with [`Socket::recv`].
+pub(crate) struct Received {
+    /// Its length in bytes, with the header that the socket puts before it.
+    pub(crate) len: usize,
+    /// Bytes of the segments that were not written.
+    pub(crate) left: usize,
+}
+
+impl Socket {
+    /// Looks up `fd`, once, in the caller's table: a tap's file or an `AF_PACKET` `SOCK_RAW` socket.
+    ///
+    /// # Errors
+    ///
+    /// `ENOTSOCK` for anything else, as vhost-net answers.
+    pub(crate) fn from_fd(fd: u32) -> Result<Self> {
+        let file = LocalFile::fget(fd).map_err(|_| ENOTSOCK)?;
+        // SAFETY: the caller is an ioctl on this module's own file, which holds no `fdget_pos`.
+        let file = unsafe { LocalFile::assume_no_fdget_pos(file) };
+        // SAFETY: the file is open, as for the calls below.
+        if let Some(sock) = NonNull::new(unsafe { shim::sock_from_file(file.as_ptr()) }) {
+            // SAFETY: the file keeps its socket alive.
+            if !unsafe { shim::rnet_sock_is_packet_raw(sock.as_ptr()) } {
+                return Err(ENOTSOCK);
+            }
+            // INVARIANT: the socket is the file's, and no tap's.
+            return Ok(Self {
+                file,
+                sock,
+                tap: false,
+                ring: None,
+            });
+        }
+        // SAFETY: both functions look at what kind of file it is first.
+        let sock = from_err_ptr(unsafe { shim::tun_get_socket(file.as_ptr()) })
+            // SAFETY: as above.
+            .or_else(|_| from_err_ptr(unsafe { shim::tap_get_socket(file.as_ptr()) }))
+            .map_err(|_| ENOTSOCK)?;
+        let sock = NonNull::new(sock).ok_or(ENOTSOCK)?;
+        let ring = Ring::of_tap(file.clone())?;
+        // INVARIANT: the socket is the file's, and a tap's.
+        Ok(Self {
+            file,
+            sock,
+            tap: true,
+            ring: Some(ring),
+        })
+    }
+
+    /// The file, for its events.
+    pub(crate) fn file(&self) -> &ARef<File> {
+        &self.file
+    }
+
+    /// Whether both are the same socket.
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        self.sock == other.sock
+    }
+
+    /// Whether frames can be sent through [`Frames`](super::Frames): a tap whose send buffer is not
+    /// limited, since that interface does not account for it.
+    #[inline]
+    pub(crate) fn takes_frames(&self) -> bool {
+        // SAFETY: the socket is alive.
+        self.tap && unsafe { shim::rnet_sock_sndbuf(self.as_ptr()) } == i32::MAX
+    }
+
+    /// Whether the tap runs XDP programs on what it is sent.
+    #[inline]
+    pub(crate) fn has_xdp(&self) -> bool {
+        // SAFETY: the socket is alive.
+        unsafe { shim::rnet_sock_has_xdp(self.as_ptr()) }
+    }
+
+    /// Sends one packet from user memory: the segments, of `len` bytes together, without their
+    /// first `skip` bytes. Does not wait.
+    ///
+    /// # Errors
+    ///
+    /// Those of the socket. `EAGAIN`, `ENOBUFS` and `ENOMEM` say to try again when there is room,
+    /// `EFAULT` that the memory could not be read.
+    pub(crate) fn send(&self, segments: &[Segment], len: usize, skip: usize) -> Result {
+        // SAFETY: the socket is alive. C copies from the segments' user addresses and handles any.
+        let ret = unsafe {
+            shim::rnet_sock_send(
+                self.as_ptr(),
+                segments.as_ptr(),
+                segments.len(),
+                len,
+                skip.min(len),
+            )
+        };
+        kernel::error::to_result(ret.min(0))
+    }
+
+    /// Length in bytes of the packet to be received next, without header, if there is one.
+    #[inline]
+    pub(crate) fn peek(&mut self) -> Option<usize> {
+        let len = match &mut self.ring {
+            Some(ring) => ring.peek_len(),
+            // SAFETY: the socket is alive.
+            None => unsafe { shim::rnet_sock_peek_len(self.as_ptr()) },
+        };
+        Some(len).filter(|len| *len > 0)
+    }
+
+    /// Takes the packet that [`Socket::peek`] saw.
+    #[inline]
+    pub(crate) fn take(&mut self) -> Packet {
+        match &mut self.ring {
+            Some(ring) => ring.take(),
+            None => Packet::QUEUED,
+        }
+    }
+
+    /// Receives `packet` into user memory: the segments, of `len` bytes together, without their
+    /// first `skip` bytes. Does not wait.
+    ///
+    /// # Errors
+    ///
+    /// Those of the socket; the packet is gone.
+    #[inline]
+    pub(crate) fn recv(
+        &self,
+        packet: Packet,
+        segments: &[Segment],
+        len: usize,
+        skip: usize,
+    ) -> Result<Received> {
+        let mut left = 0usize;
+        // SAFETY: the socket is alive and takes over the packet, if it is one of the tap's. C copies
+        // to the segments' user addresses and handles any.
+        let ret = unsafe {
+            shim::rnet_sock_recv(
+                self.as_ptr(),
+                packet.into_raw(),
+                segments.as_ptr(),
+                segments.len(),
+                len,
+                skip.min(len),
+                &mut left,
+            )
+        };
+        match usize::try_from(ret) {
+            Ok(len) => Ok(Received { len, left }),
+            Err(_) => Err(Error::from_errno(ret)),
+        }
+    }
+
+    /// Throws the packet away.
+    pub(crate) fn discard(&self, packet: Packet) {
+        if self.ring.is_none() {
+            // SAFETY: the socket is alive; nothing is copied into an empty list.
+            unsafe { shim::rnet_sock_recv(self.as_ptr(), null_mut(), null(), 0, 0, 0, &mut 0) };
+        }
+        drop(packet);
+    }
+
+    #[inline]
+    pub(super) fn is_tap(&self) -> bool {
+        self.tap
+    }
+
+    #[inline]
+    pub(super) fn as_ptr(&self) -> *mut bindings::socket {
+        self.sock.as_ptr()
+    }
+}

@@ -1,0 +1,158 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Memory of the calling task, as a ring sees it.
+
+use core::cell::Cell;
+
+use kernel::error::to_result;
+use kernel::ffi::c_int;
+use kernel::prelude::*;
+use kernel::sync::barrier;
+use vring::{Memory, RawDesc, RawUsed, Segment, Unmapped, UserAddr};
+
+use super::shim;
+
+/// Whether `len` bytes from `addr` lie in the range that user space can have mapped.
+pub(crate) fn access_ok(addr: UserAddr, len: u64) -> bool {
+    // SAFETY: only compares numbers.
+    unsafe { shim::rnet_access_ok(addr.0, len) }
+}
+
+/// Zeroes user memory.
+///
+/// # Errors
+///
+/// `EFAULT` when not all of it can be written.
+pub(crate) fn clear_user(addr: UserAddr, len: u64) -> Result {
+    // SAFETY: any address may be given; faults are handled.
+    to_result(unsafe { shim::rnet_clear_user(addr.0, len) })
+}
+
+/// The memory of the owner, for code that runs in the owner or its worker.
+///
+/// In another task the same addresses mean that task's memory: wrong, but no danger to the kernel.
+/// Accesses may fault pages in, so they sleep.
+#[derive(Clone, Copy)]
+pub(crate) struct OwnerMemory;
+
+impl OwnerMemory {
+    /// Copies `from` into the segments, from byte `offset` of them on.
+    ///
+    /// # Errors
+    ///
+    /// [`Unmapped`] when not all could be written or the segments are too short.
+    pub(crate) fn scatter(
+        self,
+        segments: &[Segment],
+        offset: u64,
+        from: &[u8],
+    ) -> Result<(), Unmapped> {
+        let mut skip = offset;
+        let mut rest = from;
+        for segment in segments {
+            if rest.is_empty() {
+                break;
+            }
+            let Some(room) = segment.len.checked_sub(skip).filter(|room| *room > 0) else {
+                skip = skip.saturating_sub(segment.len);
+                continue;
+            };
+            let room = usize::try_from(room).unwrap_or(usize::MAX);
+            let (now, later) = rest.split_at_checked(room).unwrap_or((rest, &[]));
+            let to = segment.addr.wrapping_add(skip);
+            // SAFETY: reads `now.len()` bytes of `now`. Any user address may be given.
+            let ret = unsafe { shim::rnet_copy_to_user(to.0, now.as_ptr().cast(), now.len()) };
+            check(ret, to)?;
+            skip = 0;
+            rest = later;
+        }
+        if rest.is_empty() {
+            Ok(())
+        } else {
+            Err(Unmapped(UserAddr(0)))
+        }
+    }
+}
+
+impl Memory for OwnerMemory {
+    #[inline]
+    fn load(&self, addr: UserAddr) -> Result<u16, Unmapped> {
+        let value = Cell::new(0u16);
+        // SAFETY: writes one value through a valid pointer. Any user address may be given.
+        check(unsafe { shim::rnet_get_u16(addr.0, value.as_ptr()) }, addr)?;
+        Ok(value.get())
+    }
+
+    #[inline]
+    fn load_acquire(&self, addr: UserAddr) -> Result<u16, Unmapped> {
+        let value = self.load(addr)?;
+        // Entries are read after the index that made them available. Pairs with the write barrier
+        // in the guest's driver.
+        barrier::smp_mb(barrier::Read);
+        Ok(value)
+    }
+
+    #[inline]
+    fn store(&self, addr: UserAddr, value: u16) -> Result<(), Unmapped> {
+        // SAFETY: any user address may be given.
+        check(unsafe { shim::rnet_put_u16(addr.0, value) }, addr)
+    }
+
+    #[inline]
+    fn store_release(&self, addr: UserAddr, value: u16) -> Result<(), Unmapped> {
+        // Data and used entries are written before the index that gives them to the driver. Pairs
+        // with the read barrier in the guest's driver.
+        barrier::smp_mb(barrier::Write);
+        self.store(addr, value)
+    }
+
+    #[inline]
+    fn load_slice(&self, addr: UserAddr, out: &mut [u16]) -> Result<(), Unmapped> {
+        // SAFETY: writes `out.len()` values to `out`. Any user address may be given.
+        let ret = unsafe { shim::rnet_get_u16s(addr.0, out.as_mut_ptr(), out.len()) };
+        check(ret, addr)
+    }
+
+    #[inline]
+    fn gather_descs(
+        &self,
+        table: UserAddr,
+        indexes: &[u16],
+        out: &mut [RawDesc],
+    ) -> Result<(), Unmapped> {
+        let n = indexes.len().min(out.len());
+        // SAFETY: reads `n` indexes and writes `n` descriptors, which both slices have. Any user
+        // address may be given.
+        let ret =
+            unsafe { shim::rnet_gather_descs(table.0, indexes.as_ptr(), out.as_mut_ptr(), n) };
+        check(ret, table)
+    }
+
+    #[inline]
+    fn load_bytes(&self, addr: UserAddr, out: &mut [u8]) -> Result<(), Unmapped> {
+        // SAFETY: writes `out.len()` bytes to `out`. Any user address may be given.
+        let ret = unsafe { shim::rnet_copy_from_user(out.as_mut_ptr().cast(), addr.0, out.len()) };
+        check(ret, addr)
+    }
+
+    #[inline]
+    fn store_used(&self, addr: UserAddr, used: &[RawUsed]) -> Result<(), Unmapped> {
+        // SAFETY: reads `used.len()` elements of `used`. Any user address may be given.
+        let ret = unsafe { shim::rnet_put_used(addr.0, used.as_ptr(), used.len()) };
+        check(ret, addr)
+    }
+
+    #[inline]
+    fn full_barrier(&self) {
+        barrier::smp_mb(barrier::Full);
+    }
+}
+
+#[inline]
+fn check(ret: c_int, addr: UserAddr) -> Result<(), Unmapped> {
+    if ret == 0 {
+        Ok(())
+    } else {
+        Err(Unmapped(addr))
+    }
+}

@@ -1,0 +1,109 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Worker threads that belong to the process they work for.
+//!
+//! A vhost task is a thread of its creator: it shares the memory, is accounted to the same cgroups
+//! and ends with the process. C header: `include/linux/sched/vhost_task.h`.
+
+use core::ptr::NonNull;
+
+use kernel::error::from_err_ptr;
+use kernel::ffi::c_void;
+use kernel::prelude::*;
+use kernel::sync::Arc;
+
+use super::shim;
+
+/// What a [`VhostTask`] does.
+pub(crate) trait Work: Send + Sync {
+    /// Whether there is something to do. Must not sleep: the task is about to.
+    fn pending(&self) -> bool;
+
+    /// Does it. Called in the task, whose user memory is the creator's.
+    fn run(&self);
+
+    /// The task has been killed and will not run again. Called in the task, once.
+    fn killed(&self);
+}
+
+/// A running worker thread; dropping it stops it.
+///
+/// The drop waits until the thread has left [`Work::run`], so it must not happen under a lock that
+/// `run` takes, nor in the thread itself.
+///
+/// # Invariants
+///
+/// `task` came from `vhost_task_create()` with a pointer to `*work` and has been started, and
+/// `vhost_task_stop()` has not been called for it.
+pub(crate) struct VhostTask<T: Work> {
+    task: NonNull<shim::CVhostTask>,
+    /// Keeps alive what the thread points to.
+    _work: Arc<T>,
+}
+
+// SAFETY: a vhost task may be woken and stopped from any thread; `Arc<T>` is `Send` for such a `T`.
+unsafe impl<T: Work> Send for VhostTask<T> {}
+// SAFETY: waking is the only operation on a shared reference, and safe from anywhere.
+unsafe impl<T: Work> Sync for VhostTask<T> {}
+
+impl<T: Work> VhostTask<T> {
+    /// Starts a thread of the calling process, named `name` (cut to 15 bytes).
+    ///
+    /// # Errors
+    ///
+    /// Those of `copy_process()`: `ENOMEM`, `EAGAIN`, `EINTR`.
+    pub(crate) fn start(work: Arc<T>, name: &CStr) -> Result<Self> {
+        // CAST: C passes the pointer through as `void *`; `run` and `killed` only read from it.
+        let arg = Arc::as_ptr(&work).cast_mut().cast::<c_void>();
+        // SAFETY: both functions take what `arg` points to, which lives until the drop has seen the
+        // thread end; the name is copied.
+        let task = from_err_ptr(unsafe {
+            shim::vhost_task_create(run::<T>, killed::<T>, arg, name.as_char_ptr())
+        })?;
+        let task = NonNull::new(task).ok_or(ENOMEM)?;
+        // SAFETY: it has just been created and not been started.
+        unsafe { shim::vhost_task_start(task.as_ptr()) };
+        // INVARIANT: created and started above.
+        Ok(Self { task, _work: work })
+    }
+
+    /// Wakes the thread, so that it looks for work. Any context; harmless after it was killed.
+    #[inline]
+    pub(crate) fn wake(&self) {
+        // SAFETY: the task holds a reference to its thread until it is stopped, dead or alive, and
+        // by the type invariant it has not been stopped.
+        unsafe { shim::vhost_task_wake(self.task.as_ptr()) };
+    }
+}
+
+impl<T: Work> Drop for VhostTask<T> {
+    fn drop(&mut self) {
+        // SAFETY: by the type invariant, this is the first and last stop. It returns when the
+        // thread no longer uses `work`.
+        unsafe { shim::vhost_task_stop(self.task.as_ptr()) };
+    }
+}
+
+/// # Safety
+///
+/// `data` points to a live `T`.
+unsafe extern "C" fn run<T: Work>(data: *mut c_void) -> bool {
+    // SAFETY: by the requirement.
+    let work = unsafe { &*data.cast::<T>() };
+    // The caller has set the state for sleeping before it asks, so that no wake-up gets lost.
+    if !work.pending() {
+        return false;
+    }
+    // SAFETY: called in the task itself.
+    unsafe { shim::rnet_set_running() };
+    work.run();
+    true
+}
+
+/// # Safety
+///
+/// `data` points to a live `T`.
+unsafe extern "C" fn killed<T: Work>(data: *mut c_void) {
+    // SAFETY: by the requirement.
+    unsafe { &*data.cast::<T>() }.killed();
+}

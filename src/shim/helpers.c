@@ -1,0 +1,358 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * What C headers offer only as macros or inline functions, as functions that Rust can call. No
+ * policy: every decision is made by the caller. Guest and owner addresses come as u64.
+ */
+
+#include <linux/file.h>
+#include <linux/gfp.h>
+#include <linux/if_tun.h>
+#include <linux/if_vlan.h>
+#include <linux/net.h>
+#include <linux/page_frag_cache.h>
+#include <linux/poll.h>
+#include <linux/ptr_ring.h>
+#include <linux/ratelimit.h>
+#include <linux/sched.h>
+#include <linux/skb_array.h>
+#include <linux/skbuff.h>
+#include <linux/slab.h>
+#include <linux/uaccess.h>
+#include <linux/uio.h>
+#include <net/sock.h>
+#include <net/xdp.h>
+
+#include "helpers.h"
+
+/* User memory */
+
+bool rnet_access_ok(u64 addr, u64 len)
+{
+	return access_ok((void __user *)addr, len);
+}
+
+int rnet_get_u16(u64 addr, u16 *value)
+{
+	u16 __user *from = (u16 __user *)addr;
+
+	might_fault();
+	scoped_user_read_access(from, efault)
+		unsafe_get_user(*value, from, efault);
+	return 0;
+efault:
+	return -EFAULT;
+}
+
+int rnet_put_u16(u64 addr, u16 value)
+{
+	u16 __user *to = (u16 __user *)addr;
+
+	might_fault();
+	scoped_user_write_access(to, efault)
+		unsafe_put_user(value, to, efault);
+	return 0;
+efault:
+	return -EFAULT;
+}
+
+int rnet_get_u16s(u64 addr, u16 *values, size_t n)
+{
+	u16 __user *from = (u16 __user *)addr;
+	size_t i;
+
+	might_fault();
+	if (!access_ok(from, n * sizeof(*from)))
+		return -EFAULT;
+	scoped_user_read_access_size(from, n * sizeof(*from), efault) {
+		for (i = 0; i < n; i++)
+			unsafe_get_user(values[i], &from[i], efault);
+	}
+	return 0;
+efault:
+	return -EFAULT;
+}
+
+int rnet_gather_descs(u64 table, const u16 *index, u64 (*descs)[2], size_t n)
+{
+	u64 __user (*from)[2] = (u64 __user (*)[2])table;
+	size_t i;
+
+	might_fault();
+	scoped_user_read_access_size(from, sizeof(*from), efault) {
+		for (i = 0; i < n; i++) {
+			/* The scope has vetted the first one only. */
+			if (!access_ok(from[index[i]], sizeof(*from)))
+				goto efault;
+			unsafe_get_user(descs[i][0], &from[index[i]][0], efault);
+			unsafe_get_user(descs[i][1], &from[index[i]][1], efault);
+		}
+	}
+	return 0;
+efault:
+	return -EFAULT;
+}
+
+int rnet_put_used(u64 addr, const u32 (*used)[2], size_t n)
+{
+	u32 __user (*to)[2] = (u32 __user (*)[2])addr;
+	size_t i;
+
+	might_fault();
+	if (!access_ok(to, n * sizeof(*to)))
+		return -EFAULT;
+	scoped_user_write_access_size(to, n * sizeof(*to), efault) {
+		for (i = 0; i < n; i++) {
+			unsafe_put_user(used[i][0], &to[i][0], efault);
+			unsafe_put_user(used[i][1], &to[i][1], efault);
+		}
+	}
+	return 0;
+efault:
+	return -EFAULT;
+}
+
+/*
+ * The unchecked-object forms of the copies: the kernel side is a buffer that the caller sized for
+ * this very copy, so hardened usercopy has nothing to find and costs a page lookup per packet.
+ */
+int rnet_copy_from_user(void *to, u64 from, size_t len)
+{
+	return _inline_copy_from_user(to, (void __user *)from, len) ? -EFAULT : 0;
+}
+
+int rnet_copy_to_user(u64 to, const void *from, size_t len)
+{
+	return _inline_copy_to_user((void __user *)to, from, len) ? -EFAULT : 0;
+}
+
+int rnet_copy_from_segments(void *to, size_t room, const struct iovec *seg, size_t n, size_t skip)
+{
+	for (; n; n--, seg++) {
+		size_t len = seg->iov_len;
+
+		if (skip >= len) {
+			skip -= len;
+			continue;
+		}
+		len -= skip;
+		if (len > room || _inline_copy_from_user(to, seg->iov_base + skip, len))
+			return -EFAULT;
+		skip = 0;
+		room -= len;
+		to += len;
+	}
+	return room ? -EFAULT : 0;
+}
+
+int rnet_clear_user(u64 addr, u64 len)
+{
+	return clear_user((void __user *)addr, len) ? -EFAULT : 0;
+}
+
+/* Tasks and wait queues */
+
+void rnet_set_running(void)
+{
+	__set_current_state(TASK_RUNNING);
+}
+
+void rnet_cond_resched(void)
+{
+	cond_resched();
+}
+
+u32 rnet_vfs_poll(struct file *file, poll_table *table)
+{
+	return (__force u32)vfs_poll(file, table);
+}
+
+bool rnet_log_allowed(void)
+{
+	static DEFINE_RATELIMIT_STATE(limit, DEFAULT_RATELIMIT_INTERVAL, DEFAULT_RATELIMIT_BURST);
+
+	return __ratelimit(&limit);
+}
+
+/* Sockets */
+
+bool rnet_sock_is_packet_raw(struct socket *sock)
+{
+	return sock->sk->sk_type == SOCK_RAW && sock->sk->sk_family == AF_PACKET;
+}
+
+bool rnet_sock_has_xdp(struct socket *sock)
+{
+	return sock_flag(sock->sk, SOCK_XDP);
+}
+
+int rnet_sock_sndbuf(struct socket *sock)
+{
+	return READ_ONCE(sock->sk->sk_sndbuf);
+}
+
+size_t rnet_sock_peek_len(struct socket *sock)
+{
+	struct sk_buff_head *queue = &sock->sk->sk_receive_queue;
+	struct sk_buff *skb;
+	unsigned long flags;
+	size_t len = 0;
+
+	spin_lock_irqsave(&queue->lock, flags);
+	skb = skb_peek(queue);
+	if (skb)
+		len = skb->len + (skb_vlan_tag_present(skb) ? VLAN_HLEN : 0);
+	spin_unlock_irqrestore(&queue->lock, flags);
+	return len;
+}
+
+int rnet_sock_send(struct socket *sock, const struct iovec *seg, size_t n, size_t len, size_t skip)
+{
+	struct msghdr msg = { .msg_flags = MSG_DONTWAIT };
+
+	iov_iter_init(&msg.msg_iter, ITER_SOURCE, seg, n, len);
+	iov_iter_advance(&msg.msg_iter, skip);
+	return sock->ops->sendmsg(sock, &msg, len - skip);
+}
+
+int rnet_sock_recv(struct socket *sock, void *packet, const struct iovec *seg, size_t n,
+		   size_t len, size_t skip, size_t *left)
+{
+	struct msghdr msg = { .msg_control = packet };
+	int ret;
+
+	iov_iter_init(&msg.msg_iter, ITER_DEST, seg, n, len);
+	iov_iter_advance(&msg.msg_iter, skip);
+	ret = sock->ops->recvmsg(sock, &msg, len - skip, MSG_DONTWAIT | MSG_TRUNC);
+	*left = iov_iter_count(&msg.msg_iter);
+	return ret;
+}
+
+/* Packets of a tap's ring */
+
+size_t rnet_ring_consume(struct ptr_ring *ring, struct file *file, void **packets, size_t n)
+{
+	int got;
+
+	spin_lock(&ring->consumer_lock);
+	got = __ptr_ring_consume_batched(ring, packets, n);
+	/* A tap with IFF_BACKPRESSURE stays stopped unless its consumer says so. */
+	if (got)
+		tun_wake_queue(file, got);
+	spin_unlock(&ring->consumer_lock);
+	return got;
+}
+
+void rnet_ring_unconsume(struct ptr_ring *ring, void **packets, size_t n)
+{
+	ptr_ring_unconsume(ring, packets, n, tun_ptr_free);
+}
+
+size_t rnet_packet_len(void *packet)
+{
+	if (tun_is_xdp_frame(packet))
+		return tun_ptr_to_xdp(packet)->len;
+	return __skb_array_len_with_tag(packet);
+}
+
+/* Frames for tun's and tap's XDP-buffer interface (struct tun_msg_ctl, TUN_MSG_PTR) */
+
+struct rnet_frames {
+	unsigned int count;
+	/* The frame reserved last: buffer, its size, room before the payload, header and length. */
+	void *buf;
+	unsigned int size;
+	unsigned int pad;
+	unsigned int header;
+	unsigned int len;
+	struct page_frag_cache cache;
+	struct xdp_buff xdp[RNET_FRAMES];
+};
+
+struct rnet_frames *rnet_frames_new(void)
+{
+	struct rnet_frames *frames = kzalloc(sizeof(*frames), GFP_KERNEL);
+
+	if (frames)
+		page_frag_cache_init(&frames->cache);
+	return frames;
+}
+
+void rnet_frames_clear(struct rnet_frames *frames)
+{
+	while (frames->count)
+		page_frag_free(frames->xdp[--frames->count].data_hard_start);
+}
+
+void rnet_frames_free(struct rnet_frames *frames)
+{
+	rnet_frames_clear(frames);
+	page_frag_cache_drain(&frames->cache);
+	kfree(frames);
+}
+
+void *rnet_frames_reserve(struct rnet_frames *frames, size_t len, size_t header, size_t headroom,
+			  size_t max)
+{
+	unsigned int pad = SKB_DATA_ALIGN(NET_IP_ALIGN + NET_SKB_PAD + headroom + header);
+	unsigned int size = SKB_DATA_ALIGN(len + pad) +
+			    SKB_DATA_ALIGN(sizeof(struct skb_shared_info));
+	struct page *page;
+
+	if (size > max)
+		return NULL;
+	if (size <= PAGE_FRAG_CACHE_MAX_SIZE) {
+		frames->buf = page_frag_alloc_align(&frames->cache, size, GFP_KERNEL,
+						    SMP_CACHE_BYTES);
+	} else {
+		/* The receiver frees by head page, whatever the order. A fallback exists. */
+		page = alloc_pages(GFP_KERNEL | __GFP_COMP | __GFP_NOWARN | __GFP_NORETRY,
+				   get_order(size));
+		frames->buf = page ? page_address(page) : NULL;
+	}
+	if (!frames->buf)
+		return NULL;
+	frames->size = size;
+	frames->pad = pad;
+	frames->header = header;
+	frames->len = len;
+	return frames->buf + pad - header;
+}
+
+void rnet_frames_commit(struct rnet_frames *frames)
+{
+	struct xdp_buff *xdp = &frames->xdp[frames->count++];
+	void *buf = frames->buf;
+
+	/* The receiver looks for the header at the start of the buffer. */
+	if (frames->header)
+		memcpy(buf, buf + frames->pad - frames->header, frames->header);
+	else
+		memset(buf, 0, frames->pad);
+	xdp_init_buff(xdp, frames->size, NULL);
+	xdp_prepare_buff(xdp, buf, frames->pad, frames->len - frames->header, true);
+}
+
+void rnet_frames_cancel(struct rnet_frames *frames)
+{
+	page_frag_free(frames->buf);
+}
+
+int rnet_frames_send(struct rnet_frames *frames, struct socket *sock)
+{
+	struct tun_msg_ctl ctl = {
+		.type = TUN_MSG_PTR,
+		.num = frames->count,
+		.ptr = frames->xdp,
+	};
+	struct msghdr msg = {
+		.msg_flags = MSG_DONTWAIT,
+		.msg_control = &ctl,
+		.msg_controllen = sizeof(ctl),
+	};
+	int ret = sock->ops->sendmsg(sock, &msg, 0);
+
+	if (ret < 0)
+		rnet_frames_clear(frames); /* The receiver has taken none of them. */
+	frames->count = 0;
+	return ret;
+}

@@ -1,0 +1,54 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/* Declared once more, for Rust, in src/kapi/shim.rs: the two change together. */
+#ifndef RNET_HELPERS_H
+#define RNET_HELPERS_H
+
+#include <linux/poll.h>
+#include <linux/types.h>
+#include <linux/uio.h>
+
+struct ptr_ring;
+struct rnet_frames;
+struct socket;
+
+/* Frames sent at once; FRAMES in src/kapi/frames.rs. */
+#define RNET_FRAMES 64
+
+bool rnet_access_ok(u64 addr, u64 len);
+int rnet_get_u16(u64 addr, u16 *value);
+int rnet_put_u16(u64 addr, u16 value);
+int rnet_get_u16s(u64 addr, u16 *values, size_t n);
+int rnet_gather_descs(u64 table, const u16 *index, u64 (*descs)[2], size_t n);
+int rnet_put_used(u64 addr, const u32 (*used)[2], size_t n);
+int rnet_copy_from_user(void *to, u64 from, size_t len);
+int rnet_copy_to_user(u64 to, const void *from, size_t len);
+int rnet_copy_from_segments(void *to, size_t room, const struct iovec *seg, size_t n, size_t skip);
+int rnet_clear_user(u64 addr, u64 len);
+
+void rnet_set_running(void);
+void rnet_cond_resched(void);
+u32 rnet_vfs_poll(struct file *file, poll_table *table);
+bool rnet_log_allowed(void);
+
+bool rnet_sock_is_packet_raw(struct socket *sock);
+bool rnet_sock_has_xdp(struct socket *sock);
+int rnet_sock_sndbuf(struct socket *sock);
+size_t rnet_sock_peek_len(struct socket *sock);
+int rnet_sock_send(struct socket *sock, const struct iovec *seg, size_t n, size_t len, size_t skip);
+int rnet_sock_recv(struct socket *sock, void *packet, const struct iovec *seg, size_t n,
+		   size_t len, size_t skip, size_t *left);
+
+size_t rnet_ring_consume(struct ptr_ring *ring, struct file *file, void **packets, size_t n);
+void rnet_ring_unconsume(struct ptr_ring *ring, void **packets, size_t n);
+size_t rnet_packet_len(void *packet);
+
+struct rnet_frames *rnet_frames_new(void);
+void rnet_frames_free(struct rnet_frames *frames);
+void *rnet_frames_reserve(struct rnet_frames *frames, size_t len, size_t header, size_t headroom,
+			  size_t max);
+void rnet_frames_commit(struct rnet_frames *frames);
+void rnet_frames_cancel(struct rnet_frames *frames);
+void rnet_frames_clear(struct rnet_frames *frames);
+int rnet_frames_send(struct rnet_frames *frames, struct socket *sock);
+
+#endif
