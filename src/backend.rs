@@ -1,0 +1,45 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The backend of a queue: the tap (or packet socket) its packets go to or come from.
+
+use kernel::prelude::*;
+
+use crate::kapi::{Poller, Socket};
+use crate::worker::Waker;
+
+/// A socket, and the wait for it to have packets or room.
+///
+/// The queue waits only while it has nothing else to wait for; otherwise each packet would cost its
+/// sender a wake-up.
+pub(crate) struct Backend {
+    pub(crate) socket: Socket,
+    poller: Poller<Waker>,
+}
+
+impl Backend {
+    /// The backend behind `fd` of the caller, waiting for `events` on behalf of `waker`'s queue.
+    ///
+    /// # Errors
+    ///
+    /// `ENOTSOCK` for a file that is neither a tap nor a raw packet socket, `ENOMEM`.
+    pub(crate) fn from_fd(fd: i32, events: u32, waker: Waker) -> Result<Self> {
+        let fd = u32::try_from(fd).map_err(|_| ENOTSOCK)?;
+        let socket = Socket::from_fd(fd)?;
+        let poller = Poller::new(socket.file().clone(), events, waker)?;
+        Ok(Self { socket, poller })
+    }
+
+    /// Wakes the queue when the socket is ready, at once if it is now.
+    ///
+    /// # Errors
+    ///
+    /// `EINVAL` when the socket's device is gone.
+    pub(crate) fn arm(&mut self) -> Result {
+        self.poller.arm()
+    }
+
+    /// No longer wakes the queue.
+    pub(crate) fn disarm(&mut self) {
+        self.poller.disarm();
+    }
+}

@@ -1,0 +1,102 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Feature bits: what is offered, what was acknowledged, and the header length that follows.
+
+/// Number of 64-bit words of features (`VIRTIO_FEATURES_U64S`).
+pub(crate) const WORDS: usize = 2;
+
+/// `VIRTIO_NET_F_MRG_RXBUF`: a received packet may span several buffers.
+pub(crate) const MRG_RXBUF: u32 = 15;
+/// `VIRTIO_F_NOTIFY_ON_EMPTY`.
+pub(crate) const NOTIFY_ON_EMPTY: u32 = 24;
+/// `VHOST_NET_F_VIRTIO_NET_HDR`: the backend has no virtio-net header, vhost adds and removes it.
+/// Between guest and device the same bit is `VIRTIO_F_ANY_LAYOUT`, which always holds here.
+pub(crate) const VHOST_NET_HDR: u32 = 27;
+/// `VIRTIO_RING_F_INDIRECT_DESC`.
+pub(crate) const INDIRECT_DESC: u32 = 28;
+/// `VIRTIO_RING_F_EVENT_IDX`.
+pub(crate) const EVENT_IDX: u32 = 29;
+/// `VIRTIO_F_VERSION_1`.
+pub(crate) const VERSION_1: u32 = 32;
+/// `VIRTIO_F_RING_RESET`: a queue may be reset by itself, which takes no more than unbinding.
+pub(crate) const RING_RESET: u32 = 40;
+
+/// A set of feature bits, 0 to 127.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Features([u64; WORDS]);
+
+impl Features {
+    /// What the device can do.
+    pub(crate) const OFFERED: Self = Self([
+        1 << MRG_RXBUF
+            | 1 << NOTIFY_ON_EMPTY
+            | 1 << VHOST_NET_HDR
+            | 1 << INDIRECT_DESC
+            | 1 << EVENT_IDX
+            | 1 << VERSION_1
+            | 1 << RING_RESET,
+        0,
+    ]);
+
+    /// The set in words, bit 0 first.
+    pub(crate) const fn words(&self) -> &[u64; WORDS] {
+        &self.0
+    }
+
+    /// The set given by words, if all of it is offered.
+    pub(crate) fn acknowledged(words: [u64; WORDS]) -> Option<Self> {
+        let mut pairs = words.iter().zip(Self::OFFERED.0.iter());
+        pairs
+            .all(|(word, offered)| word & !offered == 0)
+            .then_some(Self(words))
+    }
+
+    /// Whether `bit` is in the set.
+    #[inline]
+    pub(crate) const fn has(&self, bit: u32) -> bool {
+        let [low, high] = self.0;
+        let word = if bit < u64::BITS { low } else { high };
+        word & 1u64.wrapping_shl(bit) != 0
+    }
+
+    /// Whether received packets carry a buffer count in their header (virtio 1.3, section 5.1.6).
+    #[inline]
+    pub(crate) const fn has_num_buffers(&self) -> bool {
+        self.has(MRG_RXBUF) || self.has(VERSION_1)
+    }
+}
+
+/// Who has the virtio-net header of a packet, and how long it is in bytes.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Header {
+    /// Bytes that the guest sees and the backend does not: vhost adds and removes them.
+    pub(crate) vhost: usize,
+    /// Bytes that the backend has before each packet.
+    pub(crate) sock: usize,
+}
+
+impl Header {
+    /// The header that goes with `features`, as `vhost_net_set_features()` sizes it.
+    pub(crate) const fn new(features: &Features) -> Self {
+        // `struct virtio_net_hdr_mrg_rxbuf`, `struct virtio_net_hdr`.
+        let len = if features.has_num_buffers() { 12 } else { 10 };
+        if features.has(VHOST_NET_HDR) {
+            Self {
+                vhost: len,
+                sock: 0,
+            }
+        } else {
+            Self {
+                vhost: 0,
+                sock: len,
+            }
+        }
+    }
+
+    /// Bytes that the guest sees before each packet.
+    #[inline]
+    pub(crate) const fn guest(&self) -> usize {
+        // One of the two is zero.
+        self.vhost | self.sock
+    }
+}

@@ -1,0 +1,189 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Ioctls: argument decoding, in the order of checks that gives vhost-net's error codes.
+//!
+//! Arguments are read once. Nothing is changed before everything has been checked.
+
+use kernel::prelude::*;
+use kernel::sync::Arc;
+use kernel::transmute::{AsBytes, FromBytes};
+use kernel::uaccess::{UserPtr, UserSlice};
+use vring::UserAddr;
+
+use crate::device::{self, Device, Owner};
+use crate::features::{Features, WORDS};
+use crate::kapi;
+use crate::memory::Table;
+use crate::uapi::{self, RawAddr, RawPair, VringAddr};
+use crate::virtqueue::Direction;
+
+/// Bytes of a `struct vhost_memory` that may be read; [`Table::read`] reads what it needs.
+const MAX_TABLE_BYTES: usize = 1 << 20;
+/// Words of a feature array between two looks for a signal.
+const WORDS_PER_CHECK: u64 = 4096;
+
+/// Does the ioctl `cmd` with argument `arg`, as `vhost_net_ioctl()`.
+///
+/// # Errors
+///
+/// `EFAULT` for an argument that cannot be read or written, `EPERM` for a caller who is not the
+/// owner, `ENOBUFS` for a queue index out of range, `ENOTTY` for an unknown command, and those of
+/// the single command.
+pub(crate) fn dispatch(device: &Arc<Device>, cmd: u32, arg: usize) -> Result {
+    match cmd {
+        uapi::GET_FEATURES => {
+            let [features, ..] = Features::OFFERED.words();
+            write(arg, features)
+        }
+        uapi::SET_FEATURES => {
+            let features = Features::acknowledged([read(arg)?, 0]).ok_or(EOPNOTSUPP)?;
+            device.set_features(features);
+            Ok(())
+        }
+        uapi::GET_FEATURES_ARRAY => get_features_array(arg),
+        uapi::SET_FEATURES_ARRAY => {
+            device.set_features(read_features_array(arg)?);
+            Ok(())
+        }
+        // None are offered.
+        uapi::GET_BACKEND_FEATURES => write(arg, &0u64),
+        uapi::SET_BACKEND_FEATURES => match read::<u64>(arg)? {
+            0 => Ok(()),
+            _ => Err(EOPNOTSUPP),
+        },
+        uapi::SET_OWNER => device.set_owner(),
+        uapi::RESET_OWNER => device.reset_owner(),
+        uapi::NET_SET_BACKEND => {
+            let [index, fd] = read::<RawPair>(arg)?;
+            let guard = device.lock_owned()?;
+            let owner = guard.as_ref().ok_or(EPERM)?;
+            owner.set_backend(device, direction(index)?, fd as i32)
+        }
+        _ => {
+            let guard = device.lock_owned()?;
+            let owner = guard.as_ref().ok_or(EPERM)?;
+            if cmd == uapi::SET_MEM_TABLE {
+                let table = UserSlice::new(UserPtr::from_addr(arg), MAX_TABLE_BYTES);
+                return owner.set_table(device, Table::read(table.reader())?);
+            }
+            vring(device, owner, cmd, arg)
+        }
+    }
+}
+
+/// Ioctls on one queue, whose index is the first word of every argument.
+fn vring(device: &Arc<Device>, owner: &Owner, cmd: u32, arg: usize) -> Result {
+    let index = read::<u32>(arg)?;
+    let direction = direction(index)?;
+    let queue = device.queue(direction);
+    match cmd {
+        uapi::SET_VRING_NUM | uapi::SET_VRING_BASE => {
+            let mut vq = queue.vq.lock();
+            if vq.backend.is_some() {
+                return Err(EBUSY);
+            }
+            let num = read_second(arg)?;
+            if cmd == uapi::SET_VRING_NUM {
+                return vq.ring.set_size(num).then_some(()).ok_or(EINVAL);
+            }
+            vq.ring.set_base(u16::try_from(num).map_err(|_| EINVAL)?);
+            Ok(())
+        }
+        uapi::GET_VRING_BASE => {
+            let base = u32::from(queue.vq.lock().ring.base());
+            write::<RawPair>(arg, &[index, base])
+        }
+        uapi::SET_VRING_ADDR => {
+            let addr = VringAddr::from_raw(read::<RawAddr>(arg)?);
+            owner.set_addr(&mut queue.vq.lock(), addr)
+        }
+        uapi::SET_VRING_KICK => owner.set_kick(device, direction, read_second(arg)? as i32),
+        uapi::SET_VRING_CALL => {
+            let fd = read_second(arg)? as i32;
+            device::set_eventfd(&mut queue.vq.lock().call, fd).map(drop)
+        }
+        uapi::SET_VRING_ERR => {
+            let fd = read_second(arg)? as i32;
+            device::set_eventfd(&mut queue.vq.lock().error, fd).map(drop)
+        }
+        _ => Err(ENOTTY),
+    }
+}
+
+/// The queue with `index`.
+fn direction(index: u32) -> Result<Direction> {
+    // No table is indexed: nothing to mis-speculate into.
+    match index {
+        0 => Ok(Direction::Rx),
+        1 => Ok(Direction::Tx),
+        _ => Err(ENOBUFS),
+    }
+}
+
+/// `VHOST_GET_FEATURES_ARRAY`: a count, then as many words, those beyond ours zeroed.
+fn get_features_array(arg: usize) -> Result {
+    let count = read::<u64>(arg)?;
+    let words = UserPtr::from_addr(arg).wrapping_byte_add(size_of::<u64>());
+    let known = count.min(WORDS as u64);
+    // CAST: at most `WORDS`.
+    let offered = Features::OFFERED.words().iter().take(known as usize);
+    let mut to = UserSlice::new(words, size_of_val(Features::OFFERED.words())).writer();
+    for word in offered {
+        to.write(word)?;
+    }
+    let rest = words.wrapping_byte_add(size_of::<u64>().wrapping_mul(known as usize));
+    let bytes = count.wrapping_sub(known).saturating_mul(8);
+    kapi::clear_user(UserAddr(rest.as_const_ptr() as u64), bytes)
+}
+
+/// `VHOST_SET_FEATURES_ARRAY`: a count, then as many words, of which those beyond ours have to be
+/// zero.
+///
+/// # Errors
+///
+/// `EOPNOTSUPP` for what is not offered; `EINTR` since the count is the caller's and may be huge.
+fn read_features_array(arg: usize) -> Result<Features> {
+    let count = read::<u64>(arg)?;
+    let start = UserPtr::from_addr(arg).wrapping_byte_add(size_of::<u64>());
+    let mut from = UserSlice::new(start, usize::MAX).reader();
+    let mut words = [0u64; WORDS];
+    let mut left = count;
+    for word in words.iter_mut() {
+        if left == 0 {
+            break;
+        }
+        *word = from.read()?;
+        left = left.wrapping_sub(1);
+    }
+    while left > 0 {
+        if from.read::<u64>()? != 0 {
+            return Err(EOPNOTSUPP);
+        }
+        left = left.wrapping_sub(1);
+        if left % WORDS_PER_CHECK == 0 {
+            kapi::cond_resched();
+            if current!().signal_pending() {
+                return Err(EINTR);
+            }
+        }
+    }
+    Features::acknowledged(words).ok_or(EOPNOTSUPP)
+}
+
+fn read<T: FromBytes>(arg: usize) -> Result<T> {
+    UserSlice::new(UserPtr::from_addr(arg), size_of::<T>())
+        .reader()
+        .read()
+}
+
+/// The second word of a `struct vhost_vring_state` or `struct vhost_vring_file`, whose first, the
+/// queue index, has been read.
+fn read_second(arg: usize) -> Result<u32> {
+    read(arg.wrapping_add(size_of::<u32>()))
+}
+
+fn write<T: AsBytes>(arg: usize, value: &T) -> Result {
+    UserSlice::new(UserPtr::from_addr(arg), size_of::<T>())
+        .writer()
+        .write(value)
+}

@@ -1,0 +1,98 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The owner's memory table, as `VHOST_SET_MEM_TABLE` gives it.
+
+use kernel::prelude::*;
+use kernel::uaccess::UserSliceReader;
+use vring::{Access, Fault, GuestAddr, Hint, InvalidRegion, MemTable, Region, Segments, Translate};
+
+use crate::kapi;
+use crate::uapi::{self, RawMemory, RawRegion};
+
+/// The most regions in a table. The in-tree vhost takes 64 unless told otherwise; a guest with many
+/// hotplugged memory devices has some hundred.
+const MAX_REGIONS: u32 = 1024;
+
+/// A memory table, shared by the queues and replaced as a whole.
+pub(crate) struct Table {
+    regions: MemTable<Regions>,
+    /// Whether every region lies where user space can have memory.
+    accessible: bool,
+}
+
+/// The storage of a [`MemTable`].
+struct Regions(KVVec<Region>);
+
+impl AsRef<[Region]> for Regions {
+    fn as_ref(&self) -> &[Region] {
+        &self.0
+    }
+}
+
+impl AsMut<[Region]> for Regions {
+    fn as_mut(&mut self) -> &mut [Region] {
+        &mut self.0
+    }
+}
+
+impl Table {
+    /// A table without memory.
+    pub(crate) fn empty() -> Result<Self> {
+        Self::new(KVVec::new())
+    }
+
+    /// Reads a `struct vhost_memory`.
+    ///
+    /// # Errors
+    ///
+    /// `EFAULT` when it cannot be read or a region is empty or wraps, `EOPNOTSUPP` when the padding
+    /// is not zero, `E2BIG` for too many regions, `ENOMEM`.
+    pub(crate) fn read(mut from: UserSliceReader) -> Result<Self> {
+        let [count, padding] = from.read::<RawMemory>()?;
+        if padding != 0 {
+            return Err(EOPNOTSUPP);
+        }
+        if count > MAX_REGIONS {
+            return Err(E2BIG);
+        }
+        let mut regions = KVVec::with_capacity(count as usize, GFP_KERNEL)?;
+        for _ in 0..count {
+            let raw = from.read::<RawRegion>()?;
+            regions.push(uapi::region_from_raw(raw), GFP_KERNEL)?;
+        }
+        Self::new(regions)
+    }
+
+    fn new(regions: KVVec<Region>) -> Result<Self> {
+        let regions = MemTable::new(Regions(regions)).map_err(|InvalidRegion| EFAULT)?;
+        let accessible = regions.regions().iter().all(|region| {
+            let end = region.user.0.checked_add(region.size);
+            end.is_some() && kapi::access_ok(region.user, region.size)
+        });
+        Ok(Self {
+            regions,
+            accessible,
+        })
+    }
+
+    /// Whether queues may run on the table.
+    ///
+    /// User space may set a table that is not accessible while no backend is set, as with vhost.
+    pub(crate) fn is_accessible(&self) -> bool {
+        self.accessible
+    }
+}
+
+impl Translate for Table {
+    #[inline]
+    fn translate(
+        &self,
+        hint: &mut Hint,
+        addr: GuestAddr,
+        len: u32,
+        access: Access,
+        out: &mut Segments<'_>,
+    ) -> Result<(), Fault> {
+        self.regions.translate(hint, addr, len, access, out)
+    }
+}

@@ -1,0 +1,227 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Receive: from the backend to the guest's buffers.
+//!
+//! The length of the next packet says how many buffers it needs; the backend then writes header and
+//! packet straight to guest memory, and the number of buffers is added to the header. Buffers are
+//! published by the batch.
+
+use kernel::prelude::*;
+use vring::{Fault, Segment, Segments, SplitRing, Unmapped, UserAddr, MAX_CHAIN_SEGMENTS};
+
+use crate::backend::Backend;
+use crate::features::{Features, Header, MRG_RXBUF};
+use crate::kapi::{EventFd, OwnerMemory};
+use crate::memory::Table;
+use crate::stats::Stats;
+use crate::virtqueue::{
+    Next, Scratch, UsedBatch, Virtqueue, BATCH, MAX_ROUND_BYTES, MAX_ROUND_PACKETS,
+};
+
+/// Offset of the number of buffers in the header, in bytes (`struct virtio_net_hdr_mrg_rxbuf`).
+const NUM_BUFFERS_OFFSET: u64 = 10;
+
+/// A header that says nothing, for backends that have none.
+const EMPTY_HEADER: [u8; 10] = [0; 10];
+
+/// Moves packets until there are none, the guest is out of buffers, or the round is full.
+///
+/// # Errors
+///
+/// A [`Fault`] of the guest; the packets before it have been published.
+pub(crate) fn run(vq: &mut Virtqueue, stats: &Stats) -> Result<Next, Fault> {
+    let Virtqueue {
+        ring,
+        features,
+        header,
+        table: Some(table),
+        backend: Some(backend),
+        call,
+        scratch: Scratch { segments, used, .. },
+        ..
+    } = vq
+    else {
+        return Ok(Next::Wait);
+    };
+    ring.disable_kick(&OwnerMemory)?;
+    backend.disarm();
+    let mut round = Round {
+        ring,
+        features: *features,
+        header: *header,
+        table,
+        backend,
+        call: call.as_ref(),
+        stats,
+        used,
+        packets: 0,
+        bytes: 0,
+    };
+    let next = round.run(segments);
+    // Also after a fault: the packets before it are complete.
+    round.publish()?;
+    next
+}
+
+/// A round of the receive queue.
+struct Round<'a> {
+    ring: &'a mut SplitRing,
+    features: Features,
+    header: Header,
+    table: &'a Table,
+    backend: &'a mut Backend,
+    call: Option<&'a EventFd>,
+    stats: &'a Stats,
+    used: &'a mut UsedBatch,
+    packets: usize,
+    bytes: usize,
+}
+
+/// What the guest has to offer for a packet.
+enum Buffers {
+    /// This many chains, the last entries of the batch of used buffers.
+    Enough(u16),
+    /// The one chain that the packet may use is too short for it.
+    TooShort,
+    /// Not yet.
+    Missing,
+}
+
+impl Round<'_> {
+    fn run(&mut self, storage: &mut [Segment]) -> Result<Next, Fault> {
+        while self.packets < MAX_ROUND_PACKETS && self.bytes < MAX_ROUND_BYTES {
+            let Some(packet_len) = self.backend.socket.peek() else {
+                // A backend without its device has nothing to wait for; the next one will.
+                let _ = self.backend.arm();
+                return Ok(Next::Wait);
+            };
+            let mut segments = Segments::new(storage);
+            let len = packet_len.saturating_add(self.header.guest());
+            match self.take_buffers(len, &mut segments)? {
+                Buffers::Enough(chains) => {
+                    self.receive(len, chains, segments.as_slice())?;
+                    if self.used.len() > BATCH {
+                        self.publish()?;
+                    }
+                }
+                Buffers::TooShort => {
+                    let packet = self.backend.socket.take();
+                    self.backend.socket.discard(packet);
+                    self.stats.dropped.add(1);
+                }
+                Buffers::Missing => {
+                    // Published first: the guest may be waiting for these to post more.
+                    self.publish()?;
+                    if self.ring.enable_kick(&OwnerMemory)? {
+                        self.ring.disable_kick(&OwnerMemory)?;
+                        continue;
+                    }
+                    return Ok(Next::Wait);
+                }
+            }
+            self.packets = self.packets.wrapping_add(1);
+            self.bytes = self.bytes.saturating_add(len);
+        }
+        Ok(Next::Again)
+    }
+
+    /// Takes chains for `len` bytes, header included; as many as it needs, or one without
+    /// `VIRTIO_NET_F_MRG_RXBUF`.
+    ///
+    /// Unless there are enough, all are given back.
+    fn take_buffers(&mut self, len: usize, segments: &mut Segments<'_>) -> Result<Buffers, Fault> {
+        let mergeable = self.features.has(MRG_RXBUF);
+        let before = self.used.len();
+        let mut chains = 0u16;
+        let mut left = len as u64;
+        let outcome = loop {
+            let chain = match self.ring.next_chain(&OwnerMemory, self.table, segments) {
+                Ok(Some(chain)) => chain,
+                Ok(None) => break Ok(Buffers::Missing),
+                Err(fault) => break Err(fault),
+            };
+            chains = chains.wrapping_add(1);
+            if chain.readable != 0 || chain.writable == 0 {
+                break Err(Fault::Direction);
+            }
+            let here = chain.len.min(left);
+            // CAST: the buffer's length, at most 2^32 - 1 per descriptor; a packet is far shorter.
+            let full = u32::try_from(here).unwrap_or(u32::MAX);
+            if !self.used.push(chain.head, full) {
+                break Err(Fault::TooManySegments);
+            }
+            left = left.wrapping_sub(here);
+            if left == 0 {
+                return Ok(Buffers::Enough(chains));
+            }
+            if !mergeable {
+                break Ok(Buffers::TooShort);
+            }
+            if usize::from(chains) >= MAX_CHAIN_SEGMENTS {
+                break Err(Fault::TooManySegments);
+            }
+        };
+        self.used.truncate(before);
+        self.ring.rewind(chains);
+        outcome
+    }
+
+    /// Receives the packet that was peeked at into `segments`.
+    fn receive(&mut self, len: usize, chains: u16, segments: &[Segment]) -> Result<(), Fault> {
+        let packet = self.backend.socket.take();
+        let Header { vhost, .. } = self.header;
+        let want = len.wrapping_sub(vhost);
+        let received = self.backend.socket.recv(packet, segments, len, vhost);
+        let written = match received {
+            Ok(received) if received.len == want => received.left == 0,
+            // Refused by the tap, or taken by someone else who reads from it: go on.
+            _ => {
+                self.stats.dropped.add(1);
+                self.undo(chains);
+                return Ok(());
+            }
+        };
+        if !written {
+            // The tap does not tell, but what it could not write is still to be written.
+            self.undo(chains);
+            let first = segments.first().map_or(UserAddr(0), |segment| segment.addr);
+            return Err(Fault::Unmapped(Unmapped(first)));
+        }
+        if let Err(fault) = self.finish_header(chains, segments) {
+            self.undo(chains);
+            return Err(fault);
+        }
+        self.stats.packets.add(1);
+        Ok(())
+    }
+
+    /// Writes the header if the backend has none, and the number of buffers.
+    fn finish_header(&self, chains: u16, segments: &[Segment]) -> Result<(), Fault> {
+        if self.header.vhost != 0 {
+            OwnerMemory.scatter(segments, 0, &EMPTY_HEADER)?;
+        }
+        if self.features.has_num_buffers() {
+            OwnerMemory.scatter(segments, NUM_BUFFERS_OFFSET, &chains.to_le_bytes())?;
+        }
+        Ok(())
+    }
+
+    /// Gives back the chains of a packet that did not come.
+    fn undo(&mut self, chains: u16) {
+        self.used
+            .truncate(self.used.len().saturating_sub(usize::from(chains)));
+        self.ring.rewind(chains);
+    }
+
+    #[inline]
+    fn publish(&mut self) -> Result<(), Fault> {
+        self.used.publish(self.ring, self.call, self.stats)
+    }
+}
+
+impl Drop for Round<'_> {
+    fn drop(&mut self) {
+        self.stats.rounds.add(1);
+        self.stats.bytes.add(self.bytes);
+    }
+}

@@ -1,0 +1,95 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What a queue has done, for its operator.
+//!
+//! Shown in `/proc/<pid>/fdinfo/<fd>` of the process that has the device open, a line per queue.
+//! Reading takes no lock that a round holds, so it never waits for a guest.
+
+use kernel::prelude::*;
+use kernel::seq_file::SeqFile;
+use kernel::seq_print;
+use kernel::sync::atomic::{ordering::Relaxed, Atomic};
+use kernel::sync::{new_spinlock, SpinLock};
+use vring::Fault;
+
+/// A counter that one thread at a time adds to, and anybody reads. It wraps.
+pub(crate) struct Counter(Atomic<u64>);
+
+impl Counter {
+    const fn new() -> Self {
+        Self(Atomic::new(0))
+    }
+
+    /// Adds `by`. The caller holds the queue's mutex.
+    #[inline]
+    pub(crate) fn add(&self, by: usize) {
+        // No other writer, so no read-modify-write operation is needed.
+        self.0
+            .store(self.0.load(Relaxed).wrapping_add(by as u64), Relaxed);
+    }
+
+    fn get(&self) -> u64 {
+        self.0.load(Relaxed)
+    }
+}
+
+/// Counters of one queue since the device was opened.
+#[pin_data]
+pub(crate) struct Stats {
+    /// Times that the worker ran the queue.
+    pub(crate) rounds: Counter,
+    /// Packets moved, dropped ones included.
+    pub(crate) packets: Counter,
+    /// Bytes moved, headers included.
+    pub(crate) bytes: Counter,
+    /// Packets that the backend refused, or that did not fit the guest's buffers.
+    pub(crate) dropped: Counter,
+    /// Batches of used buffers published.
+    pub(crate) batches: Counter,
+    /// Calls to the guest.
+    pub(crate) calls: Counter,
+    /// Times that the guest stopped the queue.
+    faults: Counter,
+    /// Why it did so last. Taken last of all locks, for an assignment.
+    #[pin]
+    last_fault: SpinLock<Option<Fault>>,
+}
+
+impl Stats {
+    pub(crate) fn new() -> impl PinInit<Self> {
+        pin_init!(Self {
+            rounds: Counter::new(),
+            packets: Counter::new(),
+            bytes: Counter::new(),
+            dropped: Counter::new(),
+            batches: Counter::new(),
+            calls: Counter::new(),
+            faults: Counter::new(),
+            last_fault <- new_spinlock!(None, "vhost_rnet_fault"),
+        })
+    }
+
+    /// Records a fault. The caller holds the queue's mutex.
+    pub(crate) fn fault(&self, fault: Fault) {
+        self.faults.add(1);
+        *self.last_fault.lock() = Some(fault);
+    }
+
+    /// Writes the line of the queue called `name`.
+    pub(crate) fn show(&self, name: &str, to: &SeqFile) {
+        let last_fault = *self.last_fault.lock();
+        seq_print!(
+            to,
+            "{}:\trounds {} packets {} bytes {} dropped {} batches {} calls {} faults {} last_fault {}\n",
+            name,
+            self.rounds.get(),
+            self.packets.get(),
+            self.bytes.get(),
+            self.dropped.get(),
+            self.batches.get(),
+            self.calls.get(),
+            self.faults.get(),
+            last_fault.as_ref().map_or("none", Fault::name),
+        );
+    }
+}

@@ -1,0 +1,265 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Transmit: from the guest's buffers to the backend.
+//!
+//! Chains are taken one by one, each copied straight from guest memory into a frame, header
+//! included. Up to [`BATCH`] frames go to the tap in one call; then all their chains are published
+//! at once, with at most one call to the guest. What does not fit a frame, or a backend that takes
+//! none, gets packets one at a time through an `iov_iter`.
+
+use kernel::page::PAGE_SIZE;
+use kernel::prelude::*;
+use vring::{Chain, Fault, Segment, Segments, SplitRing, Unmapped, UserAddr};
+
+use crate::backend::Backend;
+use crate::features::Header;
+use crate::kapi::{EventFd, Frame, Frames, OwnerMemory};
+use crate::memory::Table;
+use crate::stats::Stats;
+use crate::virtqueue::{
+    Next, Scratch, UsedBatch, Virtqueue, BATCH, MAX_ROUND_BYTES, MAX_ROUND_PACKETS,
+};
+
+/// Room for XDP to grow a packet, in bytes (`XDP_PACKET_HEADROOM`).
+const XDP_HEADROOM: usize = 256;
+/// The largest buffer of a frame in bytes: a 64 KiB packet with headers and overhead.
+const MAX_FRAME: usize = 128 << 10;
+/// The longest packet that is worth another try when the backend has no memory for it, in bytes.
+const MAX_RETRY: usize = 68 << 10;
+
+/// `VIRTIO_NET_HDR_F_NEEDS_CSUM`.
+const HDR_F_NEEDS_CSUM: u8 = 1;
+
+/// Moves packets until there are none, or the round is full.
+///
+/// # Errors
+///
+/// A [`Fault`] of the guest; the chains before the faulty one have been sent and published.
+pub(crate) fn run(vq: &mut Virtqueue, stats: &Stats) -> Result<Next, Fault> {
+    let Virtqueue {
+        ring,
+        header,
+        table: Some(table),
+        backend: Some(backend),
+        call,
+        scratch: Scratch {
+            segments,
+            used,
+            frames,
+        },
+        ..
+    } = vq
+    else {
+        return Ok(Next::Wait);
+    };
+    ring.disable_kick(&OwnerMemory)?;
+    backend.disarm();
+    let mut round = Round {
+        ring,
+        header: *header,
+        table,
+        headroom: if backend.socket.has_xdp() {
+            XDP_HEADROOM
+        } else {
+            0
+        },
+        max_frame: match (backend.socket.takes_frames(), backend.socket.has_xdp()) {
+            (false, _) => 0,
+            // An XDP program sees frames of up to a page.
+            (true, true) => PAGE_SIZE,
+            (true, false) => MAX_FRAME,
+        },
+        backend,
+        call: call.as_ref(),
+        stats,
+        used,
+        frames,
+        packets: 0,
+        bytes: 0,
+    };
+    let next = round.run(segments);
+    // Also after a fault: what was taken before it is good.
+    round.flush()?;
+    next
+}
+
+/// A round of the transmit queue.
+struct Round<'a> {
+    ring: &'a mut SplitRing,
+    header: Header,
+    table: &'a Table,
+    backend: &'a mut Backend,
+    call: Option<&'a EventFd>,
+    stats: &'a Stats,
+    used: &'a mut UsedBatch,
+    frames: &'a mut Frames,
+    headroom: usize,
+    max_frame: usize,
+    packets: usize,
+    bytes: usize,
+}
+
+/// What became of a packet.
+enum Sent {
+    /// Handed to the backend, or dropped for good: the chain can go back.
+    Done,
+    /// Not now: the chain stays available.
+    Retry,
+}
+
+impl Round<'_> {
+    fn run(&mut self, storage: &mut [Segment]) -> Result<Next, Fault> {
+        while self.packets < MAX_ROUND_PACKETS && self.bytes < MAX_ROUND_BYTES {
+            if self.used.len() >= BATCH {
+                self.flush()?;
+            }
+            let mut segments = Segments::new(storage);
+            let Some(chain) = self
+                .ring
+                .next_chain(&OwnerMemory, self.table, &mut segments)?
+            else {
+                self.flush()?;
+                if self.ring.enable_kick(&OwnerMemory)? {
+                    self.ring.disable_kick(&OwnerMemory)?;
+                    continue;
+                }
+                return Ok(Next::Wait);
+            };
+            match self.send(&chain, segments.as_slice()) {
+                Ok(Sent::Done) => {}
+                Ok(Sent::Retry) => {
+                    self.ring.rewind(1);
+                    // A backend without its device has no room to wait for; the next one will.
+                    let _ = self.backend.arm();
+                    return Ok(Next::Wait);
+                }
+                Err(fault) => {
+                    self.ring.rewind(1);
+                    return Err(fault);
+                }
+            }
+            // Cannot be full: it holds a batch, and is flushed by the batch.
+            let _ = self.used.push(chain.head, 0);
+            self.packets = self.packets.wrapping_add(1);
+            // CAST: at most 2^10 lengths of 32 bits.
+            self.bytes = self.bytes.wrapping_add(chain.len as usize);
+        }
+        Ok(Next::Again)
+    }
+
+    /// Copies a packet into a frame, or sends it by itself.
+    #[inline]
+    fn send(&mut self, chain: &Chain, segments: &[Segment]) -> Result<Sent, Fault> {
+        if chain.writable != 0 {
+            return Err(Fault::Direction);
+        }
+        // CAST: at most 2^10 lengths of 32 bits.
+        let len = chain.len as usize;
+        let Header { vhost, sock } = self.header;
+        let frame_len = len.saturating_sub(vhost);
+        if frame_len == 0 || frame_len < sock {
+            return Err(Fault::ShortHeader { len: chain.len });
+        }
+        if let Some(frame) = self
+            .frames
+            .reserve(frame_len, sock, self.headroom, self.max_frame)
+        {
+            if !fill(frame, segments, vhost, sock)? {
+                self.stats.dropped.add(1);
+            }
+            return Ok(Sent::Done);
+        }
+        self.send_single(segments, len)
+    }
+
+    /// Sends a packet that no frame can take, after those before it.
+    fn send_single(&mut self, segments: &[Segment], len: usize) -> Result<Sent, Fault> {
+        self.flush()?;
+        match self.backend.socket.send(segments, len, self.header.vhost) {
+            Ok(()) => Ok(Sent::Done),
+            Err(e) if e == EFAULT => {
+                let first = segments.first().map_or(UserAddr(0), |segment| segment.addr);
+                Err(Fault::Unmapped(Unmapped(first)))
+            }
+            Err(e) if e == EAGAIN => Ok(Sent::Retry),
+            // A packet longer than any will never find memory: waiting would be for ever.
+            Err(e) if (e == ENOMEM || e == ENOBUFS) && len <= MAX_RETRY => Ok(Sent::Retry),
+            Err(_) => {
+                self.stats.dropped.add(1);
+                Ok(Sent::Done)
+            }
+        }
+    }
+
+    /// Sends the frames and gives their chains back.
+    #[inline]
+    fn flush(&mut self) -> Result<(), Fault> {
+        let frames = self.frames.len();
+        if self.frames.send(&self.backend.socket).is_err() {
+            // The device is gone. The guest's buffers come back all the same.
+            self.stats.dropped.add(frames);
+        }
+        self.stats.packets.add(self.used.len());
+        self.used.publish(self.ring, self.call, self.stats)
+    }
+}
+
+impl Drop for Round<'_> {
+    fn drop(&mut self) {
+        self.stats.rounds.add(1);
+        self.stats.bytes.add(self.bytes);
+    }
+}
+
+/// Copies a packet into its frame; `false` if its header makes no sense and it has to be dropped.
+///
+/// # Errors
+///
+/// [`Fault::Unmapped`].
+#[inline]
+fn fill(
+    mut frame: Frame<'_>,
+    segments: &[Segment],
+    skip: usize,
+    header: usize,
+) -> Result<bool, Fault> {
+    let bytes = frame.fill(segments, skip)?;
+    if header != 0 && !fix_header(bytes) {
+        return Ok(false);
+    }
+    frame.commit();
+    Ok(true)
+}
+
+/// Makes `hdr_len` cover the checksum field, which the network stack requires to lie in it.
+///
+/// `false` if the packet ends before it. (virtio 1.3, section 5.1.6; `vhost_net_build_xdp()`)
+#[inline]
+fn fix_header(packet: &mut [u8]) -> bool {
+    let total = packet.len();
+    // struct virtio_net_hdr: flags, gso_type, hdr_len, gso_size, csum_start, csum_offset.
+    let Some([flags, _, len_lo, len_hi, _, _, start_lo, start_hi, offset_lo, offset_hi]) =
+        packet.first_chunk_mut::<10>()
+    else {
+        return false;
+    };
+    if *flags & HDR_F_NEEDS_CSUM == 0 {
+        return true;
+    }
+    let start = u16::from_le_bytes([*start_lo, *start_hi]);
+    let offset = u16::from_le_bytes([*offset_lo, *offset_hi]);
+    // No wrap: in 32 bits.
+    let need = u32::from(start)
+        .wrapping_add(u32::from(offset))
+        .wrapping_add(2);
+    if need > u32::from(u16::from_le_bytes([*len_lo, *len_hi])) {
+        let Ok(need) = u16::try_from(need) else {
+            return false;
+        };
+        if usize::from(need) > total {
+            return false;
+        }
+        [*len_lo, *len_hi] = need.to_le_bytes();
+    }
+    true
+}
