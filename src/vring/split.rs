@@ -199,7 +199,8 @@ impl SplitRing {
         self.last_avail
     }
 
-    /// Starts the ring: lets the driver kick and takes over the used index found in memory.
+    /// Starts the ring: takes over the used index found in memory and tells the driver whether to
+    /// kick, as it was when the ring stopped.
     ///
     /// # Errors
     ///

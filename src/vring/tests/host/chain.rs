@@ -1,0 +1,532 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Walking descriptor chains, direct and indirect, and every way in which a guest gets them wrong.
+
+use vring::{
+    Chain, Desc, Fault, Unmapped, UserAddr, DESC_F_INDIRECT, DESC_F_NEXT, DESC_F_WRITE, DESC_SIZE,
+    MAX_CHAIN_SEGMENTS,
+};
+
+use crate::mock::driver::desc_bytes;
+use crate::mock::{indirect, segment, table, Bench, Buf, RAM, RAM_SIZE};
+
+/// Makes the chain at `head` available, whose descriptors the test wrote itself.
+fn push(bench: &mut Bench, head: u16) {
+    bench.driver.push_head(&bench.memory, head);
+    bench.driver.publish(&bench.memory);
+}
+
+/// Writes an indirect table at guest address `at` of the plain guest memory.
+fn write_table(bench: &Bench, at: u64, descs: &[Desc]) {
+    let bytes: Vec<_> = descs.iter().flat_map(|desc| desc_bytes(*desc)).collect();
+    bench.memory.poke(RAM + at, &bytes);
+}
+
+/// Expects `fault` twice, then a good chain in its place.
+fn refused(bench: &mut Bench, fault: Fault) {
+    let base = bench.ring.base();
+    assert_eq!(bench.next(), Err(fault));
+    assert_eq!(bench.next(), Err(fault), "the chain stays available");
+    assert_eq!(bench.ring.base(), base);
+    bench.driver.avail = base;
+    let good = Buf::read(3, 4).desc(None);
+    bench.driver.write_desc(&bench.memory, 0, good);
+    push(bench, 0);
+    let (chain, segments) = bench.next().unwrap().unwrap();
+    assert_eq!((chain.head, chain.len), (0, 4));
+    assert_eq!(segments, [segment(RAM + 3, 4)]);
+}
+
+#[test]
+fn readable_and_writable_parts_are_counted_and_kept_in_order() {
+    let mut bench = Bench::new(8);
+    let head = bench.offer(&[
+        Buf::read(0x100, 12),
+        Buf::read(0x3000, 1),
+        Buf::write(0x200, 1500),
+        Buf::write(0, 1),
+    ]);
+    let (chain, segments) = bench.next().unwrap().unwrap();
+    let expect = Chain {
+        head,
+        readable: 2,
+        writable: 2,
+        len: 12 + 1 + 1500 + 1,
+    };
+    assert_eq!(chain, expect);
+    let expect = [(0x100, 12), (0x3000, 1), (0x200, 1500), (0, 1)];
+    assert_eq!(segments, expect.map(|(addr, len)| segment(RAM + addr, len)));
+}
+
+#[test]
+fn a_thousand_one_byte_descriptors_make_a_chain() {
+    let bufs: Vec<_> = (0..1000).map(|i| Buf::write(3 * i, 1)).collect();
+    let expect: Vec<_> = (0..1000).map(|i| segment(RAM + 3 * i, 1)).collect();
+    let mut bench = Bench::new(1024);
+    bench.offer(&bufs);
+    // The same in a table.
+    let user = UserAddr(RAM + 0x8000);
+    bench
+        .driver
+        .add_indirect(&bench.memory, 0x8000, user, &bufs)
+        .unwrap();
+    bench.driver.publish(&bench.memory);
+    for _ in 0..2 {
+        let (chain, segments) = bench.next().unwrap().unwrap();
+        assert_eq!((chain.readable, chain.writable, chain.len), (0, 1000, 1000));
+        assert_eq!(segments, expect);
+    }
+}
+
+#[test]
+fn a_chain_has_at_most_so_many_segments() {
+    for count in [MAX_CHAIN_SEGMENTS, MAX_CHAIN_SEGMENTS + 1] {
+        let mut bench = Bench::new(2048);
+        bench.offer(&vec![Buf::read(0, 1); count]);
+        if count == MAX_CHAIN_SEGMENTS {
+            assert_eq!(bench.next().unwrap().unwrap().0.readable, count);
+        } else {
+            refused(&mut bench, Fault::TooManySegments);
+        }
+    }
+}
+
+#[test]
+fn a_full_list_refuses_the_chain() {
+    let mut bench = Bench::new(8);
+    bench.offer(&[Buf::read(0, 1), Buf::read(8, 1)]);
+    for room in 0..3 {
+        let mut storage = vec![segment(0, 0); room];
+        let mut out = vring::Segments::new(&mut storage);
+        let result = bench.ring.next_chain(&bench.memory, &bench.table, &mut out);
+        if room < 2 {
+            assert_eq!(result, Err(Fault::TooManySegments));
+            assert!(out.is_empty());
+        } else {
+            assert_eq!(result.unwrap().unwrap().readable, 2);
+        }
+    }
+}
+
+#[test]
+fn empty_descriptors_are_nothing() {
+    let mut bench = Bench::new(8);
+    // Their address does not matter.
+    let empty = Buf::read(u64::MAX, 0);
+    bench.offer(&[
+        empty,
+        Buf::read(5, 6),
+        empty,
+        Buf::write(9, 0),
+        Buf::write(1, 2),
+    ]);
+    let (chain, segments) = bench.next().unwrap().unwrap();
+    assert_eq!((chain.readable, chain.writable, chain.len), (1, 1, 8));
+    assert_eq!(segments, [segment(RAM + 5, 6), segment(RAM + 1, 2)]);
+    // A writable one that is empty has no bytes for a readable one to follow.
+    bench.offer(&[Buf::write(0, 0), Buf::read(1, 1)]);
+    assert_eq!(bench.next().unwrap().unwrap().0.readable, 1);
+    bench.offer(&[empty]);
+    let (chain, segments) = bench.next().unwrap().unwrap();
+    assert_eq!((chain.readable, chain.writable, chain.len), (0, 0, 0));
+    assert_eq!(segments, []);
+}
+
+#[test]
+fn endless_empty_descriptors_are_too_long() {
+    // A ring large enough that its size does not end the walk.
+    for (count, good) in [(2048, true), (2049, false), (32768, false)] {
+        let mut bench = Bench::new(32768);
+        bench.offer(&vec![Buf::read(0, 0); count]);
+        if good {
+            assert_eq!(bench.next().unwrap().unwrap().0.len, 0);
+        } else {
+            refused(&mut bench, Fault::ChainTooLong);
+        }
+    }
+}
+
+#[test]
+fn loops_end() {
+    for size in [1u16, 2, 8, 32768] {
+        let mut bench = Bench::new(size);
+        // Every descriptor leads to the next, the last to the first.
+        for index in 0..size {
+            let next = Some((index + 1) % size);
+            let desc = Buf::read(0, 0).desc(next);
+            bench.driver.write_desc(&bench.memory, index, desc);
+        }
+        push(&mut bench, size - 1);
+        bench.memory.take_log();
+        assert_eq!(bench.next(), Err(Fault::ChainTooLong));
+        assert!(bench.memory.take_log().len() <= 2048 + 4);
+        refused(&mut bench, Fault::ChainTooLong);
+    }
+}
+
+#[test]
+fn loops_in_tables_end() {
+    for count in [1u16, 2, 17, 4000] {
+        let mut bench = Bench::new(8);
+        let descs: Vec<_> = (0..count)
+            .map(|index| Buf::read(0, 0).desc(Some((index + count / 2) % count)))
+            .collect();
+        write_table(&bench, 0x1000, &descs);
+        let desc = indirect(0x1000, u32::from(count));
+        bench.driver.write_desc(&bench.memory, 3, desc);
+        push(&mut bench, 3);
+        refused(&mut bench, Fault::ChainTooLong);
+    }
+}
+
+#[test]
+fn next_has_to_be_in_the_ring() {
+    for next in [8, 9, 0xffff] {
+        let mut bench = Bench::new(8);
+        let desc = Buf::read(0, 1).desc(Some(next));
+        bench.driver.write_desc(&bench.memory, 2, desc);
+        push(&mut bench, 2);
+        let fault = Fault::DescIndex {
+            index: u32::from(next),
+            size: 8,
+        };
+        refused(&mut bench, fault);
+    }
+}
+
+#[test]
+fn next_has_to_be_in_the_table() {
+    for next in [3, 4, 0xffff] {
+        let mut bench = Bench::new(8);
+        write_table(&bench, 0x1000, &[Buf::read(0, 1).desc(Some(next)); 4]);
+        bench
+            .driver
+            .write_desc(&bench.memory, 2, indirect(0x1000, 3));
+        push(&mut bench, 2);
+        let fault = Fault::DescIndex {
+            index: u32::from(next),
+            size: 3,
+        };
+        refused(&mut bench, fault);
+    }
+}
+
+#[test]
+fn next_counts_only_with_its_flag() {
+    let mut bench = Bench::new(8);
+    let desc = Desc {
+        next: 0xffff,
+        ..Buf::read(0, 1).desc(None)
+    };
+    bench.driver.write_desc(&bench.memory, 2, desc);
+    push(&mut bench, 2);
+    assert_eq!(bench.next().unwrap().unwrap().0.len, 1);
+}
+
+#[test]
+fn readable_does_not_follow_writable() {
+    let mut bench = Bench::new(8);
+    bench.offer(&[Buf::read(0, 1), Buf::write(0, 1), Buf::read(0, 1)]);
+    refused(&mut bench, Fault::ReadableAfterWritable);
+    // Not even from ring to table, or back.
+    let mut bench = Bench::new(8);
+    write_table(&bench, 0x1000, &[Buf::read(0, 1).desc(None)]);
+    let first = Buf::write(0, 1).desc(Some(3));
+    bench.driver.write_desc(&bench.memory, 2, first);
+    bench
+        .driver
+        .write_desc(&bench.memory, 3, indirect(0x1000, 1));
+    push(&mut bench, 2);
+    refused(&mut bench, Fault::ReadableAfterWritable);
+}
+
+#[test]
+fn tables_have_a_whole_number_of_descriptors() {
+    for len in [0, 1, 15, 17, 0x10_0010, 0x20_0000, u32::MAX, !15] {
+        let mut bench = Bench::new(8);
+        let desc = Desc {
+            len,
+            ..indirect(0x1000, 1)
+        };
+        bench.driver.write_desc(&bench.memory, 2, desc);
+        push(&mut bench, 2);
+        refused(&mut bench, Fault::IndirectLength { len });
+    }
+}
+
+#[test]
+fn tables_may_be_as_large_as_an_index_reaches() {
+    let mut bench = Bench::new(8);
+    bench.table = table(&[
+        (0, RAM_SIZE as u64, RAM),
+        (0x100_0000, 1 << 20, 0x8000_0000),
+    ]);
+    bench.memory.map(0x8000_0000, 1 << 20);
+    let first = Buf::read(0, 1).desc(Some(0xffff));
+    let last = Buf::read(1, 1).desc(None);
+    bench.memory.poke(0x8000_0000, &desc_bytes(first));
+    bench
+        .memory
+        .poke(0x8000_0000 + (1 << 20) - 16, &desc_bytes(last));
+    bench
+        .driver
+        .write_desc(&bench.memory, 2, indirect(0x100_0000, 0x1_0000));
+    push(&mut bench, 2);
+    let (chain, segments) = bench.next().unwrap().unwrap();
+    assert_eq!(chain.readable, 2);
+    assert_eq!(segments, [segment(RAM, 1), segment(RAM + 1, 1)]);
+}
+
+#[test]
+fn tables_do_not_nest() {
+    for more in [0, DESC_F_NEXT] {
+        let mut bench = Bench::new(8);
+        let inner = Desc {
+            flags: DESC_F_INDIRECT | more,
+            ..indirect(0x1000, 1)
+        };
+        write_table(&bench, 0x1000, &[Buf::read(0, 1).desc(Some(1)), inner]);
+        bench
+            .driver
+            .write_desc(&bench.memory, 2, indirect(0x1000, 2));
+        push(&mut bench, 2);
+        refused(&mut bench, Fault::NestedIndirect);
+    }
+}
+
+#[test]
+fn tables_stand_anywhere_in_a_chain_and_ignore_the_write_flag() {
+    let mut bench = Bench::new(8);
+    write_table(
+        &bench,
+        0x1000,
+        &[
+            Buf::read(0x20, 2).desc(Some(1)),
+            Buf::read(0x30, 3).desc(None),
+        ],
+    );
+    let table = Desc {
+        flags: DESC_F_INDIRECT | DESC_F_NEXT | DESC_F_WRITE,
+        next: 5,
+        ..indirect(0x1000, 2)
+    };
+    bench
+        .driver
+        .write_desc(&bench.memory, 1, Buf::read(0x10, 1).desc(Some(4)));
+    bench.driver.write_desc(&bench.memory, 4, table);
+    bench
+        .driver
+        .write_desc(&bench.memory, 5, Buf::write(0x40, 4).desc(None));
+    push(&mut bench, 1);
+    let (chain, segments) = bench.next().unwrap().unwrap();
+    assert_eq!((chain.readable, chain.writable, chain.len), (3, 1, 10));
+    let expect = [(0x10, 1), (0x20, 2), (0x30, 3), (0x40, 4)];
+    assert_eq!(segments, expect.map(|(addr, len)| segment(RAM + addr, len)));
+}
+
+#[test]
+fn tables_are_followed_in_any_order() {
+    // Back and forth over more than one window.
+    let order = [0u16, 99, 1, 50, 49, 51, 98, 2, 33, 17, 16, 15, 31, 32];
+    let mut descs = vec![Buf::read(u64::MAX, 1).desc(None); 100];
+    for (position, &index) in order.iter().enumerate() {
+        let next = order.get(position + 1).copied();
+        descs[usize::from(index)] = Buf::write(u64::from(index) * 8, 1).desc(next);
+    }
+    let mut bench = Bench::new(8);
+    write_table(&bench, 0x1000, &descs);
+    bench
+        .driver
+        .write_desc(&bench.memory, 0, indirect(0x1000, 100));
+    push(&mut bench, 0);
+    let (_, segments) = bench.next().unwrap().unwrap();
+    let expect = order.map(|index| segment(RAM + u64::from(index) * 8, 1));
+    assert_eq!(segments, expect);
+}
+
+#[test]
+fn tables_cross_regions_anywhere() {
+    let bufs: Vec<_> = (0..40)
+        .map(|i| Buf::write(i * 32, 5).desc(Some(1 + i as u16)))
+        .collect();
+    let bytes: Vec<_> = bufs
+        .iter()
+        .take(39)
+        .copied()
+        .chain([Buf::write(39 * 32, 5).desc(None)])
+        .flat_map(desc_bytes)
+        .collect();
+    let expect: Vec<_> = (0..40).map(|i| segment(RAM + i * 32, 5)).collect();
+    for cut in 1..bytes.len() {
+        let mut bench = Bench::new(8);
+        // Guest memory goes on without a gap, the owner's does not.
+        let start = 0x10_0000;
+        let (low, high) = (0x4000_0000, 0x5000_0001);
+        bench.table = table(&[
+            (0, RAM_SIZE as u64, RAM),
+            (start, cut as u64, low),
+            (start + cut as u64, (bytes.len() - cut) as u64, high),
+        ]);
+        bench.memory.map(low, cut);
+        bench.memory.map(high, bytes.len() - cut);
+        bench.memory.poke(low, &bytes[..cut]);
+        bench.memory.poke(high, &bytes[cut..]);
+        bench
+            .driver
+            .write_desc(&bench.memory, 0, indirect(start, 40));
+        push(&mut bench, 0);
+        let (_, segments) = bench.next().unwrap().unwrap();
+        assert_eq!(segments, expect, "cut at {cut}");
+    }
+}
+
+#[test]
+fn a_window_of_a_table_has_at_most_sixteen_pieces() {
+    for pieces in [16u64, 17] {
+        let mut bench = Bench::new(8);
+        let mut regions = vec![(0, RAM_SIZE as u64, RAM)];
+        // All but the last are one byte.
+        regions.extend((0..pieces).map(|i| {
+            let size = if i + 1 == pieces { 256 } else { 1 };
+            (0x10_0000 + i, size, 0x4000_0000 + i)
+        }));
+        bench.table = table(&regions);
+        bench.memory.map(0x4000_0000, 300);
+        bench
+            .memory
+            .poke(0x4000_0000, &desc_bytes(Buf::read(0, 1).desc(None)));
+        bench
+            .driver
+            .write_desc(&bench.memory, 1, indirect(0x10_0000, 16));
+        push(&mut bench, 1);
+        if pieces == 16 {
+            assert_eq!(bench.next().unwrap().unwrap().0.len, 1);
+        } else {
+            refused(&mut bench, Fault::TooManySegments);
+        }
+    }
+}
+
+#[test]
+fn tables_lie_in_memory() {
+    let end = RAM_SIZE as u64;
+    for (at, missing) in [
+        (end, (end, 32)),
+        (end - 16, (end, 16)),
+        (end - 8, (end, 24)),
+        (u64::MAX - 7, (u64::MAX - 7, 32)),
+    ] {
+        let mut bench = Bench::new(8);
+        bench.driver.write_desc(&bench.memory, 1, indirect(at, 2));
+        push(&mut bench, 1);
+        let (addr, len) = missing;
+        refused(&mut bench, Fault::OutsideMemory { addr, len });
+    }
+}
+
+#[test]
+fn tables_do_not_wrap() {
+    // Guest memory up to the very top, and a table that ends beyond it.
+    let top = 0u64.wrapping_sub(0x1000);
+    let mut bench = Bench::new(8);
+    bench.table = table(&[(0, RAM_SIZE as u64, RAM), (top, 0x1000, 0x4000_0000)]);
+    bench.memory.map(0x4000_0000, 0x1000);
+    for index in 0..256u64 {
+        let next = Some(index as u16 + 1);
+        let desc = desc_bytes(Buf::read(0, 0).desc(next));
+        bench.memory.poke(0x4000_0000 + index * 16, &desc);
+    }
+    bench
+        .driver
+        .write_desc(&bench.memory, 1, indirect(top, 300));
+    push(&mut bench, 1);
+    let fault = bench.next().unwrap_err();
+    assert!(matches!(fault, Fault::OutsideMemory { .. }), "{fault:?}");
+    refused(&mut bench, fault);
+}
+
+#[test]
+fn an_unmapped_table_is_told() {
+    let mut bench = Bench::new(8);
+    write_table(&bench, 0x1000, &[Buf::read(0, 1).desc(None)]);
+    bench.memory.punch(RAM + 0x1000, DESC_SIZE);
+    bench
+        .driver
+        .write_desc(&bench.memory, 2, indirect(0x1000, 1));
+    push(&mut bench, 2);
+    refused(
+        &mut bench,
+        Fault::Unmapped(Unmapped(UserAddr(RAM + 0x1000))),
+    );
+}
+
+#[test]
+fn buffers_lie_in_memory() {
+    let end = RAM_SIZE as u64;
+    for (buf, addr, len) in [
+        (Buf::read(end, 1), end, 1),
+        (Buf::write(end - 1, 2), end, 1),
+        (Buf::read(0, u32::MAX), end, u64::from(u32::MAX) - end),
+        (Buf::read(u64::MAX, 2), u64::MAX, 2),
+    ] {
+        let mut bench = Bench::new(8);
+        bench.offer(&[Buf::read(0, 1), buf]);
+        refused(&mut bench, Fault::OutsideMemory { addr, len });
+    }
+}
+
+#[test]
+fn buffers_may_span_regions_but_not_holes() {
+    let regions = |hole: u64| {
+        table(&[
+            (0, 0x1000, RAM),
+            (0x1000 + hole, 0x1000, RAM + 0x8000),
+            (0x2000 + hole, 0x1000, RAM + 0x4000),
+        ])
+    };
+    let mut bench = Bench::new(8);
+    bench.table = regions(0);
+    bench.offer(&[Buf::write(0xff0, 0x1020)]);
+    let (chain, segments) = bench.next().unwrap().unwrap();
+    assert_eq!((chain.readable, chain.writable, chain.len), (0, 3, 0x1020));
+    let expect = [(0xff0, 0x10), (0x8000, 0x1000), (0x4000, 0x10)];
+    assert_eq!(segments, expect.map(|(addr, len)| segment(RAM + addr, len)));
+
+    for hole in [1, 0x1000] {
+        let mut bench = Bench::new(8);
+        bench.table = regions(hole);
+        bench.offer(&[Buf::write(0xff0, 0x1020)]);
+        let fault = Fault::OutsideMemory {
+            addr: 0x1000,
+            len: 0x1010,
+        };
+        refused(&mut bench, fault);
+    }
+}
+
+#[test]
+fn every_fault_has_its_own_name_and_text() {
+    let faults = [
+        Fault::AvailIndex { last: 1, avail: 2 },
+        Fault::DescIndex { index: 3, size: 4 },
+        Fault::ChainTooLong,
+        Fault::TooManySegments,
+        Fault::IndirectLength { len: 5 },
+        Fault::NestedIndirect,
+        Fault::ReadableAfterWritable,
+        Fault::OutsideMemory { addr: 6, len: 7 },
+        Fault::Unmapped(Unmapped(UserAddr(0xdead_beef))),
+        Fault::Direction,
+        Fault::ShortHeader { len: 8 },
+    ];
+    for (position, fault) in faults.iter().enumerate() {
+        let text = fault.to_string();
+        assert!(!text.contains("dead"), "no address of the host in {text}");
+        for other in &faults[..position] {
+            assert_ne!(fault.name(), other.name());
+            assert_ne!(text, other.to_string());
+        }
+        let word = |c: char| c.is_ascii_lowercase() || c == '_';
+        assert!(fault.name().chars().all(word), "{}", fault.name());
+    }
+}

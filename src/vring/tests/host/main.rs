@@ -1,0 +1,16 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Host tests of the ring and the memory table.
+//!
+//! Rules one by one ([`ring`], [`notify`], [`chain`], [`order`], [`table`]), properties of random
+//! runs ([`model`], [`hostile`]), and agreement with another implementation ([`differential`]).
+
+mod chain;
+mod differential;
+mod hostile;
+mod mock;
+mod model;
+mod notify;
+mod order;
+mod ring;
+mod table;

@@ -1,0 +1,213 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The driver side of a split ring.
+
+use std::collections::HashMap;
+
+use vring::{Desc, RingAddrs, UserAddr, DESC_F_INDIRECT, DESC_F_NEXT, DESC_F_WRITE, DESC_SIZE};
+
+use super::memory::MockMemory;
+
+/// A buffer as the driver describes it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Buf {
+    /// Guest-physical address.
+    pub addr: u64,
+    /// Length in bytes.
+    pub len: u32,
+    /// Whether the device writes it.
+    pub write: bool,
+}
+
+impl Buf {
+    /// A buffer that the device reads.
+    pub const fn read(addr: u64, len: u32) -> Self {
+        let write = false;
+        Self { addr, len, write }
+    }
+
+    /// A buffer that the device writes.
+    pub const fn write(addr: u64, len: u32) -> Self {
+        let write = true;
+        Self { addr, len, write }
+    }
+
+    /// Its descriptor, followed by `next` if there is one.
+    pub fn desc(self, next: Option<u16>) -> Desc {
+        let write = if self.write { DESC_F_WRITE } else { 0 };
+        let more = if next.is_some() { DESC_F_NEXT } else { 0 };
+        Desc {
+            addr: self.addr,
+            len: self.len,
+            flags: write | more,
+            next: next.unwrap_or_default(),
+        }
+    }
+}
+
+/// Bytes of a descriptor as they lie in memory.
+pub fn desc_bytes(desc: Desc) -> Vec<u8> {
+    let words = desc.to_raw();
+    words.iter().flat_map(|word| word.to_ne_bytes()).collect()
+}
+
+/// A driver with its own idea of the ring.
+#[derive(Debug)]
+pub struct Driver {
+    /// Number of descriptors.
+    pub size: u16,
+    /// Where the ring lies.
+    pub addrs: RingAddrs,
+    /// Whether event indexes were negotiated.
+    pub event_idx: bool,
+    /// Index behind the last entry filled in.
+    pub avail: u16,
+    /// Index last published.
+    pub published: u16,
+    /// Index of the next used element to look at.
+    pub last_used: u16,
+    free: Vec<u16>,
+    taken: HashMap<u16, Vec<u16>>,
+}
+
+impl Driver {
+    /// A driver that starts at `index` in both rings, written to memory.
+    pub fn new(memory: &MockMemory, addrs: RingAddrs, size: u16, index: u16, events: bool) -> Self {
+        memory.poke16(addrs.avail.0 + 2, index);
+        memory.poke16(addrs.used.0 + 2, index);
+        Self {
+            size,
+            addrs,
+            event_idx: events,
+            avail: index,
+            published: index,
+            last_used: index,
+            free: (0..size).rev().collect(),
+            taken: HashMap::new(),
+        }
+    }
+
+    /// Number of descriptors not in use.
+    pub fn free(&self) -> usize {
+        self.free.len()
+    }
+
+    /// Writes a descriptor of the table.
+    pub fn write_desc(&self, memory: &MockMemory, index: u16, desc: Desc) {
+        let at = self.addrs.desc.0 + u64::from(index) * DESC_SIZE;
+        memory.poke(at, &desc_bytes(desc));
+    }
+
+    /// Puts `head` into the next entry of the available ring.
+    pub fn push_head(&mut self, memory: &MockMemory, head: u16) {
+        let position = self.avail % self.size;
+        memory.poke16(self.addrs.avail.0 + 4 + 2 * u64::from(position), head);
+        self.avail = self.avail.wrapping_add(1);
+    }
+
+    /// Adds a chain of descriptors in the table; `None` when too few are free.
+    pub fn add(&mut self, memory: &MockMemory, bufs: &[Buf]) -> Option<u16> {
+        let keep = self.free.len().checked_sub(bufs.len())?;
+        let indexes = self.free.split_off(keep);
+        for (position, buf) in bufs.iter().enumerate() {
+            let next = indexes.get(position + 1).copied();
+            self.write_desc(memory, indexes[position], buf.desc(next));
+        }
+        let head = *indexes.first()?;
+        self.taken.insert(head, indexes);
+        self.push_head(memory, head);
+        Some(head)
+    }
+
+    /// Adds a chain as an indirect table at guest address `table`, user address `user`.
+    pub fn add_indirect(
+        &mut self,
+        memory: &MockMemory,
+        table: u64,
+        user: UserAddr,
+        bufs: &[Buf],
+    ) -> Option<u16> {
+        let head = self.free.pop()?;
+        for (position, buf) in (0u16..).zip(bufs) {
+            let next = (usize::from(position) + 1 < bufs.len()).then_some(position + 1);
+            let at = user.0 + u64::from(position) * DESC_SIZE;
+            memory.poke(at, &desc_bytes(buf.desc(next)));
+        }
+        self.write_desc(memory, head, indirect(table, bufs.len() as u32));
+        self.taken.insert(head, vec![head]);
+        self.push_head(memory, head);
+        Some(head)
+    }
+
+    /// Publishes what was added; whether the device wants a kick for it.
+    pub fn publish(&mut self, memory: &MockMemory) -> bool {
+        let old = std::mem::replace(&mut self.published, self.avail);
+        memory.poke16(self.addrs.avail.0 + 2, self.avail);
+        if self.event_idx {
+            let event = memory.peek16(self.addrs.used.0 + 4 + 8 * u64::from(self.size));
+            passed(event, old, self.avail)
+        } else {
+            memory.peek16(self.addrs.used.0) & 1 == 0
+        }
+    }
+
+    /// The device's used index.
+    pub fn used_index(&self, memory: &MockMemory) -> u16 {
+        memory.peek16(self.addrs.used.0 + 2)
+    }
+
+    /// Takes the next used element: head and length.
+    ///
+    /// # Panics
+    ///
+    /// When the device used a chain that it was not given.
+    pub fn poll(&mut self, memory: &MockMemory) -> Option<(u16, u32)> {
+        if self.used_index(memory) == self.last_used {
+            return None;
+        }
+        let position = u64::from(self.last_used % self.size);
+        let bytes = memory.peek(self.addrs.used.0 + 4 + 8 * position, 8);
+        let word = |from: usize| u32::from_le_bytes(bytes[from..from + 4].try_into().unwrap());
+        let head = u16::try_from(word(0)).unwrap();
+        let descs = self.taken.remove(&head);
+        self.free
+            .extend(descs.expect("the device used a chain it was not given"));
+        self.last_used = self.last_used.wrapping_add(1);
+        Some((head, word(4)))
+    }
+
+    /// Asks for a call when the used index passes `event`, or without event indexes for any call.
+    pub fn want_calls(&self, memory: &MockMemory, event: u16) {
+        if self.event_idx {
+            memory.poke16(self.addrs.avail.0 + 4 + 2 * u64::from(self.size), event);
+        } else {
+            memory.poke16(self.addrs.avail.0, 0);
+        }
+    }
+
+    /// Asks for no calls.
+    pub fn no_calls(&self, memory: &MockMemory) {
+        if self.event_idx {
+            // As far away as can be.
+            self.want_calls(memory, self.last_used.wrapping_sub(1));
+        } else {
+            memory.poke16(self.addrs.avail.0, 1);
+        }
+    }
+}
+
+/// The descriptor of an indirect table of `count` descriptors.
+pub fn indirect(table: u64, count: u32) -> Desc {
+    Desc {
+        addr: table,
+        len: count * DESC_SIZE as u32,
+        flags: DESC_F_INDIRECT,
+        next: 0,
+    }
+}
+
+/// Whether an index that moves from `old` to `new` leaves `event` behind, counted step by step.
+pub fn passed(event: u16, old: u16, new: u16) -> bool {
+    let steps = new.wrapping_sub(old);
+    (0..steps).any(|step| old.wrapping_add(step) == event)
+}

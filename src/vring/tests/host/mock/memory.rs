@@ -1,0 +1,300 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The owner's memory, mocked: bytes behind user addresses, with holes, faults, a log and a hostile
+//! hand.
+
+use std::cell::{Cell, RefCell};
+use std::ops::Range;
+
+use vring::{Memory, RawDesc, RawUsed, Unmapped, UserAddr, DESC_SIZE};
+
+/// One access as the ring made it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Op {
+    /// [`Memory::load`].
+    Load(UserAddr),
+    /// [`Memory::load_acquire`].
+    LoadAcquire(UserAddr),
+    /// [`Memory::store`], with the value in host byte order.
+    Store(UserAddr, u16),
+    /// [`Memory::store_release`], with the value in host byte order.
+    StoreRelease(UserAddr, u16),
+    /// [`Memory::load_slice`], with the number of values.
+    LoadSlice(UserAddr, usize),
+    /// [`Memory::gather_descs`], with the indexes.
+    Gather(UserAddr, Vec<u16>),
+    /// [`Memory::load_bytes`], with the number of bytes.
+    LoadBytes(UserAddr, usize),
+    /// [`Memory::store_used`], with the elements in host byte order.
+    StoreUsed(UserAddr, Vec<[u32; 2]>),
+    /// [`Memory::full_barrier`].
+    Barrier,
+}
+
+impl Op {
+    /// The bytes touched, as user address ranges; wide enough not to wrap.
+    pub fn ranges(&self) -> Vec<Range<u128>> {
+        let run = |addr: &UserAddr, len: usize| {
+            let start = u128::from(addr.0);
+            start..start + len as u128
+        };
+        match self {
+            Self::Load(addr) | Self::LoadAcquire(addr) => vec![run(addr, 2)],
+            Self::Store(addr, _) | Self::StoreRelease(addr, _) => vec![run(addr, 2)],
+            Self::LoadSlice(addr, count) => vec![run(addr, 2 * count)],
+            Self::Gather(table, indexes) => indexes
+                .iter()
+                .map(|&index| {
+                    let start = u128::from(table.0) + u128::from(index) * u128::from(DESC_SIZE);
+                    start..start + u128::from(DESC_SIZE)
+                })
+                .collect(),
+            Self::LoadBytes(addr, len) => vec![run(addr, *len)],
+            Self::StoreUsed(addr, used) => vec![run(addr, 8 * used.len())],
+            Self::Barrier => Vec::new(),
+        }
+    }
+
+    /// Whether the device writes.
+    pub fn is_store(&self) -> bool {
+        matches!(
+            self,
+            Self::Store(..) | Self::StoreRelease(..) | Self::StoreUsed(..)
+        )
+    }
+}
+
+type Hook = Box<dyn FnMut(&MockMemory, &Op)>;
+
+/// Memory for tests.
+#[derive(Default)]
+pub struct MockMemory {
+    areas: RefCell<Vec<(u64, Vec<u8>)>>,
+    holes: RefCell<Vec<Range<u128>>>,
+    log: RefCell<Vec<Op>>,
+    fail_in: Cell<Option<usize>>,
+    hook: RefCell<Option<Hook>>,
+    hold_stores: Cell<bool>,
+    held: RefCell<Vec<(u64, Vec<u8>)>>,
+}
+
+impl MockMemory {
+    /// Maps `len` zero bytes at `start`.
+    pub fn map(&self, start: u64, len: usize) {
+        self.areas.borrow_mut().push((start, vec![0; len]));
+    }
+
+    /// Makes `len` bytes from `start` inaccessible to the ring until [`MockMemory::mend`].
+    pub fn punch(&self, start: u64, len: u64) {
+        let start = u128::from(start);
+        self.holes.borrow_mut().push(start..start + u128::from(len));
+    }
+
+    /// Closes all holes.
+    pub fn mend(&self) {
+        self.holes.borrow_mut().clear();
+    }
+
+    /// Lets one access fail: the next one for 0, the one after it for 1, and so on.
+    pub fn fail_in(&self, accesses: usize) {
+        self.fail_in.set(Some(accesses));
+    }
+
+    /// Calls `hook` before each access of the ring; it may change memory.
+    pub fn on_access(&self, hook: impl FnMut(&MockMemory, &Op) + 'static) {
+        *self.hook.borrow_mut() = Some(Box::new(hook));
+    }
+
+    /// Removes the hook.
+    pub fn leave_alone(&self) {
+        *self.hook.borrow_mut() = None;
+    }
+
+    /// Keeps the ring's stores in a store buffer: others see them, in order, only after a full
+    /// barrier or [`MockMemory::drain`].
+    pub fn hold_stores(&self) {
+        self.hold_stores.set(true);
+    }
+
+    /// Makes all stores visible.
+    pub fn drain(&self) {
+        for (addr, bytes) in self.held.take() {
+            self.poke(addr, &bytes);
+        }
+    }
+
+    /// What the ring accessed since the last call.
+    pub fn take_log(&self) -> Vec<Op> {
+        self.log.take()
+    }
+
+    /// Reads as the guest or the owner does.
+    ///
+    /// # Panics
+    ///
+    /// Where nothing is mapped.
+    pub fn peek(&self, addr: u64, len: usize) -> Vec<u8> {
+        self.try_peek(addr, len)
+            .unwrap_or_else(|| panic!("test reads {len} unmapped bytes at {addr:#x}"))
+    }
+
+    /// Writes as the guest or the owner does.
+    ///
+    /// # Panics
+    ///
+    /// Where nothing is mapped.
+    pub fn poke(&self, addr: u64, bytes: &[u8]) {
+        let mut areas = self.areas.borrow_mut();
+        let (area, at) = areas
+            .iter_mut()
+            .find_map(|(start, area)| {
+                let at = usize::try_from(addr.checked_sub(*start)?).ok()?;
+                (at.checked_add(bytes.len())? <= area.len()).then_some((area, at))
+            })
+            .unwrap_or_else(|| panic!("test writes unmapped bytes at {addr:#x}"));
+        area[at..at + bytes.len()].copy_from_slice(bytes);
+    }
+
+    /// Reads a little-endian 16-bit value.
+    pub fn peek16(&self, addr: u64) -> u16 {
+        u16::from_le_bytes(self.peek(addr, 2).try_into().unwrap())
+    }
+
+    /// Writes a little-endian 16-bit value.
+    pub fn poke16(&self, addr: u64, value: u16) {
+        self.poke(addr, &value.to_le_bytes());
+    }
+
+    fn is_mapped(&self, addr: u64, len: usize) -> bool {
+        self.areas.borrow().iter().any(|(start, area)| {
+            let at = addr.checked_sub(*start);
+            let end = at.and_then(|at| usize::try_from(at).ok()?.checked_add(len));
+            end.is_some_and(|end| end <= area.len())
+        })
+    }
+
+    fn try_peek(&self, addr: u64, len: usize) -> Option<Vec<u8>> {
+        self.areas.borrow().iter().find_map(|(start, area)| {
+            let at = usize::try_from(addr.checked_sub(*start)?).ok()?;
+            Some(area.get(at..at.checked_add(len)?)?.to_vec())
+        })
+    }
+
+    /// Logs an access, runs the hook, and fails if it has to.
+    fn begin(&self, op: Op) -> Result<(), Unmapped> {
+        self.log.borrow_mut().push(op.clone());
+        let hook = self.hook.borrow_mut().take();
+        if let Some(mut hook) = hook {
+            hook(self, &op);
+            self.hook.borrow_mut().get_or_insert(hook);
+        }
+        let ranges = op.ranges();
+        let fault = |range: &Range<u128>| Unmapped(UserAddr(range.start as u64));
+        if let Some(left) = self.fail_in.take() {
+            match left.checked_sub(1) {
+                Some(left) => self.fail_in.set(Some(left)),
+                None => return Err(fault(ranges.first().unwrap_or(&(0..0)))),
+            }
+        }
+        for range in &ranges {
+            let len = (range.end - range.start) as usize;
+            let hole = |hole: &Range<u128>| hole.start < range.end && range.start < hole.end;
+            if self.holes.borrow().iter().any(hole)
+                || range.end > u128::from(u64::MAX)
+                || !self.is_mapped(range.start as u64, len)
+            {
+                return Err(fault(range));
+            }
+        }
+        // The processor's own loads see what it stored.
+        let seen = |&(addr, ref bytes): &(u64, Vec<u8>)| {
+            let held = u128::from(addr)..u128::from(addr) + bytes.len() as u128;
+            ranges
+                .iter()
+                .any(|range| held.start < range.end && range.start < held.end)
+        };
+        if self.held.borrow().iter().any(seen) && !op.is_store() {
+            self.drain();
+        }
+        Ok(())
+    }
+
+    fn write(&self, addr: UserAddr, bytes: Vec<u8>) {
+        if self.hold_stores.get() {
+            self.held.borrow_mut().push((addr.0, bytes));
+        } else {
+            self.poke(addr.0, &bytes);
+        }
+    }
+}
+
+impl Memory for MockMemory {
+    fn load(&self, addr: UserAddr) -> Result<u16, Unmapped> {
+        self.begin(Op::Load(addr))?;
+        Ok(self.peek16(addr.0).to_le())
+    }
+
+    fn load_acquire(&self, addr: UserAddr) -> Result<u16, Unmapped> {
+        self.begin(Op::LoadAcquire(addr))?;
+        Ok(self.peek16(addr.0).to_le())
+    }
+
+    fn store(&self, addr: UserAddr, value: u16) -> Result<(), Unmapped> {
+        self.begin(Op::Store(addr, u16::from_le(value)))?;
+        self.write(addr, value.to_ne_bytes().to_vec());
+        Ok(())
+    }
+
+    fn store_release(&self, addr: UserAddr, value: u16) -> Result<(), Unmapped> {
+        self.begin(Op::StoreRelease(addr, u16::from_le(value)))?;
+        self.write(addr, value.to_ne_bytes().to_vec());
+        Ok(())
+    }
+
+    fn load_slice(&self, addr: UserAddr, out: &mut [u16]) -> Result<(), Unmapped> {
+        self.begin(Op::LoadSlice(addr, out.len()))?;
+        let bytes = self.peek(addr.0, 2 * out.len());
+        for (value, bytes) in out.iter_mut().zip(bytes.chunks_exact(2)) {
+            *value = u16::from_ne_bytes(bytes.try_into().unwrap());
+        }
+        Ok(())
+    }
+
+    fn gather_descs(
+        &self,
+        table: UserAddr,
+        indexes: &[u16],
+        out: &mut [RawDesc],
+    ) -> Result<(), Unmapped> {
+        let count = indexes.len().min(out.len());
+        self.begin(Op::Gather(table, indexes[..count].to_vec()))?;
+        for (desc, &index) in out.iter_mut().zip(indexes) {
+            let bytes = self.peek(table.0 + u64::from(index) * DESC_SIZE, 16);
+            let word = |from: usize| u64::from_ne_bytes(bytes[from..from + 8].try_into().unwrap());
+            *desc = [word(0), word(8)];
+        }
+        Ok(())
+    }
+
+    fn load_bytes(&self, addr: UserAddr, out: &mut [u8]) -> Result<(), Unmapped> {
+        self.begin(Op::LoadBytes(addr, out.len()))?;
+        out.copy_from_slice(&self.peek(addr.0, out.len()));
+        Ok(())
+    }
+
+    fn store_used(&self, addr: UserAddr, used: &[RawUsed]) -> Result<(), Unmapped> {
+        let host = |raw: &RawUsed| raw.map(u32::from_le);
+        self.begin(Op::StoreUsed(addr, used.iter().map(host).collect()))?;
+        let bytes = used.iter().flatten().flat_map(|word| word.to_ne_bytes());
+        self.write(addr, bytes.collect());
+        Ok(())
+    }
+
+    fn full_barrier(&self) {
+        self.drain();
+        // It cannot fail: it touches nothing.
+        let fail_in = self.fail_in.take();
+        let _ = self.begin(Op::Barrier);
+        self.fail_in.set(fail_in);
+    }
+}

@@ -1,0 +1,144 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A driver, memory, and a ring between them.
+
+pub mod driver;
+pub mod memory;
+
+use vring::{
+    Chain, Fault, GuestAddr, MemTable, Region, RingAddrs, Segment, Segments, SplitRing, UserAddr,
+    MAX_CHAIN_SEGMENTS,
+};
+
+pub use driver::{indirect, Buf, Driver};
+pub use memory::{MockMemory, Op};
+
+/// User address of the guest's memory, which begins at guest address 0.
+pub const RAM: u64 = 0x7f00_0000_0000;
+/// Bytes of guest memory.
+pub const RAM_SIZE: usize = 0x4_0000;
+/// Where the parts of a ring lie; nothing is mapped around them.
+pub const PLACE: RingAddrs = RingAddrs {
+    desc: UserAddr(0x10_0000),
+    avail: UserAddr(0x20_0000),
+    used: UserAddr(0x30_0000),
+};
+
+/// A ring with both its sides.
+pub struct Bench {
+    /// What they share.
+    pub memory: MockMemory,
+    /// The guest's side.
+    pub driver: Driver,
+    /// The device's side.
+    pub ring: SplitRing,
+    /// The guest's memory.
+    pub table: MemTable<Vec<Region>>,
+    storage: Vec<Segment>,
+}
+
+/// How a bench differs from the plainest.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Setup {
+    /// Number of descriptors.
+    pub size: u16,
+    /// Where the indexes of both rings start.
+    pub index: u16,
+    /// `VIRTIO_F_EVENT_IDX`.
+    pub event_idx: bool,
+    /// `VIRTIO_F_NOTIFY_ON_EMPTY`.
+    pub notify_on_empty: bool,
+}
+
+impl Bench {
+    /// A started ring of `size` descriptors, without features, with indexes from 0.
+    pub fn new(size: u16) -> Self {
+        Self::with(Setup {
+            size,
+            ..Setup::default()
+        })
+    }
+
+    /// A started ring.
+    pub fn with(setup: Setup) -> Self {
+        let memory = MockMemory::default();
+        memory.map(RAM, RAM_SIZE);
+        let mut ring = SplitRing::default();
+        assert!(ring.set_size(u32::from(setup.size)));
+        ring.set_features(setup.event_idx, setup.notify_on_empty);
+        ring.set_addrs(PLACE);
+        let [desc, avail, used] = ring.extents().map(|len| usize::try_from(len).unwrap());
+        memory.map(PLACE.desc.0, desc);
+        memory.map(PLACE.avail.0, avail);
+        memory.map(PLACE.used.0, used);
+        let driver = Driver::new(&memory, PLACE, setup.size, setup.index, setup.event_idx);
+        ring.set_base(setup.index);
+        ring.start(&memory).unwrap();
+        memory.take_log();
+        Self {
+            memory,
+            driver,
+            ring,
+            table: ram(),
+            storage: vec![Segment::default(); MAX_CHAIN_SEGMENTS + 1],
+        }
+    }
+
+    /// Takes the next chain, with its segments.
+    pub fn next(&mut self) -> Result<Option<(Chain, Vec<Segment>)>, Fault> {
+        let mut out = Segments::new(&mut self.storage);
+        let chain = self.ring.next_chain(&self.memory, &self.table, &mut out)?;
+        Ok(chain.map(|chain| (chain, out.as_slice().to_vec())))
+    }
+
+    /// Takes the next chain, which has to be there; its head.
+    pub fn head(&mut self) -> u16 {
+        self.next().unwrap().expect("a chain").0.head
+    }
+
+    /// Adds a chain and publishes it.
+    pub fn offer(&mut self, bufs: &[Buf]) -> u16 {
+        let head = self.driver.add(&self.memory, bufs).expect("free entries");
+        self.driver.publish(&self.memory);
+        head
+    }
+
+    /// Completes a chain with nothing written.
+    pub fn complete(&mut self, head: u16) {
+        self.ring
+            .complete(&self.memory, &[SplitRing::used_entry(head, 0)])
+            .unwrap();
+    }
+
+    /// The access that makes the device see the available index.
+    pub fn index_load(&self) -> Op {
+        Op::LoadAcquire(PLACE.avail.wrapping_add(2))
+    }
+}
+
+/// The table of the guest's memory.
+pub fn ram() -> MemTable<Vec<Region>> {
+    table(&[(0, RAM_SIZE as u64, RAM)])
+}
+
+/// A table of regions given as guest address, size, user address.
+pub fn table(regions: &[(u64, u64, u64)]) -> MemTable<Vec<Region>> {
+    MemTable::new(regions.iter().copied().map(region).collect()).unwrap()
+}
+
+/// A region from guest address, size, user address.
+pub fn region((guest, size, user): (u64, u64, u64)) -> Region {
+    Region {
+        guest: GuestAddr(guest),
+        size,
+        user: UserAddr(user),
+    }
+}
+
+/// A segment from user address and length.
+pub fn segment(addr: u64, len: u64) -> Segment {
+    Segment {
+        addr: UserAddr(addr),
+        len,
+    }
+}

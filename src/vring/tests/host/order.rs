@@ -1,0 +1,177 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What the ring accesses, in which order, and how often.
+
+use vring::{SplitRing, PREFETCH};
+
+use crate::mock::{Bench, Buf, Op, Setup, PLACE};
+
+const BUF: Buf = Buf::read(0x1000, 64);
+
+fn full(size: u16, index: u16) -> (Bench, Vec<u16>) {
+    let mut bench = Bench::with(Setup {
+        size,
+        index,
+        ..Setup::default()
+    });
+    let heads = (0..size).map(|_| bench.offer(&[BUF])).collect();
+    bench.memory.take_log();
+    (bench, heads)
+}
+
+fn entry(position: u16) -> vring::UserAddr {
+    PLACE.avail.wrapping_add(4 + 2 * u64::from(position))
+}
+
+fn element(position: u16) -> vring::UserAddr {
+    PLACE.used.wrapping_add(4 + 8 * u64::from(position))
+}
+
+#[test]
+fn chains_are_read_ahead_in_one_go() {
+    let (mut bench, heads) = full(256, 0);
+    for go in heads.chunks(PREFETCH) {
+        for _ in go {
+            bench.next().unwrap().unwrap();
+        }
+    }
+    let mut expect = vec![bench.index_load()];
+    for (go, heads) in heads.chunks(PREFETCH).enumerate() {
+        expect.push(Op::LoadSlice(entry((go * PREFETCH) as u16), heads.len()));
+        expect.push(Op::Gather(PLACE.desc, heads.to_vec()));
+    }
+    assert_eq!(bench.memory.take_log(), expect);
+}
+
+#[test]
+fn reading_ahead_stops_at_the_end_of_the_ring() {
+    let (mut bench, heads) = full(16, 10);
+    for _ in 0..16 {
+        bench.next().unwrap().unwrap();
+    }
+    let expect = [
+        bench.index_load(),
+        Op::LoadSlice(entry(10), 6),
+        Op::Gather(PLACE.desc, heads[..6].to_vec()),
+        Op::LoadSlice(entry(0), 10),
+        Op::Gather(PLACE.desc, heads[6..].to_vec()),
+    ];
+    assert_eq!(bench.memory.take_log(), expect);
+}
+
+#[test]
+fn nothing_beyond_the_index_is_read() {
+    let mut bench = Bench::new(16);
+    for count in [1, 3] {
+        let heads: Vec<_> = (0..count).map(|_| bench.offer(&[BUF])).collect();
+        bench.memory.take_log();
+        let position = bench.ring.base();
+        for _ in 0..count {
+            bench.next().unwrap().unwrap();
+        }
+        let expect = [
+            bench.index_load(),
+            Op::LoadSlice(entry(position), count),
+            Op::Gather(PLACE.desc, heads),
+        ];
+        assert_eq!(bench.memory.take_log(), expect);
+    }
+    assert_eq!(bench.next(), Ok(None));
+    assert_eq!(bench.memory.take_log(), [bench.index_load()]);
+}
+
+#[test]
+fn the_used_index_moves_behind_its_elements() {
+    let (mut bench, heads) = full(16, 10);
+    for _ in &heads {
+        bench.next().unwrap().unwrap();
+    }
+    bench.memory.take_log();
+    let used: Vec<_> = heads
+        .iter()
+        .map(|&head| SplitRing::used_entry(head, 3))
+        .collect();
+    bench.ring.complete(&bench.memory, &used).unwrap();
+    let host: Vec<_> = heads.iter().map(|&head| [u32::from(head), 3]).collect();
+    let expect = [
+        Op::StoreUsed(element(10), host[..6].to_vec()),
+        Op::StoreUsed(element(0), host[6..].to_vec()),
+        Op::StoreRelease(PLACE.used.wrapping_add(2), 26),
+    ];
+    assert_eq!(bench.memory.take_log(), expect);
+}
+
+#[test]
+fn a_batch_within_the_ring_is_two_stores() {
+    let (mut bench, heads) = full(16, 0);
+    for go in heads.chunks(8) {
+        for _ in go {
+            bench.next().unwrap().unwrap();
+        }
+        bench.memory.take_log();
+        let used: Vec<_> = go.iter().map(|&h| SplitRing::used_entry(h, 0)).collect();
+        bench.ring.complete(&bench.memory, &used).unwrap();
+        let log = bench.memory.take_log();
+        assert!(
+            matches!(
+                log.as_slice(),
+                [Op::StoreUsed(_, stored), Op::StoreRelease(..)] if stored.len() == 8
+            ),
+            "{log:?}"
+        );
+    }
+}
+
+#[test]
+fn every_access_stays_within_the_extents() {
+    for shift in 0..16 {
+        for event_idx in [false, true] {
+            let size = 1u16 << shift;
+            let mut bench = Bench::with(Setup {
+                size,
+                index: 0xffff,
+                event_idx,
+                ..Setup::default()
+            });
+            bench.ring.start(&bench.memory).unwrap();
+            for _ in 0..2 {
+                let mut used = Vec::new();
+                while bench.driver.add(&bench.memory, &[BUF]).is_some() {}
+                bench.driver.publish(&bench.memory);
+                bench.ring.disable_kick(&bench.memory).unwrap();
+                while let Some((chain, _)) = bench.next().unwrap() {
+                    used.push(SplitRing::used_entry(chain.head, 0));
+                }
+                bench.ring.complete(&bench.memory, &used).unwrap();
+                let _ = bench.ring.needs_call(&bench.memory);
+                let _ = bench.ring.enable_kick(&bench.memory).unwrap();
+                while bench.driver.poll(&bench.memory).is_some() {}
+            }
+            let [desc, avail, used] = bench.ring.extents();
+            let [desc, avail, used] =
+                [(PLACE.desc, desc), (PLACE.avail, avail), (PLACE.used, used)]
+                    .map(|(at, len)| u128::from(at.0)..u128::from(at.0 + len));
+            // Descriptors and the driver's ring are read, the device's ring is written; of what
+            // the device wrote itself it reads the index alone, when it starts.
+            let mut touched_end = [false; 2];
+            for op in bench.memory.take_log() {
+                for range in op.ranges() {
+                    let part = match op {
+                        Op::Gather(..) => &desc,
+                        Op::Load(at) if at == PLACE.used.wrapping_add(2) => &used,
+                        _ if op.is_store() => &used,
+                        _ => &avail,
+                    };
+                    let inside = part.start <= range.start && range.end <= part.end;
+                    assert!(inside, "size {size}: {op:?}");
+                    touched_end[0] |= range.end == avail.end;
+                    touched_end[1] |= range.end == used.end;
+                }
+            }
+            assert_eq!(
+                touched_end, [true; 2],
+                "the extents are no larger than need be"
+            );
+        }
+    }
+}
