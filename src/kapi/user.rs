@@ -129,6 +129,15 @@ impl Memory for OwnerMemory {
     }
 
     #[inline]
+    fn load_descs(&self, addr: UserAddr, out: &mut [RawDesc]) -> Result<(), Unmapped> {
+        let len = size_of_val(out);
+        // SAFETY: writes `len` bytes to `out`, for which any are valid. Any user address may be
+        // given.
+        let ret = unsafe { shim::rnet_copy_from_user(out.as_mut_ptr().cast(), addr.0, len) };
+        check(ret, addr)
+    }
+
+    #[inline]
     fn load_bytes(&self, addr: UserAddr, out: &mut [u8]) -> Result<(), Unmapped> {
         // SAFETY: writes `out.len()` bytes to `out`. Any user address may be given.
         let ret = unsafe { shim::rnet_copy_from_user(out.as_mut_ptr().cast(), addr.0, out.len()) };

@@ -47,7 +47,10 @@ pub trait Memory {
         out: &mut [RawDesc],
     ) -> Result<(), Unmapped>;
 
-    /// Loads bytes. For indirect tables.
+    /// Loads `out.len()` consecutive descriptors, which may lie at any address. For indirect tables.
+    fn load_descs(&self, addr: UserAddr, out: &mut [RawDesc]) -> Result<(), Unmapped>;
+
+    /// Loads bytes. For indirect tables that regions cut.
     fn load_bytes(&self, addr: UserAddr, out: &mut [u8]) -> Result<(), Unmapped>;
 
     /// Stores `used.len()` consecutive elements of the used ring.

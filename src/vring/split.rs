@@ -7,29 +7,19 @@
 //! from `avail` on; the device owns those from `last_avail` up to `avail`, the first
 //! `prefetch.len - prefetch.next` of which it has already read.
 
-use crate::addr::{GuestAddr, UserAddr};
-use crate::desc::{Desc, RawDesc, RawUsed, DESC_F_INDIRECT, DESC_F_NEXT, DESC_F_WRITE, DESC_SIZE};
+use crate::addr::UserAddr;
+use crate::chain::{Chain, Walk, Window};
+use crate::desc::{Desc, RawDesc, RawUsed, DESC_F_NEXT, DESC_SIZE};
 use crate::fault::Fault;
 use crate::memory::Memory;
 use crate::region::Hint;
-use crate::segment::{Access, Segments, Translate};
+use crate::segment::{Segments, Translate};
 
 /// The largest ring, in descriptors (virtio 1.3, section 2.7).
 pub const MAX_RING_SIZE: u16 = 32768;
 
-/// The most segments that one chain may have, as `UIO_MAXIOV` limits the in-tree vhost.
-pub const MAX_CHAIN_SEGMENTS: usize = 1024;
-
-/// The most descriptors that one chain may have, indirect ones included.
-///
-/// More than segments, since a descriptor may be empty; bounded, since following one costs time.
-const MAX_CHAIN_DESCS: u32 = 2048;
-
 /// How many chains the ring reads ahead, at most.
 pub const PREFETCH: usize = 64;
-
-/// Descriptors of an indirect table read at once.
-const INDIRECT_WINDOW: usize = 16;
 
 /// `VRING_USED_F_NO_NOTIFY`: the device asks for no kicks.
 const USED_F_NO_NOTIFY: u16 = 1;
@@ -52,21 +42,6 @@ pub struct RingAddrs {
     pub avail: UserAddr,
     /// The used ring (device area).
     pub used: UserAddr,
-}
-
-/// A descriptor chain that the driver made available.
-///
-/// Its segments are in the list given to [`SplitRing::next_chain`], readable ones first.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Chain {
-    /// Index of its first descriptor: the id to complete it with.
-    pub head: u16,
-    /// Number of segments that the device reads.
-    pub readable: usize,
-    /// Number of segments that the device writes.
-    pub writable: usize,
-    /// Length of all segments together, in bytes.
-    pub len: u64,
 }
 
 /// Chains read ahead of being asked for.
@@ -99,6 +74,7 @@ pub struct SplitRing {
     /// Whether the driver has been asked not to kick.
     kicks_off: bool,
     prefetch: Prefetch,
+    window: Window,
     hint: Hint,
 }
 
@@ -121,6 +97,7 @@ impl Default for SplitRing {
                 next: 0,
                 len: 0,
             },
+            window: Window::default(),
             hint: Hint::default(),
         }
     }
@@ -361,30 +338,13 @@ impl SplitRing {
         first: Desc,
         out: &mut Segments<'_>,
     ) -> Result<Chain, Fault> {
-        let mut chain = Chain {
-            head,
-            ..Chain::default()
-        };
+        let mut walk = Walk::new(memory, table, &mut self.hint, &mut self.window, out, head);
         let mut desc = first;
-        let mut left = MAX_CHAIN_DESCS;
         // More steps than the table has descriptors are a loop.
         for _ in 0..self.size {
-            left = left.checked_sub(1).ok_or(Fault::ChainTooLong)?;
-            if desc.has(DESC_F_INDIRECT) {
-                walk_indirect(
-                    memory,
-                    table,
-                    &mut self.hint,
-                    &desc,
-                    &mut left,
-                    &mut chain,
-                    out,
-                )?;
-            } else {
-                chain.append(table, &mut self.hint, &desc, out)?;
-            }
+            walk.append(&desc)?;
             if !desc.has(DESC_F_NEXT) {
-                return Ok(chain);
+                return Ok(walk.chain);
             }
             if desc.next >= self.size {
                 return Err(Fault::DescIndex {
@@ -534,134 +494,6 @@ impl SplitRing {
         self.prefetch.next = 0;
         self.prefetch.len = 0;
     }
-}
-
-impl Chain {
-    /// Appends the buffer of one descriptor.
-    #[inline]
-    fn append<T: Translate>(
-        &mut self,
-        table: &T,
-        hint: &mut Hint,
-        desc: &Desc,
-        out: &mut Segments<'_>,
-    ) -> Result<(), Fault> {
-        let writable = desc.has(DESC_F_WRITE);
-        if !writable && self.writable > 0 {
-            return Err(Fault::ReadableAfterWritable);
-        }
-        let access = if writable {
-            Access::Write
-        } else {
-            Access::Read
-        };
-        let before = out.len();
-        table.translate(hint, GuestAddr(desc.addr), desc.len, access, out)?;
-        let count = out.len().wrapping_sub(before);
-        let side = if writable {
-            &mut self.writable
-        } else {
-            &mut self.readable
-        };
-        *side = side.wrapping_add(count);
-        // No wrap: at most MAX_CHAIN_SEGMENTS lengths of 32 bits.
-        self.len = self.len.wrapping_add(u64::from(desc.len));
-        if self.readable.wrapping_add(self.writable) > MAX_CHAIN_SEGMENTS {
-            return Err(Fault::TooManySegments);
-        }
-        Ok(())
-    }
-}
-
-/// Appends the buffers of an indirect table (virtio 1.3, section 2.7.5.3), which may take up to
-/// `left` descriptors.
-fn walk_indirect<M: Memory, T: Translate>(
-    memory: &M,
-    table: &T,
-    hint: &mut Hint,
-    indirect: &Desc,
-    left: &mut u32,
-    chain: &mut Chain,
-    out: &mut Segments<'_>,
-) -> Result<(), Fault> {
-    let length = Fault::IndirectLength { len: indirect.len };
-    // CAST: a descriptor's size fits any integer.
-    if indirect.len == 0 || indirect.len & (DESC_SIZE as u32).wrapping_sub(1) != 0 {
-        return Err(length);
-    }
-    let count = indirect.len >> DESC_SIZE.trailing_zeros();
-    if count > u32::from(u16::MAX).wrapping_add(1) {
-        return Err(length);
-    }
-
-    let mut window = [RawDesc::default(); INDIRECT_WINDOW];
-    let mut window_at = 0u32;
-    let mut window_len = 0u32;
-    let mut index = 0u32;
-    // More steps than the table has descriptors are a loop.
-    for _ in 0..count {
-        *left = left.checked_sub(1).ok_or(Fault::ChainTooLong)?;
-        if index.wrapping_sub(window_at) >= window_len {
-            // CAST: the window is small. No wrap: index < count.
-            window_len = count.wrapping_sub(index).min(INDIRECT_WINDOW as u32);
-            window_at = index;
-            // No wrap: index < 2^16.
-            let offset = u64::from(index).wrapping_mul(DESC_SIZE);
-            let bytes = window_len.wrapping_mul(DESC_SIZE as u32);
-            let at = indirect.addr.checked_add(offset);
-            let at = at.ok_or(Fault::OutsideMemory {
-                addr: indirect.addr,
-                len: u64::from(bytes),
-            })?;
-            read_window(memory, table, hint, GuestAddr(at), bytes, &mut window)?;
-        }
-        // CAST: within the window.
-        let slot = index.wrapping_sub(window_at) as usize;
-        let desc = Desc::from_raw(window.get(slot).copied().unwrap_or_default());
-        if desc.has(DESC_F_INDIRECT) {
-            return Err(Fault::NestedIndirect);
-        }
-        chain.append(table, hint, &desc, out)?;
-        if !desc.has(DESC_F_NEXT) {
-            return Ok(());
-        }
-        index = u32::from(desc.next);
-        if index >= count {
-            return Err(Fault::DescIndex { index, size: count });
-        }
-    }
-    Err(Fault::ChainTooLong)
-}
-
-/// Reads `bytes` bytes of an indirect table, which may cross regions anywhere.
-fn read_window<M: Memory, T: Translate>(
-    memory: &M,
-    table: &T,
-    hint: &mut Hint,
-    addr: GuestAddr,
-    bytes: u32,
-    window: &mut [RawDesc; INDIRECT_WINDOW],
-) -> Result<(), Fault> {
-    let mut storage = [crate::Segment::default(); INDIRECT_WINDOW];
-    let mut segments = Segments::new(&mut storage);
-    table.translate(hint, addr, bytes, Access::Read, &mut segments)?;
-    // CAST: constants that fit.
-    let mut buffer = [0u8; INDIRECT_WINDOW * DESC_SIZE as usize];
-    let mut rest = &mut buffer[..];
-    for segment in segments.as_slice() {
-        let len = usize::try_from(segment.len).unwrap_or(usize::MAX);
-        let (now, later) = rest
-            .split_at_mut_checked(len)
-            .ok_or(Fault::TooManySegments)?;
-        memory.load_bytes(segment.addr, now)?;
-        rest = later;
-    }
-    for (slot, desc) in window.iter_mut().zip(buffer.chunks_exact(16)) {
-        let (addr, rest) = desc.split_first_chunk::<8>().unwrap_or((&[0; 8], &[]));
-        let rest = rest.first_chunk::<8>().unwrap_or(&[0; 8]);
-        *slot = [u64::from_ne_bytes(*addr), u64::from_ne_bytes(*rest)];
-    }
-    Ok(())
 }
 
 /// Offset of an entry in the available or the used ring; of the event field behind the last one,

@@ -36,6 +36,7 @@
 )]
 
 mod addr;
+mod chain;
 mod desc;
 mod fault;
 mod memory;
@@ -44,9 +45,10 @@ mod segment;
 mod split;
 
 pub use addr::{GuestAddr, UserAddr};
+pub use chain::{Chain, MAX_CHAIN_SEGMENTS};
 pub use desc::{Desc, RawDesc, RawUsed, DESC_F_INDIRECT, DESC_F_NEXT, DESC_F_WRITE, DESC_SIZE};
 pub use fault::Fault;
 pub use memory::{Memory, Unmapped};
 pub use region::{Hint, InvalidRegion, MemTable, Region};
 pub use segment::{Access, Segment, Segments, Translate};
-pub use split::{Chain, RingAddrs, SplitRing, MAX_CHAIN_SEGMENTS, MAX_RING_SIZE, PREFETCH};
+pub use split::{RingAddrs, SplitRing, MAX_RING_SIZE, PREFETCH};

@@ -208,6 +208,13 @@ impl Memory for Guest {
         Ok(())
     }
 
+    fn load_descs(&self, addr: UserAddr, out: &mut [RawDesc]) -> Result<(), Unmapped> {
+        for (index, raw) in (0..).zip(out.iter_mut()) {
+            self.gather_descs(addr, &[index], std::slice::from_mut(raw))?;
+        }
+        Ok(())
+    }
+
     fn load_bytes(&self, addr: UserAddr, out: &mut [u8]) -> Result<(), Unmapped> {
         self.read(addr, out)
     }

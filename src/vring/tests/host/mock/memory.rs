@@ -276,6 +276,16 @@ impl Memory for MockMemory {
         Ok(())
     }
 
+    fn load_descs(&self, addr: UserAddr, out: &mut [RawDesc]) -> Result<(), Unmapped> {
+        self.begin(Op::LoadBytes(addr, 16 * out.len()))?;
+        let bytes = self.peek(addr.0, 16 * out.len());
+        let word = |bytes: &[u8]| u64::from_ne_bytes(bytes.try_into().expect("eight bytes"));
+        for (raw, bytes) in out.iter_mut().zip(bytes.chunks(16)) {
+            *raw = [word(&bytes[..8]), word(&bytes[8..])];
+        }
+        Ok(())
+    }
+
     fn load_bytes(&self, addr: UserAddr, out: &mut [u8]) -> Result<(), Unmapped> {
         self.begin(Op::LoadBytes(addr, out.len()))?;
         out.copy_from_slice(&self.peek(addr.0, out.len()));

@@ -1,0 +1,215 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Descriptor chains: the buffers of one request, direct or in an indirect table.
+
+use crate::addr::GuestAddr;
+use crate::desc::{Desc, RawDesc, DESC_F_INDIRECT, DESC_F_NEXT, DESC_F_WRITE, DESC_SIZE};
+use crate::fault::Fault;
+use crate::memory::Memory;
+use crate::region::Hint;
+use crate::segment::{Access, Segments, Translate};
+
+/// The most segments that one chain may have, as `UIO_MAXIOV` limits the in-tree vhost.
+pub const MAX_CHAIN_SEGMENTS: usize = 1024;
+
+/// The most descriptors that one chain may have, indirect ones included.
+///
+/// More than segments, since a descriptor may be empty; bounded, since following one costs time.
+const MAX_CHAIN_DESCS: u32 = 2048;
+
+/// The most descriptors of an indirect table: as many as `next` can name.
+const MAX_TABLE: u32 = 1 << 16;
+
+/// Descriptors of an indirect table read at once.
+const WINDOW: usize = 16;
+
+/// A descriptor chain that the driver made available.
+///
+/// Its segments are in the list given to [`SplitRing::next_chain`], readable ones first.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Chain {
+    /// Index of its first descriptor: the id to complete it with.
+    pub head: u16,
+    /// Number of segments that the device reads.
+    pub readable: usize,
+    /// Number of segments that the device writes.
+    pub writable: usize,
+    /// Length of all segments together, in bytes.
+    pub len: u64,
+}
+
+/// Descriptors of an indirect table, read ahead; memory that a ring keeps from chain to chain.
+pub(crate) type Window = [RawDesc; WINDOW];
+
+/// A chain being put together, descriptor by descriptor.
+pub(crate) struct Walk<'a, 'b, M, T> {
+    pub(crate) memory: &'a M,
+    pub(crate) table: &'a T,
+    pub(crate) hint: &'a mut Hint,
+    pub(crate) window: &'a mut Window,
+    pub(crate) out: &'a mut Segments<'b>,
+    /// What there is of the chain.
+    pub(crate) chain: Chain,
+    /// How many descriptors it may still take.
+    left: u32,
+}
+
+impl<'a, 'b, M: Memory, T: Translate> Walk<'a, 'b, M, T> {
+    /// An empty chain that starts at `head`.
+    #[inline]
+    pub(crate) fn new(
+        memory: &'a M,
+        table: &'a T,
+        hint: &'a mut Hint,
+        window: &'a mut Window,
+        out: &'a mut Segments<'b>,
+        head: u16,
+    ) -> Self {
+        Self {
+            memory,
+            table,
+            hint,
+            window,
+            out,
+            chain: Chain {
+                head,
+                ..Chain::default()
+            },
+            left: MAX_CHAIN_DESCS,
+        }
+    }
+
+    /// Appends what a descriptor of the ring names, a buffer or a table of buffers.
+    #[inline]
+    pub(crate) fn append(&mut self, desc: &Desc) -> Result<(), Fault> {
+        if desc.has(DESC_F_INDIRECT) {
+            self.take_one()?;
+            self.append_table(desc)
+        } else {
+            self.append_buffer(desc)
+        }
+    }
+
+    #[inline]
+    fn take_one(&mut self) -> Result<(), Fault> {
+        self.left = self.left.checked_sub(1).ok_or(Fault::ChainTooLong)?;
+        Ok(())
+    }
+
+    /// Appends the buffer of one descriptor.
+    #[inline]
+    fn append_buffer(&mut self, desc: &Desc) -> Result<(), Fault> {
+        self.take_one()?;
+        let chain = &mut self.chain;
+        let writable = desc.has(DESC_F_WRITE);
+        if !writable && chain.writable > 0 {
+            return Err(Fault::ReadableAfterWritable);
+        }
+        let access = if writable {
+            Access::Write
+        } else {
+            Access::Read
+        };
+        let before = self.out.len();
+        self.table
+            .translate(self.hint, GuestAddr(desc.addr), desc.len, access, self.out)?;
+        let count = self.out.len().wrapping_sub(before);
+        let side = if writable {
+            &mut chain.writable
+        } else {
+            &mut chain.readable
+        };
+        *side = side.wrapping_add(count);
+        // No wrap: at most MAX_CHAIN_DESCS lengths of 32 bits.
+        chain.len = chain.len.wrapping_add(u64::from(desc.len));
+        if chain.readable.wrapping_add(chain.writable) > MAX_CHAIN_SEGMENTS {
+            return Err(Fault::TooManySegments);
+        }
+        Ok(())
+    }
+
+    /// Appends the buffers of an indirect table (virtio 1.3, section 2.7.5.3).
+    fn append_table(&mut self, indirect: &Desc) -> Result<(), Fault> {
+        let count = indirect.len >> DESC_SIZE.trailing_zeros();
+        // CAST: constants that fit.
+        let odd = indirect.len & (DESC_SIZE as u32).wrapping_sub(1);
+        if count == 0 || odd != 0 || count > MAX_TABLE {
+            return Err(Fault::IndirectLength { len: indirect.len });
+        }
+        // The part of the table that the window shows.
+        let mut first = 0u32;
+        let mut shown = 0u32;
+        let mut index = 0u32;
+        // More steps than the table has descriptors are a loop.
+        for _ in 0..count {
+            if index.wrapping_sub(first) >= shown {
+                first = index;
+                // CAST: the window is small. No wrap: index < count.
+                shown = count.wrapping_sub(index).min(WINDOW as u32);
+                self.read_window(indirect.addr, first, shown)?;
+            }
+            // CAST: within the window.
+            let slot = index.wrapping_sub(first) as usize;
+            let desc = Desc::from_raw(self.window.get(slot).copied().unwrap_or_default());
+            if desc.has(DESC_F_INDIRECT) {
+                return Err(Fault::NestedIndirect);
+            }
+            self.append_buffer(&desc)?;
+            if !desc.has(DESC_F_NEXT) {
+                return Ok(());
+            }
+            index = u32::from(desc.next);
+            if index >= count {
+                return Err(Fault::DescIndex { index, size: count });
+            }
+        }
+        Err(Fault::ChainTooLong)
+    }
+
+    /// Reads `count` descriptors from number `first` on of the table at guest address `table`.
+    fn read_window(&mut self, table: u64, first: u32, count: u32) -> Result<(), Fault> {
+        // No wrap: at most 2^16 descriptors.
+        let bytes = count.wrapping_mul(DESC_SIZE as u32);
+        let at = table.checked_add(u64::from(first).wrapping_mul(DESC_SIZE));
+        let at = at.ok_or(Fault::OutsideMemory {
+            addr: table,
+            len: u64::from(bytes),
+        })?;
+        let before = self.out.len();
+        let read = self.read_at(GuestAddr(at), bytes, before);
+        self.out.truncate(before);
+        read
+    }
+
+    /// Reads `bytes` bytes into the window; the list of segments serves as scratch memory behind
+    /// its first `before`.
+    fn read_at(&mut self, at: GuestAddr, bytes: u32, before: usize) -> Result<(), Fault> {
+        self.table
+            .translate(self.hint, at, bytes, Access::Read, self.out)?;
+        // CAST: `bytes` is that of at most a window.
+        let count = (bytes >> DESC_SIZE.trailing_zeros()) as usize;
+        let window = self.window.get_mut(..count).unwrap_or_default();
+        let pieces = self.out.from(before);
+        if let [whole] = pieces {
+            self.memory.load_descs(whole.addr, window)?;
+            return Ok(());
+        }
+        // Cut by regions, perhaps within a descriptor.
+        let mut buffer = [0u8; WINDOW * DESC_SIZE as usize];
+        let mut rest = &mut buffer[..];
+        for piece in pieces {
+            let len = usize::try_from(piece.len).unwrap_or(usize::MAX);
+            let (now, later) = rest
+                .split_at_mut_checked(len)
+                .ok_or(Fault::TooManySegments)?;
+            self.memory.load_bytes(piece.addr, now)?;
+            rest = later;
+        }
+        for (slot, desc) in window.iter_mut().zip(buffer.chunks_exact(16)) {
+            let (addr, rest) = desc.split_first_chunk::<8>().unwrap_or((&[0; 8], &[]));
+            let rest = rest.first_chunk::<8>().unwrap_or(&[0; 8]);
+            *slot = [u64::from_ne_bytes(*addr), u64::from_ne_bytes(*rest)];
+        }
+        Ok(())
+    }
+}
