@@ -2,6 +2,7 @@
 
 //! The worker: the thread of the owner that runs the queues.
 
+use kernel::current;
 use kernel::sync::atomic::{ordering::Full, ordering::Relaxed, AtomicFlag};
 use kernel::sync::Arc;
 
@@ -93,6 +94,8 @@ impl Work for Device {
                 Ok(Next::Again) => {
                     queue.pending.set();
                 }
+                // With the owner goes its memory, which is not the guest's fault.
+                Err(_) if current!().signal_pending() => {}
                 Err(fault) => {
                     queue.stats.fault(fault);
                     vq.report(fault, direction);
