@@ -174,6 +174,7 @@ impl Round<'_> {
         let received = self.backend.socket.recv(packet, segments, len, vhost);
         let written = match received {
             Ok(received) if received.len == want => received.left == 0,
+            Err(e) if e == EFAULT => false,
             // Refused by the tap, or taken by someone else who reads from it: go on.
             _ => {
                 self.stats.dropped.add(1);
@@ -182,7 +183,7 @@ impl Round<'_> {
             }
         };
         if !written {
-            // The tap does not tell, but what it could not write is still to be written.
+            // Of a payload that it could not write the tap does not tell: the rest is left over.
             self.undo(chains);
             let first = segments.first().map_or(UserAddr(0), |segment| segment.addr);
             return Err(Fault::Unmapped(Unmapped(first)));
