@@ -282,7 +282,7 @@ impl Owner {
             new.arm()?;
             Some(new)
         };
-        let old = core::mem::replace(&mut vq.backend, new);
+        let old = vq.set_backend(new);
         drop(vq);
         drop(old);
         Ok(())

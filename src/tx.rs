@@ -13,7 +13,7 @@ use vring::{Chain, Fault, Segment, Segments, SplitRing, Unmapped, UserAddr};
 
 use crate::backend::Backend;
 use crate::features::Header;
-use crate::kapi::{EventFd, Frame, Frames, OwnerMemory};
+use crate::kapi::{EventFd, Frames, OwnerMemory};
 use crate::memory::Table;
 use crate::stats::Stats;
 use crate::virtqueue::{
@@ -21,9 +21,7 @@ use crate::virtqueue::{
 };
 
 /// Room for XDP to grow a packet, in bytes (`XDP_PACKET_HEADROOM`).
-const XDP_HEADROOM: usize = 256;
-/// The largest buffer of a frame in bytes: a 64 KiB packet with headers and overhead.
-const MAX_FRAME: usize = 128 << 10;
+const XDP_HEADROOM: u32 = 256;
 /// The longest packet that is worth another try when the backend has no memory for it, in bytes.
 const MAX_RETRY: usize = 68 << 10;
 
@@ -67,7 +65,7 @@ pub(crate) fn run(vq: &mut Virtqueue, stats: &Stats) -> Result<Next, Fault> {
             (false, _) => 0,
             // An XDP program sees frames of up to a page.
             (true, true) => PAGE_SIZE,
-            (true, false) => MAX_FRAME,
+            (true, false) => Frames::MAX_SIZE,
         },
         backend,
         call: call.as_ref(),
@@ -93,7 +91,7 @@ struct Round<'a> {
     stats: &'a Stats,
     used: &'a mut UsedBatch,
     frames: &'a mut Frames,
-    headroom: usize,
+    headroom: u32,
     max_frame: usize,
     packets: usize,
     bytes: usize,
@@ -160,11 +158,13 @@ impl Round<'_> {
         if frame_len == 0 || frame_len < sock {
             return Err(Fault::ShortHeader { len: chain.len });
         }
-        if let Some(frame) = self
-            .frames
-            .reserve(frame_len, sock, self.headroom, self.max_frame)
+        if let Some(mut frame) =
+            self.frames
+                .fill(segments, len, vhost, sock, self.headroom, self.max_frame)?
         {
-            if !fill(frame, segments, vhost, sock)? {
+            if sock == 0 || fix_header(frame.bytes()) {
+                frame.keep();
+            } else {
                 self.stats.dropped.add(1);
             }
             return Ok(Sent::Done);
@@ -209,26 +209,6 @@ impl Drop for Round<'_> {
         self.stats.rounds.add(1);
         self.stats.bytes.add(self.bytes);
     }
-}
-
-/// Copies a packet into its frame; `false` if its header makes no sense and it has to be dropped.
-///
-/// # Errors
-///
-/// [`Fault::Unmapped`].
-#[inline]
-fn fill(
-    mut frame: Frame<'_>,
-    segments: &[Segment],
-    skip: usize,
-    header: usize,
-) -> Result<bool, Fault> {
-    let bytes = frame.fill(segments, skip)?;
-    if header != 0 && !fix_header(bytes) {
-        return Ok(false);
-    }
-    frame.commit();
-    Ok(true)
 }
 
 /// Makes `hdr_len` cover the checksum field, which the network stack requires to lie in it.

@@ -144,6 +144,14 @@ impl Virtqueue {
             && kapi::access_ok(addrs.used, used)
     }
 
+    /// Replaces the backend; gives the old one, to be dropped without the queue's mutex.
+    pub(crate) fn set_backend(&mut self, new: Option<Backend>) -> Option<Backend> {
+        if new.is_none() {
+            self.scratch.frames.release();
+        }
+        core::mem::replace(&mut self.backend, new)
+    }
+
     /// Tells the owner, and the kernel log, why the guest stopped the queue.
     ///
     /// The queue stays as it is until the guest kicks again or the owner sets a backend, which is
@@ -169,7 +177,7 @@ impl Virtqueue {
         self.header = Header::default();
         self.table = None;
         Detached {
-            _backend: self.backend.take(),
+            _backend: self.set_backend(None),
             _kick: self.kick.take(),
             _call: self.call.take(),
             _error: self.error.take(),

@@ -10,20 +10,28 @@ use kernel::error::to_result;
 use kernel::prelude::*;
 use vring::{Segment, Unmapped, UserAddr};
 
+use super::pages::{Buffer, Pool};
 use super::shim;
 use super::socket::Socket;
 
 /// The most frames that are sent at once; `RNET_FRAMES` in `src/shim/helpers.h`.
 pub(crate) const FRAMES: usize = 64;
 
+/// Frames of up to 32 KiB with overhead, several to a page.
+type Small = Pool<3, 32>;
+/// Frames of up to 128 KiB with overhead, one to a page.
+type Large = Pool<5, 16>;
+
 /// Frames to be sent, at most [`FRAMES`].
 ///
 /// # Invariants
 ///
-/// `raw` is valid, and only reached through this. `count` frames are committed and owned.
+/// `raw` is valid, and only reached through this. `count` frames are in it and owned.
 pub(crate) struct Frames {
     raw: NonNull<shim::CFrames>,
     count: usize,
+    small: Small,
+    large: Large,
 }
 
 // SAFETY: owns all that it points to.
@@ -31,14 +39,21 @@ unsafe impl Send for Frames {}
 // SAFETY: a shared reference gives access to the count only.
 unsafe impl Sync for Frames {}
 
-/// Room for one more frame; dropping it gives the memory back.
+/// A frame that has been filled, to be kept or not; dropping it does not keep it.
 pub(crate) struct Frame<'a> {
     frames: &'a mut Frames,
-    bytes: NonNull<u8>,
-    len: usize,
+    /// `Some` until it is kept.
+    buffer: Option<Buffer>,
+    size: u32,
+    pad: u32,
+    header: u32,
+    len: u32,
 }
 
 impl Frames {
+    /// The largest buffer of a frame, overhead included, in bytes.
+    pub(crate) const MAX_SIZE: usize = Large::MAX;
+
     /// An empty list.
     ///
     /// # Errors
@@ -48,7 +63,12 @@ impl Frames {
         // SAFETY: no requirements.
         let raw = NonNull::new(unsafe { shim::rnet_frames_new() }).ok_or(ENOMEM)?;
         // INVARIANT: fresh and empty.
-        Ok(Self { raw, count: 0 })
+        Ok(Self {
+            raw,
+            count: 0,
+            small: Pool::new(),
+            large: Pool::new(),
+        })
     }
 
     /// Number of frames.
@@ -57,33 +77,63 @@ impl Frames {
         self.count
     }
 
-    /// Reserves a buffer for a frame of `len` bytes, the first `header` of which are a virtio-net
-    /// header, with `headroom` bytes before it for XDP.
+    /// Makes a frame of the segments, of `len` bytes together, without their first `skip` bytes.
     ///
-    /// `None` if the buffer, overhead included, would be larger than `max` bytes, or there is no
-    /// memory, or the list is full.
+    /// The first `header` bytes of what remains are a virtio-net header; `headroom` is left before
+    /// it for XDP. `Ok(None)` if the buffer, overhead included, would be larger than `max` bytes, or
+    /// there is no memory, or the list is full.
+    ///
+    /// # Errors
+    ///
+    /// [`Unmapped`] when not all could be read.
     #[inline]
-    pub(crate) fn reserve(
+    pub(crate) fn fill(
         &mut self,
+        segments: &[Segment],
         len: usize,
+        skip: usize,
         header: usize,
-        headroom: usize,
+        headroom: u32,
         max: usize,
-    ) -> Option<Frame<'_>> {
-        // The sum of lengths and overhead has to fit C's `unsigned int` many times over.
-        if self.count >= FRAMES || len > max || header > len || max > 1 << 20 || headroom > 1 << 10
-        {
-            return None;
+    ) -> Result<Option<Frame<'_>>, Unmapped> {
+        let Some(total) = len.checked_sub(skip).filter(|total| *total <= max) else {
+            return Ok(None);
+        };
+        let (Some(payload), true) = (total.checked_sub(header), self.count < FRAMES) else {
+            return Ok(None);
+        };
+        // CAST: both are at most `max`, which is bounded below; the sums fit as well.
+        let (header, payload) = (header as u32, payload as u32);
+        if max > Self::MAX_SIZE {
+            return Ok(None);
         }
-        // SAFETY: `raw` is valid, and the lengths are within what C computes with.
-        let bytes =
-            unsafe { shim::rnet_frames_reserve(self.raw.as_ptr(), len, header, headroom, max) };
-        let bytes = NonNull::new(bytes.cast())?;
-        Some(Frame {
+        // SAFETY: only computes.
+        let pad = unsafe { shim::rnet_frame_pad(headroom.wrapping_add(header)) };
+        // SAFETY: only computes.
+        let size = unsafe { shim::rnet_frame_size(pad.wrapping_add(payload)) };
+        // CAST: `u32` fits `usize`.
+        let bytes = size as usize;
+        if bytes > max {
+            return Ok(None);
+        }
+        let buffer = if bytes <= Small::MAX {
+            self.small.take(bytes)
+        } else {
+            self.large.take(bytes)
+        };
+        let Some(buffer) = buffer else {
+            return Ok(None);
+        };
+        let mut frame = Frame {
             frames: self,
-            bytes,
-            len,
-        })
+            buffer: Some(buffer),
+            size,
+            pad,
+            header,
+            len: payload,
+        };
+        frame.copy(segments, skip)?;
+        Ok(Some(frame))
     }
 
     /// Sends all frames; the list is empty afterwards.
@@ -108,6 +158,12 @@ impl Frames {
         // SAFETY: `raw` is valid, and the socket knows the message.
         to_result(unsafe { shim::rnet_frames_send(self.raw.as_ptr(), socket.as_ptr()) }.min(0))
     }
+
+    /// Gives back memory kept for frames to come.
+    pub(crate) fn release(&mut self) {
+        self.small.clear();
+        self.large.clear();
+    }
 }
 
 impl Drop for Frames {
@@ -118,52 +174,79 @@ impl Drop for Frames {
 }
 
 impl Frame<'_> {
-    /// Copies the segments, without their first `skip` bytes, into the frame and gives its bytes,
-    /// header first.
-    ///
-    /// # Errors
-    ///
-    /// [`Unmapped`] when not all could be read, or what there is to copy is not exactly as long as
-    /// the frame.
+    /// The header and the payload begin here.
+    fn content(buffer: &Buffer, pad: u32, header: u32) -> NonNull<u8> {
+        // SAFETY: the header lies within the padding, which lies within the buffer.
+        unsafe { buffer.start.add(pad.wrapping_sub(header) as usize) }
+    }
+
     #[inline]
-    pub(crate) fn fill(
-        &mut self,
-        segments: &[Segment],
-        skip: usize,
-    ) -> Result<&mut [u8], Unmapped> {
-        // SAFETY: C reserved `len` bytes for this frame and is told so. Any user address may be
-        // given.
+    fn copy(&mut self, segments: &[Segment], skip: usize) -> Result<(), Unmapped> {
+        let Some(buffer) = &self.buffer else {
+            return Ok(());
+        };
+        let room = self.header.wrapping_add(self.len) as usize;
+        // SAFETY: the buffer has `room` bytes from there on, and C is told so. Any user address may
+        // be given.
         let ret = unsafe {
             shim::rnet_copy_from_segments(
-                self.bytes.as_ptr().cast(),
-                self.len,
+                Self::content(buffer, self.pad, self.header).as_ptr().cast(),
+                room,
                 segments.as_ptr(),
                 segments.len(),
                 skip,
             )
         };
-        if ret != 0 {
-            return Err(Unmapped(
-                segments.first().map_or(UserAddr(0), |first| first.addr),
-            ));
+        if ret == 0 {
+            return Ok(());
         }
-        // SAFETY: all `len` bytes have just been written, and nobody else has the pointer.
-        Ok(unsafe { core::slice::from_raw_parts_mut(self.bytes.as_ptr(), self.len) })
+        let first = segments.first().map_or(UserAddr(0), |first| first.addr);
+        Err(Unmapped(first))
+    }
+
+    /// The frame's bytes, header first.
+    #[inline]
+    pub(crate) fn bytes(&mut self) -> &mut [u8] {
+        let Some(buffer) = &self.buffer else {
+            return &mut [];
+        };
+        let len = self.header.wrapping_add(self.len) as usize;
+        let start = Self::content(buffer, self.pad, self.header);
+        // SAFETY: all of them have been written by `copy`, without which there is no frame, and
+        // nobody else has the buffer.
+        unsafe { core::slice::from_raw_parts_mut(start.as_ptr(), len) }
     }
 
     /// Adds the frame to the list.
     #[inline]
-    pub(crate) fn commit(self) {
-        // SAFETY: the frame was reserved last, and `reserve` saw that there is room.
-        unsafe { shim::rnet_frames_commit(self.frames.raw.as_ptr()) };
+    pub(crate) fn keep(mut self) {
+        let Some(buffer) = self.buffer.take() else {
+            return;
+        };
+        // SAFETY: `fill` saw that there is room; the list takes over the buffer's reference.
+        unsafe {
+            shim::rnet_frames_add(
+                self.frames.raw.as_ptr(),
+                buffer.start.as_ptr().cast(),
+                self.size,
+                self.pad,
+                self.header,
+                self.len,
+            )
+        };
         self.frames.count = self.frames.count.wrapping_add(1);
-        core::mem::forget(self);
     }
 }
 
 impl Drop for Frame<'_> {
+    #[inline]
     fn drop(&mut self) {
-        // SAFETY: the frame was reserved last and has not been committed.
-        unsafe { shim::rnet_frames_cancel(self.frames.raw.as_ptr()) };
+        if let Some(buffer) = self.buffer.take() {
+            if self.size as usize <= Small::MAX {
+                self.frames.small.untake(buffer);
+            } else {
+                self.frames.large.untake(buffer);
+            }
+        }
     }
 }

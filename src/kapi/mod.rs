@@ -9,6 +9,7 @@
 
 mod eventfd;
 mod frames;
+mod pages;
 mod poller;
 mod ring;
 mod shim;
@@ -17,7 +18,7 @@ mod user;
 mod vhost_task;
 
 pub(crate) use eventfd::{kick_file, EventFd};
-pub(crate) use frames::{Frame, Frames, FRAMES};
+pub(crate) use frames::{Frames, FRAMES};
 pub(crate) use poller::{Poller, Wake, POLLIN, POLLOUT};
 pub(crate) use socket::Socket;
 pub(crate) use user::{access_ok, clear_user, OwnerMemory};

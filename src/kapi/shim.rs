@@ -4,7 +4,7 @@
 //! bindings do not cover.
 
 use kernel::bindings;
-use kernel::ffi::{c_char, c_int, c_void};
+use kernel::ffi::{c_char, c_int, c_uint, c_void};
 use vring::{RawDesc, RawUsed, Segment};
 
 /// `struct vhost_task`, opaque (`include/linux/sched/vhost_task.h`).
@@ -97,18 +97,24 @@ unsafe extern "C" {
     pub(super) fn rnet_ring_unconsume(ring: *mut CPtrRing, packets: *mut *mut c_void, n: usize);
     pub(super) fn rnet_packet_len(packet: *mut c_void) -> usize;
 
+    pub(super) fn rnet_pages_alloc(order: c_uint, refs: c_int) -> *mut c_void;
+    pub(super) fn rnet_pages_refs(pages: *mut c_void) -> c_int;
+    pub(super) fn rnet_pages_get(pages: *mut c_void, refs: c_int);
+    pub(super) fn rnet_pages_put(pages: *mut c_void, refs: c_int);
+
     pub(super) fn rnet_frames_new() -> *mut CFrames;
-    pub(super) fn rnet_frames_free(frames: *mut CFrames);
-    pub(super) fn rnet_frames_reserve(
-        frames: *mut CFrames,
-        len: usize,
-        header: usize,
-        headroom: usize,
-        max: usize,
-    ) -> *mut c_void;
-    pub(super) fn rnet_frames_commit(frames: *mut CFrames);
-    pub(super) fn rnet_frames_cancel(frames: *mut CFrames);
     pub(super) fn rnet_frames_clear(frames: *mut CFrames);
+    pub(super) fn rnet_frames_free(frames: *mut CFrames);
+    pub(super) fn rnet_frame_pad(headroom: c_uint) -> c_uint;
+    pub(super) fn rnet_frame_size(len: c_uint) -> c_uint;
+    pub(super) fn rnet_frames_add(
+        frames: *mut CFrames,
+        buf: *mut c_void,
+        size: c_uint,
+        pad: c_uint,
+        header: c_uint,
+        len: c_uint,
+    );
     pub(super) fn rnet_frames_send(frames: *mut CFrames, sock: *mut bindings::socket) -> c_int;
 
     // drivers/net/tun.c, drivers/net/tap.c

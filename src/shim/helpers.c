@@ -8,8 +8,10 @@
 #include <linux/gfp.h>
 #include <linux/if_tun.h>
 #include <linux/if_vlan.h>
+#include <linux/mm.h>
 #include <linux/net.h>
 #include <linux/page_frag_cache.h>
+#include <linux/page_ref.h>
 #include <linux/poll.h>
 #include <linux/ptr_ring.h>
 #include <linux/ratelimit.h>
@@ -254,27 +256,44 @@ size_t rnet_packet_len(void *packet)
 	return __skb_array_len_with_tag(packet);
 }
 
+/* Pages that buffers are cut from: compound, so that any part of one keeps all of it */
+
+void *rnet_pages_alloc(unsigned int order, int refs)
+{
+	struct page *page = alloc_pages(GFP_KERNEL | __GFP_COMP | __GFP_NOWARN | __GFP_NORETRY |
+					__GFP_NOMEMALLOC, order);
+
+	if (!page)
+		return NULL;
+	page_ref_add(page, refs - 1);
+	return page_address(page);
+}
+
+int rnet_pages_refs(void *pages)
+{
+	return page_ref_count(virt_to_page(pages));
+}
+
+void rnet_pages_get(void *pages, int refs)
+{
+	page_ref_add(virt_to_page(pages), refs);
+}
+
+void rnet_pages_put(void *pages, int refs)
+{
+	__page_frag_cache_drain(virt_to_page(pages), refs);
+}
+
 /* Frames for tun's and tap's XDP-buffer interface (struct tun_msg_ctl, TUN_MSG_PTR) */
 
 struct rnet_frames {
 	unsigned int count;
-	/* The frame reserved last: buffer, its size, room before the payload, header and length. */
-	void *buf;
-	unsigned int size;
-	unsigned int pad;
-	unsigned int header;
-	unsigned int len;
-	struct page_frag_cache cache;
 	struct xdp_buff xdp[RNET_FRAMES];
 };
 
 struct rnet_frames *rnet_frames_new(void)
 {
-	struct rnet_frames *frames = kzalloc(sizeof(*frames), GFP_KERNEL);
-
-	if (frames)
-		page_frag_cache_init(&frames->cache);
-	return frames;
+	return kzalloc(sizeof(struct rnet_frames), GFP_KERNEL);
 }
 
 void rnet_frames_clear(struct rnet_frames *frames)
@@ -286,55 +305,32 @@ void rnet_frames_clear(struct rnet_frames *frames)
 void rnet_frames_free(struct rnet_frames *frames)
 {
 	rnet_frames_clear(frames);
-	page_frag_cache_drain(&frames->cache);
 	kfree(frames);
 }
 
-void *rnet_frames_reserve(struct rnet_frames *frames, size_t len, size_t header, size_t headroom,
-			  size_t max)
+/* Room before the payload of a frame, and the size of a buffer with that and its overhead. */
+unsigned int rnet_frame_pad(unsigned int headroom)
 {
-	unsigned int pad = SKB_DATA_ALIGN(NET_IP_ALIGN + NET_SKB_PAD + headroom + header);
-	unsigned int size = SKB_DATA_ALIGN(len + pad) +
-			    SKB_DATA_ALIGN(sizeof(struct skb_shared_info));
-	struct page *page;
-
-	if (size > max)
-		return NULL;
-	if (size <= PAGE_FRAG_CACHE_MAX_SIZE) {
-		frames->buf = page_frag_alloc_align(&frames->cache, size, GFP_KERNEL,
-						    SMP_CACHE_BYTES);
-	} else {
-		/* The receiver frees by head page, whatever the order. A fallback exists. */
-		page = alloc_pages(GFP_KERNEL | __GFP_COMP | __GFP_NOWARN | __GFP_NORETRY,
-				   get_order(size));
-		frames->buf = page ? page_address(page) : NULL;
-	}
-	if (!frames->buf)
-		return NULL;
-	frames->size = size;
-	frames->pad = pad;
-	frames->header = header;
-	frames->len = len;
-	return frames->buf + pad - header;
+	return SKB_DATA_ALIGN(NET_IP_ALIGN + NET_SKB_PAD + headroom);
 }
 
-void rnet_frames_commit(struct rnet_frames *frames)
+unsigned int rnet_frame_size(unsigned int len)
+{
+	return SKB_DATA_ALIGN(len) + SKB_DATA_ALIGN(sizeof(struct skb_shared_info));
+}
+
+void rnet_frames_add(struct rnet_frames *frames, void *buf, unsigned int size, unsigned int pad,
+		     unsigned int header, unsigned int len)
 {
 	struct xdp_buff *xdp = &frames->xdp[frames->count++];
-	void *buf = frames->buf;
 
 	/* The receiver looks for the header at the start of the buffer. */
-	if (frames->header)
-		memcpy(buf, buf + frames->pad - frames->header, frames->header);
+	if (header)
+		memcpy(buf, buf + pad - header, header);
 	else
-		memset(buf, 0, frames->pad);
-	xdp_init_buff(xdp, frames->size, NULL);
-	xdp_prepare_buff(xdp, buf, frames->pad, frames->len - frames->header, true);
-}
-
-void rnet_frames_cancel(struct rnet_frames *frames)
-{
-	page_frag_free(frames->buf);
+		memset(buf, 0, pad);
+	xdp_init_buff(xdp, size, NULL);
+	xdp_prepare_buff(xdp, buf, pad, len, true);
 }
 
 int rnet_frames_send(struct rnet_frames *frames, struct socket *sock)

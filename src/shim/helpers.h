@@ -42,13 +42,18 @@ size_t rnet_ring_consume(struct ptr_ring *ring, struct file *file, void **packet
 void rnet_ring_unconsume(struct ptr_ring *ring, void **packets, size_t n);
 size_t rnet_packet_len(void *packet);
 
+void *rnet_pages_alloc(unsigned int order, int refs);
+int rnet_pages_refs(void *pages);
+void rnet_pages_get(void *pages, int refs);
+void rnet_pages_put(void *pages, int refs);
+
 struct rnet_frames *rnet_frames_new(void);
-void rnet_frames_free(struct rnet_frames *frames);
-void *rnet_frames_reserve(struct rnet_frames *frames, size_t len, size_t header, size_t headroom,
-			  size_t max);
-void rnet_frames_commit(struct rnet_frames *frames);
-void rnet_frames_cancel(struct rnet_frames *frames);
 void rnet_frames_clear(struct rnet_frames *frames);
+void rnet_frames_free(struct rnet_frames *frames);
+unsigned int rnet_frame_pad(unsigned int headroom);
+unsigned int rnet_frame_size(unsigned int len);
+void rnet_frames_add(struct rnet_frames *frames, void *buf, unsigned int size, unsigned int pad,
+		     unsigned int header, unsigned int len);
 int rnet_frames_send(struct rnet_frames *frames, struct socket *sock);
 
 #endif
