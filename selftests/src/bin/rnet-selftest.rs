@@ -1,0 +1,100 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Tests of a vhost-net device, reported in KTAP; to be run as root in a throw-away machine.
+
+use anyhow::{Context as _, Result, bail};
+use clap::Parser;
+use selftests::cases::{self, Context, Kind};
+use selftests::{runner, sys, tap};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// Tests a vhost-net device from the driver's side.
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Options {
+    /// The device node.
+    #[arg(long, default_value = "/dev/vhost-rnet")]
+    device: PathBuf,
+    /// Which driver that is (`c` or `rnet`), where the name of the node does not tell.
+    #[arg(long)]
+    kind: Option<Kind>,
+    /// Seed of all frame content.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Lists the cases and ends.
+    #[arg(long)]
+    list: bool,
+    /// Runs only cases whose name contains one of these.
+    filter: Vec<String>,
+    /// Runs one case in this process.
+    #[arg(long, hide = true)]
+    case: Option<String>,
+    /// Plays a part in a case.
+    #[arg(long, hide = true)]
+    role: Option<String>,
+    /// A number for the part.
+    #[arg(long, hide = true, default_value_t = 0)]
+    argument: u64,
+}
+
+fn find<T: Copy>(all: Vec<T>, name: &str, of: fn(&T) -> &'static str) -> Result<T> {
+    let found = all.into_iter().find(|one| of(one) == name);
+    found.with_context(|| format!("there is no `{name}`"))
+}
+
+fn run(options: Options) -> Result<ExitCode> {
+    let node = options.device.file_name().and_then(|name| name.to_str());
+    let guess = if node == Some("vhost-net") {
+        Kind::C
+    } else {
+        Kind::Rnet
+    };
+    let context = Context {
+        device: options.device,
+        kind: options.kind.unwrap_or(guess),
+        seed: options.seed,
+        argument: options.argument,
+    };
+    if let Some(name) = options.role {
+        let role = find(cases::roles(), &name, |role| role.name)?;
+        sys::process::die_with_parent()?;
+        return Ok(runner::run_here(role.run, &context));
+    }
+    if let Some(name) = options.case {
+        let case = find(cases::all(), &name, |case| case.name)?;
+        tap::private_network()?;
+        return Ok(runner::run_here(case.run, &context));
+    }
+    let mut chosen = cases::all();
+    if !options.filter.is_empty() {
+        chosen.retain(|case| {
+            options
+                .filter
+                .iter()
+                .any(|part| case.name.contains(part.as_str()))
+        });
+    }
+    if chosen.is_empty() {
+        bail!("no case has such a name");
+    }
+    if options.list {
+        for case in chosen {
+            println!("{}", case.name);
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
+    let passed = runner::run_all(&chosen, &context, &mut std::io::stdout().lock())?;
+    Ok(if passed {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+fn main() -> ExitCode {
+    run(Options::parse()).unwrap_or_else(|error| {
+        println!("{error:#}");
+        ExitCode::FAILURE
+    })
+}

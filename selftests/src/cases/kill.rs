@@ -1,0 +1,157 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Owners that are killed at any moment.
+
+use super::{Case, Context, Role, case, check, role};
+use crate::device::{NetDevice, Setup};
+use crate::runner;
+use crate::traffic::{self, Flow, Plan, RxFlow, TxFlow};
+use crate::uapi::feature;
+use crate::vhost::{RX, TX};
+use crate::wait::Deadline;
+use anyhow::{Context as _, Result, bail};
+use std::io::{Read, Write};
+use std::process::{Child, Stdio};
+use std::time::Duration;
+
+pub(super) const CASES: &[Case] = &[
+    case("kill.under_traffic", 120, under_traffic),
+    case("kill.before_kick", 120, before_kick),
+    case("kill.shared_device", 120, shared),
+];
+
+pub(super) const ROLES: &[Role] = &[
+    role("endless-traffic", endless_traffic),
+    role("idle-owner", idle_owner),
+    role("adopt-and-die", adopt),
+];
+
+fn say_ready() -> Result<()> {
+    let mut out = std::io::stdout();
+    out.write_all(b"!")
+        .and_then(|()| out.flush())
+        .context("tell the parent")
+}
+
+/// Moves frames both ways until killed.
+fn endless_traffic(ctx: &Context) -> Result<()> {
+    let setup = Setup::new(feature::VERSION_1 | feature::EVENT_IDX);
+    let mut device = NetDevice::start(&ctx.device, setup)?;
+    let plan = Plan {
+        window: 200,
+        ..Plan::new(ctx.seed, u64::MAX, |n| 60 + (n % 1400) as usize)
+    };
+    let (mut tx, mut rx) = (TxFlow::new(plan), RxFlow::new(plan));
+    let mut told = false;
+    loop {
+        let moved = tx.pump(&mut device)? | rx.pump(&mut device)?;
+        if !told && tx.seen > 0 && rx.seen > 0 {
+            told = true;
+            say_ready()?;
+        }
+        if !moved && !traffic::wait_activity(&mut device, crate::wait::PATIENCE)? {
+            bail!("nothing moves");
+        }
+    }
+}
+
+/// Sets everything up, never kicks, and waits to be killed.
+fn idle_owner(ctx: &Context) -> Result<()> {
+    let mut device = NetDevice::start(&ctx.device, Setup::new(feature::VERSION_1))?;
+    device.rx_fill()?;
+    let _ = device.rx.ring.publish();
+    device.tx_post(crate::uapi::NetHeader::default(), &[0; 64])?;
+    let _ = device.tx.ring.publish();
+    say_ready()?;
+    loop {
+        std::thread::park();
+    }
+}
+
+/// Becomes the owner of an inherited device, and waits to be killed while the parent has it open.
+fn adopt(_ctx: &Context) -> Result<()> {
+    use std::os::fd::AsFd;
+    let fd = std::io::stdin().as_fd().try_clone_to_owned()?;
+    let vhost = crate::vhost::Vhost::from_fd(fd);
+    vhost.set_owner().context("SET_OWNER")?;
+    vhost.set_num(RX, 64)?;
+    vhost.set_base(TX, 5)?;
+    say_ready()?;
+    loop {
+        std::thread::park();
+    }
+}
+
+/// Starts a role and waits until it says that it is ready.
+fn start(ctx: &Context, name: &str, stdin: Stdio) -> Result<Child> {
+    let mut command = runner::again(ctx, "--role", name)?;
+    let mut child = command
+        .stdout(Stdio::piped())
+        .stdin(stdin)
+        .spawn()
+        .context("start a role")?;
+    let mut stdout = child.stdout.take().context("its output")?;
+    let answered = Deadline::patient().readable(&[&stdout])?;
+    let mut byte = [0];
+    let got = if answered { stdout.read(&mut byte)? } else { 0 };
+    if got != 1 || byte != *b"!" {
+        let _ = child.kill();
+        let mut rest = String::from_utf8_lossy(&byte).into_owned();
+        let _ = stdout.read_to_string(&mut rest);
+        let status = child.wait()?;
+        bail!("{name} did not get ready ({status}): {rest}");
+    }
+    child.stdout = Some(stdout);
+    Ok(child)
+}
+
+/// Kills with a signal that cannot be caught, and waits for the end.
+fn kill(mut child: Child, after: Duration) -> Result<()> {
+    // A different moment each time is the point here, not a wait for anything.
+    std::thread::sleep(after);
+    child.kill().context("kill")?;
+    let status = child.wait()?;
+    check(status.code().is_none(), || {
+        format!("it ended by itself: {status}")
+    })
+}
+
+fn still_works(ctx: &Context) -> Result<()> {
+    let mut device = NetDevice::start(&ctx.device, Setup::new(feature::VERSION_1))?;
+    traffic::exchange(&mut device, Plan::new(ctx.seed, 50, |_| 100))
+}
+
+fn under_traffic(ctx: &Context) -> Result<()> {
+    for round in 0..30 {
+        let child = start(ctx, "endless-traffic", Stdio::null())?;
+        kill(child, Duration::from_millis(round * 3))?;
+        still_works(ctx).with_context(|| format!("after kill {round}"))?;
+    }
+    Ok(())
+}
+
+fn before_kick(ctx: &Context) -> Result<()> {
+    for round in 0..30 {
+        let child = start(ctx, "idle-owner", Stdio::null())?;
+        kill(child, Duration::from_millis(round % 4))?;
+        still_works(ctx).with_context(|| format!("after kill {round}"))?;
+    }
+    Ok(())
+}
+
+/// The owner dies while another process has the device open: nobody else owns it, closing works.
+fn shared(ctx: &Context) -> Result<()> {
+    use std::os::fd::AsFd;
+    for round in 0..20 {
+        let vhost = ctx.open()?;
+        let fd = vhost.as_fd().try_clone_to_owned()?;
+        let child = start(ctx, "adopt-and-die", Stdio::from(fd))?;
+        kill(child, Duration::from_millis(round % 3))?;
+        super::refuses("GET_VRING_BASE", libc::EPERM, vhost.base(TX))?;
+        super::refuses("RESET_OWNER", libc::EPERM, vhost.reset_owner())?;
+        super::refuses("SET_OWNER", libc::EBUSY, vhost.set_owner())?;
+        drop(vhost);
+        still_works(ctx).with_context(|| format!("after kill {round}"))?;
+    }
+    Ok(())
+}

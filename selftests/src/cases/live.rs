@@ -1,0 +1,270 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Changes under traffic: nothing is lost, doubled, or touched where it is not any more.
+
+use super::{Case, Context, accepts, case, check};
+use crate::device::{NetDevice, Setup};
+use crate::eventfd::EventFd;
+use crate::split::SplitLayout;
+use crate::sys::process::{RawSlot, redirect};
+use crate::traffic::{self, Flow, Plan, RxFlow, TxFlow};
+use crate::uapi::{MemoryRegion, VringAddr, feature};
+use crate::vhost::{RX, TX};
+use anyhow::{Context as _, Result};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+pub(super) const CASES: &[Case] = &[
+    case("live.rebind", 60, rebind),
+    case("live.memory", 60, memory),
+    case("live.event_descriptors", 60, event_descriptors),
+    case("live.features", 60, features),
+    case("live.ring_move", 60, ring_move),
+    case("live.reset_owner", 60, reset_owner),
+    case("live.backend_race", 60, backend_race),
+];
+
+/// Frames between two changes.
+const STEP: u64 = 40;
+
+/// Runs both directions, with a `change` after each [`STEP`] frames, in the middle of traffic.
+fn under_traffic(
+    ctx: &Context,
+    device: &mut NetDevice,
+    changes: u64,
+    mut change: impl FnMut(&mut NetDevice, u64) -> Result<()>,
+) -> Result<()> {
+    let plan = Plan {
+        window: 100,
+        ..Plan::new(ctx.seed, u64::MAX, |n| 60 + (n % 900) as usize)
+    };
+    let (mut tx, mut rx) = (TxFlow::new(plan), RxFlow::new(plan));
+    for number in 0..changes {
+        // Only one of the flows is looked at, so that the other is caught at any point.
+        let target = (number + 1) * STEP;
+        loop {
+            let moved = tx.pump(device)? | rx.pump(device)?;
+            let seen = if number % 2 == 0 { tx.seen } else { rx.seen };
+            if seen >= target {
+                break;
+            }
+            let alive = moved || traffic::wait_activity(device, crate::wait::PATIENCE)?;
+            check(alive, || {
+                format!("{}; {}", tx.describe(device), rx.describe(device))
+            })?;
+        }
+        change(device, number).with_context(|| format!("change {number}"))?;
+    }
+    tx.finish();
+    rx.finish();
+    traffic::run(device, &mut [&mut tx, &mut rx])
+}
+
+/// Stop and start of single queues, as a migration that is called off does.
+fn rebind(ctx: &Context) -> Result<()> {
+    for features in [
+        0,
+        feature::EVENT_IDX,
+        feature::EVENT_IDX | feature::MRG_RXBUF,
+    ] {
+        let setup = Setup::new(feature::VERSION_1 | features);
+        let mut device = NetDevice::start(&ctx.device, setup)?;
+        under_traffic(ctx, &mut device, 60, |device, number| {
+            let queue = if number % 3 == 0 { RX } else { TX };
+            device.unbind(queue)?;
+            let stopped = device.vhost.base(queue)?;
+            let layout = device.queue(queue).layout;
+            let used = u32::from(layout.used_index(&device.memory));
+            check(stopped == used, || {
+                format!("stopped at {stopped}, {used} used")
+            })?;
+            if number % 2 == 0 {
+                accepts("SET_VRING_BASE", device.vhost.set_base(queue, stopped))?;
+            }
+            device.bind(queue)
+        })?;
+    }
+    Ok(())
+}
+
+/// Memory comes and goes elsewhere, as with hotplug.
+fn memory(ctx: &Context) -> Result<()> {
+    let mut device = NetDevice::start(&ctx.device, Setup::new(feature::VERSION_1))?;
+    let spare = crate::sys::mapping::Mapping::new(1 << 20)?;
+    under_traffic(ctx, &mut device, 100, |device, number| {
+        let mut table = device.memory.table();
+        for extra in 0..number % 20 {
+            table.insert(
+                0,
+                MemoryRegion {
+                    guest: (2 + extra) << 32,
+                    size: 4096,
+                    user: spare.addr() as u64 + 4096 * extra,
+                    padding: 0,
+                },
+            );
+        }
+        accepts("SET_MEM_TABLE", device.vhost.set_memory(&table))
+    })
+}
+
+fn event_descriptors(ctx: &Context) -> Result<()> {
+    let setup = Setup::new(feature::VERSION_1 | feature::EVENT_IDX);
+    let mut device = NetDevice::start(&ctx.device, setup)?;
+    under_traffic(ctx, &mut device, 150, |device, number| {
+        let index = if number % 2 == 0 { TX } else { RX };
+        let fresh = EventFd::new()?;
+        let fd = fresh.as_fd().as_raw_fd();
+        match number % 5 {
+            0 | 1 => {
+                accepts("SET_VRING_CALL", device.vhost.set_call(index, fd))?;
+                // What was signalled on the old one is still to be looked at.
+                fresh.signal()?;
+                device.queue(index).call = fresh;
+            }
+            2 | 3 => {
+                accepts("SET_VRING_KICK", device.vhost.set_kick(index, fd))?;
+                fresh.signal()?;
+                device.queue(index).kick = fresh;
+            }
+            _ => {
+                accepts("SET_VRING_ERR", device.vhost.set_err(index, fd))?;
+                device.queue(index).err = fresh;
+            }
+        }
+        Ok(())
+    })
+}
+
+/// The same features once more, as at the start of a migration but for the bit.
+fn features(ctx: &Context) -> Result<()> {
+    let features = feature::VERSION_1 | feature::EVENT_IDX;
+    let mut device = NetDevice::start(&ctx.device, Setup::new(features))?;
+    under_traffic(ctx, &mut device, 150, |device, _| {
+        accepts("SET_FEATURES", device.vhost.set_features(features))
+    })
+}
+
+/// A ring moves while it is bound; the old place is not read or written any more.
+fn ring_move(ctx: &Context) -> Result<()> {
+    let mut setup = Setup::new(feature::VERSION_1);
+    setup.regions = vec![(0x4000_0000, 1 << 20)];
+    let mut device = NetDevice::start(&ctx.device, setup)?;
+    traffic::exchange(&mut device, Plan::new(ctx.seed, 300, |_| 100))?;
+    for index in [RX, TX] {
+        let memory = device.memory.clone();
+        let queue = device.queue(index);
+        let old = queue.layout;
+        let at = || memory.alloc_in(1, 16384, 4096);
+        let new = SplitLayout {
+            size: old.size,
+            desc: at()?,
+            avail: at()?,
+            used: at()?,
+        };
+        let base = u16::try_from(queue.ring.base())?;
+        check(index == RX || queue.ring.pending() == 0, || {
+            "chains are out".into()
+        })?;
+        // All buffers of an idle ring are taken back by starting it anew.
+        let events = device.setup.features & feature::EVENT_IDX != 0;
+        let ring = crate::split::SplitDriver::new(memory.clone(), new, events, base);
+        let place = VringAddr {
+            index,
+            ..new.place(&memory)
+        };
+        device.unbind(index)?;
+        accepts(
+            "SET_VRING_BASE",
+            device.vhost.set_base(index, u32::from(base)),
+        )?;
+        device.bind(index)?;
+        accepts("SET_VRING_ADDR live", device.vhost.set_addr(place))?;
+        let queue = device.queue(index);
+        queue.ring = Box::new(ring);
+        queue.layout = new;
+        queue.forget_buffers()?;
+        for part in [old.desc, old.avail, old.used] {
+            memory.fill(part, 512, 0xee);
+        }
+        let before = old.used_index(&memory);
+        traffic::exchange(&mut device, Plan::new(ctx.seed + 1, 300, |_| 100))?;
+        check(old.used_index(&memory) == before, || {
+            "the old used ring was written".into()
+        })?;
+    }
+    Ok(())
+}
+
+/// Ownership is given up with frames under way, and taken again.
+fn reset_owner(ctx: &Context) -> Result<()> {
+    let setup = Setup::new(feature::VERSION_1 | feature::EVENT_IDX);
+    let mut device = NetDevice::start(&ctx.device, setup)?;
+    for round in 0..20 {
+        let plan = Plan::new(ctx.seed + round, u64::MAX, |_| 200);
+        let (mut tx, mut rx) = (TxFlow::new(plan), RxFlow::new(plan));
+        while tx.seen < 100 {
+            let moved = tx.pump(&mut device)? | rx.pump(&mut device)?;
+            let alive = moved || traffic::wait_activity(&mut device, crate::wait::PATIENCE)?;
+            check(alive, || tx.describe(&device))?;
+        }
+        accepts("RESET_OWNER", device.vhost.reset_owner())?;
+        accepts("SET_OWNER", device.vhost.set_owner())?;
+        device.configure()?;
+        // The rings are as they were: what was published and not used is used now.
+        device.bind(RX)?;
+        device.bind(TX)?;
+        device.tx.kick.signal()?;
+        device.rx.kick.signal()?;
+        tx.finish();
+        rx.finish();
+        traffic::run(&mut device, &mut [&mut tx, &mut rx])
+            .with_context(|| format!("round {round}"))?;
+    }
+    Ok(())
+}
+
+/// The number of the backend stands for the tap, a pipe, or nothing, changing all the time.
+fn backend_race(ctx: &Context) -> Result<()> {
+    let mut device = NetDevice::start(&ctx.device, Setup::new(feature::VERSION_1))?;
+    device.unbind(TX)?;
+    device.unbind(RX)?;
+    let slot = RawSlot::new(device.tap_duplicate()?);
+    let tap = device.tap.number();
+    let (pipe, _keep) = rustix::pipe::pipe()?;
+    let pipe: OwnedFd = pipe;
+    let stop = AtomicBool::new(false);
+    let (mut bound, mut refused) = (0, 0);
+    std::thread::scope(|scope| -> Result<()> {
+        let racer = scope.spawn(|| -> Result<()> {
+            while !stop.load(Ordering::Relaxed) {
+                redirect(pipe.as_raw_fd(), &slot)?;
+                slot.close();
+                redirect(tap, &slot)?;
+            }
+            Ok(())
+        });
+        let mut race = || -> Result<()> {
+            for round in 0..3000 {
+                let queue = round % 2;
+                match device.vhost.set_backend(queue, slot.number()) {
+                    Ok(()) => bound += 1,
+                    Err(error) if error.raw_os_error() == Some(libc::ENOTSOCK) => refused += 1,
+                    Err(error) => return Err(error).context("a race for the backend"),
+                }
+                device.unbind(queue)?;
+            }
+            Ok(())
+        };
+        let result = race();
+        stop.store(true, Ordering::Relaxed);
+        racer.join().expect("the racer does not panic")?;
+        result
+    })?;
+    check(bound > 0 && refused > 0, || {
+        format!("no race: {bound} bound, {refused} refused")
+    })?;
+    device.bind(RX)?;
+    device.bind(TX)?;
+    traffic::exchange(&mut device, Plan::new(ctx.seed, 200, |_| 100))
+}

@@ -1,0 +1,163 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The tests: one function each, run in a process and network namespace of its own.
+
+mod base;
+mod events;
+mod evil;
+mod guest;
+mod guest_rx;
+mod integrity;
+mod ioctl_features;
+mod ioctl_memory;
+mod ioctl_owner;
+mod ioctl_vring;
+mod kill;
+mod lifecycle;
+mod live;
+mod rxbuf;
+mod worker;
+mod wrap;
+
+use crate::vhost::Vhost;
+use anyhow::{Context as _, Result, bail};
+use std::io;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Which driver is behind the device node; expectations differ where one is meant to be better.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// The in-tree `vhost_net`.
+    C,
+    /// `vhost_rnet`.
+    Rnet,
+}
+
+impl std::str::FromStr for Kind {
+    type Err = anyhow::Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        match text {
+            "c" => Ok(Self::C),
+            "rnet" => Ok(Self::Rnet),
+            _ => bail!("`{text}` is neither `c` nor `rnet`"),
+        }
+    }
+}
+
+/// What a case is run on.
+#[derive(Clone, Debug)]
+pub struct Context {
+    /// The device node.
+    pub device: PathBuf,
+    /// Which driver that is.
+    pub kind: Kind,
+    /// Seed of all content.
+    pub seed: u64,
+    /// A process id or the like, for helper roles.
+    pub argument: u64,
+}
+
+impl Context {
+    fn open(&self) -> Result<Vhost> {
+        Vhost::open(&self.device)
+    }
+
+    fn owned(&self) -> Result<Vhost> {
+        Vhost::owned(&self.device)
+    }
+}
+
+/// One test.
+#[derive(Clone, Copy, Debug)]
+pub struct Case {
+    /// Its name, family first.
+    pub name: &'static str,
+    /// After which it counts as hung.
+    pub timeout: Duration,
+    /// The test itself.
+    pub run: fn(&Context) -> Result<()>,
+}
+
+const fn case(name: &'static str, seconds: u64, run: fn(&Context) -> Result<()>) -> Case {
+    Case {
+        name,
+        timeout: Duration::from_secs(seconds),
+        run,
+    }
+}
+
+/// A process that a case starts beside itself.
+#[derive(Clone, Copy, Debug)]
+pub struct Role {
+    /// Its name.
+    pub name: &'static str,
+    /// What it does.
+    pub run: fn(&Context) -> Result<()>,
+}
+
+const fn role(name: &'static str, run: fn(&Context) -> Result<()>) -> Role {
+    Role { name, run }
+}
+
+/// Why a case does not apply to a device; an error that is no failure.
+#[derive(Debug)]
+pub struct Skip(pub String);
+
+impl std::fmt::Display for Skip {
+    fn fmt(&self, to: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        to.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Skip {}
+
+/// All cases, in the order they run.
+#[must_use]
+pub fn all() -> Vec<Case> {
+    [
+        ioctl_owner::CASES,
+        ioctl_features::CASES,
+        ioctl_memory::CASES,
+        ioctl_vring::CASES,
+        integrity::CASES,
+        wrap::CASES,
+        base::CASES,
+        events::CASES,
+        rxbuf::CASES,
+        guest::CASES,
+        guest_rx::CASES,
+        live::CASES,
+        lifecycle::CASES,
+        kill::CASES,
+        worker::CASES,
+    ]
+    .concat()
+}
+
+/// All helper roles.
+#[must_use]
+pub fn roles() -> Vec<Role> {
+    [ioctl_owner::ROLES, kill::ROLES].concat()
+}
+
+/// Fails unless `result` is the error number `errno`.
+fn refuses<T: std::fmt::Debug>(what: &str, errno: i32, result: io::Result<T>) -> Result<()> {
+    let name = |code| io::Error::from_raw_os_error(code);
+    match result {
+        Err(error) if error.raw_os_error() == Some(errno) => Ok(()),
+        Err(error) => bail!("{what}: `{error}`, not `{}`", name(errno)),
+        Ok(value) => bail!("{what}: succeeded with {value:?}, not `{}`", name(errno)),
+    }
+}
+
+/// Fails unless `result` is a success.
+fn accepts<T>(what: &str, result: io::Result<T>) -> Result<T> {
+    result.with_context(|| format!("{what} was refused"))
+}
+
+/// Fails unless `condition` holds.
+fn check(condition: bool, what: impl FnOnce() -> String) -> Result<()> {
+    if condition { Ok(()) } else { bail!(what()) }
+}

@@ -1,0 +1,135 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Receive buffers that are small, few, or too short.
+
+use super::{Case, Context, case, check};
+use crate::device::{NetDevice, Setup};
+use crate::frame;
+use crate::procfs;
+use crate::traffic::{self, Flow, Plan, RxFlow};
+use crate::uapi::{NetHeader, feature};
+use crate::wait::Deadline;
+use anyhow::{Context as _, Result};
+
+pub(super) const CASES: &[Case] = &[
+    case("rx.mergeable", 60, mergeable),
+    case("rx.byte_buffers", 60, byte_buffers),
+    case("rx.too_long", 60, too_long),
+    case("rx.one_short", 90, one_short),
+    case("rx.before_buffers", 60, before_buffers),
+];
+
+const MERGE: u64 = feature::VERSION_1 | feature::MRG_RXBUF;
+
+/// Frames over many buffers; the flow checks how many the header announces.
+fn mergeable(ctx: &Context) -> Result<()> {
+    for (len, features) in [
+        (128, MERGE),
+        (100, feature::MRG_RXBUF),
+        (1500, MERGE | feature::EVENT_IDX),
+    ] {
+        let mut setup = Setup::new(features);
+        setup.rx_buffers = (256, len);
+        let mut device = NetDevice::start(&ctx.device, setup)?;
+        let size = |n: u64| [60, 14, 88, 89, 116, 117, 1500, 9000, 16384, 20000][(n % 10) as usize];
+        traffic::receive(&mut device, Plan::new(ctx.seed, 200, size))
+            .with_context(|| format!("buffers of {len} bytes"))?;
+    }
+    Ok(())
+}
+
+/// Many short frames, then one that takes more buffers than a batch has room for.
+fn byte_buffers(ctx: &Context) -> Result<()> {
+    let mut setup = Setup::new(MERGE);
+    setup.rx_size = 1024;
+    setup.rx_buffers = (1024, 1);
+    let mut device = NetDevice::start(&ctx.device, setup)?;
+    let size = |n: u64| if n % 9 == 8 { 900 } else { 14 };
+    traffic::receive(&mut device, Plan::new(ctx.seed, 180, size))
+}
+
+/// Without merging a frame that does not fit is dropped, and costs no buffer.
+fn too_long(ctx: &Context) -> Result<()> {
+    for features in [feature::VERSION_1, 0] {
+        let mut setup = Setup::new(features);
+        setup.rx_buffers = (8, 256);
+        let mut device = NetDevice::start(&ctx.device, setup)?;
+        let (mut bytes, mut got) = (Vec::new(), Vec::new());
+        device.rx_fill()?;
+        device.rx.flush()?;
+        let pending = device.rx.ring.pending();
+        for round in 0..100 {
+            for long in [257, 1500, 9000] {
+                frame::build(ctx.seed ^ 1, round, long, &mut bytes);
+                device.peer.send(NetHeader::default(), &bytes)?;
+            }
+            let fits = 256 - device.setup.header();
+            frame::build(ctx.seed, round, fits, &mut bytes);
+            device.peer.send(NetHeader::default(), &bytes)?;
+            Deadline::patient().until("the frame that fits", || {
+                Ok(device.rx_take(&mut got)?.is_some())
+            })?;
+            frame::expect("received", round, &bytes, &got)?;
+            check(device.rx.ring.pending() == pending - 1, || {
+                "a buffer is gone".into()
+            })?;
+            device.rx_fill()?;
+            device.rx.flush()?;
+        }
+    }
+    Ok(())
+}
+
+/// A frame that lacks one buffer waits without using the processor, and goes on with it.
+fn one_short(ctx: &Context) -> Result<()> {
+    for features in [MERGE, MERGE | feature::EVENT_IDX] {
+        let mut setup = Setup::new(features);
+        setup.rx_buffers = (64, 128);
+        let mut device = NetDevice::start(&ctx.device, setup)?;
+        let (mut bytes, mut got) = (Vec::new(), Vec::new());
+        for round in 0..12 {
+            let need = 1 + round as usize * 3;
+            let len = need * 128 - 12 - round as usize;
+            for _ in 1..need {
+                check(device.rx_post()?, || "no room for buffers".into())?;
+            }
+            device.rx.flush()?;
+            frame::build(ctx.seed, round, len, &mut bytes);
+            device.peer.send(NetHeader::default(), &bytes)?;
+            procfs::idle().with_context(|| format!("{need} buffers needed"))?;
+            check(device.rx_take(&mut got)?.is_none(), || {
+                "a frame without room".into()
+            })?;
+            device.rx_post()?;
+            let wanted = device.rx.flush()?;
+            check(wanted, || "the device sleeps and wants no kick".into())?;
+            Deadline::patient().until("the frame", || Ok(device.rx_take(&mut got)?.is_some()))?;
+            frame::expect("received", round, &bytes, &got)?;
+            check(device.rx.ring.pending() == 0, || "a buffer was left".into())?;
+        }
+    }
+    Ok(())
+}
+
+/// Frames that wait in the tap are delivered once there are buffers.
+fn before_buffers(ctx: &Context) -> Result<()> {
+    let setup = Setup::new(feature::VERSION_1);
+    let mut device = NetDevice::prepare(&ctx.device, setup, "tap0", false)?;
+    let plan = Plan::new(ctx.seed, 100, |_| 100);
+    let mut bytes = Vec::new();
+    // Some before the backend is bound, some before there are buffers.
+    let mut flow = RxFlow::new(plan);
+    for sequence in 0..50 {
+        frame::build(ctx.seed, sequence, 100, &mut bytes);
+        device.peer.send(NetHeader::default(), &bytes)?;
+    }
+    device.bind(crate::vhost::RX)?;
+    for sequence in 50..100 {
+        frame::build(ctx.seed, sequence, 100, &mut bytes);
+        device.peer.send(NetHeader::default(), &bytes)?;
+    }
+    procfs::idle()?;
+    flow.sent = 100;
+    let flows: &mut [&mut dyn Flow] = &mut [&mut flow];
+    traffic::run(&mut device, flows)
+}

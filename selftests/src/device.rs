@@ -1,0 +1,475 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A whole network device: memory, two queues, a tap, and a peer on its other end.
+
+use crate::eventfd::EventFd;
+use crate::memory::GuestMemory;
+use crate::peer::Peer;
+use crate::ring::RingDriver;
+pub use crate::setup::{GUEST_BASE, Setup, Shape};
+use crate::split::{SplitDriver, SplitLayout};
+use crate::tap::{Tap, TapConfig};
+use crate::uapi::{NetHeader, VringAddr, feature};
+use crate::vhost::{RX, TX, Vhost};
+use anyhow::{Context, Result, bail};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::Path;
+use std::sync::Arc;
+
+/// Buffers of one length, and indirect tables for them.
+#[derive(Debug)]
+struct Pool {
+    addr: u64,
+    len: usize,
+    tables: Option<(u64, usize)>,
+    free: Vec<u32>,
+    count: usize,
+}
+
+impl Pool {
+    fn new(memory: &GuestMemory, (count, len): (usize, usize), table: usize) -> Result<Self> {
+        let stride = len.next_multiple_of(64);
+        let addr = memory.alloc(count * stride, 64)?;
+        let tables = if table > 0 {
+            Some((memory.alloc(count * table * 16, 16)?, table))
+        } else {
+            None
+        };
+        let mut pool = Self {
+            addr,
+            len,
+            tables,
+            free: Vec::new(),
+            count,
+        };
+        pool.reset()?;
+        Ok(pool)
+    }
+
+    fn reset(&mut self) -> Result<()> {
+        self.free = (0..u32::try_from(self.count)?).rev().collect();
+        Ok(())
+    }
+
+    fn buffer(&self, slot: u32) -> u64 {
+        self.addr + u64::from(slot) * self.len.next_multiple_of(64) as u64
+    }
+
+    fn table(&self, slot: u32) -> Option<u64> {
+        self.tables
+            .map(|(addr, entries)| addr + u64::from(slot) * 16 * entries as u64)
+    }
+}
+
+/// A queue, its notifications and its buffers.
+#[derive(Debug)]
+pub struct Queue {
+    /// Index towards the device.
+    pub index: u32,
+    /// The driver's half.
+    pub ring: Box<dyn RingDriver>,
+    /// Where the ring lies, for cases that write to it behind the driver's back.
+    pub layout: SplitLayout,
+    /// Rung when buffers were added.
+    pub kick: EventFd,
+    /// Rung by the device when it used some.
+    pub call: EventFd,
+    /// Rung by the device when it gives up.
+    pub err: EventFd,
+    /// How often the device was kicked.
+    pub kicks: u64,
+    /// How chains are laid out.
+    pub shape: Shape,
+    pool: Pool,
+}
+
+impl Queue {
+    fn new(
+        memory: &Arc<GuestMemory>,
+        setup: &Setup,
+        index: u32,
+        size: u16,
+        (buffers, shape): ((usize, usize), Shape),
+    ) -> Result<Self> {
+        let layout = SplitLayout::alloc(memory, size)?;
+        let events = setup.features & feature::EVENT_IDX != 0;
+        let table = if shape.indirect { setup.table } else { 0 };
+        Ok(Self {
+            index,
+            ring: Box::new(SplitDriver::new(memory.clone(), layout, events, setup.base)),
+            layout,
+            kick: EventFd::new()?,
+            call: EventFd::new()?,
+            err: EventFd::new()?,
+            kicks: 0,
+            shape,
+            pool: Pool::new(memory, buffers, table)?,
+        })
+    }
+
+    /// Publishes what was added and kicks if the device wants that.
+    ///
+    /// # Errors
+    ///
+    /// When the kick fails.
+    pub fn flush(&mut self) -> Result<bool> {
+        let wanted = self.ring.publish();
+        if wanted {
+            self.kicks += 1;
+            self.kick.signal()?;
+        }
+        Ok(wanted)
+    }
+
+    /// Prepares for sleep: true if the device has answered already.
+    ///
+    /// # Errors
+    ///
+    /// When the call descriptor is broken.
+    pub fn arm(&mut self) -> Result<bool> {
+        self.call.take()?;
+        Ok(self.ring.arm_call(1))
+    }
+
+    /// How many buffers the driver holds.
+    #[must_use]
+    pub fn buffers_free(&self) -> usize {
+        self.pool.free.len()
+    }
+
+    /// Takes all buffers back, for a ring that was replaced by an empty one.
+    ///
+    /// # Errors
+    ///
+    /// None in practice.
+    pub fn forget_buffers(&mut self) -> Result<()> {
+        self.pool.reset()
+    }
+
+    fn chain(&mut self, addr: u64, header: usize, len: usize, slot: u32) -> Result<bool> {
+        let chain = self.shape.segments(addr, header, len, self.index == RX);
+        let table = if self.shape.indirect {
+            self.pool.table(slot)
+        } else {
+            None
+        };
+        let needed = if table.is_some() { 1 } else { chain.len() };
+        if needed > self.ring.free() {
+            return Ok(false);
+        }
+        if let Some((_, entries)) = self.pool.tables
+            && chain.len() > entries
+        {
+            bail!(
+                "{} segments do not fit an indirect table of {entries}",
+                chain.len()
+            );
+        }
+        self.ring.add(&chain, table, slot)?;
+        Ok(true)
+    }
+}
+
+/// A device that moves frames between guest memory and a tap.
+#[derive(Debug)]
+pub struct NetDevice {
+    /// The device node.
+    pub vhost: Vhost,
+    /// Guest memory.
+    pub memory: Arc<GuestMemory>,
+    /// The receive queue.
+    pub rx: Queue,
+    /// The transmit queue.
+    pub tx: Queue,
+    /// The backend.
+    pub tap: Tap,
+    /// The other end of the wire.
+    pub peer: Peer,
+    /// What it was made from.
+    pub setup: Setup,
+}
+
+impl NetDevice {
+    /// Makes a device on a new tap `tap0` and starts both queues.
+    ///
+    /// # Errors
+    ///
+    /// When anything on the way fails.
+    pub fn start(path: &Path, setup: Setup) -> Result<Self> {
+        let device = Self::prepare(path, setup, "tap0", false)?;
+        device.bind(RX)?;
+        device.bind(TX)?;
+        Ok(device)
+    }
+
+    /// Makes a device with everything set up but the backend.
+    ///
+    /// # Errors
+    ///
+    /// When anything on the way fails.
+    pub fn prepare(path: &Path, setup: Setup, name: &str, multiqueue: bool) -> Result<Self> {
+        let own_header = setup.features & feature::NET_HDR != 0;
+        let header = if own_header {
+            0
+        } else {
+            u8::try_from(setup.header())?
+        };
+        let tap = Tap::new(
+            name,
+            TapConfig {
+                header,
+                offloads: setup.offloads,
+                multiqueue,
+            },
+        )?;
+        let peer = if setup.tcp {
+            Peer::with_headers(tap.if_index())?
+        } else {
+            Peer::new(tap.if_index())?
+        };
+        let memory = setup.memory()?;
+        let rx = (setup.rx_buffers, setup.rx_shape);
+        let tx = (setup.tx_buffers, setup.tx_shape);
+        let device = Self {
+            vhost: Vhost::owned(path)?,
+            rx: Queue::new(&memory, &setup, RX, setup.rx_size, rx)?,
+            tx: Queue::new(&memory, &setup, TX, setup.tx_size, tx)?,
+            memory,
+            tap,
+            peer,
+            setup,
+        };
+        device.configure()?;
+        Ok(device)
+    }
+
+    /// Hands features, memory and both rings to the device, as after taking ownership.
+    ///
+    /// # Errors
+    ///
+    /// When the device refuses.
+    pub fn configure(&self) -> Result<()> {
+        self.vhost
+            .set_features(self.setup.features)
+            .context("SET_FEATURES")?;
+        self.vhost
+            .set_memory(&self.memory.table())
+            .context("SET_MEM_TABLE")?;
+        for queue in [&self.rx, &self.tx] {
+            self.place(queue)?;
+        }
+        Ok(())
+    }
+
+    /// Hands a ring to the device.
+    fn place(&self, queue: &Queue) -> Result<()> {
+        let index = queue.index;
+        self.vhost
+            .set_num(index, u32::from(queue.ring.size()))
+            .context("SET_VRING_NUM")?;
+        self.vhost
+            .set_base(index, queue.ring.base())
+            .context("SET_VRING_BASE")?;
+        let address = VringAddr {
+            index,
+            ..queue.ring.place()
+        };
+        self.vhost.set_addr(address).context("SET_VRING_ADDR")?;
+        let number = |fd: &EventFd| fd.as_fd().as_raw_fd();
+        self.vhost
+            .set_call(index, number(&queue.call))
+            .context("SET_VRING_CALL")?;
+        self.vhost
+            .set_err(index, number(&queue.err))
+            .context("SET_VRING_ERR")?;
+        self.vhost
+            .set_kick(index, number(&queue.kick))
+            .context("SET_VRING_KICK")
+    }
+
+    /// Binds a queue to the tap.
+    ///
+    /// # Errors
+    ///
+    /// When the device refuses.
+    pub fn bind(&self, index: u32) -> Result<()> {
+        self.vhost
+            .set_backend(index, self.tap.number())
+            .context("NET_SET_BACKEND")
+    }
+
+    /// Unbinds a queue.
+    ///
+    /// # Errors
+    ///
+    /// When the device refuses, which it must not.
+    pub fn unbind(&self, index: u32) -> Result<()> {
+        self.vhost
+            .set_backend(index, -1)
+            .context("NET_SET_BACKEND to -1")
+    }
+
+    /// The queue of that index.
+    pub fn queue(&mut self, index: u32) -> &mut Queue {
+        if index == RX {
+            &mut self.rx
+        } else {
+            &mut self.tx
+        }
+    }
+
+    /// Unbinds, empties and binds a queue, as a driver does that resets a broken one.
+    ///
+    /// # Errors
+    ///
+    /// When the device refuses.
+    pub fn reset_queue(&mut self, index: u32, base: u16) -> Result<()> {
+        self.unbind(index)?;
+        let queue = self.queue(index);
+        queue.ring.reset(base);
+        queue.pool.reset()?;
+        queue.err.take()?;
+        self.vhost
+            .set_base(index, u32::from(base))
+            .context("SET_VRING_BASE")?;
+        self.bind(index)
+    }
+
+    /// Posts a frame for transmission; false if there is no room.
+    ///
+    /// # Errors
+    ///
+    /// When the frame is longer than a buffer.
+    pub fn tx_post(&mut self, header: NetHeader, frame: &[u8]) -> Result<bool> {
+        let size = self.setup.header();
+        let len = size + frame.len();
+        if len > self.tx.pool.len {
+            bail!("a frame of {} bytes does not fit its buffer", frame.len());
+        }
+        let Some(&slot) = self.tx.pool.free.last() else {
+            return Ok(false);
+        };
+        let addr = self.tx.pool.buffer(slot);
+        self.memory.write(addr, &header.bytes()[..size]);
+        self.memory.write(addr + size as u64, frame);
+        let posted = self.tx.chain(addr, size, len, slot)?;
+        if posted {
+            self.tx.pool.free.pop();
+        }
+        Ok(posted)
+    }
+
+    /// Takes back transmitted buffers, and tells how many.
+    ///
+    /// # Errors
+    ///
+    /// When the device broke a rule.
+    pub fn tx_reap(&mut self) -> Result<usize> {
+        let mut count = 0;
+        while let Some(used) = self.tx.ring.poll()? {
+            if used.len != 0 {
+                bail!(
+                    "the device claims to have written {} bytes of a sent frame",
+                    used.len
+                );
+            }
+            self.tx.pool.free.push(used.token);
+            count += 1;
+        }
+        Ok(count)
+    }
+
+    /// Posts one receive buffer; false if there is no room.
+    ///
+    /// # Errors
+    ///
+    /// When the ring refuses.
+    pub fn rx_post(&mut self) -> Result<bool> {
+        let Some(&slot) = self.rx.pool.free.last() else {
+            return Ok(false);
+        };
+        let addr = self.rx.pool.buffer(slot);
+        let (header, len) = (self.setup.header(), self.rx.pool.len);
+        // What the device does not write must not look like a frame.
+        self.memory.fill(addr, header.min(len), 0xa5);
+        let posted = self.rx.chain(addr, header, len, slot)?;
+        if posted {
+            self.rx.pool.free.pop();
+        }
+        Ok(posted)
+    }
+
+    /// Posts all free receive buffers.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::rx_post`].
+    pub fn rx_fill(&mut self) -> Result<()> {
+        while self.rx_post()? {}
+        Ok(())
+    }
+
+    /// Takes the next received frame into `frame`, over as many buffers as it has.
+    ///
+    /// # Errors
+    ///
+    /// When the device broke a rule, or a frame arrived in part.
+    pub fn rx_take(&mut self, frame: &mut Vec<u8>) -> Result<Option<NetHeader>> {
+        let Some(first) = self.rx.ring.poll()? else {
+            return Ok(None);
+        };
+        let size = self.setup.header();
+        frame.clear();
+        self.rx_append(first.token, first.len, frame)?;
+        let mut parts = 1;
+        let mut announced = announced_buffers(frame, size);
+        while parts < announced.unwrap_or(usize::MAX) {
+            let Some(next) = self.rx.ring.poll()? else {
+                bail!("{parts} buffers of a frame of {announced:?} published")
+            };
+            self.rx_append(next.token, next.len, frame)?;
+            parts += 1;
+            announced = announced.or_else(|| announced_buffers(frame, size));
+        }
+        if frame.len() < size {
+            bail!(
+                "a received frame of {} bytes is shorter than its header",
+                frame.len()
+            );
+        }
+        let header = NetHeader::parse(&frame[..size]);
+        frame.drain(..size);
+        Ok(Some(header))
+    }
+
+    fn rx_append(&mut self, slot: u32, len: u32, frame: &mut Vec<u8>) -> Result<()> {
+        let len = usize::try_from(len)?;
+        if len > self.rx.pool.len {
+            bail!("{len} bytes written to a buffer of {}", self.rx.pool.len);
+        }
+        let start = frame.len();
+        frame.resize(start + len, 0);
+        self.memory
+            .read(self.rx.pool.buffer(slot), &mut frame[start..]);
+        self.rx.pool.free.push(slot);
+        Ok(())
+    }
+
+    /// A second descriptor of the tap.
+    ///
+    /// # Errors
+    ///
+    /// When the process has too many descriptors.
+    pub fn tap_duplicate(&self) -> Result<OwnedFd> {
+        self.tap.duplicate()
+    }
+}
+
+/// How many buffers the header says, once it is there; without the field always one.
+fn announced_buffers(frame: &[u8], header: usize) -> Option<usize> {
+    if header < 12 {
+        return Some(1);
+    }
+    let header = frame.get(..header)?;
+    Some(usize::from(NetHeader::parse(header).num_buffers).max(1))
+}

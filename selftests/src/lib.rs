@@ -1,0 +1,32 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A userspace virtio driver over `/dev/vhost-*`, and the tests that use it.
+//!
+//! The device path is a parameter everywhere, so that the same case runs against the in-tree
+//! `vhost_net` and against `vhost_rnet`: a case is believed once it passes on the former.
+//!
+//! From the bottom up: [`sys`] holds every `unsafe` line; [`uapi`] the kernel's structures;
+//! [`vhost`] the ioctls; [`memory`] what the device sees as guest memory; [`ring`] and [`split`]
+//! the driver's half of a virtqueue; [`tap`] and [`peer`] the other end of the wire; [`setup`] and
+//! [`device`] put them together; [`traffic`] moves numbered frames through it and checks every byte;
+//! [`cases`] are the tests and [`runner`] runs each in a process of its own.
+
+#![deny(unsafe_code)]
+
+pub mod cases;
+pub mod device;
+pub mod eventfd;
+pub mod frame;
+pub mod memory;
+pub mod peer;
+pub mod procfs;
+pub mod ring;
+pub mod runner;
+pub mod setup;
+pub mod split;
+pub mod sys;
+pub mod tap;
+pub mod traffic;
+pub mod uapi;
+pub mod vhost;
+pub mod wait;

@@ -1,0 +1,141 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What the kernel tells about threads and memory.
+
+use crate::wait::Deadline;
+use anyhow::{Context, Result, bail};
+use std::fs;
+use std::time::Duration;
+
+/// A thread of this process.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Thread {
+    /// Its id.
+    pub tid: u32,
+    /// Its name.
+    pub name: String,
+}
+
+/// All threads of a process.
+///
+/// # Errors
+///
+/// When the process is gone.
+pub fn threads(pid: u32) -> Result<Vec<Thread>> {
+    let mut out = Vec::new();
+    for entry in fs::read_dir(format!("/proc/{pid}/task")).context("list threads")? {
+        let entry = entry?;
+        let Some(tid) = entry
+            .file_name()
+            .to_str()
+            .and_then(|name| name.parse().ok())
+        else {
+            continue;
+        };
+        // A thread may end between the listing and the look at it.
+        if let Ok(name) = fs::read_to_string(entry.path().join("comm")) {
+            out.push(Thread {
+                tid,
+                name: name.trim_end().to_owned(),
+            });
+        }
+    }
+    Ok(out)
+}
+
+/// The vhost workers of this process.
+///
+/// # Errors
+///
+/// When the process information is missing.
+pub fn workers() -> Result<Vec<Thread>> {
+    let pid = std::process::id();
+    let name = format!("vhost-{pid}");
+    Ok(threads(pid)?
+        .into_iter()
+        .filter(|thread| thread.name == name)
+        .collect())
+}
+
+/// What a thread has run so far.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Schedule {
+    /// Nanoseconds on a CPU.
+    pub run_ns: u64,
+    /// How often it was put on a CPU.
+    pub slices: u64,
+}
+
+/// Run time and count of a thread of this process.
+///
+/// # Errors
+///
+/// When the thread is gone.
+pub fn schedule(tid: u32) -> Result<Schedule> {
+    let path = format!("/proc/self/task/{tid}/schedstat");
+    let text = fs::read_to_string(&path).with_context(|| path.clone())?;
+    let mut words = text.split_whitespace().map(str::parse);
+    let mut next = || {
+        words
+            .next()
+            .context("short schedstat")?
+            .context("schedstat")
+    };
+    let run_ns = next()?;
+    let _waiting: u64 = next()?;
+    Ok(Schedule {
+        run_ns,
+        slices: next()?,
+    })
+}
+
+/// Waits until no worker of this process runs any more: their run time stands still.
+///
+/// # Errors
+///
+/// When there is no worker, or it does not come to rest.
+pub fn idle() -> Result<()> {
+    let workers = workers()?;
+    if workers.is_empty() {
+        bail!("there is no worker");
+    }
+    let total = || -> Result<u64> {
+        workers
+            .iter()
+            .map(|worker| Ok(schedule(worker.tid)?.run_ns))
+            .sum()
+    };
+    Deadline::patient().until("the workers to go idle", || {
+        let before = total()?;
+        std::thread::sleep(Duration::from_millis(30));
+        Ok(total()? == before)
+    })
+}
+
+/// Waits until this process has exactly `count` vhost workers; one that was stopped is listed for
+/// a moment longer, until its thread has left the kernel.
+///
+/// # Errors
+///
+/// When the number stays another.
+pub fn expect_workers(count: usize) -> Result<()> {
+    Deadline::patient().until(
+        &format!("{count} workers"),
+        || Ok(workers()?.len() == count),
+    )
+}
+
+fn field(text: &str, name: &str) -> Option<u64> {
+    let line = text.lines().find_map(|line| line.strip_prefix(name))?;
+    line.split_whitespace().next()?.parse().ok()
+}
+
+/// A line of `/proc/meminfo` in KiB.
+///
+/// # Errors
+///
+/// When there is no such line.
+pub fn meminfo(name: &str) -> Result<u64> {
+    let text = fs::read_to_string("/proc/meminfo").context("/proc/meminfo")?;
+    field(&text, name).with_context(|| format!("{name} is not in meminfo"))
+}

@@ -1,0 +1,144 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Runs each case in a process of its own and reports in KTAP.
+
+use crate::cases::{Case, Context, Kind, Skip};
+use crate::wait::Deadline;
+use anyhow::{Context as _, Result};
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
+use std::fmt::Write as _;
+use std::io::{Read, Write};
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command, ExitCode, Stdio};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+const EXIT_SKIP: u8 = 4;
+
+/// How a case ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Outcome {
+    Pass,
+    Skip(String),
+    Fail(String),
+}
+
+/// A command that runs this program again on the same device.
+///
+/// # Errors
+///
+/// When the program cannot be found.
+pub fn again(context: &Context, option: &str, name: &str) -> Result<Command> {
+    let mut command = Command::new(std::env::current_exe().context("find this program")?);
+    let kind = if context.kind == Kind::C { "c" } else { "rnet" };
+    command
+        .arg("--device")
+        .arg(&context.device)
+        .args(["--kind", kind]);
+    command.args(["--seed", &context.seed.to_string(), option, name]);
+    Ok(command)
+}
+
+/// Runs one case, or role, in this process and answers what the parent shall see.
+#[must_use]
+pub fn run_here(run: fn(&Context) -> Result<()>, context: &Context) -> ExitCode {
+    match run(context) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => match error.downcast_ref::<Skip>() {
+            Some(Skip(reason)) => {
+                println!("{reason}");
+                ExitCode::from(EXIT_SKIP)
+            }
+            None => {
+                println!("{error:#}");
+                ExitCode::FAILURE
+            }
+        },
+    }
+}
+
+/// Waits for a child, and for what it printed, until the deadline; `None` when it passes.
+fn collect(child: &mut Child, deadline: Deadline) -> Result<Option<i32>> {
+    let pid = Pid::from_child(child);
+    let pidfd = pidfd_open(pid, PidfdFlags::empty()).context("pidfd of the case")?;
+    if deadline.readable(&[&pidfd])? {
+        // A death by signal has no code; -1 is none that a case ends with.
+        return Ok(Some(child.wait()?.code().unwrap_or(-1)));
+    }
+    Ok(None)
+}
+
+fn outcome(case: &Case, context: &Context) -> Result<Outcome> {
+    let mut command = again(context, "--case", case.name)?;
+    let (mut reader, writer) = std::io::pipe().context("pipe")?;
+    command
+        .stdout(writer.try_clone()?)
+        .stderr(writer)
+        .stdin(Stdio::null())
+        .process_group(0);
+    let mut child = command.spawn().context("start the case")?;
+    // The command holds the pipe's writing end.
+    drop(command);
+    let (sender, output) = mpsc::channel();
+    std::thread::spawn(move || {
+        let mut text = Vec::new();
+        let _ = reader.read_to_end(&mut text);
+        // The runner may have given up on this case.
+        let _ = sender.send(String::from_utf8_lossy(&text).into_owned());
+    });
+    let code = collect(&mut child, Deadline::after(case.timeout))?;
+    // Helpers that a failed case left behind must not disturb the next one.
+    let _ = kill_process_group(Pid::from_child(&child), Signal::KILL);
+    if code.is_none() {
+        let _ = collect(&mut child, Deadline::after(Duration::from_secs(5)))?;
+    }
+    let text = output
+        .recv_timeout(Duration::from_secs(5))
+        .unwrap_or_default();
+    Ok(match code {
+        Some(0) => Outcome::Pass,
+        Some(code) if code == i32::from(EXIT_SKIP) => Outcome::Skip(text.trim().to_owned()),
+        Some(-1) => Outcome::Fail(format!("died by a signal\n{text}")),
+        Some(_) => Outcome::Fail(text),
+        None => Outcome::Fail(format!("no end within {:?}\n{text}", case.timeout)),
+    })
+}
+
+/// Runs `cases` and writes a KTAP report; true if none failed.
+///
+/// # Errors
+///
+/// When the report cannot be written.
+pub fn run_all(cases: &[Case], context: &Context, to: &mut impl Write) -> Result<bool> {
+    writeln!(to, "KTAP version 1\n1..{}", cases.len())?;
+    let device = context.device.display();
+    writeln!(to, "# device {device}, seed {}", context.seed)?;
+    let mut failed = 0;
+    for (number, case) in (1..).zip(cases) {
+        let start = Instant::now();
+        let outcome = outcome(case, context)
+            .unwrap_or_else(|error| Outcome::Fail(format!("the case could not be run: {error:#}")));
+        let mut line = String::new();
+        match &outcome {
+            Outcome::Pass => write!(line, "ok {number} {}", case.name)?,
+            Outcome::Skip(reason) => write!(line, "ok {number} {} # SKIP {reason}", case.name)?,
+            Outcome::Fail(text) => {
+                failed += 1;
+                for diagnostic in text.lines() {
+                    writeln!(to, "# {diagnostic}")?;
+                }
+                write!(line, "not ok {number} {}", case.name)?;
+            }
+        }
+        writeln!(
+            to,
+            "# {} took {} ms",
+            case.name,
+            start.elapsed().as_millis()
+        )?;
+        writeln!(to, "{line}")?;
+        to.flush()?;
+    }
+    writeln!(to, "# {} passed, {failed} failed", cases.len() - failed)?;
+    Ok(failed == 0)
+}

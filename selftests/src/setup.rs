@@ -1,0 +1,132 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What a device is made from: features, sizes, and the layout of memory and chains.
+
+use crate::memory::GuestMemory;
+use crate::ring::Segment;
+use crate::uapi::feature;
+use anyhow::Result;
+use std::sync::Arc;
+
+/// How frames are laid out over descriptors.
+#[derive(Clone, Copy, Debug)]
+pub struct Shape {
+    /// Whether the virtio-net header has a descriptor of its own.
+    pub own_header: bool,
+    /// The most bytes one descriptor covers.
+    pub piece: usize,
+    /// Whether the chain goes into an indirect table.
+    pub indirect: bool,
+}
+
+impl Shape {
+    /// Header and data in one descriptor.
+    pub const WHOLE: Self = Self {
+        own_header: false,
+        piece: usize::MAX,
+        indirect: false,
+    };
+
+    /// The segments for a buffer of `len` bytes at `addr`, header included.
+    pub(crate) fn segments(
+        &self,
+        addr: u64,
+        header: usize,
+        len: usize,
+        writable: bool,
+    ) -> Vec<Segment> {
+        let mut out = Vec::new();
+        let mut at = 0;
+        while at < len {
+            let own = self.own_header && at < header;
+            let end = if own { header.min(len) } else { len };
+            let part = (end - at).min(self.piece);
+            // CAST: buffers are far below 4 GiB.
+            out.push(Segment {
+                addr: addr + at as u64,
+                len: part as u32,
+                writable,
+            });
+            at += part;
+        }
+        out
+    }
+}
+
+/// How to make a device.
+#[derive(Clone, Debug)]
+pub struct Setup {
+    /// Accepted features.
+    pub features: u64,
+    /// Descriptors of the receive queue.
+    pub rx_size: u16,
+    /// Descriptors of the transmit queue.
+    pub tx_size: u16,
+    /// Index at which both rings start.
+    pub base: u16,
+    /// Buffers of the receive queue and the length of each, header included.
+    pub rx_buffers: (usize, usize),
+    /// Buffers of the transmit queue and the length of each, header included.
+    pub tx_buffers: (usize, usize),
+    /// Layout of receive buffers.
+    pub rx_shape: Shape,
+    /// Layout of transmitted frames.
+    pub tx_shape: Shape,
+    /// Room for entries in each indirect table.
+    pub table: usize,
+    /// What the tap may hand to the guest unsegmented.
+    pub offloads: u32,
+    /// Whether the peer speaks TCP with segmentation headers.
+    pub tcp: bool,
+    /// Regions of guest memory beside the first, as address and length.
+    pub regions: Vec<(u64, usize)>,
+}
+
+impl Setup {
+    /// A device with 256 descriptors and buffers of 2 KiB each way.
+    #[must_use]
+    pub fn new(features: u64) -> Self {
+        Self {
+            features,
+            rx_size: 256,
+            tx_size: 256,
+            base: 0,
+            rx_buffers: (256, 2048),
+            tx_buffers: (256, 2048),
+            rx_shape: Shape::WHOLE,
+            tx_shape: Shape::WHOLE,
+            table: 32,
+            offloads: 0,
+            tcp: false,
+            regions: Vec::new(),
+        }
+    }
+
+    /// Length of the virtio-net header under these features.
+    #[must_use]
+    pub fn header(&self) -> usize {
+        if self.features & (feature::MRG_RXBUF | feature::VERSION_1) == 0 {
+            10
+        } else {
+            12
+        }
+    }
+
+    fn pool(&self, which: (usize, usize), shape: Shape) -> usize {
+        let table = if shape.indirect { 16 * self.table } else { 0 };
+        which.0 * (which.1.next_multiple_of(64) + table) + (1 << 16)
+    }
+
+    pub(crate) fn memory(&self) -> Result<Arc<GuestMemory>> {
+        let rings = 32 * (usize::from(self.rx_size) + usize::from(self.tx_size)) + (1 << 16);
+        let first = rings
+            + self.pool(self.rx_buffers, self.rx_shape)
+            + self.pool(self.tx_buffers, self.tx_shape);
+        let mut layout = vec![(GUEST_BASE, first)];
+        layout.extend_from_slice(&self.regions);
+        Ok(Arc::new(GuestMemory::new(&layout)?))
+    }
+}
+
+/// Guest address of the first region; zero stays unmapped, so that a lost address is noticed.
+pub const GUEST_BASE: u64 = 0x10_0000;

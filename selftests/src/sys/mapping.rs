@@ -1,0 +1,169 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Memory shared with a device: never a reference into it, only copies and atomic words.
+
+use std::io;
+use std::sync::atomic::{AtomicU16, Ordering};
+
+/// The page size of every machine the tests run on.
+pub const PAGE: usize = 4096;
+
+/// Anonymous shared memory with an inaccessible page behind it.
+#[derive(Debug)]
+pub struct Mapping {
+    base: *mut u8,
+    len: usize,
+}
+
+// SAFETY: the mapping is plain memory, reached only through copies and atomics.
+unsafe impl Send for Mapping {}
+// SAFETY: as above; concurrent access is what the type is for.
+unsafe impl Sync for Mapping {}
+
+impl Mapping {
+    /// Maps `len` bytes, rounded up to pages, and touches each page once.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel has no room.
+    pub fn new(len: usize) -> io::Result<Self> {
+        let len = len.next_multiple_of(PAGE).max(PAGE);
+        // SAFETY: a fresh mapping at an address of the kernel's choice touches nothing of ours.
+        let base = unsafe {
+            libc::mmap(
+                std::ptr::null_mut(),
+                len + PAGE,
+                libc::PROT_NONE,
+                libc::MAP_SHARED | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE,
+                -1,
+                0,
+            )
+        };
+        if base == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        let map = Self {
+            base: base.cast(),
+            len,
+        };
+        map.protect(0, len, true)?;
+        for page in (0..len).step_by(PAGE) {
+            map.write(page, &[0]);
+        }
+        Ok(map)
+    }
+
+    /// The address, for the kernel's use.
+    #[must_use]
+    pub fn addr(&self) -> usize {
+        self.base.addr()
+    }
+
+    /// The usable length in bytes.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether nothing is mapped; never true.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Makes a range of pages accessible or not, for the device too.
+    ///
+    /// # Errors
+    ///
+    /// When the range is not made of whole pages of the mapping.
+    pub fn protect(&self, offset: usize, len: usize, accessible: bool) -> io::Result<()> {
+        if offset.checked_add(len).is_none_or(|end| end > self.len) {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        let prot = if accessible {
+            libc::PROT_READ | libc::PROT_WRITE
+        } else {
+            libc::PROT_NONE
+        };
+        // SAFETY: the range was just checked to lie inside this mapping; an access to a closed
+        // page faults, it does not reach other memory.
+        super::check(unsafe { libc::mprotect(self.base.add(offset).cast(), len, prot) })?;
+        Ok(())
+    }
+
+    fn at(&self, offset: usize, len: usize) -> *mut u8 {
+        let end = offset.checked_add(len);
+        assert!(
+            end.is_some_and(|end| end <= self.len),
+            "access outside of the mapping"
+        );
+        // SAFETY: `offset` was just checked to lie inside the mapping.
+        unsafe { self.base.add(offset) }
+    }
+
+    /// Copies out of the mapping.
+    ///
+    /// # Panics
+    ///
+    /// When the range leaves the mapping.
+    pub fn read(&self, offset: usize, to: &mut [u8]) {
+        let from = self.at(offset, to.len());
+        // SAFETY: `from` is valid for the length, and `to` is Rust memory outside the mapping.
+        unsafe { std::ptr::copy_nonoverlapping(from, to.as_mut_ptr(), to.len()) }
+    }
+
+    /// Copies into the mapping.
+    ///
+    /// # Panics
+    ///
+    /// When the range leaves the mapping.
+    pub fn write(&self, offset: usize, from: &[u8]) {
+        let to = self.at(offset, from.len());
+        // SAFETY: `to` is valid for the length, and `from` is Rust memory outside the mapping.
+        unsafe { std::ptr::copy_nonoverlapping(from.as_ptr(), to, from.len()) }
+    }
+
+    /// Fills a range with one byte.
+    ///
+    /// # Panics
+    ///
+    /// When the range leaves the mapping.
+    pub fn fill(&self, offset: usize, len: usize, byte: u8) {
+        let to = self.at(offset, len);
+        // SAFETY: `to` is valid for the length.
+        unsafe { std::ptr::write_bytes(to, byte, len) }
+    }
+
+    fn word(&self, offset: usize) -> &AtomicU16 {
+        assert!(offset.is_multiple_of(2), "index words are aligned");
+        // SAFETY: in bounds, aligned, and every byte pattern is an `AtomicU16`; the device
+        // accesses such words as a unit too.
+        unsafe { AtomicU16::from_ptr(self.at(offset, 2).cast()) }
+    }
+
+    /// Reads an aligned 16-bit word.
+    ///
+    /// # Panics
+    ///
+    /// When the word leaves the mapping or is misaligned.
+    #[must_use]
+    pub fn load_u16(&self, offset: usize, order: Ordering) -> u16 {
+        u16::from_le(self.word(offset).load(order))
+    }
+
+    /// Writes an aligned 16-bit word.
+    ///
+    /// # Panics
+    ///
+    /// When the word leaves the mapping or is misaligned.
+    pub fn store_u16(&self, offset: usize, value: u16, order: Ordering) {
+        self.word(offset).store(value.to_le(), order);
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: the mapping and its guard page were made in `new` and end with `self`.
+        unsafe { libc::munmap(self.base.cast(), self.len + PAGE) };
+    }
+}

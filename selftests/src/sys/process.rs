@@ -1,0 +1,86 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Process-wide calls.
+
+use super::check;
+use std::io;
+
+/// Moves the calling process into a network namespace of its own.
+///
+/// # Errors
+///
+/// Without the privilege to do so.
+pub fn unshare_network() -> io::Result<()> {
+    // SAFETY: takes no pointer; only what later calls see of the network changes.
+    check(unsafe { libc::unshare(libc::CLONE_NEWNET) })?;
+    Ok(())
+}
+
+/// Runs the calling thread before all ordinary ones, until it sleeps.
+///
+/// # Errors
+///
+/// Without the privilege to do so.
+pub fn run_first() -> io::Result<()> {
+    let parameter = libc::sched_param { sched_priority: 1 };
+    // SAFETY: the pointer is to a live structure of the kind the call takes.
+    check(unsafe {
+        libc::sched_setscheduler(0, libc::SCHED_FIFO | libc::SCHED_RESET_ON_FORK, &parameter)
+    })?;
+    Ok(())
+}
+
+/// Asks the kernel to kill this process when its parent ends.
+///
+/// # Errors
+///
+/// When the kernel refuses.
+pub fn die_with_parent() -> io::Result<()> {
+    // SAFETY: takes integers only.
+    check(unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL, 0, 0, 0) })?;
+    Ok(())
+}
+
+/// Opens a further descriptor number for the file behind `fd`, closing what `target` was.
+///
+/// Both are plain numbers: this exists to race a close and a reuse of a number against a call
+/// that looks the number up.
+///
+/// # Errors
+///
+/// When `fd` is not open.
+pub fn redirect(fd: i32, target: &RawSlot) -> io::Result<()> {
+    // SAFETY: `target` reserves its number for exactly this use, no owner object exists for it.
+    check(unsafe { libc::dup2(fd, target.0) })?;
+    Ok(())
+}
+
+/// A descriptor number that no owned object stands for.
+#[derive(Debug)]
+pub struct RawSlot(i32);
+
+impl RawSlot {
+    /// Takes over the number of an owned descriptor.
+    #[must_use]
+    pub fn new(fd: std::os::fd::OwnedFd) -> Self {
+        Self(std::os::fd::IntoRawFd::into_raw_fd(fd))
+    }
+
+    /// The number.
+    #[must_use]
+    pub fn number(&self) -> i32 {
+        self.0
+    }
+
+    /// Closes whatever the number stands for now, keeping the number in use by this object.
+    pub fn close(&self) {
+        // SAFETY: the number belongs to `self`, no owned object refers to it.
+        unsafe { libc::close(self.0) };
+    }
+}
+
+impl Drop for RawSlot {
+    fn drop(&mut self) {
+        self.close();
+    }
+}

@@ -1,0 +1,131 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Tap interfaces in a network namespace of the test's own.
+
+use crate::sys::net;
+use anyhow::{Context, Result};
+use std::fs::{self, OpenOptions};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+
+const IFF_TAP: i32 = 0x0002;
+const IFF_NO_PI: i32 = 0x1000;
+const IFF_VNET_HDR: i32 = 0x4000;
+const IFF_MULTI_QUEUE: i32 = 0x0100;
+
+/// Frames of up to 64 KiB must pass without segmentation.
+const MTU: i32 = 65521;
+
+/// Offload: checksums are left to the guest.
+pub const OFFLOAD_CSUM: u32 = 1;
+/// Offload: TCP over IPv4 is not segmented.
+pub const OFFLOAD_TSO4: u32 = 2;
+
+/// How to make a tap.
+#[derive(Clone, Copy, Debug)]
+pub struct TapConfig {
+    /// Size of the virtio-net header, zero for none.
+    pub header: u8,
+    /// `OFFLOAD_*` bits.
+    pub offloads: u32,
+    /// Whether several queues share the interface.
+    pub multiqueue: bool,
+}
+
+/// Enters a new network namespace without IPv6, so that no frame appears by itself.
+///
+/// # Errors
+///
+/// Without the privilege to do so.
+pub fn private_network() -> Result<()> {
+    crate::sys::process::unshare_network().context("unshare the network")?;
+    for which in ["all", "default"] {
+        let path = format!("/proc/sys/net/ipv6/conf/{which}/disable_ipv6");
+        if fs::exists(&path)? {
+            fs::write(&path, "1").context("disable IPv6")?;
+        }
+    }
+    Ok(())
+}
+
+/// Opens the tun driver without attaching to an interface.
+///
+/// # Errors
+///
+/// When the driver is missing.
+pub fn open_unattached() -> Result<OwnedFd> {
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open("/dev/net/tun");
+    Ok(file.context("open /dev/net/tun")?.into())
+}
+
+/// One queue of a tap interface.
+#[derive(Debug)]
+pub struct Tap {
+    fd: OwnedFd,
+    if_index: i32,
+}
+
+impl Tap {
+    /// Makes the interface `name`, or a further queue of it, and brings it up.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel answers.
+    pub fn new(name: &str, config: TapConfig) -> Result<Self> {
+        let fd = open_unattached()?;
+        let mut flags = IFF_TAP | IFF_NO_PI;
+        if config.header > 0 {
+            flags |= IFF_VNET_HDR;
+        }
+        if config.multiqueue {
+            flags |= IFF_MULTI_QUEUE;
+        }
+        net::tun_attach(fd.as_fd(), name, flags).context("attach to tap")?;
+        if config.header > 0 {
+            net::tun_header_size(fd.as_fd(), i32::from(config.header)).context("header size")?;
+            net::tun_offload(fd.as_fd(), config.offloads).context("tap offloads")?;
+        }
+        net::tun_send_buffer(fd.as_fd(), i32::MAX).context("tap send buffer")?;
+        net::if_up(name, MTU).context("bring tap up")?;
+        let if_index = net::if_index(name).context("tap index")?;
+        Ok(Self { fd, if_index })
+    }
+
+    /// The interface's index.
+    #[must_use]
+    pub fn if_index(&self) -> i32 {
+        self.if_index
+    }
+
+    /// The bare descriptor number, for the device.
+    #[must_use]
+    pub fn number(&self) -> i32 {
+        self.fd.as_raw_fd()
+    }
+
+    /// A second descriptor of the same queue.
+    ///
+    /// # Errors
+    ///
+    /// When the process has too many descriptors.
+    pub fn duplicate(&self) -> Result<OwnedFd> {
+        self.fd.try_clone().context("dup of tap")
+    }
+
+    /// Limits what the interface may have in flight; below `i32::MAX` batching ends.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel answers.
+    pub fn set_send_buffer(&self, bytes: i32) -> Result<()> {
+        net::tun_send_buffer(self.fd.as_fd(), bytes).context("tap send buffer")
+    }
+}
+
+impl AsFd for Tap {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}

@@ -1,0 +1,354 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Numbered frames through a device: sent, awaited in order, compared byte for byte.
+
+use crate::device::NetDevice;
+use crate::frame;
+use crate::uapi::{NetHeader, feature};
+use crate::wait::{Deadline, PATIENCE};
+use anyhow::{Context, Result, bail};
+use std::os::fd::AsFd;
+use std::time::Duration;
+
+/// Payload of each segment of the TCP frames.
+const SEGMENT: u16 = 1448;
+
+/// What frames a flow is made of.
+#[derive(Clone, Copy, Debug)]
+pub struct Plan {
+    /// Seed of the content.
+    pub seed: u64,
+    /// How many frames.
+    pub count: u64,
+    /// The most frames under way.
+    pub window: u64,
+    /// Length of each frame by its number.
+    pub size: fn(u64) -> usize,
+    /// Whether they are TCP frames to be segmented later.
+    pub tcp: bool,
+}
+
+impl Plan {
+    /// Frames of the sizes `size` answers, 64 under way.
+    #[must_use]
+    pub fn new(seed: u64, count: u64, size: fn(u64) -> usize) -> Self {
+        Self {
+            seed,
+            count,
+            window: 64,
+            size,
+            tcp: false,
+        }
+    }
+
+    fn build(&self, sequence: u64, out: &mut Vec<u8>) {
+        let len = (self.size)(sequence);
+        if self.tcp {
+            frame::build_tcp(self.seed, sequence, len, out);
+        } else {
+            frame::build(self.seed, sequence, len, out);
+        }
+    }
+
+    fn header(&self, sequence: u64) -> NetHeader {
+        if !self.tcp {
+            return NetHeader::default();
+        }
+        let large = (self.size)(sequence) > frame::TCP_HEADERS + usize::from(SEGMENT);
+        NetHeader {
+            flags: 1,
+            gso_type: u8::from(large),
+            hdr_len: 54,
+            gso_size: if large { SEGMENT } else { 0 },
+            csum_start: 34,
+            csum_offset: 16,
+            num_buffers: 0,
+        }
+    }
+
+    /// Compares what both ends of the wire must agree on; the header length is but a hint.
+    fn expect_header(&self, sequence: u64, got: NetHeader) -> Result<()> {
+        let want = self.header(sequence);
+        let got = NetHeader {
+            hdr_len: want.hdr_len,
+            num_buffers: 0,
+            ..got
+        };
+        if want != got {
+            bail!("header of frame {sequence}: {want:?} expected, {got:?} received");
+        }
+        Ok(())
+    }
+}
+
+/// One direction of traffic.
+pub trait Flow {
+    /// Does what can be done now; true if anything moved.
+    ///
+    /// # Errors
+    ///
+    /// When a frame is lost, doubled, reordered or changed.
+    fn pump(&mut self, device: &mut NetDevice) -> Result<bool>;
+
+    /// Whether all frames have arrived and all buffers are back.
+    fn done(&self, device: &NetDevice) -> bool;
+
+    /// Where the flow stands, for a failure's message.
+    fn describe(&self, device: &NetDevice) -> String;
+}
+
+/// Frames from the guest to the peer.
+#[derive(Debug)]
+pub struct TxFlow {
+    plan: Plan,
+    /// Frames posted so far.
+    pub sent: u64,
+    /// Frames the peer got so far.
+    pub seen: u64,
+    buffer: Vec<u8>,
+    expected: Vec<u8>,
+}
+
+impl TxFlow {
+    /// A flow at its start.
+    #[must_use]
+    pub fn new(plan: Plan) -> Self {
+        Self {
+            plan,
+            sent: 0,
+            seen: 0,
+            buffer: Vec::new(),
+            expected: Vec::new(),
+        }
+    }
+
+    /// Ends the flow with what is under way.
+    pub fn finish(&mut self) {
+        self.plan.count = self.sent;
+    }
+
+    fn post(&mut self, device: &mut NetDevice) -> Result<bool> {
+        let mut moved = false;
+        while self.sent < self.plan.count && self.sent - self.seen < self.plan.window {
+            self.plan.build(self.sent, &mut self.buffer);
+            if !device.tx_post(self.plan.header(self.sent), &self.buffer)? {
+                break;
+            }
+            self.sent += 1;
+            moved = true;
+        }
+        device.tx.flush()?;
+        Ok(moved)
+    }
+}
+
+impl Flow for TxFlow {
+    fn pump(&mut self, device: &mut NetDevice) -> Result<bool> {
+        let mut moved = self.post(device)?;
+        moved |= device.tx_reap()? > 0;
+        while let Some(header) = device.peer.receive(&mut self.buffer)? {
+            self.plan.build(self.seen, &mut self.expected);
+            frame::expect("transmitted", self.seen, &self.expected, &self.buffer)?;
+            if self.plan.tcp {
+                self.plan.expect_header(self.seen, header)?;
+            }
+            self.seen += 1;
+            moved = true;
+            if self.seen > self.sent {
+                bail!("{} frames seen, {} sent", self.seen, self.sent);
+            }
+        }
+        Ok(moved)
+    }
+
+    fn done(&self, device: &NetDevice) -> bool {
+        self.seen == self.plan.count && device.tx.ring.pending() == 0
+    }
+
+    fn describe(&self, device: &NetDevice) -> String {
+        format!(
+            "transmit: {} of {} sent, {} seen, {} chains out",
+            self.sent,
+            self.plan.count,
+            self.seen,
+            device.tx.ring.pending()
+        )
+    }
+}
+
+/// Frames from the peer to the guest.
+#[derive(Debug)]
+pub struct RxFlow {
+    plan: Plan,
+    /// Frames the peer sent so far.
+    pub sent: u64,
+    /// Frames the guest got so far.
+    pub seen: u64,
+    buffer: Vec<u8>,
+    expected: Vec<u8>,
+}
+
+impl RxFlow {
+    /// A flow at its start.
+    #[must_use]
+    pub fn new(plan: Plan) -> Self {
+        Self {
+            plan,
+            sent: 0,
+            seen: 0,
+            buffer: Vec::new(),
+            expected: Vec::new(),
+        }
+    }
+
+    /// Ends the flow with what is under way.
+    pub fn finish(&mut self) {
+        self.plan.count = self.sent;
+    }
+
+    fn check(&mut self, device: &NetDevice, header: NetHeader) -> Result<()> {
+        self.plan.build(self.seen, &mut self.expected);
+        frame::expect("received", self.seen, &self.expected, &self.buffer)?;
+        self.plan.expect_header(self.seen, header)?;
+        let features = device.setup.features;
+        let size = device.setup.header();
+        let total = size + self.buffer.len();
+        let want = if features & feature::MRG_RXBUF != 0 {
+            total.div_ceil(device.setup.rx_buffers.1)
+        } else {
+            usize::from(features & feature::VERSION_1 != 0)
+        };
+        if size == 12 && usize::from(header.num_buffers) != want {
+            bail!(
+                "frame {} announces {} buffers, not {want}",
+                self.seen,
+                header.num_buffers
+            );
+        }
+        Ok(())
+    }
+}
+
+impl Flow for RxFlow {
+    fn pump(&mut self, device: &mut NetDevice) -> Result<bool> {
+        let mut moved = false;
+        device.rx_fill()?;
+        device.rx.flush()?;
+        while self.sent < self.plan.count && self.sent - self.seen < self.plan.window {
+            self.plan.build(self.sent, &mut self.buffer);
+            device
+                .peer
+                .send(self.plan.header(self.sent), &self.buffer)?;
+            self.sent += 1;
+            moved = true;
+        }
+        while let Some(header) = device.rx_take(&mut self.buffer)? {
+            if self.seen == self.sent {
+                bail!("a frame arrived that was not sent");
+            }
+            self.check(device, header)?;
+            self.seen += 1;
+            moved = true;
+        }
+        Ok(moved)
+    }
+
+    fn done(&self, _device: &NetDevice) -> bool {
+        self.seen == self.plan.count
+    }
+
+    fn describe(&self, device: &NetDevice) -> String {
+        format!(
+            "receive: {} of {} sent, {} seen, {} chains out",
+            self.sent,
+            self.plan.count,
+            self.seen,
+            device.rx.ring.pending()
+        )
+    }
+}
+
+/// Waits until the device calls or the peer has a frame; false after `time`.
+///
+/// # Errors
+///
+/// When a descriptor is broken.
+pub fn wait_activity(device: &mut NetDevice, time: Duration) -> Result<bool> {
+    let rx_ready = device.rx.arm()?;
+    let tx_ready = device.tx.arm()?;
+    if rx_ready || tx_ready {
+        return Ok(true);
+    }
+    let fds = [
+        device.rx.call.as_fd(),
+        device.tx.call.as_fd(),
+        device.peer.as_fd(),
+    ];
+    Deadline::after(time).readable(&fds)
+}
+
+/// Runs flows until all are done.
+///
+/// # Errors
+///
+/// When a frame is wrong, or nothing moves for long.
+pub fn run(device: &mut NetDevice, flows: &mut [&mut dyn Flow]) -> Result<()> {
+    run_until(device, flows, |device, flows| {
+        flows.iter().all(|flow| flow.done(device))
+    })
+}
+
+/// Runs flows until `end` says so.
+///
+/// # Errors
+///
+/// As [`run`].
+pub fn run_until(
+    device: &mut NetDevice,
+    flows: &mut [&mut dyn Flow],
+    end: impl Fn(&NetDevice, &[&mut dyn Flow]) -> bool,
+) -> Result<()> {
+    loop {
+        let mut moved = false;
+        for flow in flows.iter_mut() {
+            moved |= flow.pump(device).with_context(|| flow.describe(device))?;
+        }
+        if end(device, flows) {
+            return Ok(());
+        }
+        if !moved && !wait_activity(device, PATIENCE)? {
+            let state: Vec<_> = flows.iter().map(|flow| flow.describe(device)).collect();
+            bail!("nothing moved for {PATIENCE:?}; {}", state.join("; "));
+        }
+    }
+}
+
+/// Sends frames from the guest and checks them at the peer.
+///
+/// # Errors
+///
+/// As [`run`].
+pub fn transmit(device: &mut NetDevice, plan: Plan) -> Result<()> {
+    run(device, &mut [&mut TxFlow::new(plan)])
+}
+
+/// Sends frames from the peer and checks them in the guest.
+///
+/// # Errors
+///
+/// As [`run`].
+pub fn receive(device: &mut NetDevice, plan: Plan) -> Result<()> {
+    run(device, &mut [&mut RxFlow::new(plan)])
+}
+
+/// Both directions at once.
+///
+/// # Errors
+///
+/// As [`run`].
+pub fn exchange(device: &mut NetDevice, plan: Plan) -> Result<()> {
+    run(
+        device,
+        &mut [&mut TxFlow::new(plan), &mut RxFlow::new(plan)],
+    )
+}

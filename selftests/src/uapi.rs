@@ -1,0 +1,217 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Structures and constants of `linux/vhost.h`, `linux/virtio_ring.h` and `linux/virtio_net.h`.
+
+use crate::sys::ioctl::Request;
+
+/// Feature bits, as masks.
+pub mod feature {
+    /// Notify when the available ring runs empty, even if suppressed.
+    pub const NOTIFY_ON_EMPTY: u64 = 1 << 24;
+    /// Log every write to guest memory.
+    pub const LOG_ALL: u64 = 1 << 26;
+    /// Any split of header and data over descriptors.
+    pub const ANY_LAYOUT: u64 = 1 << 27;
+    /// The device makes the virtio-net header itself.
+    pub const NET_HDR: u64 = 1 << 27;
+    /// Tables of descriptors behind one descriptor.
+    pub const INDIRECT: u64 = 1 << 28;
+    /// Notifications by index instead of flags.
+    pub const EVENT_IDX: u64 = 1 << 29;
+    /// Virtio 1.0 layout.
+    pub const VERSION_1: u64 = 1 << 32;
+    /// Addresses go through an IOTLB.
+    pub const ACCESS_PLATFORM: u64 = 1 << 33;
+    /// Packed ring format.
+    pub const RING_PACKED: u64 = 1 << 34;
+    /// Buffers are used in the order they were made available.
+    pub const IN_ORDER: u64 = 1 << 35;
+    /// A single queue can be reset.
+    pub const RING_RESET: u64 = 1 << 40;
+    /// A received frame may span buffers.
+    pub const MRG_RXBUF: u64 = 1 << 15;
+}
+
+/// `struct vhost_vring_state`.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub struct VringState {
+    /// Which queue.
+    pub index: u32,
+    /// The value.
+    pub num: u32,
+}
+
+/// `struct vhost_vring_file`.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub struct VringFile {
+    /// Which queue.
+    pub index: u32,
+    /// A descriptor, -1 to unbind.
+    pub fd: i32,
+}
+
+/// `struct vhost_vring_addr`.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub struct VringAddr {
+    /// Which queue.
+    pub index: u32,
+    /// Only bit 0 is known: log writes to the used ring.
+    pub flags: u32,
+    /// Descriptor table, an address of the process.
+    pub desc: u64,
+    /// Used ring, an address of the process.
+    pub used: u64,
+    /// Available ring, an address of the process.
+    pub avail: u64,
+    /// Guest address of the used ring, for logging.
+    pub log: u64,
+}
+
+/// `struct vhost_memory_region`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct MemoryRegion {
+    /// Start in guest memory.
+    pub guest: u64,
+    /// Length in bytes.
+    pub size: u64,
+    /// Start in the process.
+    pub user: u64,
+    /// Unused.
+    pub padding: u64,
+}
+
+/// The head of `struct vhost_memory`.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub struct MemoryHeader {
+    /// How many regions follow.
+    pub count: u32,
+    /// Must be zero.
+    pub padding: u32,
+}
+
+const KIND: u8 = 0xaf;
+/// `VHOST_GET_FEATURES`.
+pub const GET_FEATURES: Request<u64> = Request::read(KIND, 0x00);
+/// `VHOST_SET_FEATURES`.
+pub const SET_FEATURES: Request<u64> = Request::write(KIND, 0x00);
+/// `VHOST_SET_OWNER`.
+pub const SET_OWNER: Request<()> = Request::none(KIND, 0x01);
+/// `VHOST_RESET_OWNER`.
+pub const RESET_OWNER: Request<()> = Request::none(KIND, 0x02);
+/// `VHOST_SET_MEM_TABLE`.
+pub const SET_MEM_TABLE: Request<MemoryHeader> = Request::write(KIND, 0x03);
+/// `VHOST_SET_LOG_BASE`.
+pub const SET_LOG_BASE: Request<u64> = Request::write(KIND, 0x04);
+/// `VHOST_SET_LOG_FD`.
+pub const SET_LOG_FD: Request<i32> = Request::write(KIND, 0x07);
+/// `VHOST_SET_VRING_NUM`.
+pub const SET_VRING_NUM: Request<VringState> = Request::write(KIND, 0x10);
+/// `VHOST_SET_VRING_ADDR`.
+pub const SET_VRING_ADDR: Request<VringAddr> = Request::write(KIND, 0x11);
+/// `VHOST_SET_VRING_BASE`.
+pub const SET_VRING_BASE: Request<VringState> = Request::write(KIND, 0x12);
+/// `VHOST_GET_VRING_BASE`.
+pub const GET_VRING_BASE: Request<VringState> = Request::read_write(KIND, 0x12);
+/// `VHOST_SET_VRING_KICK`.
+pub const SET_VRING_KICK: Request<VringFile> = Request::write(KIND, 0x20);
+/// `VHOST_SET_VRING_CALL`.
+pub const SET_VRING_CALL: Request<VringFile> = Request::write(KIND, 0x21);
+/// `VHOST_SET_VRING_ERR`.
+pub const SET_VRING_ERR: Request<VringFile> = Request::write(KIND, 0x22);
+/// `VHOST_SET_VRING_BUSYLOOP_TIMEOUT`.
+pub const SET_VRING_BUSYLOOP: Request<VringState> = Request::write(KIND, 0x23);
+/// `VHOST_GET_VRING_BUSYLOOP_TIMEOUT`.
+pub const GET_VRING_BUSYLOOP: Request<VringState> = Request::write(KIND, 0x24);
+/// `VHOST_SET_BACKEND_FEATURES`.
+pub const SET_BACKEND_FEATURES: Request<u64> = Request::write(KIND, 0x25);
+/// `VHOST_GET_BACKEND_FEATURES`.
+pub const GET_BACKEND_FEATURES: Request<u64> = Request::read(KIND, 0x26);
+/// `VHOST_NET_SET_BACKEND`.
+pub const NET_SET_BACKEND: Request<VringFile> = Request::write(KIND, 0x30);
+/// `VHOST_GET_FEATURES_ARRAY`.
+pub const GET_FEATURES_ARRAY: Request<u64> = Request::read(KIND, 0x83);
+/// `VHOST_SET_FEATURES_ARRAY`.
+pub const SET_FEATURES_ARRAY: Request<u64> = Request::write(KIND, 0x83);
+/// A number of the vhost family that no network device serves.
+pub const UNKNOWN: Request<VringState> = Request::write(KIND, 0x7e);
+
+/// Descriptor flag: the chain goes on at `next`.
+pub const DESC_NEXT: u16 = 1;
+/// Descriptor flag: the device writes this buffer.
+pub const DESC_WRITE: u16 = 2;
+/// Descriptor flag: the buffer is a table of descriptors.
+pub const DESC_INDIRECT: u16 = 4;
+/// Available-ring flag: no calls wanted.
+pub const AVAIL_NO_INTERRUPT: u16 = 1;
+/// Used-ring flag: no kicks wanted.
+pub const USED_NO_NOTIFY: u16 = 1;
+
+/// `struct virtio_net_hdr_v1`, the ten bytes shared with the legacy layout first.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct NetHeader {
+    /// Bit 0: a checksum is to be filled in.
+    pub flags: u8,
+    /// Kind of segmentation.
+    pub gso_type: u8,
+    /// Length of the headers.
+    pub hdr_len: u16,
+    /// Payload of each segment.
+    pub gso_size: u16,
+    /// Where the checksum starts.
+    pub csum_start: u16,
+    /// Where it goes, from there.
+    pub csum_offset: u16,
+    /// Buffers this frame took; only in the 12-byte layout.
+    pub num_buffers: u16,
+}
+
+impl NetHeader {
+    /// Little-endian bytes; callers take the first 10 or 12.
+    #[must_use]
+    pub fn bytes(&self) -> [u8; 12] {
+        let mut out = [0; 12];
+        out[0] = self.flags;
+        out[1] = self.gso_type;
+        let words = [
+            self.hdr_len,
+            self.gso_size,
+            self.csum_start,
+            self.csum_offset,
+            self.num_buffers,
+        ];
+        for (to, word) in out[2..].chunks_exact_mut(2).zip(words) {
+            to.copy_from_slice(&word.to_le_bytes());
+        }
+        out
+    }
+
+    /// Reads a header of 10 or 12 bytes.
+    #[must_use]
+    pub fn parse(bytes: &[u8]) -> Self {
+        let word = |at: usize| {
+            let get = |i| bytes.get(i).copied().unwrap_or(0);
+            u16::from_le_bytes([get(at), get(at + 1)])
+        };
+        Self {
+            flags: bytes.first().copied().unwrap_or(0),
+            gso_type: bytes.get(1).copied().unwrap_or(0),
+            hdr_len: word(2),
+            gso_size: word(4),
+            csum_start: word(6),
+            csum_offset: word(8),
+            num_buffers: word(10),
+        }
+    }
+}
+
+const _: () = {
+    assert!(size_of::<VringAddr>() == 40);
+    assert!(size_of::<MemoryRegion>() == 32);
+    assert!(GET_FEATURES.number() == 0x8008_af00);
+    assert!(NET_SET_BACKEND.number() == 0x4008_af30);
+};
