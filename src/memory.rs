@@ -84,7 +84,7 @@ impl Table {
 }
 
 impl Translate for Table {
-    #[inline]
+    #[inline(always)]
     fn translate(
         &self,
         hint: &mut Hint,

@@ -54,6 +54,8 @@ pub(super) struct Ring {
     file: ARef<File>,
     ring: NonNull<shim::CPtrRing>,
     packets: [*mut c_void; BATCH],
+    /// Lengths of the packets in bytes, VLAN tags included.
+    lens: [u32; BATCH],
     next: usize,
     len: usize,
 }
@@ -76,6 +78,7 @@ impl Ring {
             file,
             ring,
             packets: [null_mut(); BATCH],
+            lens: [0; BATCH],
             next: 0,
             len: 0,
         })
@@ -86,42 +89,35 @@ impl Ring {
     pub(super) fn peek_len(&mut self) -> usize {
         if self.next >= self.len {
             self.next = 0;
-            // SAFETY: the file keeps its ring alive; up to `BATCH` pointers are written.
+            // SAFETY: the file keeps its ring alive; up to `BATCH` pointers and lengths are written.
             // INVARIANT: they are ours now.
             self.len = unsafe {
                 shim::rnet_ring_consume(
                     self.ring.as_ptr(),
                     self.file.as_ptr(),
                     self.packets.as_mut_ptr(),
+                    self.lens.as_mut_ptr(),
                     BATCH,
                 )
             };
         }
-        match self
-            .packets
-            .get(..self.len)
-            .and_then(|all| all.get(self.next))
-        {
-            // SAFETY: owned, by the type invariant.
-            Some(packet) => unsafe { shim::rnet_packet_len(*packet) },
-            None => 0,
+        match self.lens.get(self.next) {
+            // CAST: `u32` fits `usize`.
+            Some(len) if self.next < self.len => *len as usize,
+            _ => 0,
         }
     }
 
     /// Takes the packet that [`Ring::peek_len`] measured.
     #[inline]
     pub(super) fn take(&mut self) -> Packet {
-        match self
-            .packets
-            .get(..self.len)
-            .and_then(|all| all.get(self.next))
-        {
-            Some(packet) => {
+        match self.packets.get(self.next) {
+            Some(packet) if self.next < self.len => {
                 self.next = self.next.wrapping_add(1);
                 // INVARIANT: moved out of the ring's range.
                 Packet(*packet)
             }
-            None => Packet::QUEUED,
+            _ => Packet::QUEUED,
         }
     }
 }

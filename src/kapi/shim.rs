@@ -40,7 +40,14 @@ unsafe extern "C" {
     pub(super) fn rnet_access_ok(addr: u64, len: u64) -> bool;
     pub(super) fn rnet_get_u16(addr: u64, value: *mut u16) -> c_int;
     pub(super) fn rnet_put_u16(addr: u64, value: u16) -> c_int;
-    pub(super) fn rnet_get_u16s(addr: u64, values: *mut u16, n: usize) -> c_int;
+    pub(super) fn rnet_get_entries(
+        ring: u64,
+        table: u64,
+        size: u32,
+        index: *mut u16,
+        descs: *mut RawDesc,
+        n: usize,
+    ) -> c_int;
     pub(super) fn rnet_gather_descs(
         table: u64,
         index: *const u16,
@@ -92,10 +99,10 @@ unsafe extern "C" {
         ring: *mut CPtrRing,
         file: *mut bindings::file,
         packets: *mut *mut c_void,
+        lens: *mut u32,
         n: usize,
     ) -> usize;
     pub(super) fn rnet_ring_unconsume(ring: *mut CPtrRing, packets: *mut *mut c_void, n: usize);
-    pub(super) fn rnet_packet_len(packet: *mut c_void) -> usize;
 
     pub(super) fn rnet_pages_alloc(order: c_uint, refs: c_int) -> *mut c_void;
     pub(super) fn rnet_pages_refs(pages: *mut c_void) -> c_int;

@@ -107,10 +107,28 @@ impl Memory for OwnerMemory {
     }
 
     #[inline]
-    fn load_slice(&self, addr: UserAddr, out: &mut [u16]) -> Result<(), Unmapped> {
-        // SAFETY: writes `out.len()` values to `out`. Any user address may be given.
-        let ret = unsafe { shim::rnet_get_u16s(addr.0, out.as_mut_ptr(), out.len()) };
-        check(ret, addr)
+    fn load_entries(
+        &self,
+        ring: UserAddr,
+        table: UserAddr,
+        size: u16,
+        indexes: &mut [u16],
+        descs: &mut [RawDesc],
+    ) -> Result<usize, Unmapped> {
+        let n = indexes.len().min(descs.len());
+        // SAFETY: writes up to `n` indexes and descriptors, which both slices have. Any user
+        // address may be given.
+        let ret = unsafe {
+            shim::rnet_get_entries(
+                ring.0,
+                table.0,
+                u32::from(size),
+                indexes.as_mut_ptr(),
+                descs.as_mut_ptr(),
+                n,
+            )
+        };
+        usize::try_from(ret).map_err(|_| Unmapped(ring))
     }
 
     #[inline]

@@ -57,19 +57,33 @@ efault:
 	return -EFAULT;
 }
 
-int rnet_get_u16s(u64 addr, u16 *values, size_t n)
+/*
+ * Up to n entries of an available ring, and for each the descriptor it names; fewer when one names
+ * none of the table's.
+ */
+int rnet_get_entries(u64 ring, u64 table, u32 size, u16 *index, u64 (*descs)[2], size_t n)
 {
-	u16 __user *from = (u16 __user *)addr;
+	u64 __user (*desc)[2] = (u64 __user (*)[2])table;
+	u16 __user *from = (u16 __user *)ring;
 	size_t i;
 
 	might_fault();
-	if (!access_ok(from, n * sizeof(*from)))
+	/* The scope vets its first address only, and moves no other out of harm's way. */
+	if (!access_ok(from, n * sizeof(*from)) || !access_ok(desc, size * sizeof(*desc)))
 		return -EFAULT;
 	scoped_user_read_access_size(from, n * sizeof(*from), efault) {
-		for (i = 0; i < n; i++)
-			unsafe_get_user(values[i], &from[i], efault);
+		for (i = 0; i < n; i++) {
+			__le16 entry;
+
+			unsafe_get_user(entry, (__le16 __user *)&from[i], efault);
+			index[i] = le16_to_cpu(entry);
+			if (index[i] >= size)
+				break;
+			unsafe_get_user(descs[i][0], &desc[index[i]][0], efault);
+			unsafe_get_user(descs[i][1], &desc[index[i]][1], efault);
+		}
 	}
-	return 0;
+	return i;
 efault:
 	return -EFAULT;
 }
@@ -207,12 +221,23 @@ size_t rnet_sock_peek_len(struct socket *sock)
 	return len;
 }
 
+/* One segment is the common case, and cheaper to walk. */
+static void init_iter(struct iov_iter *iter, unsigned int direction, const struct iovec *seg,
+		      size_t n, size_t len, size_t skip)
+{
+	if (n == 1 && len <= seg->iov_len)
+		iov_iter_ubuf(iter, direction, seg->iov_base, len);
+	else
+		iov_iter_init(iter, direction, seg, n, len);
+	if (skip)
+		iov_iter_advance(iter, skip);
+}
+
 int rnet_sock_send(struct socket *sock, const struct iovec *seg, size_t n, size_t len, size_t skip)
 {
 	struct msghdr msg = { .msg_flags = MSG_DONTWAIT };
 
-	iov_iter_init(&msg.msg_iter, ITER_SOURCE, seg, n, len);
-	iov_iter_advance(&msg.msg_iter, skip);
+	init_iter(&msg.msg_iter, ITER_SOURCE, seg, n, len, skip);
 	return sock->ops->sendmsg(sock, &msg, len - skip);
 }
 
@@ -222,8 +247,7 @@ int rnet_sock_recv(struct socket *sock, void *packet, const struct iovec *seg, s
 	struct msghdr msg = { .msg_control = packet };
 	int ret;
 
-	iov_iter_init(&msg.msg_iter, ITER_DEST, seg, n, len);
-	iov_iter_advance(&msg.msg_iter, skip);
+	init_iter(&msg.msg_iter, ITER_DEST, seg, n, len, skip);
 	ret = sock->ops->recvmsg(sock, &msg, len - skip, MSG_DONTWAIT | MSG_TRUNC);
 	*left = iov_iter_count(&msg.msg_iter);
 	return ret;
@@ -231,9 +255,17 @@ int rnet_sock_recv(struct socket *sock, void *packet, const struct iovec *seg, s
 
 /* Packets of a tap's ring */
 
-size_t rnet_ring_consume(struct ptr_ring *ring, struct file *file, void **packets, size_t n)
+static u32 packet_len(void *packet)
 {
-	int got;
+	if (tun_is_xdp_frame(packet))
+		return tun_ptr_to_xdp(packet)->len;
+	return __skb_array_len_with_tag(packet);
+}
+
+size_t rnet_ring_consume(struct ptr_ring *ring, struct file *file, void **packets, u32 *lens,
+			 size_t n)
+{
+	int got, i;
 
 	spin_lock(&ring->consumer_lock);
 	got = __ptr_ring_consume_batched(ring, packets, n);
@@ -241,19 +273,14 @@ size_t rnet_ring_consume(struct ptr_ring *ring, struct file *file, void **packet
 	if (got)
 		tun_wake_queue(file, got);
 	spin_unlock(&ring->consumer_lock);
+	for (i = 0; i < got; i++)
+		lens[i] = packet_len(packets[i]);
 	return got;
 }
 
 void rnet_ring_unconsume(struct ptr_ring *ring, void **packets, size_t n)
 {
 	ptr_ring_unconsume(ring, packets, n, tun_ptr_free);
-}
-
-size_t rnet_packet_len(void *packet)
-{
-	if (tun_is_xdp_frame(packet))
-		return tun_ptr_to_xdp(packet)->len;
-	return __skb_array_len_with_tag(packet);
 }
 
 /* Pages that buffers are cut from: compound, so that any part of one keeps all of it */

@@ -17,7 +17,7 @@ struct socket;
 bool rnet_access_ok(u64 addr, u64 len);
 int rnet_get_u16(u64 addr, u16 *value);
 int rnet_put_u16(u64 addr, u16 value);
-int rnet_get_u16s(u64 addr, u16 *values, size_t n);
+int rnet_get_entries(u64 ring, u64 table, u32 size, u16 *index, u64 (*descs)[2], size_t n);
 int rnet_gather_descs(u64 table, const u16 *index, u64 (*descs)[2], size_t n);
 int rnet_put_used(u64 addr, const u32 (*used)[2], size_t n);
 int rnet_copy_from_user(void *to, u64 from, size_t len);
@@ -38,9 +38,9 @@ int rnet_sock_send(struct socket *sock, const struct iovec *seg, size_t n, size_
 int rnet_sock_recv(struct socket *sock, void *packet, const struct iovec *seg, size_t n,
 		   size_t len, size_t skip, size_t *left);
 
-size_t rnet_ring_consume(struct ptr_ring *ring, struct file *file, void **packets, size_t n);
+size_t rnet_ring_consume(struct ptr_ring *ring, struct file *file, void **packets, u32 *lens,
+			 size_t n);
 void rnet_ring_unconsume(struct ptr_ring *ring, void **packets, size_t n);
-size_t rnet_packet_len(void *packet);
 
 void *rnet_pages_alloc(unsigned int order, int refs);
 int rnet_pages_refs(void *pages);

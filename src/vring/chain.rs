@@ -38,6 +38,49 @@ pub struct Chain {
     pub len: u64,
 }
 
+impl Chain {
+    /// The chain that starts at `head`, without descriptors.
+    #[inline]
+    pub(crate) fn new(head: u16) -> Self {
+        Self {
+            head,
+            ..Self::default()
+        }
+    }
+
+    /// Appends the buffer of one descriptor.
+    #[inline(always)]
+    pub(crate) fn append<T: Translate>(
+        &mut self,
+        table: &T,
+        hint: &mut Hint,
+        desc: &Desc,
+        out: &mut Segments<'_>,
+    ) -> Result<(), Fault> {
+        let writable = desc.has(DESC_F_WRITE);
+        if !writable && self.writable > 0 {
+            return Err(Fault::ReadableAfterWritable);
+        }
+        let access = if writable {
+            Access::Write
+        } else {
+            Access::Read
+        };
+        let before = out.len();
+        table.translate(hint, GuestAddr(desc.addr), desc.len, access, out)?;
+        let count = out.len().wrapping_sub(before);
+        let side = if writable {
+            &mut self.writable
+        } else {
+            &mut self.readable
+        };
+        *side = side.wrapping_add(count);
+        // No wrap: at most MAX_CHAIN_DESCS lengths of 32 bits.
+        self.len = self.len.wrapping_add(u64::from(desc.len));
+        Ok(())
+    }
+}
+
 /// Descriptors of an indirect table, read ahead; memory that a ring keeps from chain to chain.
 pub(crate) type Window = [RawDesc; WINDOW];
 
@@ -71,10 +114,7 @@ impl<'a, 'b, M: Memory, T: Translate> Walk<'a, 'b, M, T> {
             hint,
             window,
             out,
-            chain: Chain {
-                head,
-                ..Chain::default()
-            },
+            chain: Chain::new(head),
             left: MAX_CHAIN_DESCS,
         }
     }
@@ -101,27 +141,7 @@ impl<'a, 'b, M: Memory, T: Translate> Walk<'a, 'b, M, T> {
     fn append_buffer(&mut self, desc: &Desc) -> Result<(), Fault> {
         self.take_one()?;
         let chain = &mut self.chain;
-        let writable = desc.has(DESC_F_WRITE);
-        if !writable && chain.writable > 0 {
-            return Err(Fault::ReadableAfterWritable);
-        }
-        let access = if writable {
-            Access::Write
-        } else {
-            Access::Read
-        };
-        let before = self.out.len();
-        self.table
-            .translate(self.hint, GuestAddr(desc.addr), desc.len, access, self.out)?;
-        let count = self.out.len().wrapping_sub(before);
-        let side = if writable {
-            &mut chain.writable
-        } else {
-            &mut chain.readable
-        };
-        *side = side.wrapping_add(count);
-        // No wrap: at most MAX_CHAIN_DESCS lengths of 32 bits.
-        chain.len = chain.len.wrapping_add(u64::from(desc.len));
+        chain.append(self.table, self.hint, desc, self.out)?;
         if chain.readable.wrapping_add(chain.writable) > MAX_CHAIN_SEGMENTS {
             return Err(Fault::TooManySegments);
         }

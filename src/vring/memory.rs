@@ -34,8 +34,22 @@ pub trait Memory {
     /// Stores a 16-bit value; earlier accesses stay before it. For the used index.
     fn store_release(&self, addr: UserAddr, value: u16) -> Result<(), Unmapped>;
 
-    /// Loads `out.len()` consecutive 16-bit values. For entries of the available ring.
-    fn load_slice(&self, addr: UserAddr, out: &mut [u16]) -> Result<(), Unmapped>;
+    /// Loads consecutive entries of the available ring at `ring`, and for each the descriptor of the
+    /// table at `table` that it names.
+    ///
+    /// Both are loaded from the first on, as many as both slices have room for, up to the first
+    /// entry that is not below `size`, the number of descriptors. That entry is in `indexes` as
+    /// well. The result is the number of descriptors. Indexes are in host byte order.
+    ///
+    /// All loads of entries together may come before all loads of descriptors.
+    fn load_entries(
+        &self,
+        ring: UserAddr,
+        table: UserAddr,
+        size: u16,
+        indexes: &mut [u16],
+        descs: &mut [RawDesc],
+    ) -> Result<usize, Unmapped>;
 
     /// Loads, for each of `indexes` (host byte order), that descriptor of the table at `table`.
     ///

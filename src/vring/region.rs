@@ -108,7 +108,7 @@ impl<S: AsRef<[Region]>> MemTable<S> {
 }
 
 impl<S: AsRef<[Region]>> Translate for MemTable<S> {
-    #[inline]
+    #[inline(always)]
     fn translate(
         &self,
         hint: &mut Hint,
@@ -117,22 +117,35 @@ impl<S: AsRef<[Region]>> Translate for MemTable<S> {
         _access: Access,
         out: &mut Segments<'_>,
     ) -> Result<(), Fault> {
-        let mut addr = addr;
-        let mut left = u64::from(len);
+        let len = u64::from(len);
+        if let Some(region) = self.regions().get(hint.0) {
+            if let Some(user) = region.user_of(addr, len) {
+                return out.push(Segment { addr: user, len });
+            }
+        }
+        self.translate_pieces(hint, addr, len, out)
+    }
+}
+
+impl<S: AsRef<[Region]>> MemTable<S> {
+    /// Translates what may be empty, cross regions, or lie in another region than the last.
+    #[cold]
+    fn translate_pieces(
+        &self,
+        hint: &mut Hint,
+        mut addr: GuestAddr,
+        len: u64,
+        out: &mut Segments<'_>,
+    ) -> Result<(), Fault> {
+        let mut left = len;
         while left > 0 {
-            let hinted = self.regions().get(hint.0);
-            let (region, offset) = match hinted.and_then(|r| Some((r, r.offset_of(addr)?))) {
-                Some(hit) => hit,
-                None => {
-                    let outside = Fault::OutsideMemory {
-                        addr: addr.0,
-                        len: left,
-                    };
-                    let (position, region) = self.find(addr).ok_or(outside)?;
-                    *hint = Hint(position);
-                    (region, region.offset_of(addr).ok_or(outside)?)
-                }
+            let outside = Fault::OutsideMemory {
+                addr: addr.0,
+                len: left,
             };
+            let (position, region) = self.find(addr).ok_or(outside)?;
+            *hint = Hint(position);
+            let offset = region.offset_of(addr).ok_or(outside)?;
             // No wrap: the offset lies within the region.
             let here = region.size.wrapping_sub(offset).min(left);
             out.push(Segment {
@@ -156,6 +169,15 @@ impl Region {
     /// The last guest-physical address, unless the region is empty or wraps.
     fn last(&self) -> Option<u64> {
         self.guest.0.checked_add(self.size.checked_sub(1)?)
+    }
+
+    /// The user address of `addr`, if the region has `len` bytes from there on; at least one.
+    #[inline]
+    fn user_of(&self, addr: GuestAddr, len: u64) -> Option<UserAddr> {
+        let offset = addr.0.wrapping_sub(self.guest.0);
+        // An address before the region gives an offset beyond any size.
+        let end = offset.checked_add(len)?;
+        (len > 0 && end <= self.size).then_some(self.user.wrapping_add(offset))
     }
 
     /// How far into the region `addr` lies, in bytes.

@@ -9,7 +9,7 @@
 
 use crate::addr::UserAddr;
 use crate::chain::{Chain, Walk, Window};
-use crate::desc::{Desc, RawDesc, RawUsed, DESC_F_NEXT, DESC_SIZE};
+use crate::desc::{Desc, RawDesc, RawUsed, DESC_F_INDIRECT, DESC_F_NEXT, DESC_SIZE};
 use crate::fault::Fault;
 use crate::memory::Memory;
 use crate::region::Hint;
@@ -185,6 +185,9 @@ impl SplitRing {
     pub fn start<M: Memory>(&mut self, memory: &M) -> Result<(), Fault> {
         let flags = if self.kicks_off { USED_F_NO_NOTIFY } else { 0 };
         memory.store(self.used_at(OFFSET_FLAGS), flags.to_le())?;
+        // For `kicks_are_on`: the driver knows before any look for work. Pairs with its full barrier
+        // between moving the index and reading the wish.
+        memory.full_barrier();
         self.last_used = u16::from_le(memory.load(self.used_at(OFFSET_INDEX))?);
         self.called = None;
         self.forget_prefetch();
@@ -201,7 +204,7 @@ impl SplitRing {
     /// # Errors
     ///
     /// Any [`Fault`]; the chain stays available and `out` is as before.
-    #[inline]
+    #[inline(always)]
     pub fn next_chain<M: Memory, T: Translate>(
         &mut self,
         memory: &M,
@@ -218,7 +221,15 @@ impl SplitRing {
             return Ok(None);
         };
         let first = out.len();
-        match self.walk(memory, table, head, Desc::from_raw(raw), out) {
+        let desc = Desc::from_raw(raw);
+        let chain = if desc.has(DESC_F_NEXT | DESC_F_INDIRECT) {
+            self.walk(memory, table, head, desc, out)
+        } else {
+            let mut chain = Chain::new(head);
+            let appended = chain.append(table, &mut self.hint, &desc, out);
+            appended.map(|()| chain)
+        };
+        match chain {
             Ok(chain) => {
                 self.prefetch.next = next.wrapping_add(1);
                 self.last_avail = self.last_avail.wrapping_add(1);
@@ -250,6 +261,7 @@ impl SplitRing {
     /// # Errors
     ///
     /// As [`SplitRing::next_chain`], of the index alone.
+    #[inline]
     pub fn has_work<M: Memory>(&mut self, memory: &M) -> Result<bool, Fault> {
         if self.avail == self.last_avail {
             self.read_avail_index(memory)?;
@@ -258,6 +270,7 @@ impl SplitRing {
     }
 
     /// Reads the driver's index; whether it moved since it was last read.
+    #[inline]
     fn read_avail_index<M: Memory>(&mut self, memory: &M) -> Result<bool, Fault> {
         // Pairs with the driver's write barrier between filling the ring and moving the index.
         let avail = u16::from_le(memory.load_acquire(self.avail_at(OFFSET_INDEX))?);
@@ -278,6 +291,7 @@ impl SplitRing {
     }
 
     /// Fills the empty prefetch; `false` if nothing is available.
+    #[inline]
     fn read_ahead<M: Memory>(&mut self, memory: &M) -> Result<bool, Fault> {
         if !self.has_work(memory)? {
             return Ok(false);
@@ -295,6 +309,7 @@ impl SplitRing {
     }
 
     /// Reads `want` entries from ring position `position` and their first descriptors.
+    #[inline]
     fn read_entries<M: Memory>(
         &mut self,
         memory: &M,
@@ -304,32 +319,22 @@ impl SplitRing {
         let size = self.size;
         let entry = self.avail_at(offset_of_entry(position, AVAIL_ENTRY_SIZE));
         let heads = self.prefetch.heads.get_mut(..want).unwrap_or_default();
-        memory.load_slice(entry, heads)?;
-        // Stop before the first bad index, so that the chains before it are served.
-        let mut good = 0usize;
-        for head in heads.iter_mut() {
-            *head = u16::from_le(*head);
-            if *head >= size {
-                break;
-            }
-            good = good.wrapping_add(1);
-        }
+        let descs = self.prefetch.descs.get_mut(..want).unwrap_or_default();
+        // Up to the first bad index, so that the chains before it are served.
+        let good = memory.load_entries(entry, self.addrs.desc, size, heads, descs)?;
         if let (0, Some(&head)) = (good, heads.first()) {
             return Err(Fault::DescIndex {
                 index: u32::from(head),
                 size: u32::from(size),
             });
         }
-        let heads = heads.get(..good).unwrap_or_default();
-        let descs = self.prefetch.descs.get_mut(..good).unwrap_or_default();
-        memory.gather_descs(self.addrs.desc, heads, descs)?;
         self.prefetch.next = 0;
         self.prefetch.len = good;
         Ok(())
     }
 
     /// Translates a chain from its first descriptor on.
-    #[inline]
+    #[inline(never)]
     fn walk<M: Memory, T: Translate>(
         &mut self,
         memory: &M,
@@ -371,6 +376,7 @@ impl SplitRing {
     /// # Errors
     ///
     /// [`Fault::Unmapped`]; the driver may then see none of them.
+    #[inline]
     pub fn complete<M: Memory>(&mut self, memory: &M, used: &[RawUsed]) -> Result<(), Fault> {
         let mut position = self.last_used & self.mask();
         let mut left = used;
@@ -411,6 +417,7 @@ impl SplitRing {
     /// When it cannot be found out the answer is to call: a call too many is harmless, a missing
     /// one hangs the guest.
     #[must_use]
+    #[inline]
     pub fn needs_call<M: Memory>(&mut self, memory: &M) -> bool {
         // The used index has to be visible before the driver's wish is read. Pairs with the
         // driver's full barrier between stating its wish and looking for used buffers.
@@ -437,11 +444,22 @@ impl SplitRing {
 
 /// Kicks on and off.
 impl SplitRing {
+    /// Whether the driver kicks for all that it makes available: since before the device last looked
+    /// for work, so that who has been kicked for nothing more may wait.
+    ///
+    /// Never with event indexes, which name the one next kick.
+    #[inline]
+    #[must_use]
+    pub fn kicks_are_on(&self) -> bool {
+        !self.kicks_off && !self.event_idx
+    }
+
     /// Asks the driver not to kick: the device is looking anyway.
     ///
     /// # Errors
     ///
     /// [`Fault::Unmapped`].
+    #[inline]
     pub fn disable_kick<M: Memory>(&mut self, memory: &M) -> Result<(), Fault> {
         if !self.kicks_off {
             self.kicks_off = true;
@@ -461,6 +479,7 @@ impl SplitRing {
     ///
     /// [`Fault::Unmapped`], [`Fault::AvailIndex`].
     #[must_use = "what came meanwhile is lost unless looked for again"]
+    #[inline]
     pub fn enable_kick<M: Memory>(&mut self, memory: &M) -> Result<bool, Fault> {
         self.kicks_off = false;
         if self.event_idx {
@@ -477,19 +496,23 @@ impl SplitRing {
 }
 
 impl SplitRing {
+    #[inline(always)]
     fn mask(&self) -> u16 {
         // No wrap: the size is a power of two.
         self.size.wrapping_sub(1)
     }
 
+    #[inline(always)]
     fn avail_at(&self, offset: u64) -> UserAddr {
         self.addrs.avail.wrapping_add(offset)
     }
 
+    #[inline(always)]
     fn used_at(&self, offset: u64) -> UserAddr {
         self.addrs.used.wrapping_add(offset)
     }
 
+    #[inline(always)]
     fn forget_prefetch(&mut self) {
         self.prefetch.next = 0;
         self.prefetch.len = 0;
@@ -498,6 +521,7 @@ impl SplitRing {
 
 /// Offset of an entry in the available or the used ring; of the event field behind the last one,
 /// for `position` equal to the ring's size.
+#[inline(always)]
 fn offset_of_entry(position: u16, entry_size: u64) -> u64 {
     // No wrap: 2^16 entries of at most 8 bytes.
     u64::from(position)
@@ -506,6 +530,7 @@ fn offset_of_entry(position: u16, entry_size: u64) -> u64 {
 }
 
 /// Whether moving an index from `old` to `new` passed `event` (virtio 1.3, section 2.7.10).
+#[inline(always)]
 fn passed_event(event: u16, new: u16, old: u16) -> bool {
     new.wrapping_sub(event).wrapping_sub(1) < new.wrapping_sub(old)
 }

@@ -297,3 +297,18 @@ fn faults_of_kicks_are_told() {
         assert!(bench.ring.enable_kick(&bench.memory).unwrap());
     }
 }
+
+#[test]
+fn kicks_are_on_until_they_are_off() {
+    for event_idx in [false, true] {
+        let mut bench = bench(8, 0, event_idx, false);
+        assert_eq!(bench.ring.kicks_are_on(), !event_idx);
+        bench.ring.disable_kick(&bench.memory).unwrap();
+        assert!(!bench.ring.kicks_are_on());
+        // A ring that was stopped so starts so.
+        bench.ring.start(&bench.memory).unwrap();
+        assert!(!bench.ring.kicks_are_on());
+        let _ = bench.ring.enable_kick(&bench.memory).unwrap();
+        assert_eq!(bench.ring.kicks_are_on(), !event_idx);
+    }
+}

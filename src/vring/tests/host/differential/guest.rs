@@ -168,6 +168,16 @@ impl Guest {
     }
 }
 
+impl Guest {
+    /// Consecutive entries of an available ring.
+    fn load_slice(&self, addr: UserAddr, out: &mut [u16]) -> Result<(), Unmapped> {
+        for (at, value) in out.iter_mut().enumerate() {
+            *value = self.load(addr.wrapping_add(2 * at as u64))?;
+        }
+        Ok(())
+    }
+}
+
 impl Memory for Guest {
     fn load(&self, addr: UserAddr) -> Result<u16, Unmapped> {
         let mut bytes = [0; 2];
@@ -187,11 +197,23 @@ impl Memory for Guest {
         self.store(addr, value)
     }
 
-    fn load_slice(&self, addr: UserAddr, out: &mut [u16]) -> Result<(), Unmapped> {
-        for (at, value) in out.iter_mut().enumerate() {
-            *value = self.load(addr.wrapping_add(2 * at as u64))?;
+    fn load_entries(
+        &self,
+        ring: UserAddr,
+        table: UserAddr,
+        size: u16,
+        indexes: &mut [u16],
+        descs: &mut [RawDesc],
+    ) -> Result<usize, Unmapped> {
+        self.load_slice(ring, indexes)?;
+        for index in indexes.iter_mut() {
+            *index = u16::from_le(*index);
         }
-        Ok(())
+        let good = indexes.iter().take_while(|index| **index < size).count();
+        if good > 0 {
+            self.gather_descs(table, &indexes[..good], &mut descs[..good])?;
+        }
+        Ok(good)
     }
 
     fn gather_descs(

@@ -228,6 +228,18 @@ impl MockMemory {
     }
 }
 
+impl MockMemory {
+    /// Consecutive entries of an available ring.
+    fn load_slice(&self, addr: UserAddr, out: &mut [u16]) -> Result<(), Unmapped> {
+        self.begin(Op::LoadSlice(addr, out.len()))?;
+        let bytes = self.peek(addr.0, 2 * out.len());
+        for (value, bytes) in out.iter_mut().zip(bytes.chunks_exact(2)) {
+            *value = u16::from_ne_bytes(bytes.try_into().unwrap());
+        }
+        Ok(())
+    }
+}
+
 impl Memory for MockMemory {
     fn load(&self, addr: UserAddr) -> Result<u16, Unmapped> {
         self.begin(Op::Load(addr))?;
@@ -251,13 +263,23 @@ impl Memory for MockMemory {
         Ok(())
     }
 
-    fn load_slice(&self, addr: UserAddr, out: &mut [u16]) -> Result<(), Unmapped> {
-        self.begin(Op::LoadSlice(addr, out.len()))?;
-        let bytes = self.peek(addr.0, 2 * out.len());
-        for (value, bytes) in out.iter_mut().zip(bytes.chunks_exact(2)) {
-            *value = u16::from_ne_bytes(bytes.try_into().unwrap());
+    fn load_entries(
+        &self,
+        ring: UserAddr,
+        table: UserAddr,
+        size: u16,
+        indexes: &mut [u16],
+        descs: &mut [RawDesc],
+    ) -> Result<usize, Unmapped> {
+        self.load_slice(ring, indexes)?;
+        for index in indexes.iter_mut() {
+            *index = u16::from_le(*index);
         }
-        Ok(())
+        let good = indexes.iter().take_while(|index| **index < size).count();
+        if good > 0 {
+            self.gather_descs(table, &indexes[..good], &mut descs[..good])?;
+        }
+        Ok(good)
     }
 
     fn gather_descs(
