@@ -9,8 +9,7 @@ use crate::worker::Waker;
 
 /// A socket, and the wait for it to have packets or room.
 ///
-/// The queue waits only while it has nothing else to wait for; otherwise each packet would cost its
-/// sender a wake-up.
+/// A busy queue does not wait: each packet would cost its sender a wake-up that changes nothing.
 pub(crate) struct Backend {
     pub(crate) socket: Socket,
     poller: Poller<Waker>,
@@ -29,7 +28,8 @@ impl Backend {
         Ok(Self { socket, poller })
     }
 
-    /// Wakes the queue when the socket is ready, at once if it is now.
+    /// Wakes the queue when the socket is ready, at once if it is now. Does nothing if armed: the
+    /// queue has been woken for every event since.
     ///
     /// # Errors
     ///

@@ -7,10 +7,10 @@
 //! published by the batch.
 
 use kernel::prelude::*;
-use vring::{Fault, Segment, Segments, SplitRing, Unmapped, UserAddr, MAX_CHAIN_SEGMENTS};
+use vring::{Fault, Memory, Segment, Segments, SplitRing, Unmapped, UserAddr, MAX_CHAIN_SEGMENTS};
 
 use crate::backend::Backend;
-use crate::features::{Features, Header, MRG_RXBUF};
+use crate::features::{Header, MRG_RXBUF};
 use crate::kapi::{EventFd, OwnerMemory};
 use crate::memory::Table;
 use crate::stats::Stats;
@@ -21,6 +21,11 @@ use crate::virtqueue::{
 /// Offset of the number of buffers in the header, in bytes (`struct virtio_net_hdr_mrg_rxbuf`).
 const NUM_BUFFERS_OFFSET: u64 = 10;
 
+/// Packets after which a round is busy, and its senders are spared the wake-up of each packet.
+///
+/// With fewer, leaving the backend's wait queue and joining it again would cost more.
+const BUSY: usize = 8;
+
 /// A header that says nothing, for backends that have none.
 const EMPTY_HEADER: [u8; 10] = [0; 10];
 
@@ -29,6 +34,7 @@ const EMPTY_HEADER: [u8; 10] = [0; 10];
 /// # Errors
 ///
 /// A [`Fault`] of the guest; the packets before it have been published.
+#[inline(never)]
 pub(crate) fn run(vq: &mut Virtqueue, stats: &Stats) -> Result<Next, Fault> {
     let Virtqueue {
         ring,
@@ -44,11 +50,12 @@ pub(crate) fn run(vq: &mut Virtqueue, stats: &Stats) -> Result<Next, Fault> {
         return Ok(Next::Wait);
     };
     ring.disable_kick(&OwnerMemory)?;
-    backend.disarm();
     let mut round = Round {
         ring,
-        features: *features,
         header: *header,
+        guest_header: header.guest(),
+        mergeable: features.has(MRG_RXBUF),
+        num_buffers: features.has_num_buffers(),
         table,
         backend,
         call: call.as_ref(),
@@ -56,6 +63,7 @@ pub(crate) fn run(vq: &mut Virtqueue, stats: &Stats) -> Result<Next, Fault> {
         used,
         packets: 0,
         bytes: 0,
+        received: 0,
     };
     let next = round.run(segments);
     // Also after a fault: the packets before it are complete.
@@ -66,15 +74,23 @@ pub(crate) fn run(vq: &mut Virtqueue, stats: &Stats) -> Result<Next, Fault> {
 /// A round of the receive queue.
 struct Round<'a> {
     ring: &'a mut SplitRing,
-    features: Features,
     header: Header,
+    /// Bytes that the guest sees before each packet.
+    guest_header: usize,
+    /// Whether a packet may span several chains.
+    mergeable: bool,
+    /// Whether the header has their number.
+    num_buffers: bool,
     table: &'a Table,
     backend: &'a mut Backend,
     call: Option<&'a EventFd>,
     stats: &'a Stats,
     used: &'a mut UsedBatch,
+    /// Packets seen, dropped ones included.
     packets: usize,
     bytes: usize,
+    /// Packets that the guest gets.
+    received: usize,
 }
 
 /// What the guest has to offer for a packet.
@@ -96,7 +112,8 @@ impl Round<'_> {
                 return Ok(Next::Wait);
             };
             let mut segments = Segments::new(storage);
-            let len = packet_len.saturating_add(self.header.guest());
+            // No wrap: a packet's length has 32 bits.
+            let len = packet_len.wrapping_add(self.guest_header);
             match self.take_buffers(len, &mut segments)? {
                 Buffers::Enough(chains) => {
                     self.receive(len, chains, segments.as_slice())?;
@@ -120,7 +137,10 @@ impl Round<'_> {
                 }
             }
             self.packets = self.packets.wrapping_add(1);
-            self.bytes = self.bytes.saturating_add(len);
+            self.bytes = self.bytes.wrapping_add(len);
+            if self.packets == BUSY {
+                self.backend.disarm();
+            }
         }
         Ok(Next::Again)
     }
@@ -129,8 +149,8 @@ impl Round<'_> {
     /// `VIRTIO_NET_F_MRG_RXBUF`.
     ///
     /// Unless there are enough, all are given back.
+    #[inline(always)]
     fn take_buffers(&mut self, len: usize, segments: &mut Segments<'_>) -> Result<Buffers, Fault> {
-        let mergeable = self.features.has(MRG_RXBUF);
         let before = self.used.len();
         let mut chains = 0u16;
         let mut left = len as u64;
@@ -145,16 +165,15 @@ impl Round<'_> {
                 break Err(Fault::Direction);
             }
             let here = chain.len.min(left);
-            // CAST: the buffer's length, at most 2^32 - 1 per descriptor; a packet is far shorter.
-            let full = u32::try_from(here).unwrap_or(u32::MAX);
-            if !self.used.push(chain.head, full) {
+            // CAST: no longer than the packet.
+            if !self.used.push(chain.head, here as u32) {
                 break Err(Fault::TooManySegments);
             }
             left = left.wrapping_sub(here);
             if left == 0 {
                 return Ok(Buffers::Enough(chains));
             }
-            if !mergeable {
+            if !self.mergeable {
                 break Ok(Buffers::TooShort);
             }
             if usize::from(chains) >= MAX_CHAIN_SEGMENTS {
@@ -167,6 +186,7 @@ impl Round<'_> {
     }
 
     /// Receives the packet that was peeked at into `segments`.
+    #[inline(always)]
     fn receive(&mut self, len: usize, chains: u16, segments: &[Segment]) -> Result<(), Fault> {
         let packet = self.backend.socket.take();
         let Header { vhost, .. } = self.header;
@@ -192,17 +212,26 @@ impl Round<'_> {
             self.undo(chains);
             return Err(fault);
         }
-        self.stats.packets.add(1);
+        self.received = self.received.wrapping_add(1);
         Ok(())
     }
 
     /// Writes the header if the backend has none, and the number of buffers.
+    #[inline(always)]
     fn finish_header(&self, chains: u16, segments: &[Segment]) -> Result<(), Fault> {
         if self.header.vhost != 0 {
             OwnerMemory.scatter(segments, 0, &EMPTY_HEADER)?;
         }
-        if self.features.has_num_buffers() {
-            OwnerMemory.scatter(segments, NUM_BUFFERS_OFFSET, &chains.to_le_bytes())?;
+        if !self.num_buffers {
+            return Ok(());
+        }
+        let end = NUM_BUFFERS_OFFSET.wrapping_add(2);
+        match segments.first() {
+            Some(first) if first.len >= end => {
+                let at = first.addr.wrapping_add(NUM_BUFFERS_OFFSET);
+                OwnerMemory.store(at, chains.to_le())?;
+            }
+            _ => OwnerMemory.scatter(segments, NUM_BUFFERS_OFFSET, &chains.to_le_bytes())?,
         }
         Ok(())
     }
@@ -223,6 +252,7 @@ impl Round<'_> {
 impl Drop for Round<'_> {
     fn drop(&mut self) {
         self.stats.rounds.add(1);
+        self.stats.packets.add(self.received);
         self.stats.bytes.add(self.bytes);
     }
 }
