@@ -8,37 +8,17 @@
 use kernel::prelude::*;
 use kernel::seq_file::SeqFile;
 use kernel::seq_print;
-use kernel::sync::atomic::{ordering::Relaxed, Atomic};
 use kernel::sync::{new_spinlock, SpinLock};
 use vring::Fault;
 
-/// A counter that one thread at a time adds to, and anybody reads. It wraps.
-pub(crate) struct Counter(Atomic<u64>);
+use crate::kapi::Counter;
 
-impl Counter {
-    const fn new() -> Self {
-        Self(Atomic::new(0))
-    }
-
-    /// Adds `by`. The caller holds the queue's mutex.
-    #[inline]
-    pub(crate) fn add(&self, by: usize) {
-        // No other writer, so no read-modify-write operation is needed.
-        self.0
-            .store(self.0.load(Relaxed).wrapping_add(by as u64), Relaxed);
-    }
-
-    fn get(&self) -> u64 {
-        self.0.load(Relaxed)
-    }
-}
-
-/// Counters of one queue since the device was opened.
+/// Counters of one queue since the device was opened. They are changed under the queue's mutex.
 #[pin_data]
 pub(crate) struct Stats {
     /// Times that the worker ran the queue.
     pub(crate) rounds: Counter,
-    /// Packets moved, dropped ones included.
+    /// Packets moved; for transmit, those dropped included.
     pub(crate) packets: Counter,
     /// Bytes moved, headers included.
     pub(crate) bytes: Counter,

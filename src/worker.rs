@@ -42,7 +42,7 @@ impl Pending {
     #[inline]
     fn take(&self) -> bool {
         // Orders the flag before the look for work, so that an event after it sets the flag again.
-        self.0.xchg(false, Full)
+        self.is_set() && self.0.xchg(false, Full)
     }
 
     #[inline]

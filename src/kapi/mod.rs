@@ -7,6 +7,7 @@
 
 #![deny(unsafe_op_in_unsafe_fn, clippy::undocumented_unsafe_blocks)]
 
+mod counter;
 mod eventfd;
 mod frames;
 mod pages;
@@ -17,6 +18,7 @@ mod socket;
 mod user;
 mod vhost_task;
 
+pub(crate) use counter::Counter;
 pub(crate) use eventfd::{kick_file, EventFd};
 pub(crate) use frames::{Frames, FRAMES};
 pub(crate) use poller::{Poller, Wake, POLLIN, POLLOUT};
