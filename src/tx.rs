@@ -33,6 +33,7 @@ const HDR_F_NEEDS_CSUM: u8 = 1;
 /// # Errors
 ///
 /// A [`Fault`] of the guest; the chains before the faulty one have been sent and published.
+#[inline(never)]
 pub(crate) fn run(vq: &mut Virtqueue, stats: &Stats) -> Result<Next, Fault> {
     let Virtqueue {
         ring,
@@ -50,7 +51,6 @@ pub(crate) fn run(vq: &mut Virtqueue, stats: &Stats) -> Result<Next, Fault> {
     else {
         return Ok(Next::Wait);
     };
-    ring.disable_kick(&OwnerMemory)?;
     backend.disarm();
     let mut round = Round {
         ring,
@@ -117,6 +117,9 @@ impl Round<'_> {
                 .next_chain(&OwnerMemory, self.table, &mut segments)?
             else {
                 self.flush()?;
+                if self.ring.kicks_are_on() {
+                    return Ok(Next::Wait);
+                }
                 if self.ring.enable_kick(&OwnerMemory)? {
                     self.ring.disable_kick(&OwnerMemory)?;
                     continue;
@@ -139,6 +142,10 @@ impl Round<'_> {
             // Cannot be full: it holds a batch, and is flushed by the batch.
             let _ = self.used.push(chain.head, 0);
             self.packets = self.packets.wrapping_add(1);
+            // A packet by itself is not worth writing to the ring twice.
+            if self.packets == 2 {
+                self.ring.disable_kick(&OwnerMemory)?;
+            }
             // CAST: at most 2^10 lengths of 32 bits.
             self.bytes = self.bytes.wrapping_add(chain.len as usize);
         }
@@ -194,6 +201,9 @@ impl Round<'_> {
     /// Sends the frames and gives their chains back.
     #[inline]
     fn flush(&mut self) -> Result<(), Fault> {
+        if self.used.len() == 0 {
+            return Ok(());
+        }
         let frames = self.frames.len();
         if self.frames.send(&self.backend.socket).is_err() {
             // The device is gone. The guest's buffers come back all the same.
