@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: GPL-2.0
+#
+# Without KDIR, everything happens in the lab, which is built when it is
+# missing. With KDIR, the module is built against that prepared kernel tree:
+#
+#   make KDIR=/path/to/linux
+#   make KDIR=/path/to/linux install
+#
+# The kernel's build system reads Kbuild, not this file.
+
+CARGO ?= cargo
+XTASK := $(CARGO) xtask
+UDEV_DIR ?= /usr/lib/udev/rules.d
+
+.PHONY: all module lab shell demo check fmt clean install modules_install kdir
+
+ifdef KDIR
+# The config is the kernel's own word on itself; its compiler must be ours,
+# since Rust metadata is only read by the very compiler that wrote it.
+kconfig = $(shell sed -n 's/^$(1)=//p' $(KDIR)/.config 2>/dev/null | tr -d '"')
+RUSTC ?= rustc
+
+all: module
+
+kdir:
+	@test -f $(KDIR)/.config || { \
+		echo "error: $(KDIR)/.config is missing: KDIR must be a configured kernel tree" >&2; exit 1; }
+	@test "$(call kconfig,CONFIG_RUST)" = y || { \
+		echo "error: $(KDIR) is configured without CONFIG_RUST=y" >&2; exit 1; }
+	@test -f $(KDIR)/rust/libkernel.rmeta && test -f $(KDIR)/rust/libmacros.so || { \
+		echo "error: $(KDIR) has no Rust metadata (rust/libkernel.rmeta, rust/libmacros.so):" >&2; \
+		echo "       run 'make modules_prepare' there; a headers package does not have it" >&2; exit 1; }
+	@test "$(call kconfig,CONFIG_RUSTC_VERSION_TEXT)" = "$$($(RUSTC) --version)" || { \
+		echo "error: $(KDIR) was built with $(call kconfig,CONFIG_RUSTC_VERSION_TEXT)," >&2; \
+		echo "       but $(RUSTC) is $$($(RUSTC) --version 2>&1); set RUSTC to the same one" >&2; exit 1; }
+
+module: kdir
+	$(MAKE) -C $(KDIR) M=$(CURDIR) RUSTC=$(RUSTC) modules
+
+modules_install: module
+	$(MAKE) -C $(KDIR) M=$(CURDIR) RUSTC=$(RUSTC) modules_install
+	# The kernel's own rule leaves this out in a tree that was only prepared.
+	test -f $(KDIR)/System.map || depmod $(if $(INSTALL_MOD_PATH),-b $(INSTALL_MOD_PATH)) \
+		"$$(cat $(KDIR)/include/config/kernel.release)"
+
+install: modules_install
+	install -D -m 0644 tools/99-vhost-rnet.rules $(DESTDIR)$(UDEV_DIR)/99-vhost-rnet.rules
+
+clean:
+	$(MAKE) -C $(KDIR) M=$(CURDIR) clean
+else
+all: module
+
+module:
+	$(XTASK) build
+
+install modules_install:
+	@echo "error: say for which kernel: make KDIR=/path/to/linux $@" >&2; exit 1
+
+clean:
+	$(CARGO) clean
+endif
+
+lab:
+	$(XTASK) lab
+
+shell:
+	$(XTASK) shell
+
+demo:
+	$(XTASK) demo
+
+check:
+	$(XTASK) check
+
+fmt:
+	$(CARGO) fmt --all
+	rustfmt --edition 2021 src/main.rs

@@ -1,0 +1,122 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Level 1's side of the guest's network: the tap, the servers, KVM.
+
+use std::net::TcpListener;
+use std::process::{Child, Command, Stdio};
+
+use anyhow::{Context, Result, bail};
+
+/// Level 1's address on the tap.
+pub const ADDRESS: &str = "10.77.0.1";
+/// The guest's address.
+pub const GUEST_ADDRESS: &str = "10.77.0.2";
+/// Where the echo server listens.
+pub const ECHO_PORT: u16 = 7007;
+/// The tap's name.
+pub const TAP: &str = "rnet0";
+
+/// Loads KVM for the processor at hand.
+pub fn load_kvm() -> Result<()> {
+    let flags = std::fs::read_to_string("/proc/cpuinfo")?;
+    let module = if flags.contains(" svm") {
+        "kvm-amd"
+    } else if flags.contains(" vmx") {
+        "kvm-intel"
+    } else {
+        bail!("this VM's processor has no virtualisation");
+    };
+    run("modprobe", &[module])
+}
+
+/// Tells whether an emulated processor runs us.
+pub fn emulated() -> bool {
+    std::fs::read_to_string("/proc/cpuinfo").is_ok_and(|info| info.contains("TCG"))
+}
+
+/// Sends back, on any connection, what it receives.
+pub fn serve_echo() -> Result<()> {
+    let listener = TcpListener::bind(("0.0.0.0", ECHO_PORT))?;
+    std::thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            std::thread::spawn(move || {
+                // A broken connection shows as a difference in the guest.
+                let _ = std::io::copy(&mut &stream, &mut &stream);
+                let _ = stream.shutdown(std::net::Shutdown::Write);
+            });
+        }
+    });
+    Ok(())
+}
+
+/// A tap, with the address that the guest talks to. Removed when dropped.
+pub struct Tap;
+
+impl Tap {
+    /// Creates it.
+    pub fn new() -> Result<Self> {
+        run("ip", &["tuntap", "add", TAP, "mode", "tap", "vnet_hdr"])?;
+        let tap = Self;
+        // Autoconfiguration would add packets of its own to the counters.
+        let knob = format!("/proc/sys/net/ipv6/conf/{TAP}/disable_ipv6");
+        std::fs::write(&knob, "1").with_context(|| format!("writing {knob}"))?;
+        run(
+            "ip",
+            &["address", "add", &format!("{ADDRESS}/24"), "dev", TAP],
+        )?;
+        run("ip", &["link", "set", TAP, "up"])?;
+        Ok(tap)
+    }
+
+    /// Packets that the tap took from the guest and gave to it.
+    pub fn packets(&self) -> Result<(u64, u64)> {
+        let read = |name: &str| -> Result<u64> {
+            let path = format!("/sys/class/net/{TAP}/statistics/{name}");
+            let text = std::fs::read_to_string(&path).with_context(|| format!("reading {path}"))?;
+            Ok(text.trim().parse()?)
+        };
+        Ok((read("rx_packets")?, read("tx_packets")?))
+    }
+}
+
+impl Drop for Tap {
+    fn drop(&mut self) {
+        if let Err(error) = run("ip", &["link", "delete", TAP]) {
+            eprintln!("removing {TAP}: {error:#}");
+        }
+    }
+}
+
+/// An iperf3 server. Ended when dropped.
+pub struct Iperf(Child);
+
+impl Iperf {
+    /// Starts it.
+    pub fn new() -> Result<Self> {
+        let child = Command::new("iperf3")
+            .arg("-s")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .spawn()
+            .context("starting iperf3")?;
+        Ok(Self(child))
+    }
+}
+
+impl Drop for Iperf {
+    fn drop(&mut self) {
+        // It may have ended by itself; then there is nothing to do.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn run(program: &str, args: &[&str]) -> Result<()> {
+    let status = Command::new(program)
+        .args(args)
+        .status()
+        .with_context(|| format!("starting {program}"))?;
+    if !status.success() {
+        bail!("{program} {}: {status}", args.join(" "));
+    }
+    Ok(())
+}

@@ -1,0 +1,32 @@
+// SPDX-License-Identifier: GPL-2.0
+//! What a guest's run on one backend reports.
+
+use serde::{Deserialize, Serialize};
+
+/// The line on which the agent in the VM prints a [`Report`] starts with this.
+pub const REPORT_MARK: &str = "rnet-e2e-report ";
+
+/// How a guest fared on one backend.
+#[derive(Serialize, Deserialize, Debug, Clone)]
+pub struct Report {
+    /// The vhost device, or `vhost=off`.
+    pub backend: String,
+    /// What went wrong; the other fields then tell how far it got.
+    pub error: Option<String>,
+    /// Pings sent and answered.
+    pub ping: (u32, u32),
+    /// Mean round trip of the pings, in milliseconds.
+    pub ping_ms: f64,
+    /// Bytes that the guest sent and got back unchanged.
+    pub echoed: u64,
+    /// TCP from the guest, as received in level 1, in bits per second.
+    pub guest_sends: f64,
+    /// TCP to the guest, as received there, in bits per second.
+    pub guest_receives: f64,
+    /// Packets that the tap took from the guest and gave to it.
+    pub packets: (u64, u64),
+    /// Interrupts that the guest's network device raised.
+    pub calls: u64,
+    /// Seconds from the start of QEMU to the guest's first line.
+    pub boot_seconds: f64,
+}

@@ -1,0 +1,59 @@
+// SPDX-License-Identifier: GPL-2.0
+//! The agent in the level 1 VM: runs a QEMU guest on each backend asked for
+//! and prints a report of each.
+
+mod guest;
+mod host;
+mod transcript;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::Parser;
+use rnet_e2e::REPORT_MARK;
+
+/// Runs a guest on vhost devices.
+#[derive(Parser)]
+pub struct Cli {
+    /// A vhost device, or "off" to leave the rings to QEMU. May be repeated.
+    #[arg(long = "backend", required = true)]
+    backends: Vec<String>,
+    /// Seconds of TCP traffic each way.
+    #[arg(long, default_value_t = 3)]
+    seconds: u32,
+    /// The guest's kernel.
+    #[arg(long)]
+    kernel: PathBuf,
+    /// The guest's initial file system.
+    #[arg(long)]
+    initramfs: PathBuf,
+    /// Directory for the guest's logs.
+    #[arg(long)]
+    logs: PathBuf,
+}
+
+fn main() -> ExitCode {
+    match run(&Cli::parse()) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Reports on each backend; answers whether all of them worked.
+fn run(cli: &Cli) -> Result<bool> {
+    host::load_kvm()?;
+    host::serve_echo()?;
+    let mut all_well = true;
+    for backend in &cli.backends {
+        eprintln!("guest on {backend}");
+        let report = guest::report(cli, backend);
+        all_well &= report.error.is_none();
+        println!("{REPORT_MARK}{}", serde_json::to_string(&report)?);
+    }
+    Ok(all_well)
+}

@@ -1,0 +1,135 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Building the module and the programs that run in the VM.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow, ensure};
+use serde::Deserialize;
+
+use crate::chroot::Access;
+use crate::paths::{INSIDE, Lab};
+use crate::{debian, lab as lab_steps, process};
+
+/// The module's file.
+pub const MODULE: &str = "vhost_rnet.ko";
+
+/// Where the checkout is seen inside the chroot.
+const SOURCE: &str = "/src";
+
+/// The Rust target of programs for the VM.
+const TARGET: &str = "x86_64-unknown-linux-gnu";
+
+/// Time limit of a build.
+const LIMIT: Duration = Duration::from_secs(900);
+
+/// How the kernel's build system is run.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// As a user would.
+    Normal,
+    /// With every warning an error, through clippy.
+    Strict,
+}
+
+/// The checkout that this program was built from.
+pub fn checkout() -> PathBuf {
+    let tools = Path::new(env!("CARGO_MANIFEST_DIR"));
+    tools.parent().unwrap_or(tools).to_owned()
+}
+
+/// Builds everything that a VM needs, into the artifacts directory.
+pub fn all(lab: &Lab) -> Result<()> {
+    // The programs first: they are of use with the kernel's own module alone.
+    programs(lab)?;
+    let _lock = lab_steps::lock(lab, "build.lock")?;
+    let module = module(lab, &checkout(), Mode::Normal)?;
+    publish(&module, &lab.artifacts().join(MODULE))
+}
+
+/// Builds the module from `source`; returns its file.
+///
+/// All output goes to a directory of the lab, so the checkout stays clean.
+pub fn module(lab: &Lab, source: &Path, mode: Mode) -> Result<PathBuf> {
+    let (name, flags) = match mode {
+        Mode::Normal => ("build", ""),
+        Mode::Strict => ("build-strict", "CLIPPY=1 W=e"),
+    };
+    let output = lab.dir().join(name);
+    std::fs::create_dir_all(&output)?;
+    let compiler = debian::installed_kernel(lab)?.compiler(lab)?;
+    let jobs = std::thread::available_parallelism()?;
+    let words = format!(
+        "make -C {INSIDE}/kernel M={SOURCE} MO={INSIDE}/{name} CC={compiler} {flags} -j{jobs} modules"
+    );
+    let args: Vec<&str> = words.split_whitespace().collect();
+    let log = lab.logs().join(format!("{name}.log"));
+    std::fs::write(&log, "")?;
+    let mut make = lab
+        .chroot()
+        .bind(source, SOURCE, Access::ReadOnly)
+        .command(&args);
+    let built = process::run_logged(&mut make, &log, LIMIT);
+    let text = std::fs::read_to_string(&log)?;
+    // Warnings don't fail a normal build, but nobody should miss them; and a
+    // compiler's first error is rarely in the log's tail.
+    if built.is_err() || text.contains("warning") {
+        eprintln!("{text}");
+    }
+    built.map_err(|_| anyhow!("building the module failed, see {}", log.display()))?;
+    Ok(output.join(MODULE))
+}
+
+/// A line of cargo's report, as far as it matters here.
+#[derive(Deserialize)]
+struct CargoMessage {
+    executable: Option<PathBuf>,
+}
+
+/// Builds the Rust programs that run in the VM.
+///
+/// They are linked statically, since the VM's C library is not the host's.
+pub fn programs(lab: &Lab) -> Result<()> {
+    let _lock = lab_steps::lock(lab, "programs.lock")?;
+    std::fs::create_dir_all(lab.artifacts())?;
+    let report = Command::new(std::env::var_os("CARGO").unwrap_or("cargo".into()))
+        .current_dir(checkout())
+        .args(["build", "--quiet", "--release", "--target", TARGET])
+        .args(["-p", "selftests", "-p", "rnet-e2e"])
+        .arg("--message-format=json-render-diagnostics")
+        .env(
+            "CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUSTFLAGS",
+            "-C target-feature=+crt-static",
+        )
+        .stderr(Stdio::inherit())
+        .output()
+        .context("starting cargo")?;
+    ensure!(
+        report.status.success(),
+        "cargo build of the VM's programs: {}",
+        report.status
+    );
+    for line in String::from_utf8(report.stdout)?.lines() {
+        let message: CargoMessage = serde_json::from_str(line)?;
+        if let Some(path) = message.executable {
+            let name = path.file_name().context("an executable without a name")?;
+            publish(&path, &lab.artifacts().join(name))?;
+        }
+    }
+    Ok(())
+}
+
+/// Copies `from` to `to` at once, and only if it differs: a VM may be reading.
+pub fn publish(from: &Path, to: &Path) -> Result<()> {
+    let bytes = std::fs::read(from).with_context(|| format!("reading {}", from.display()))?;
+    if std::fs::read(to).is_ok_and(|old| old == bytes) {
+        return Ok(());
+    }
+    let dir = to.parent().context("no directory to publish into")?;
+    let temporary = tempfile::Builder::new().tempfile_in(dir)?;
+    std::fs::write(temporary.path(), bytes)?;
+    std::fs::set_permissions(temporary.path(), std::fs::metadata(from)?.permissions())?;
+    temporary.persist(to)?;
+    Ok(())
+}

@@ -1,0 +1,260 @@
+// SPDX-License-Identifier: GPL-2.0
+//! All tests, with their sum.
+
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+
+use crate::build::{self, Mode};
+use crate::demo;
+use crate::ktap;
+use crate::paths::Lab;
+use crate::process;
+use crate::steps::step;
+use crate::vm::{Outcome, Output, Vm};
+
+/// Time limit of one of cargo's jobs, with everything still to compile.
+const CARGO_LIMIT: Duration = Duration::from_secs(900);
+
+/// Time limit of the selftests on one device.
+const SELFTEST_LIMIT: Duration = Duration::from_secs(1200);
+
+/// Seconds of TCP each way in the guest.
+const GUEST_SECONDS: u32 = 2;
+
+/// The sum of all tests.
+#[derive(Default)]
+struct Tally {
+    passed: usize,
+    failed: Vec<String>,
+    skipped: Vec<String>,
+}
+
+impl Tally {
+    /// Counts `result` as the test called `name`.
+    fn count(&mut self, name: &str, result: Result<()>) {
+        match result {
+            Ok(()) => self.passed += 1,
+            Err(error) => self.failed.push(format!("{name}: {error:#}")),
+        }
+    }
+
+    /// Counts a KTAP report of the program called `name`.
+    fn count_ktap(&mut self, name: &str, results: ktap::Results) {
+        self.passed += results.passed.len();
+        let named = |test: String| format!("{name}: {test}");
+        self.failed.extend(results.failed.into_iter().map(named));
+        self.skipped.extend(results.skipped.into_iter().map(named));
+    }
+
+    /// Counts the state in which a VM's kernel was left.
+    fn count_kernel(&mut self, name: &str, outcome: &Outcome) {
+        self.count(&format!("{name}: kernel log"), outcome.check_kernel());
+    }
+}
+
+/// Runs all tests; answers whether all of them passed.
+pub fn run(lab: &Lab) -> Result<bool> {
+    let mut tally = Tally::default();
+    style(lab, &mut tally);
+    host_tests(lab, &mut tally);
+    match step("module and programs", || build::all(lab)) {
+        Ok(()) => {
+            tally.passed += 1;
+            for device in [demo::C_VHOST, demo::RNET] {
+                selftest(lab, device, &mut tally);
+            }
+            for device in [demo::C_VHOST, demo::RNET] {
+                guest(lab, device, &mut tally);
+            }
+        }
+        Err(error) => tally.failed.push(format!("{error:#}")),
+    }
+    for skipped in &tally.skipped {
+        println!("skipped: {skipped}");
+    }
+    for failed in &tally.failed {
+        println!("FAILED: {failed}");
+    }
+    println!("{} passed, {} failed", tally.passed, tally.failed.len());
+    Ok(tally.failed.is_empty())
+}
+
+/// Formatting and lints, of host and kernel code.
+fn style(lab: &Lab, tally: &mut Tally) {
+    let cargo_job =
+        |name: &str, args: &[&str]| step(name, || logged(lab, name, cargo().args(args)));
+    tally.count(
+        "cargo fmt",
+        cargo_job("cargo fmt", &["fmt", "--all", "--check"]),
+    );
+    tally.count(
+        "kernel fmt",
+        step("kernel fmt", || {
+            // The formatter of the kernel's own compiler; it follows the `mod`
+            // lines from the root.
+            let source = build::checkout();
+            let mut rustfmt = lab
+                .chroot()
+                .bind(&source, "/src", crate::chroot::Access::ReadOnly)
+                .command(&[
+                    "rustfmt",
+                    "--check",
+                    "--edition",
+                    "2021",
+                    "/src/src/main.rs",
+                ]);
+            logged(lab, "kernel fmt", &mut rustfmt)
+        }),
+    );
+    let clippy = [
+        "clippy",
+        "--workspace",
+        "--all-targets",
+        "--",
+        "-D",
+        "warnings",
+    ];
+    tally.count("cargo clippy", cargo_job("cargo clippy", &clippy));
+    tally.count(
+        "kernel clippy",
+        step("kernel clippy", || {
+            build::module(lab, &build::checkout(), Mode::Strict).map(drop)
+        }),
+    );
+}
+
+/// The tests that need no kernel.
+fn host_tests(lab: &Lab, tally: &mut Tally) {
+    let name = "host tests";
+    let args = ["test", "--workspace", "--no-fail-fast"];
+    let result = step(name, || logged(lab, name, cargo().args(args)));
+    let text = std::fs::read_to_string(log_path(lab, name)).unwrap_or_default();
+    let (passed, failed) = cargo_results(&text);
+    tally.passed += passed;
+    if let Err(error) = result {
+        // Without a failed test, the tests did not even build.
+        if failed.is_empty() {
+            tally.failed.push(format!("{error:#}"));
+        } else {
+            tally.failed.extend(
+                failed
+                    .into_iter()
+                    .map(|test| format!("host test {test}, see {}", log_path(lab, name).display())),
+            );
+        }
+    } else if passed == 0 {
+        tally.failed.push("no host test ran".to_owned());
+    }
+}
+
+/// Reads the output of `cargo test`: the number of passed tests, failed names.
+fn cargo_results(text: &str) -> (usize, Vec<String>) {
+    let mut passed = 0;
+    let mut failed = Vec::new();
+    for line in text.lines() {
+        if let Some(result) = line.strip_prefix("test result: ") {
+            passed += result
+                .split([' ', ';'])
+                .zip(result.split([' ', ';']).skip(1))
+                .find(|(_, word)| *word == "passed")
+                .and_then(|(count, _)| count.parse::<usize>().ok())
+                .unwrap_or(0);
+        } else if let Some(name) = line
+            .strip_prefix("test ")
+            .and_then(|line| line.strip_suffix(" ... FAILED"))
+        {
+            failed.push(name.to_owned());
+        }
+    }
+    (passed, failed)
+}
+
+/// The driver side's tests on `device`.
+fn selftest(lab: &Lab, device: &str, tally: &mut Tally) {
+    let name = format!("selftest {device}");
+    let ran = step(&name, || {
+        let mut script = String::new();
+        if device == demo::RNET {
+            script.push_str(&demo::insmod());
+        }
+        script.push_str(&format!(
+            "/artifacts/rnet-selftest --device {device}\nstatus=$?\n"
+        ));
+        if device == demo::RNET {
+            script.push_str("rmmod vhost_rnet || exit 1\n");
+        }
+        script.push_str("exit $status\n");
+        Vm::new(lab, &name.replace(" /dev/", "-"))
+            .limit(SELFTEST_LIMIT)
+            .output(Output::Quiet)
+            .run(&script)
+    });
+    let outcome = match ran {
+        Ok(outcome) => outcome,
+        Err(error) => {
+            tally.failed.push(format!("{error:#}"));
+            return;
+        }
+    };
+    let results = ktap::parse(&outcome.stdout);
+    let told = !results.failed.is_empty();
+    for test in &results.failed {
+        println!("  FAILED {name}: {test}");
+    }
+    tally.count_ktap(&name, results);
+    // A bad status with only good results is a failure of its own.
+    if !told && outcome.status != 0 {
+        tally.count(&name, outcome.check_status());
+    }
+    tally.count_kernel(&name, &outcome);
+}
+
+/// A real guest on `device`.
+fn guest(lab: &Lab, device: &str, tally: &mut Tally) {
+    let name = format!("guest {device}");
+    let ran = step(&name, || demo::guests(lab, &[device], GUEST_SECONDS));
+    match ran {
+        Ok((outcome, reports)) => {
+            tally.count(&name, demo::verdict(&outcome, &reports, 1));
+            tally.count_kernel(&name, &outcome);
+        }
+        Err(error) => tally.failed.push(format!("{error:#}")),
+    }
+}
+
+fn cargo() -> Command {
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or("cargo".into()));
+    cargo.current_dir(build::checkout());
+    cargo
+}
+
+fn log_path(lab: &Lab, name: &str) -> PathBuf {
+    lab.logs()
+        .join(format!("check-{}.log", name.replace(' ', "-")))
+}
+
+/// Runs `command` with a fresh log of its own.
+fn logged(lab: &Lab, name: &str, command: &mut Command) -> Result<()> {
+    let log = log_path(lab, name);
+    std::fs::write(&log, "").with_context(|| format!("writing {}", log.display()))?;
+    process::run_logged(command, &log, CARGO_LIMIT)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::cargo_results;
+
+    #[test]
+    fn cargo_output_is_summed() {
+        let text = "running 2 tests\n\
+                    test a::b ... ok\n\
+                    test a::c ... FAILED\n\
+                    test result: FAILED. 1 passed; 1 failed; 0 ignored; 0 measured\n\
+                    running 3 tests\n\
+                    test result: ok. 3 passed; 0 failed; 0 ignored; 0 measured\n";
+        assert_eq!(cargo_results(text), (4, vec!["a::c".to_owned()]));
+    }
+}

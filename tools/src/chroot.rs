@@ -1,0 +1,112 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Running a program inside the lab's rootfs.
+//!
+//! Each program gets mount and PID namespaces of its own. So nothing is ever
+//! mounted on the host, and killing the one process we started takes all of
+//! its children with it.
+
+use std::ffi::{OsStr, OsString};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+/// Sets up the mounts of the private namespace, then enters the rootfs.
+///
+/// Arguments: rootfs, then `source target mode` per bind mount, `--`, command.
+const ENTER: &str = r#"
+root=$1; shift
+mount --rbind /dev "$root/dev"
+mount -t proc proc "$root/proc"
+mount -t tmpfs tmpfs "$root/tmp"
+cmp -s /etc/resolv.conf "$root/etc/resolv.conf" ||
+    cat /etc/resolv.conf > "$root/etc/resolv.conf" 2>/dev/null || :
+while [ "$1" != -- ]; do
+    mkdir -p "$root$2"
+    mount --bind "$1" "$root$2"
+    [ "$3" = rw ] || mount -o "remount,bind,ro" "$root$2"
+    shift 3
+done
+shift
+exec chroot "$root" "$@"
+"#;
+
+/// How a directory is bound into the chroot.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    /// The program may only read it.
+    ReadOnly,
+    /// The program may write to it.
+    ReadWrite,
+}
+
+/// A rootfs with the directories bound into it.
+pub struct Chroot {
+    root: PathBuf,
+    binds: Vec<(PathBuf, PathBuf, Access)>,
+}
+
+impl Chroot {
+    /// Prepares to run programs in `root`.
+    pub fn new(root: &Path) -> Self {
+        Self {
+            root: root.to_owned(),
+            binds: Vec::new(),
+        }
+    }
+
+    /// Shows the host's `source` at `target` inside.
+    #[must_use]
+    pub fn bind(mut self, source: &Path, target: impl Into<PathBuf>, access: Access) -> Self {
+        self.binds.push((source.to_owned(), target.into(), access));
+        self
+    }
+
+    /// Returns the command that runs `program` inside, with no standard input.
+    pub fn command<S: AsRef<OsStr>>(&self, program: &[S]) -> Command {
+        let mut command = namespaced();
+        command.args(["sh", "-ec", ENTER, "enter"]).arg(&self.root);
+        for (source, target, access) in &self.binds {
+            let mode = match access {
+                Access::ReadOnly => "ro",
+                Access::ReadWrite => "rw",
+            };
+            command.arg(source).arg(target).arg(mode);
+        }
+        command
+            .arg("--")
+            .args(program)
+            .env_clear()
+            .env(
+                "PATH",
+                "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+            )
+            .env("HOME", "/root")
+            .env("LC_ALL", "C.UTF-8")
+            .env(
+                "TERM",
+                std::env::var_os("TERM").unwrap_or(OsString::from("linux")),
+            )
+            .env("DEBIAN_FRONTEND", "noninteractive")
+            // The VM boots with our own initramfs: the hooks need not build one.
+            .env("INITRD", "No")
+            .stdin(Stdio::null());
+        command
+    }
+}
+
+/// Returns the prefix of a command that dies with us, in its own namespaces.
+///
+/// Without root it also gets a user namespace in which it looks like root.
+pub fn namespaced() -> Command {
+    let mut command = Command::new("setpriv");
+    command.args(["--pdeathsig", "KILL", "unshare"]);
+    if !is_root() {
+        command.args(["--user", "--map-root-user", "--map-auto"]);
+    }
+    command.args(["--mount", "--pid", "--fork", "--kill-child=KILL", "--"]);
+    command
+}
+
+/// Tells whether we run as root.
+pub fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}

@@ -1,0 +1,438 @@
+// SPDX-License-Identifier: GPL-2.0
+//! The lab's Debian system: its creation, its packages, its kernel.
+
+use std::cmp::Ordering;
+use std::collections::BTreeSet;
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+
+use crate::paths::Lab;
+use crate::process;
+
+/// The release that has the toolchain.
+const SUITE: &str = "trixie";
+/// Where newer kernels for it, built with its toolchain, come from.
+const KERNELS: &str = "trixie-backports";
+/// The oldest kernel that the module is written for.
+const OLDEST: &[u64] = &[7];
+
+/// Only the kernel may come from backports: its Rust code must be compiled by
+/// exactly the compiler that the release has.
+const PINS: &str = "Package: linux-* linux-base\n\
+                    Pin: release n=trixie-backports\n\
+                    Pin-Priority: 990\n";
+
+/// What the kernel build, the VMs and their tests need.
+const TOOLS: &[&str] = &[
+    "bc",
+    "bindgen",
+    "bison",
+    "busybox-static",
+    "cpio",
+    "ethtool",
+    "flex",
+    "gdb-minimal",
+    "iperf3",
+    "iproute2",
+    "iputils-ping",
+    "kmod",
+    "libdw-dev",
+    "libelf-dev",
+    "libssl-dev",
+    "libzstd-dev",
+    "linux-perf",
+    "make",
+    "pahole",
+    "perl",
+    "procps",
+    "python3",
+    "qemu-system-x86",
+    "rsync",
+    "rust-clippy",
+    "rust-src",
+    "rustc",
+    "rustfmt",
+    "socat",
+    "strace",
+    "tcpdump",
+    "xz-utils",
+    "zlib1g-dev",
+];
+
+/// Time limit of one apt run, over a slow network.
+const LIMIT: Duration = Duration::from_secs(1800);
+
+/// A packaged kernel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Kernel {
+    /// What `uname -r` says in it, such as `7.3.4+deb13-amd64`.
+    pub release: String,
+    /// The version of its packages, such as `7.3.4-1~bpo13+1`.
+    pub package_version: String,
+}
+
+impl Kernel {
+    /// The series, such as `7.3`, after which the source package is named.
+    pub fn series(&self) -> String {
+        let numbers: Vec<&str> = self.upstream().split('.').take(2).collect();
+        numbers.join(".")
+    }
+
+    /// The upstream version, such as `7.3.4`.
+    pub fn upstream(&self) -> &str {
+        let end = self.release.find(|c: char| c != '.' && !c.is_ascii_digit());
+        self.release
+            .get(..end.unwrap_or(self.release.len()))
+            .unwrap_or_default()
+    }
+
+    fn numbers(&self) -> Vec<u64> {
+        self.upstream()
+            .split('.')
+            .map_while(|part| part.parse().ok())
+            .collect()
+    }
+
+    /// The value of `key` in the packaged configuration, quotes removed.
+    pub fn config(&self, lab: &Lab, key: &str) -> Result<Option<String>> {
+        let path = lab.rootfs().join(format!("boot/config-{}", self.release));
+        let config = std::fs::read_to_string(&path)
+            .with_context(|| format!("reading {}", path.display()))?;
+        Ok(config
+            .lines()
+            .find_map(|line| line.strip_prefix(key)?.strip_prefix('='))
+            .map(|value| value.trim_matches('"').to_owned()))
+    }
+
+    /// The C compiler that built the kernel, such as `x86_64-linux-gnu-gcc-14`.
+    pub fn compiler(&self, lab: &Lab) -> Result<String> {
+        let text = self
+            .config(lab, "CONFIG_CC_VERSION_TEXT")?
+            .unwrap_or_default();
+        let name = text.split_whitespace().next();
+        Ok(name
+            .context("the packaged configuration names no compiler")?
+            .to_owned())
+    }
+}
+
+/// Creates the minimal rootfs.
+pub fn bootstrap(lab: &Lab) -> Result<()> {
+    let temporary = lab.dir().join("rootfs.new");
+    // mmdebstrap wants an empty directory; this one is left from an interruption.
+    if temporary.exists() {
+        std::fs::remove_dir_all(&temporary)?;
+    }
+    let mut command = crate::chroot::namespaced();
+    command
+        .args([
+            "mmdebstrap",
+            "--mode=root",
+            "--variant=minbase",
+            "--skip=check/qemu",
+            SUITE,
+        ])
+        .arg(&temporary);
+    // The host's own mirror is the one that surely can be reached; without
+    // one, mmdebstrap has its default.
+    let mirror = host_mirror();
+    if let Some(mirror) = &mirror {
+        command.arg(format!("deb {mirror} {SUITE} main"));
+    }
+    process::run_logged(&mut command, &lab.logs().join("rootfs.log"), LIMIT)?;
+
+    let sources = temporary.join("etc/apt/sources.list");
+    let listed = std::fs::read_to_string(&sources)?;
+    let mirror = mirror
+        .or_else(|| {
+            listed
+                .split_whitespace()
+                .find(|word| word.contains("://"))
+                .map(str::to_owned)
+        })
+        .context("mmdebstrap left no mirror in sources.list")?;
+    std::fs::write(
+        &sources,
+        format!("deb {mirror} {SUITE} main\ndeb {mirror} {KERNELS} main\n"),
+    )?;
+    std::fs::write(temporary.join("etc/apt/preferences.d/kernel"), PINS)?;
+    std::fs::rename(&temporary, lab.rootfs())?;
+    Ok(())
+}
+
+/// Returns the Debian mirror that the host itself uses.
+fn host_mirror() -> Option<String> {
+    if let Ok(mirror) = std::env::var("RNET_MIRROR") {
+        return Some(mirror);
+    }
+    let format = "$(ORIGIN) $(LABEL) $(REPO_URI)";
+    let targets = process::output(Command::new("apt-get").args([
+        "indextargets",
+        "--format",
+        format,
+        "Created-By: Packages",
+    ]))
+    .ok()?;
+    targets
+        .lines()
+        .find_map(|line| line.strip_prefix("Debian Debian "))
+        .map(str::to_owned)
+}
+
+/// Brings the package lists up to date.
+pub fn refresh(lab: &Lab) -> Result<()> {
+    apt(lab, &["update"])
+}
+
+/// Installs the newest kernel that has Rust, and its headers and source.
+pub fn install_kernel(lab: &Lab) -> Result<Kernel> {
+    let names = process::output(&mut lab.chroot().command(&[
+        "apt-cache",
+        "search",
+        "--names-only",
+        "^linux-image-[0-9].*-amd64$",
+    ]))?;
+    let mut kernels: Vec<Kernel> = Vec::new();
+    for release in image_releases(&names) {
+        let package_version = candidate(lab, &format!("linux-image-{release}"))?;
+        kernels.extend(package_version.map(|package_version| Kernel {
+            release,
+            package_version,
+        }));
+    }
+    kernels.sort_by(newest_first);
+    let mut rejected = Vec::new();
+    for kernel in kernels {
+        let headers = format!("linux-headers-{}", kernel.release);
+        let source = format!("linux-source-{}", kernel.series());
+        let same = Some(&kernel.package_version);
+        if candidate(lab, &headers)?.as_ref() != same || candidate(lab, &source)?.as_ref() != same {
+            rejected.push(format!(
+                "{}: no headers or source of its version",
+                kernel.release
+            ));
+            continue;
+        }
+        let image = format!("linux-image-{}", kernel.release);
+        install(lab, &[&image, &headers, &source, "rustc"])?;
+        match unfit(lab, &kernel)? {
+            None => return Ok(kernel),
+            Some(why) => rejected.push(format!("{}: {why}", kernel.release)),
+        }
+    }
+    bail!("no kernel of {KERNELS} will do:\n{}", rejected.join("\n"))
+}
+
+/// Returns why modules in Rust can't be built for an installed kernel.
+fn unfit(lab: &Lab, kernel: &Kernel) -> Result<Option<String>> {
+    if kernel.config(lab, "CONFIG_RUST")?.as_deref() != Some("y") {
+        return Ok(Some("built without CONFIG_RUST".to_owned()));
+    }
+    let wanted = kernel
+        .config(lab, "CONFIG_RUSTC_VERSION_TEXT")?
+        .unwrap_or_default();
+    let found = process::output(&mut lab.chroot().command(&["rustc", "--version"]))?;
+    Ok((wanted != found.trim()).then(|| format!("built with {wanted}, here is {}", found.trim())))
+}
+
+/// Installs the toolchain for `kernel` and everything else.
+pub fn install_tools(lab: &Lab, kernel: &Kernel) -> Result<()> {
+    let compiler = compiler_package(&kernel.compiler(lab)?);
+    let mut packages = TOOLS.to_vec();
+    packages.push(&compiler);
+    install(lab, &packages)?;
+    process::run_logged(
+        &mut lab.chroot().command(&["depmod", &kernel.release]),
+        &lab.logs().join("apt.log"),
+        LIMIT,
+    )?;
+    apt(lab, &["clean"])
+}
+
+/// Tells whether all packages are installed.
+pub fn complete(lab: &Lab) -> bool {
+    let Ok(installed) = installed_packages(lab) else {
+        return false;
+    };
+    let Ok(kernel) = installed_kernel(lab) else {
+        return false;
+    };
+    let Ok(compiler) = kernel.compiler(lab) else {
+        return false;
+    };
+    let modules = lab.rootfs().join("usr/lib/modules").join(&kernel.release);
+    modules.join("modules.dep").exists()
+        && TOOLS
+            .iter()
+            .copied()
+            .chain([compiler_package(&compiler).as_str()])
+            .all(|tool| installed.contains(tool))
+}
+
+/// Returns the newest installed kernel that has its headers and source.
+pub fn installed_kernel(lab: &Lab) -> Result<Kernel> {
+    let status = dpkg_status(lab)?;
+    let installed = installed_in(&status);
+    let mut kernels: Vec<Kernel> = installed
+        .iter()
+        .filter_map(|(package, version)| {
+            let release = package.strip_prefix("linux-image-")?;
+            Some(Kernel {
+                release: release.to_owned(),
+                package_version: (*version).to_owned(),
+            })
+        })
+        .filter(|kernel| {
+            let version = kernel.package_version.as_str();
+            let headers = format!("linux-headers-{}", kernel.release);
+            let source = format!("linux-source-{}", kernel.series());
+            [headers, source]
+                .iter()
+                .all(|name| installed.contains(&(name.as_str(), version)))
+                && matches!(kernel.config(lab, "CONFIG_RUST"), Ok(Some(value)) if value == "y")
+        })
+        .collect();
+    kernels.sort_by(newest_first);
+    let newest = kernels.into_iter().next();
+    newest.context("the lab has no kernel with Rust, headers and source")
+}
+
+fn newest_first(a: &Kernel, b: &Kernel) -> Ordering {
+    // Of the same upstream version, the later rebuild.
+    (b.numbers(), &b.package_version).cmp(&(a.numbers(), &a.package_version))
+}
+
+/// Picks the plain kernels (no cloud, no RT) that are new enough from a search.
+fn image_releases(search: &str) -> Vec<String> {
+    search
+        .lines()
+        .filter_map(|line| line.split_whitespace().next()?.strip_prefix("linux-image-"))
+        .filter(|release| release.matches('-').count() == 1)
+        .filter(|release| {
+            let kernel = Kernel {
+                release: (*release).to_owned(),
+                package_version: String::new(),
+            };
+            kernel.numbers().as_slice() >= OLDEST
+        })
+        .map(str::to_owned)
+        .collect()
+}
+
+/// Returns the Debian package that has a compiler.
+fn compiler_package(compiler: &str) -> String {
+    compiler.trim_start_matches("x86_64-linux-gnu-").to_owned()
+}
+
+/// Returns the version of `package` that apt would install.
+fn candidate(lab: &Lab, package: &str) -> Result<Option<String>> {
+    let policy = process::output(&mut lab.chroot().command(&["apt-cache", "policy", package]))?;
+    Ok(policy
+        .lines()
+        .find_map(|line| line.trim().strip_prefix("Candidate: "))
+        .filter(|version| *version != "(none)")
+        .map(str::to_owned))
+}
+
+fn install(lab: &Lab, packages: &[&str]) -> Result<()> {
+    let mut args = vec!["install", "-y", "--no-install-recommends"];
+    args.extend(packages);
+    apt(lab, &args)
+}
+
+fn apt(lab: &Lab, args: &[&str]) -> Result<()> {
+    // An interrupted dpkg must be finished before apt does anything else.
+    let script = "dpkg --configure -a && exec apt-get \"$@\"";
+    let mut command = vec!["sh", "-c", script, "apt-get"];
+    command.extend(args);
+    process::run_logged(
+        &mut lab.chroot().command(&command),
+        &lab.logs().join("apt.log"),
+        LIMIT,
+    )
+}
+
+fn dpkg_status(lab: &Lab) -> Result<String> {
+    let path = lab.rootfs().join("var/lib/dpkg/status");
+    std::fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))
+}
+
+fn installed_packages(lab: &Lab) -> Result<BTreeSet<String>> {
+    let status = dpkg_status(lab)?;
+    Ok(installed_in(&status)
+        .into_iter()
+        .map(|(name, _)| name.to_owned())
+        .collect())
+}
+
+/// Returns the packages and versions that a dpkg status file tells installed.
+fn installed_in(status: &str) -> BTreeSet<(&str, &str)> {
+    status
+        .split("\n\n")
+        .filter(|stanza| stanza.contains("\nStatus: install ok installed\n"))
+        .filter_map(|stanza| Some((field(stanza, "Package")?, field(stanza, "Version")?)))
+        .collect()
+}
+
+/// Returns the value of a one-line field.
+fn field<'a>(stanza: &'a str, key: &str) -> Option<&'a str> {
+    stanza
+        .lines()
+        .find_map(|line| line.strip_prefix(key)?.strip_prefix(": "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_plain_new_kernels_are_taken() {
+        let search = "linux-image-6.19.14+deb13-amd64 - Linux 6.19\n\
+                      linux-image-7.3.4+deb13-cloud-amd64 - Linux 7.3\n\
+                      linux-image-7.3.4+deb13-amd64 - Linux 7.3\n\
+                      linux-image-7.10.1+deb13-amd64 - Linux 7.10\n\
+                      linux-image-8.0+deb14-amd64 - Linux 8.0\n";
+        let mut kernels: Vec<Kernel> = image_releases(search)
+            .into_iter()
+            .map(|release| Kernel {
+                release,
+                package_version: "1".to_owned(),
+            })
+            .collect();
+        kernels.sort_by(newest_first);
+        let releases: Vec<&str> = kernels
+            .iter()
+            .map(|kernel| kernel.release.as_str())
+            .collect();
+        assert_eq!(
+            releases,
+            ["8.0+deb14-amd64", "7.10.1+deb13-amd64", "7.3.4+deb13-amd64"]
+        );
+    }
+
+    #[test]
+    fn versions_are_taken_apart() {
+        let kernel = Kernel {
+            release: "7.3.4+deb13-amd64".to_owned(),
+            package_version: "7.3.4-1~bpo13+1".to_owned(),
+        };
+        assert_eq!(
+            (kernel.series().as_str(), kernel.upstream()),
+            ("7.3", "7.3.4")
+        );
+        assert_eq!(compiler_package("x86_64-linux-gnu-gcc-14"), "gcc-14");
+    }
+
+    #[test]
+    fn half_installed_packages_do_not_count() {
+        let status = "Package: a\nStatus: install ok installed\nVersion: 1\n\n\
+                      Package: b\nStatus: install ok half-configured\nVersion: 2\n\n\
+                      Package: c\nStatus: install ok installed\nArchitecture: all\nVersion: 3\n";
+        assert_eq!(
+            Vec::from_iter(installed_in(status)),
+            [("a", "1"), ("c", "3")]
+        );
+    }
+}

@@ -1,0 +1,135 @@
+// SPDX-License-Identifier: GPL-2.0
+//! A real guest on each backend: the end-to-end run and the demo's table.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use comfy_table::presets::UTF8_FULL_CONDENSED;
+use comfy_table::{CellAlignment, Table};
+use rnet_e2e::{REPORT_MARK, Report};
+
+use crate::build;
+use crate::paths::Lab;
+use crate::steps::step;
+use crate::vm::{Outcome, Output, Vm};
+use crate::{initramfs, kernel};
+
+/// Our device.
+pub const RNET: &str = "/dev/vhost-rnet";
+/// The kernel's own, to compare with.
+pub const C_VHOST: &str = "/dev/vhost-net";
+/// No vhost: QEMU serves the rings.
+pub const NO_VHOST: &str = "off";
+
+/// Loads the module in a VM.
+pub fn insmod() -> String {
+    format!("insmod /artifacts/{} || exit 1\n", build::MODULE)
+}
+
+/// Runs a guest on each of `backends` for `seconds` of TCP each way.
+pub fn guests(lab: &Lab, backends: &[&str], seconds: u32) -> Result<(Outcome, Vec<Report>)> {
+    let initramfs = initramfs::guest(lab)?;
+    build::publish(
+        &lab.dir().join(initramfs),
+        &lab.artifacts().join("initramfs-guest"),
+    )?;
+    let image = kernel::image(lab)?;
+    let mut script = String::new();
+    if backends.contains(&RNET) {
+        script.push_str(&insmod());
+    }
+    script.push_str(&format!(
+        "/artifacts/rnet-e2e --initramfs /artifacts/initramfs-guest --kernel /{image} \
+         --logs /out --seconds {seconds}"
+    ));
+    for backend in backends {
+        script.push_str(&format!(" --backend {backend}"));
+    }
+    script.push_str(" || exit 1\n");
+    if backends.contains(&RNET) {
+        script.push_str("rmmod vhost_rnet || exit 1\n");
+    }
+    let name = backends
+        .first()
+        .unwrap_or(&"guests")
+        .trim_start_matches("/dev/");
+    let outcome = Vm::new(lab, &format!("guest-{name}"))
+        .nested()
+        .limit(Duration::from_secs(600))
+        .output(Output::Quiet)
+        .run(&script)?;
+    let reports = outcome
+        .stdout
+        .lines()
+        .filter_map(|line| line.strip_prefix(REPORT_MARK))
+        .map(|json| serde_json::from_str(json).context("reading a guest's report"))
+        .collect::<Result<_>>()?;
+    Ok((outcome, reports))
+}
+
+/// Shows a guest's traffic through our device, the kernel's own and QEMU's.
+pub fn run(lab: &Lab, backends: &[&str]) -> Result<()> {
+    let (outcome, reports) = step("guests on each backend", || guests(lab, backends, 3))?;
+    println!("{}", table(&reports));
+    println!(
+        "TCP by iperf3, 3 s each way, guest kernel {}; packets are the tap's, of up to 64 KiB \
+         (GSO); logs in {}",
+        lab.release()?,
+        outcome.dir.display()
+    );
+    verdict(&outcome, &reports, backends.len())?;
+    outcome.check_kernel()
+}
+
+/// Fails unless all of the guests that should have run worked.
+pub fn verdict(outcome: &Outcome, reports: &[Report], expected: usize) -> Result<()> {
+    for report in reports {
+        if let Some(error) = &report.error {
+            bail!(
+                "{}: {error}; logs in {}",
+                report.backend,
+                outcome.dir.display()
+            );
+        }
+    }
+    outcome.check_status()?;
+    if reports.len() != expected {
+        bail!("{} of {expected} guests reported", reports.len());
+    }
+    Ok(())
+}
+
+fn table(reports: &[Report]) -> Table {
+    let mut table = Table::new();
+    table.load_style(UTF8_FULL_CONDENSED);
+    table.set_header([
+        "backend",
+        "boot s",
+        "pings",
+        "ping ms",
+        "echo ok MiB",
+        "guest sends Mbit/s",
+        "guest receives Mbit/s",
+        "packets out",
+        "packets in",
+        "calls",
+    ]);
+    for column in table.column_iter_mut().skip(1) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+    for report in reports {
+        table.add_row([
+            report.backend.clone(),
+            format!("{:.1}", report.boot_seconds),
+            format!("{}/{}", report.ping.1, report.ping.0),
+            format!("{:.2}", report.ping_ms),
+            format!("{}", report.echoed >> 20),
+            format!("{:.0}", report.guest_sends / 1e6),
+            format!("{:.0}", report.guest_receives / 1e6),
+            report.packets.0.to_string(),
+            report.packets.1.to_string(),
+            report.calls.to_string(),
+        ]);
+    }
+    table
+}

@@ -1,0 +1,190 @@
+// SPDX-License-Identifier: GPL-2.0
+//! The initial file systems of the two levels of VMs.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result};
+
+use crate::cpio::Archive;
+use crate::paths::Lab;
+use crate::process;
+
+/// Level 1's init: hands over to the lab's rootfs, seen over 9p.
+const LEVEL1_INIT: &str = include_str!("../vm/level1-init.sh");
+
+/// Level 2's init: the traffic.
+const GUEST_INIT: &str = include_str!("../vm/guest-init.sh");
+
+/// Modules that level 1 needs to reach its root file system.
+const LEVEL1_MODULES: &[&str] = &["9pnet_virtio", "9p", "overlay"];
+
+/// Returns level 1's initramfs, relative to the lab; builds it if need be.
+pub fn level1(lab: &Lab) -> Result<String> {
+    let mut hasher = DefaultHasher::new();
+    (LEVEL1_INIT, LEVEL1_MODULES).hash(&mut hasher);
+    cached(lab, "level1", hasher, |archive| {
+        add_modules(lab, archive, LEVEL1_MODULES)?;
+        archive.file("init", 0o755, LEVEL1_INIT.as_bytes());
+        Ok(())
+    })
+}
+
+/// Returns level 2's initramfs, relative to the lab; builds it if need be.
+pub fn guest(lab: &Lab) -> Result<String> {
+    let mut hasher = DefaultHasher::new();
+    (GUEST_INIT, "virtio_net iperf3 libgcc").hash(&mut hasher);
+    cached(lab, "guest", hasher, |archive| {
+        add_modules(lab, archive, &["virtio_net"])?;
+        add_program(lab, archive, "/usr/bin/iperf3")?;
+        archive.file("init", 0o755, GUEST_INIT.as_bytes());
+        Ok(())
+    })
+}
+
+/// Adds a program of the rootfs with the libraries that it loads.
+fn add_program(lab: &Lab, archive: &mut Archive, path: &str) -> Result<()> {
+    let listed = process::output(&mut lab.chroot().command(&["ldd", path]))?;
+    let libraries = listed
+        .split_whitespace()
+        .filter(|word| word.starts_with('/'));
+    // Loaded by name when a thread is cancelled, so `ldd` can't tell.
+    let unwinder = "/usr/lib/x86_64-linux-gnu/libgcc_s.so.1";
+    for file in libraries.chain([path, unwinder]) {
+        // Through the links: the archive has the file itself under each name.
+        let data = process::bytes(&mut lab.chroot().command(&["cat", file]))?;
+        let name = match file.strip_prefix("/usr/bin/") {
+            Some(program) => format!("bin/{program}"),
+            None => file.trim_start_matches('/').to_owned(),
+        };
+        archive.file(&name, 0o755, &data);
+    }
+    Ok(())
+}
+
+/// Returns the initramfs of this kind with this hash of its inputs, relative
+/// to the lab. Unless it was built before, `fill` adds its content.
+pub fn cached(
+    lab: &Lab,
+    kind: &str,
+    mut inputs: DefaultHasher,
+    fill: impl FnOnce(&mut Archive) -> Result<()>,
+) -> Result<String> {
+    lab.release()?.hash(&mut inputs);
+    let name = format!("initramfs/{kind}-{:016x}", inputs.finish());
+    let target = lab.dir().join(&name);
+    if !target.exists() {
+        let mut archive = base(lab)?;
+        fill(&mut archive)?;
+        write(&target, archive)?;
+    }
+    Ok(name)
+}
+
+/// Starts an archive with busybox and what it needs to run as init.
+fn base(lab: &Lab) -> Result<Archive> {
+    let mut archive = Archive::default();
+    for dir in ["proc", "sys", "tmp", "mnt"] {
+        archive.dir(dir);
+    }
+    archive.char_device("dev/console", 0o600, 5, 1);
+    archive.copy("bin/busybox", 0o755, &lab.rootfs().join("usr/bin/busybox"))?;
+    archive.symlink("bin/sh", "busybox");
+    Ok(archive)
+}
+
+/// Adds `names` and the modules they depend on, unpacked, at `/modules`, with
+/// `/modules/order` telling the order in which to load them.
+pub fn add_modules(lab: &Lab, archive: &mut Archive, names: &[&str]) -> Result<()> {
+    let base = lab.rootfs().join("usr/lib/modules").join(lab.release()?);
+    let dep_file = base.join("modules.dep");
+    let deps = std::fs::read_to_string(&dep_file)
+        .with_context(|| format!("reading {}", dep_file.display()))?;
+    let mut order = String::new();
+    for path in load_order(&deps, names)? {
+        let name = module_name(&path);
+        archive.file(
+            &format!("modules/{name}.ko"),
+            0o644,
+            &unpack(&base.join(&path))?,
+        );
+        order.push_str(name);
+        order.push('\n');
+    }
+    archive.file("modules/order", 0o644, order.as_bytes());
+    Ok(())
+}
+
+/// Replaces `target` by the finished archive, at once or not at all.
+fn write(target: &Path, archive: Archive) -> Result<()> {
+    let dir = target.parent().context("an initramfs needs a directory")?;
+    std::fs::create_dir_all(dir)?;
+    let mut file = tempfile::NamedTempFile::new_in(dir)?;
+    std::io::Write::write_all(&mut file, &archive.finish())?;
+    file.persist(target)?;
+    Ok(())
+}
+
+/// Returns the module files to load for `names`, dependencies first.
+fn load_order(deps: &str, names: &[&str]) -> Result<Vec<String>> {
+    let mut order: Vec<String> = Vec::new();
+    for name in names {
+        let (path, needs) = deps
+            .lines()
+            .filter_map(|line| line.split_once(':'))
+            .find(|(path, _)| module_name(path) == *name)
+            .with_context(|| format!("the packaged kernel has no module {name}"))?;
+        // `modules.dep` lists the nearest dependency first.
+        for file in needs.split_whitespace().rev().chain([path]) {
+            if !order.iter().any(|known| known == file) {
+                order.push(file.to_owned());
+            }
+        }
+    }
+    Ok(order)
+}
+
+/// Returns the name of the module in file `path`.
+fn module_name(path: &str) -> &str {
+    let file = path.rsplit('/').next().unwrap_or(path);
+    file.split(".ko").next().unwrap_or(file)
+}
+
+/// Returns the content of a module, which may be compressed.
+fn unpack(path: &PathBuf) -> Result<Vec<u8>> {
+    let tool = match path.extension().and_then(|ext| ext.to_str()) {
+        Some("xz") => "xz",
+        Some("zst") => "zstd",
+        Some("gz") => "gzip",
+        _ => return std::fs::read(path).with_context(|| format!("reading {}", path.display())),
+    };
+    process::bytes(Command::new(tool).arg("-dc").arg(path))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::load_order;
+
+    const DEPS: &str = "kernel/a/one.ko.xz:\n\
+                        kernel/b/two.ko.xz: kernel/a/one.ko.xz\n\
+                        kernel/c/three.ko.xz: kernel/b/two.ko.xz kernel/a/one.ko.xz\n";
+
+    #[test]
+    fn dependencies_come_first_and_once() {
+        let order = load_order(DEPS, &["three", "two"]).unwrap();
+        assert_eq!(
+            order,
+            [
+                "kernel/a/one.ko.xz",
+                "kernel/b/two.ko.xz",
+                "kernel/c/three.ko.xz"
+            ]
+        );
+    }
+
+    #[test]
+    fn unknown_module_is_an_error() {
+        assert!(load_order(DEPS, &["four"]).is_err());
+    }
+}

@@ -1,0 +1,158 @@
+// SPDX-License-Identifier: GPL-2.0
+//! The kernel tree that the module is built against.
+//!
+//! Debian's headers package has no Rust metadata. The same source with the
+//! same configuration and compilers gives it, and what is built there loads
+//! into the packaged kernel.
+
+use std::io::Write;
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+
+use crate::debian::Kernel;
+use crate::paths::{INSIDE, Lab};
+use crate::process;
+
+/// Time limit of preparing a tree, on a slow machine.
+const LIMIT: Duration = Duration::from_secs(1800);
+
+/// Tells whether the source of `kernel` is there, whole.
+pub fn unpacked(lab: &Lab, kernel: &Kernel) -> Result<bool> {
+    let Ok(makefile) = std::fs::read_to_string(lab.kernel().join("Makefile")) else {
+        return Ok(false);
+    };
+    // The stamp tells Debian's revisions of one upstream version apart.
+    let stamp = std::fs::read_to_string(lab.kernel().join(".rnet-source"));
+    Ok(match stamp {
+        Ok(version) => version.trim() == kernel.package_version,
+        Err(_) => makefile_version(&makefile).as_deref() == Some(kernel.upstream()),
+    })
+}
+
+/// Unpacks the source package in place of another tree.
+pub fn unpack(lab: &Lab, kernel: &Kernel) -> Result<()> {
+    let script = format!(
+        "rm -rf {INSIDE}/kernel.new && mkdir {INSIDE}/kernel.new && \
+         tar -xf /usr/src/linux-source-{}.tar.xz -C {INSIDE}/kernel.new --strip-components=1",
+        kernel.series()
+    );
+    let log = lab.logs().join("kernel-source.log");
+    process::run_logged(
+        &mut lab.chroot().command(&["sh", "-ec", &script]),
+        &log,
+        LIMIT,
+    )?;
+    let new = lab.dir().join("kernel.new");
+    std::fs::write(
+        new.join(".rnet-source"),
+        format!("{}\n", kernel.package_version),
+    )?;
+    let old = lab.dir().join("kernel.old");
+    if lab.kernel().exists() {
+        std::fs::rename(lab.kernel(), &old)?;
+    }
+    std::fs::rename(new, lab.kernel())?;
+    if old.exists() {
+        std::fs::remove_dir_all(old)?;
+    }
+    Ok(())
+}
+
+/// Tells whether modules can be built against the tree.
+pub fn prepared(lab: &Lab, kernel: &Kernel) -> bool {
+    let tree = lab.kernel();
+    // `Module.symvers` comes last.
+    lab.release().is_ok_and(|release| release == kernel.release)
+        && [
+            "rust/libkernel.rmeta",
+            "rust/libmacros.so",
+            "Module.symvers",
+        ]
+        .iter()
+        .all(|file| tree.join(file).exists())
+}
+
+/// Configures the tree as packaged and builds what modules need of it.
+pub fn prepare(lab: &Lab, kernel: &Kernel) -> Result<()> {
+    let local = kernel
+        .release
+        .strip_prefix(kernel.upstream())
+        .context("the release does not start with the version")?;
+    let jobs = std::thread::available_parallelism()?;
+    let make = format!(
+        "make LOCALVERSION={local} CC={} -j{jobs}",
+        kernel.compiler(lab)?
+    );
+    // A compiler that was killed may leave half a file, which make would take
+    // for a whole one: after an interruption, everything is built anew.
+    let script = format!(
+        "cd {INSIDE}/kernel\n\
+         rm -f Module.symvers\n\
+         ! test -e .rnet-preparing || make mrproper\n\
+         touch .rnet-preparing\n\
+         cp /boot/config-{release} .config\n\
+         {make} olddefconfig\n\
+         {make} modules_prepare\n\
+         test \"$(cat include/config/kernel.release)\" = {release}\n\
+         cp /usr/src/linux-headers-{release}/Module.symvers Module.symvers.new\n\
+         rm .rnet-preparing\n\
+         mv Module.symvers.new Module.symvers\n",
+        release = kernel.release
+    );
+    let log = lab.logs().join("kernel-prepare.log");
+    process::run_logged(
+        &mut lab.chroot().command(&["sh", "-exc", &script]),
+        &log,
+        LIMIT,
+    )
+}
+
+/// Returns the packaged kernel's uncompressed image, relative to the lab.
+///
+/// It is the same code as `vmlinuz` has, entered by another door (PVH): an
+/// emulated processor needs seconds to unpack the other.
+pub fn image(lab: &Lab) -> Result<String> {
+    let release = lab.release()?;
+    let name = format!("artifacts/vmlinux-{release}");
+    let target = lab.dir().join(&name);
+    if !target.exists() {
+        let vmlinuz = lab.rootfs().join(format!("boot/vmlinuz-{release}"));
+        let extract = lab.kernel().join("scripts/extract-vmlinux");
+        let image = process::bytes(Command::new("sh").arg(extract).arg(vmlinuz))?;
+        let dir = lab.artifacts();
+        std::fs::create_dir_all(&dir)?;
+        let mut file = tempfile::NamedTempFile::new_in(dir)?;
+        file.write_all(&image)?;
+        file.persist(target)?;
+    }
+    Ok(name)
+}
+
+/// Returns the version that a kernel's top makefile tells.
+fn makefile_version(makefile: &str) -> Option<String> {
+    let field = |key: &str| {
+        makefile
+            .lines()
+            .find_map(|line| line.strip_prefix(key)?.strip_prefix(" = "))
+            .map(str::trim)
+    };
+    Some(format!(
+        "{}.{}.{}",
+        field("VERSION")?,
+        field("PATCHLEVEL")?,
+        field("SUBLEVEL")?
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::makefile_version;
+
+    #[test]
+    fn version_is_read_from_the_makefile() {
+        let text = "# SPDX\nVERSION = 7\nPATCHLEVEL = 3\nSUBLEVEL = 4\nEXTRAVERSION =\n";
+        assert_eq!(makefile_version(text).as_deref(), Some("7.3.4"));
+    }
+}

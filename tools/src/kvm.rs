@@ -1,0 +1,97 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Finding out whether hardware virtualisation really works here.
+//!
+//! The file `/dev/kvm` proves little: it may be there and yet run no ordinary
+//! kernel. So we boot one, once per boot of the host.
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use serde::{Deserialize, Serialize};
+
+use crate::paths::{INSIDE, Lab};
+use crate::vm::Accel;
+use crate::{initramfs, kernel, process};
+
+/// How long a kernel may take to boot to be of use.
+const LIMIT: Duration = Duration::from_secs(30);
+
+/// What was found, and for which host and kernel it holds.
+#[derive(Serialize, Deserialize, PartialEq, Eq)]
+struct Probe {
+    boot_id: String,
+    release: String,
+    works: bool,
+    nested: bool,
+}
+
+/// Returns the best way to run a VM, which itself runs KVM guests if `nested`.
+pub fn best(lab: &Lab, nested: bool) -> Result<Accel> {
+    let probe = cached(lab)?;
+    Ok(if probe.works && (probe.nested || !nested) {
+        Accel::Kvm
+    } else {
+        Accel::Tcg
+    })
+}
+
+fn cached(lab: &Lab) -> Result<Probe> {
+    let path = lab.dir().join("kvm-probe.json");
+    let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id")
+        .context("reading the host's boot id")?;
+    let boot_id = boot_id.trim().to_owned();
+    let release = lab.release()?;
+    let known = std::fs::read(&path)
+        .ok()
+        .and_then(|bytes| serde_json::from_slice::<Probe>(&bytes).ok());
+    if let Some(probe) = known.filter(|p| p.boot_id == boot_id && p.release == release) {
+        return Ok(probe);
+    }
+    let said = boot(lab)?;
+    let probe = Probe {
+        boot_id,
+        release,
+        works: said.is_some(),
+        nested: said.is_some_and(|said| said.contains("svm") || said.contains("vmx")),
+    };
+    let mut file = tempfile::NamedTempFile::new_in(lab.dir())?;
+    serde_json::to_writer(&mut file, &probe)?;
+    file.persist(path)?;
+    Ok(probe)
+}
+
+/// Boots a kernel under KVM; returns the line in which its init reports.
+fn boot(lab: &Lab) -> Result<Option<String>> {
+    if !Path::new("/dev/kvm").exists() {
+        return Ok(None);
+    }
+    eprintln!(
+        "Probing whether KVM runs a kernel here (at most {} s)",
+        LIMIT.as_secs()
+    );
+    let initrd = initramfs::level1(lab)?;
+    let image = kernel::image(lab)?;
+    std::fs::create_dir_all(lab.logs())?;
+    let console = lab.logs().join("kvm-probe.log");
+    std::fs::write(&console, "")?;
+    let words = format!(
+        "qemu-system-x86_64 -accel kvm -cpu host -M q35 -smp 2 -m 512M -nodefaults \
+         -no-user-config -display none -no-reboot -kernel {INSIDE}/{image} \
+         -initrd {INSIDE}/{initrd} -serial file:{INSIDE}/logs/kvm-probe.log"
+    );
+    let mut args: Vec<&str> = words.split_whitespace().collect();
+    args.extend(["-append", "console=ttyS0 panic=-1 rnet.probe"]);
+    // That this fails is an answer, not an error.
+    let ended = process::run_logged(
+        &mut lab.chroot().command(&args),
+        &lab.logs().join("kvm-probe-qemu.log"),
+        LIMIT,
+    );
+    let log = std::fs::read(&console).unwrap_or_default();
+    let said = String::from_utf8_lossy(&log)
+        .lines()
+        .find(|line| line.contains("rnet-probe booted"))
+        .map(str::to_owned);
+    Ok(said.filter(|_| ended.is_ok()))
+}

@@ -1,0 +1,123 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Building the lab, step by step.
+//!
+//! A step is skipped when what it makes is there and complete, so an
+//! interrupted run goes on where it stopped, and a lab made by other means is
+//! adopted. What would look complete too early is made under another name, or
+//! its last file is written last.
+
+use std::fs::File;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use rustix::fs::FlockOperation;
+
+use crate::chroot;
+use crate::paths::Lab;
+use crate::steps::step;
+use crate::{debian, kernel, process};
+
+/// Host commands the lab needs, and the Debian packages that have them.
+const HOST_TOOLS: &[(&str, &str)] = &[
+    ("mmdebstrap", "mmdebstrap"),
+    ("unshare", "util-linux"),
+    ("setpriv", "util-linux"),
+    ("mount", "mount"),
+    ("xz", "xz-utils"),
+    ("unzstd", "zstd"),
+    ("cc", "build-essential"),
+];
+
+/// Builds what is missing; with `update`, also takes newer packages.
+pub fn ensure(lab: &Lab, update: bool) -> Result<()> {
+    std::fs::create_dir_all(lab.dir())
+        .with_context(|| format!("creating the lab, {}", lab.dir().display()))?;
+    let lock = lock(lab, "lab.lock")?;
+    std::fs::create_dir_all(lab.logs())?;
+    host_tools(lab)?;
+    if !lab.rootfs().exists() {
+        step("Debian rootfs", || debian::bootstrap(lab))?;
+    }
+    if update || !debian::complete(lab) {
+        step("package lists", || debian::refresh(lab))?;
+        let version = step("packaged kernel", || debian::install_kernel(lab))?;
+        step(
+            &format!("toolchain and QEMU for {}", version.release),
+            || debian::install_tools(lab, &version),
+        )?;
+    }
+    let version = debian::installed_kernel(lab)?;
+    if !kernel::unpacked(lab, &version)? {
+        step("kernel source", || kernel::unpack(lab, &version))?;
+    }
+    if !kernel::prepared(lab, &version) {
+        step("kernel tree (builds its Rust crates)", || {
+            kernel::prepare(lab, &version)
+        })?;
+    }
+    drop(lock);
+    Ok(())
+}
+
+/// Takes the lab's lock called `name`, waiting for another process if need be.
+pub fn lock(lab: &Lab, name: &str) -> Result<File> {
+    let path = lab.dir().join(name);
+    let file = File::create(&path).with_context(|| format!("opening {}", path.display()))?;
+    if rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
+        eprintln!("Waiting for another process that holds {}", path.display());
+        rustix::fs::flock(&file, FlockOperation::LockExclusive)?;
+    }
+    Ok(file)
+}
+
+/// Makes sure of the host's tools: installs them as root, else says how.
+fn host_tools(lab: &Lab) -> Result<()> {
+    let mut packages: Vec<&str> = HOST_TOOLS
+        .iter()
+        .filter(|(tool, _)| !in_path(tool))
+        .map(|(_, package)| *package)
+        .collect();
+    if !chroot::is_root() && !in_path("newuidmap") {
+        packages.push("uidmap");
+    }
+    packages.dedup();
+    if packages.is_empty() {
+        return Ok(());
+    }
+    let line = format!(
+        "apt-get install -y --no-install-recommends {}",
+        packages.join(" ")
+    );
+    if !chroot::is_root() {
+        bail!("this host lacks tools; as root, run: {line}");
+    }
+    if !in_path("apt-get") {
+        bail!(
+            "this host lacks tools, and apt-get to install them: {}",
+            packages.join(" ")
+        );
+    }
+    step(&format!("host packages ({})", packages.join(" ")), || {
+        let log = lab.logs().join("host-packages.log");
+        let script = format!("export DEBIAN_FRONTEND=noninteractive; apt-get update && {line}");
+        process::run_logged(
+            Command::new("sh").args(["-c", &script]),
+            &log,
+            Duration::from_secs(600),
+        )
+    })
+}
+
+/// Tells whether the host has a program called `tool`.
+pub fn in_path(tool: &str) -> bool {
+    std::env::var_os("PATH").is_some_and(|path| {
+        std::env::split_paths(&path)
+            .chain([
+                Path::new("/usr/sbin").to_owned(),
+                Path::new("/sbin").to_owned(),
+            ])
+            .any(|dir| dir.join(tool).is_file())
+    })
+}

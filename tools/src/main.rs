@@ -1,0 +1,185 @@
+// SPDX-License-Identifier: GPL-2.0
+//! `cargo xtask`: builds the lab and the module, runs VMs, tests and the demo.
+
+mod build;
+mod check;
+mod chroot;
+mod cpio;
+mod debian;
+mod demo;
+mod initramfs;
+mod kernel;
+mod klog;
+mod ktap;
+mod kvm;
+mod lab;
+mod paths;
+mod process;
+mod steps;
+mod vm;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Result;
+use clap::{Args, Parser, Subcommand};
+
+use crate::paths::Lab;
+use crate::vm::{Accel, Output, Vm};
+
+/// Builds, runs and tests vhost-rnet in a lab of its own.
+#[derive(Parser)]
+#[command(name = "cargo xtask")]
+struct Cli {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Build what is missing of the lab.
+    Lab {
+        /// Also take newer packages, and the newest kernel.
+        #[arg(long)]
+        update: bool,
+    },
+    /// Build the module and the programs that run in the VM.
+    Build,
+    /// Show a guest's traffic through /dev/vhost-rnet, vhost-net and vhost=off.
+    Demo {
+        /// Backends to run instead: vhost devices, or "off".
+        backends: Vec<String>,
+    },
+    /// Run all tests, of host, kernel and guest.
+    Check,
+    /// Open a shell in a VM with the module loaded.
+    Shell,
+    /// Run a command in a VM with the packaged kernel.
+    Vm(VmArgs),
+}
+
+/// The VM to run a command in.
+#[derive(Args)]
+struct VmArgs {
+    /// Directory for the logs of this run [default: a new one in the lab].
+    #[arg(long, value_name = "DIR")]
+    log: Option<PathBuf>,
+    /// Make one instruction one virtual nanosecond, on one processor.
+    #[arg(long)]
+    icount: bool,
+    /// Number of processors.
+    #[arg(long, default_value_t = 2)]
+    smp: u32,
+    /// Memory size, in QEMU's notation.
+    #[arg(long, default_value = "3G")]
+    mem: String,
+    /// Seconds after which the VM is killed.
+    #[arg(long, value_name = "SECONDS", default_value_t = 600)]
+    timeout: u64,
+    /// The command; a single word is a line for the VM's shell.
+    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+    command: Vec<String>,
+}
+
+fn main() -> ExitCode {
+    match run(Cli::parse().task) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(task: Task) -> Result<ExitCode> {
+    let lab = Lab::locate()?;
+    match task {
+        Task::Lab { update } => {
+            lab::ensure(&lab, update)?;
+            println!(
+                "The lab is ready: kernel {}, {}",
+                lab.release()?,
+                lab.dir().display()
+            );
+            Ok(ExitCode::SUCCESS)
+        }
+        Task::Build => {
+            lab::ensure(&lab, false)?;
+            build_all(&lab)?;
+            println!("Built into {}", lab.artifacts().display());
+            Ok(ExitCode::SUCCESS)
+        }
+        Task::Demo { backends } => {
+            lab::ensure(&lab, false)?;
+            let backends = if backends.is_empty() {
+                vec![demo::RNET, demo::C_VHOST, demo::NO_VHOST]
+            } else {
+                backends.iter().map(String::as_str).collect()
+            };
+            if backends.contains(&demo::RNET) {
+                build_all(&lab)?;
+            } else {
+                build::programs(&lab)?;
+            }
+            demo::run(&lab, &backends)?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Task::Check => {
+            lab::ensure(&lab, false)?;
+            Ok(match check::run(&lab)? {
+                true => ExitCode::SUCCESS,
+                false => ExitCode::FAILURE,
+            })
+        }
+        Task::Shell => {
+            lab::ensure(&lab, false)?;
+            build_all(&lab)?;
+            shell(&lab)
+        }
+        Task::Vm(args) => run_vm(&lab, args),
+    }
+}
+
+fn build_all(lab: &Lab) -> Result<()> {
+    steps::step("module and programs", || build::all(lab))
+}
+
+/// Gives a shell in the VM; leaving it powers the VM off.
+fn shell(lab: &Lab) -> Result<ExitCode> {
+    let script = format!(
+        "{}echo 'vhost_rnet is loaded, /artifacts has the tools; leave with ^D.'\nexec bash -l\n",
+        demo::insmod()
+    );
+    // Longer than anybody stays, and yet an end.
+    let outcome = Vm::new(lab, "shell")
+        .nested()
+        .limit(Duration::from_secs(24 * 3600))
+        .output(Output::Terminal)
+        .run(&script)?;
+    println!(
+        "\nThe kernel's log is in {}",
+        outcome.kernel_log().display()
+    );
+    outcome.check_kernel()?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn run_vm(lab: &Lab, args: VmArgs) -> Result<ExitCode> {
+    let script = match args.command.as_slice() {
+        [line] => line.clone(),
+        words => vm::shell_quote(words),
+    };
+    let mut vm = Vm::new(lab, "vm")
+        .log_dir(args.log)
+        .smp(args.smp)
+        .memory(&args.mem)
+        .limit(Duration::from_secs(args.timeout))
+        .output(Output::Show);
+    if args.icount {
+        vm = vm.accel(Accel::Icount);
+    }
+    let outcome = vm.run(&script)?;
+    outcome.check_kernel()?;
+    Ok(ExitCode::from(u8::try_from(outcome.status).unwrap_or(1)))
+}

@@ -1,0 +1,96 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Running a child with its output in a log and a hard time limit.
+
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+
+/// How often a running child is looked at.
+const POLL: Duration = Duration::from_millis(10);
+
+/// Number of lines of a log that an error message shows.
+const TAIL_LINES: usize = 25;
+
+/// Waits for `child`; kills it and answers `None` once `limit` has passed.
+pub fn wait_timeout(child: &mut Child, limit: Duration) -> Result<Option<ExitStatus>> {
+    let deadline = Instant::now() + limit;
+    loop {
+        if let Some(status) = child.try_wait()? {
+            return Ok(Some(status));
+        }
+        if Instant::now() >= deadline {
+            child
+                .kill()
+                .context("killing a child past its time limit")?;
+            child.wait()?;
+            return Ok(None);
+        }
+        std::thread::sleep(POLL);
+    }
+}
+
+/// Runs `command` with all its output in `log`; an error shows the log's tail.
+pub fn run_logged(command: &mut Command, log: &Path, limit: Duration) -> Result<()> {
+    let out = File::options().create(true).append(true).open(log)?;
+    command.stdout(out.try_clone()?).stderr(out);
+    let program = command.get_program().to_owned();
+    let mut child = command
+        .spawn()
+        .with_context(|| format!("starting {}", program.display()))?;
+    match wait_timeout(&mut child, limit)? {
+        Some(status) if status.success() => Ok(()),
+        Some(status) => bail!("{status}, see {}:\n{}", log.display(), tail(log)),
+        None => bail!(
+            "not finished after {} s, see {}:\n{}",
+            limit.as_secs(),
+            log.display(),
+            tail(log)
+        ),
+    }
+}
+
+/// Runs `command` and returns the text it printed; an error shows its stderr.
+pub fn output(command: &mut Command) -> Result<String> {
+    Ok(String::from_utf8_lossy(&bytes(command)?).into_owned())
+}
+
+/// Runs `command` and returns what it printed; an error shows its stderr.
+pub fn bytes(command: &mut Command) -> Result<Vec<u8>> {
+    let program = command.get_program().to_owned();
+    let out = command
+        .output()
+        .with_context(|| format!("starting {}", program.display()))?;
+    if !out.status.success() {
+        bail!(
+            "{} failed ({}): {}",
+            program.display(),
+            out.status,
+            String::from_utf8_lossy(&out.stderr).trim()
+        );
+    }
+    Ok(out.stdout)
+}
+
+/// Returns the last lines of `path`, indented, or nothing if it can't be read.
+pub fn tail(path: &Path) -> String {
+    let mut bytes = Vec::new();
+    let read = File::open(path).and_then(|mut file| {
+        let len = file.metadata()?.len();
+        file.seek(SeekFrom::Start(len.saturating_sub(16 << 10)))?;
+        file.read_to_end(&mut bytes)
+    });
+    if read.is_err() {
+        return String::new();
+    }
+    let text = String::from_utf8_lossy(&bytes);
+    let lines: Vec<&str> = text.lines().collect();
+    let from = lines.len().saturating_sub(TAIL_LINES);
+    lines[from..]
+        .iter()
+        .map(|line| format!("    {line}\n"))
+        .collect()
+}

@@ -1,0 +1,27 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Showing the steps of a longer job, with their time.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use indicatif::{ProgressBar, ProgressStyle};
+
+/// Runs `work` as a step called `name`, and tells how long it took.
+///
+/// On a terminal the step is shown while it runs; elsewhere, as in CI, only
+/// its begin and end are.
+pub fn step<T>(name: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
+    let start = Instant::now();
+    let bar = ProgressBar::new_spinner();
+    bar.set_style(ProgressStyle::with_template("{spinner} {msg}  {elapsed}")?);
+    bar.set_message(name.to_owned());
+    bar.enable_steady_tick(Duration::from_millis(200));
+    if bar.is_hidden() {
+        eprintln!("  .. {name}");
+    }
+    let result = work();
+    bar.finish_and_clear();
+    let mark = if result.is_ok() { "ok" } else { "FAILED" };
+    eprintln!("  {mark} {name}  {:.1} s", start.elapsed().as_secs_f64());
+    result.with_context(|| name.to_owned())
+}

@@ -1,0 +1,409 @@
+// SPDX-License-Identifier: GPL-2.0
+//! The level 1 VM: the packaged kernel, with the lab's rootfs as userland.
+//!
+//! A run has a directory of its own (`/out` inside), which holds the kernel's
+//! log and QEMU's, and through which the command and its exit status travel.
+//! The command's output takes a virtio port, so that a kernel message can
+//! never end up in the middle of it.
+
+use std::fs::File;
+use std::io::{IsTerminal, Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, anyhow, bail};
+
+use crate::chroot::Access;
+use crate::kvm;
+use crate::paths::{INSIDE, Lab};
+use crate::{initramfs, kernel, klog, process};
+
+/// Second half of the VM's init.
+const MAIN: &str = include_str!("../vm/level1-main.sh");
+
+/// What runs the VM's processors.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Accel {
+    /// Emulation: slower, works everywhere, and emulates nested SVM.
+    Tcg,
+    /// Emulation in which one instruction is one virtual nanosecond.
+    Icount,
+    /// Hardware virtualisation.
+    Kvm,
+}
+
+/// Where the command's output goes, besides its log.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Output {
+    /// To our own standard output and error.
+    Show,
+    /// To the logs only.
+    Quiet,
+    /// The command is a shell on our terminal; there is no log of it.
+    Terminal,
+}
+
+/// One run of a VM, described.
+pub struct Vm<'a> {
+    lab: &'a Lab,
+    name: String,
+    log_dir: Option<PathBuf>,
+    accel: Option<Accel>,
+    smp: u32,
+    memory: String,
+    limit: Duration,
+    output: Output,
+    needs_nested: bool,
+}
+
+/// How a run ended.
+pub struct Outcome {
+    /// The command's exit status.
+    pub status: i32,
+    /// What the command printed on its standard output.
+    pub stdout: String,
+    /// Lines of the kernel's log that tell of a bug in it.
+    pub kernel_trouble: Vec<String>,
+    /// The run's directory.
+    pub dir: PathBuf,
+}
+
+impl Outcome {
+    /// The kernel's log.
+    pub fn kernel_log(&self) -> PathBuf {
+        self.dir.join("kernel.log")
+    }
+
+    /// Fails unless the kernel stayed well.
+    pub fn check_kernel(&self) -> Result<()> {
+        if !self.kernel_trouble.is_empty() {
+            bail!(
+                "the VM's kernel complained, see {}:\n{}",
+                self.kernel_log().display(),
+                self.kernel_trouble.join("\n")
+            );
+        }
+        Ok(())
+    }
+
+    /// Fails unless the command succeeded.
+    pub fn check_status(&self) -> Result<()> {
+        if self.status != 0 {
+            bail!(
+                "the command in the VM ended with {}, see {}\n{}",
+                self.status,
+                self.dir.display(),
+                process::tail(&self.dir.join("stderr.log"))
+            );
+        }
+        Ok(())
+    }
+}
+
+impl<'a> Vm<'a> {
+    /// Describes a run called `name` with the usual sizes.
+    pub fn new(lab: &'a Lab, name: &str) -> Self {
+        Self {
+            lab,
+            name: name.to_owned(),
+            log_dir: None,
+            accel: None,
+            smp: 2,
+            memory: "3G".to_owned(),
+            limit: Duration::from_secs(600),
+            output: Output::Quiet,
+            needs_nested: false,
+        }
+    }
+
+    /// Puts the logs into `dir` instead of a new directory in the lab.
+    #[must_use]
+    pub fn log_dir(mut self, dir: Option<PathBuf>) -> Self {
+        self.log_dir = dir;
+        self
+    }
+
+    /// Insists on `accel` instead of the best that works here.
+    #[must_use]
+    pub fn accel(mut self, accel: Accel) -> Self {
+        self.accel = Some(accel);
+        self
+    }
+
+    /// Sets the number of processors.
+    #[must_use]
+    pub fn smp(mut self, smp: u32) -> Self {
+        self.smp = smp;
+        self
+    }
+
+    /// Sets the memory size, in QEMU's notation.
+    #[must_use]
+    pub fn memory(mut self, memory: &str) -> Self {
+        self.memory = memory.to_owned();
+        self
+    }
+
+    /// Sets the time after which the VM is killed.
+    #[must_use]
+    pub fn limit(mut self, limit: Duration) -> Self {
+        self.limit = limit;
+        self
+    }
+
+    /// Sets where the command's output goes.
+    #[must_use]
+    pub fn output(mut self, output: Output) -> Self {
+        self.output = output;
+        self
+    }
+
+    /// Asks for a VM that can run KVM guests itself.
+    #[must_use]
+    pub fn nested(mut self) -> Self {
+        self.needs_nested = true;
+        self
+    }
+
+    /// Boots, runs the shell script `script` inside, and waits for the end.
+    pub fn run(&self, script: &str) -> Result<Outcome> {
+        let dir = self.prepare(script)?;
+        let accel = match self.accel {
+            Some(accel) => accel,
+            None => kvm::best(self.lab, self.needs_nested)?,
+        };
+        let mut command = self.qemu(accel, &dir)?;
+        if self.output != Output::Terminal {
+            command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        } else {
+            command.stdin(Stdio::inherit());
+        }
+        let start = Instant::now();
+        let mut child = command.spawn().context("starting QEMU")?;
+        let readers = self.readers(&mut child, &dir)?;
+        let ended = process::wait_timeout(&mut child, self.limit)?;
+        let stdout = join(readers)?;
+
+        let log = std::fs::read(dir.join("kernel.log")).unwrap_or_default();
+        let kernel_trouble = klog::scan(&String::from_utf8_lossy(&log))
+            .into_iter()
+            .map(str::to_owned)
+            .collect();
+        let outcome = |status| Outcome {
+            status,
+            stdout,
+            kernel_trouble,
+            dir: dir.clone(),
+        };
+        match (ended, std::fs::read_to_string(dir.join("status"))) {
+            (Some(_), Ok(status)) => Ok(outcome(status.trim().parse()?)),
+            (ended, _) => {
+                let why = match ended {
+                    None => format!("not finished after {} s", self.limit.as_secs()),
+                    Some(status) => format!(
+                        "VM ended ({status}) after {:.1} s without a result",
+                        start.elapsed().as_secs_f64()
+                    ),
+                };
+                Err(anyhow!(
+                    "{why}, see {}\nkernel.log ends:\n{}qemu.log ends:\n{}",
+                    dir.display(),
+                    process::tail(&dir.join("kernel.log")),
+                    process::tail(&dir.join("stderr.log"))
+                ))
+            }
+        }
+    }
+
+    /// Makes the run's directory with the files that the VM reads from it.
+    fn prepare(&self, script: &str) -> Result<PathBuf> {
+        let dir = match &self.log_dir {
+            Some(dir) => {
+                std::fs::create_dir_all(dir)?;
+                dir.canonicalize()?
+            }
+            None => self.lab.new_run(&self.name)?,
+        };
+        // A directory that is used again must not lend us its last result.
+        for old in ["status", "kernel.log", "interactive", "size", "kmemleak"] {
+            match std::fs::remove_file(dir.join(old)) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(error.into());
+                }
+                _ => {}
+            }
+        }
+        std::fs::write(dir.join("init"), MAIN)?;
+        std::fs::write(dir.join("run"), script)?;
+        if self.output == Output::Terminal {
+            let term = std::env::var("TERM").unwrap_or("linux".to_owned());
+            std::fs::write(dir.join("interactive"), term)?;
+            std::fs::write(dir.join("size"), terminal_size())?;
+        }
+        std::fs::create_dir_all(self.lab.artifacts())?;
+        Ok(dir)
+    }
+
+    /// Returns the command that starts QEMU in the lab's rootfs.
+    fn qemu(&self, accel: Accel, dir: &Path) -> Result<Command> {
+        // In the lab, seen through its own mount, the rootfs has none of the
+        // chroot's mounts.
+        let initrd = initramfs::level1(self.lab)?;
+        let image = kernel::image(self.lab)?;
+        // Without 5-level paging, the page walks of a nested guest are a third
+        // shorter, which emulation feels.
+        let (smp, accel_args): (u32, &[&str]) = match accel {
+            Accel::Tcg => (
+                self.smp,
+                &["-accel", "tcg,thread=multi", "-cpu", "max,+svm,-la57"],
+            ),
+            Accel::Icount => (
+                1,
+                &[
+                    "-accel",
+                    "tcg",
+                    "-icount",
+                    "shift=0,sleep=off",
+                    "-cpu",
+                    "max",
+                ],
+            ),
+            Accel::Kvm => (self.smp, &["-accel", "kvm", "-cpu", "host"]),
+        };
+        let mut args: Vec<String> = vec!["qemu-system-x86_64".into()];
+        args.extend(accel_args.iter().map(|arg| (*arg).to_owned()));
+        let mut add = |text: &str| args.extend(text.split_whitespace().map(str::to_owned));
+        add("-M q35 -nodefaults -no-user-config -display none -no-reboot");
+        add(&format!("-smp {smp} -m {}", self.memory));
+        add(&format!("-kernel {INSIDE}/{image}"));
+        add(&format!("-initrd {INSIDE}/{initrd}"));
+        add("-serial file:/out/kernel.log");
+        for (tag, path, access) in [
+            ("root", format!("{INSIDE}/rootfs"), ",readonly=on"),
+            ("artifacts", format!("{INSIDE}/artifacts"), ",readonly=on"),
+            ("out", "/out".to_owned(), ""),
+        ] {
+            add(&format!(
+                "-fsdev local,id={tag},path={path},security_model=none,multidevs=remap{access}"
+            ));
+            add(&format!(
+                "-device virtio-9p-pci,fsdev={tag},mount_tag={tag}"
+            ));
+        }
+        add("-device virtio-serial-pci");
+        if self.output == Output::Terminal {
+            add("-chardev stdio,id=terminal,signal=off -device virtconsole,chardev=terminal");
+        } else {
+            // Files, not "stdio": that one disconnects at the end of its input.
+            for (name, fd) in [("stdout", 1), ("stderr", 2)] {
+                add(&format!("-chardev file,id={name},path=/proc/self/fd/{fd}"));
+                add(&format!(
+                    "-device virtserialport,chardev={name},name={name}"
+                ));
+            }
+        }
+        // A kernel that is in trouble ends the run at once; the limits are wide
+        // for emulated processors on a busy machine.
+        args.push("-append".into());
+        args.push(
+            "console=ttyS0 panic=-1 oops=panic mitigations=off \
+             tsc=reliable nmi_watchdog=0 watchdog_thresh=60 rcupdate.rcu_cpu_stall_timeout=120 random.trust_cpu=on"
+                .into(),
+        );
+        Ok(self
+            .lab
+            .chroot()
+            .bind(dir, "/out", Access::ReadWrite)
+            .command(&args))
+    }
+
+    /// Starts to copy the VM's output to the logs, and further as asked.
+    fn readers(&self, child: &mut Child, dir: &Path) -> Result<Vec<JoinHandle<Result<Vec<u8>>>>> {
+        let show = self.output == Output::Show;
+        let mut readers = Vec::new();
+        if let Some(from) = child.stdout.take() {
+            let log = File::create(dir.join("stdout.log"))?;
+            let to = show.then(|| Box::new(std::io::stdout()) as Box<dyn Write + Send>);
+            readers.push(std::thread::spawn(move || copy(from, log, to)));
+        }
+        if let Some(from) = child.stderr.take() {
+            let log = File::create(dir.join("stderr.log"))?;
+            let to = show.then(|| Box::new(std::io::stderr()) as Box<dyn Write + Send>);
+            readers.push(std::thread::spawn(move || copy(from, log, to)));
+        }
+        Ok(readers)
+    }
+}
+
+/// Copies `from` to `log` and `to` until its end; returns all of it.
+fn copy(
+    mut from: impl Read,
+    mut log: File,
+    mut to: Option<Box<dyn Write + Send>>,
+) -> Result<Vec<u8>> {
+    let mut all = Vec::new();
+    let mut buffer = [0; 16 << 10];
+    loop {
+        let len = from.read(&mut buffer)?;
+        let Some(chunk) = buffer.get(..len).filter(|chunk| !chunk.is_empty()) else {
+            return Ok(all);
+        };
+        all.extend_from_slice(chunk);
+        log.write_all(chunk)?;
+        if let Some(to) = &mut to {
+            to.write_all(chunk)?;
+            to.flush()?;
+        }
+    }
+}
+
+/// Waits for the readers; returns what the first one, standard output, read.
+fn join(readers: Vec<JoinHandle<Result<Vec<u8>>>>) -> Result<String> {
+    let mut first = None;
+    for reader in readers {
+        let bytes = reader.join().map_err(|_| anyhow!("a reader panicked"))??;
+        first.get_or_insert(bytes);
+    }
+    Ok(String::from_utf8_lossy(&first.unwrap_or_default()).into_owned())
+}
+
+/// Returns "rows columns" of our terminal.
+fn terminal_size() -> String {
+    let stdin = std::io::stdin();
+    match rustix::termios::tcgetwinsize(&stdin) {
+        Ok(size) if stdin.is_terminal() && size.ws_row > 0 => {
+            format!("{} {}\n", size.ws_row, size.ws_col)
+        }
+        _ => "24 80\n".to_owned(),
+    }
+}
+
+/// Returns `words` as one line that a shell reads back as the same words.
+pub fn shell_quote<S: AsRef<str>>(words: &[S]) -> String {
+    let quoted: Vec<String> = words
+        .iter()
+        .map(|word| format!("'{}'", word.as_ref().replace('\'', r"'\''")))
+        .collect();
+    quoted.join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::shell_quote;
+
+    #[test]
+    fn quoting_survives_a_shell() {
+        let words = ["a b", "it's", "$HOME", "", "\"x\"\n;"];
+        let script = format!("printf '%s|' {}", shell_quote(&words));
+        let out = std::process::Command::new("sh")
+            .args(["-c", &script])
+            .output()
+            .unwrap();
+        assert_eq!(
+            String::from_utf8(out.stdout).unwrap(),
+            "a b|it's|$HOME||\"x\"\n;|"
+        );
+    }
+}
