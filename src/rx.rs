@@ -67,7 +67,11 @@ pub(crate) fn run(vq: &mut Virtqueue, stats: &Stats) -> Result<Next, Fault> {
     };
     let next = round.run(segments);
     // Also after a fault: the packets before it are complete.
-    round.publish()?;
+    let next = round.publish().and(next);
+    if next.is_err() {
+        // Until the guest kicks; packets from outside must not run into the fault again and again.
+        round.backend.disarm();
+    }
     next
 }
 
@@ -133,6 +137,8 @@ impl Round<'_> {
                         self.ring.disable_kick(&OwnerMemory)?;
                         continue;
                     }
+                    // More packets change nothing.
+                    self.backend.disarm();
                     return Ok(Next::Wait);
                 }
             }

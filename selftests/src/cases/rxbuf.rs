@@ -17,6 +17,7 @@ pub(super) const CASES: &[Case] = &[
     case("rx.too_long", 60, too_long),
     case("rx.one_short", 90, one_short),
     case("rx.before_buffers", 60, before_buffers),
+    case("rx.unwoken", 60, unwoken),
 ];
 
 const MERGE: u64 = feature::VERSION_1 | feature::MRG_RXBUF;
@@ -50,7 +51,11 @@ fn byte_buffers(ctx: &Context) -> Result<()> {
 
 /// Without merging a frame that does not fit is dropped, and costs no buffer.
 fn too_long(ctx: &Context) -> Result<()> {
-    for features in [feature::VERSION_1, 0] {
+    drops_too_long(ctx, &[feature::VERSION_1, 0])
+}
+
+pub(super) fn drops_too_long(ctx: &Context, features: &[u64]) -> Result<()> {
+    for &features in features {
         let mut setup = Setup::new(features);
         setup.rx_buffers = (8, 256);
         let mut device = NetDevice::start(&ctx.device, setup)?;
@@ -82,7 +87,11 @@ fn too_long(ctx: &Context) -> Result<()> {
 
 /// A frame that lacks one buffer waits without using the processor, and goes on with it.
 fn one_short(ctx: &Context) -> Result<()> {
-    for features in [MERGE, MERGE | feature::EVENT_IDX] {
+    waits_for_buffer(ctx, &[MERGE, MERGE | feature::EVENT_IDX])
+}
+
+pub(super) fn waits_for_buffer(ctx: &Context, features: &[u64]) -> Result<()> {
+    for &features in features {
         let mut setup = Setup::new(features);
         setup.rx_buffers = (64, 128);
         let mut device = NetDevice::start(&ctx.device, setup)?;
@@ -132,4 +141,40 @@ fn before_buffers(ctx: &Context) -> Result<()> {
     flow.sent = 100;
     let flows: &mut [&mut dyn Flow] = &mut [&mut flow];
     traffic::run(&mut device, flows)
+}
+
+/// Packets that the guest has no use for do not wake the worker, whether buffers are missing or the
+/// ring is broken.
+fn unwoken(ctx: &Context) -> Result<()> {
+    for broken in [false, true] {
+        let mut device = NetDevice::start(&ctx.device, Setup::new(feature::VERSION_1))?;
+        if broken {
+            let layout = device.rx.layout;
+            layout.write_avail(&device.memory, 0, layout.size);
+            layout.set_avail_index(&device.memory, 1);
+            device.rx.kick.signal()?;
+        }
+        let mut bytes = Vec::new();
+        let mut send = |device: &mut NetDevice, count| -> Result<()> {
+            for sequence in 0..count {
+                frame::build(ctx.seed, sequence, 100, &mut bytes);
+                device.peer.send(NetHeader::default(), &bytes)?;
+            }
+            procfs::idle()
+        };
+        // The first tells the worker that it has to wait for the guest.
+        send(&mut device, 1)?;
+        let worker = procfs::workers()?.pop().context("no worker")?;
+        device.rx.err.take()?;
+        let before = procfs::schedule(worker.tid)?.slices;
+        send(&mut device, 200)?;
+        let after = procfs::schedule(worker.tid)?.slices;
+        check(before == after, || {
+            format!("woken {} times (broken: {broken})", after - before)
+        })?;
+        check(device.rx.err.take()? == 0, || {
+            "the error descriptor was signalled by packets".into()
+        })?;
+    }
+    Ok(())
 }
