@@ -49,7 +49,6 @@ pub(crate) fn run(vq: &mut Virtqueue, stats: &Stats) -> Result<Next, Fault> {
     else {
         return Ok(Next::Wait);
     };
-    ring.disable_kick(&OwnerMemory)?;
     let mut round = Round {
         ring,
         header: *header,
@@ -109,6 +108,7 @@ enum Buffers {
 
 impl Round<'_> {
     fn run(&mut self, storage: &mut [Segment]) -> Result<Next, Fault> {
+        self.ring.disable_kick(&OwnerMemory)?;
         while self.packets < MAX_ROUND_PACKETS && self.bytes < MAX_ROUND_BYTES {
             let Some(packet_len) = self.backend.socket.peek() else {
                 // A backend without its device has nothing to wait for; the next one will.
