@@ -18,6 +18,8 @@ pub(crate) const INDIRECT_DESC: u32 = 28;
 pub(crate) const EVENT_IDX: u32 = 29;
 /// `VIRTIO_F_VERSION_1`.
 pub(crate) const VERSION_1: u32 = 32;
+/// `VIRTIO_F_IN_ORDER`: buffers are used in the order in which they were made available.
+pub(crate) const IN_ORDER: u32 = 35;
 /// `VIRTIO_F_RING_RESET`: a queue may be reset by itself, which takes no more than unbinding.
 pub(crate) const RING_RESET: u32 = 40;
 
@@ -34,6 +36,7 @@ impl Features {
             | 1 << INDIRECT_DESC
             | 1 << EVENT_IDX
             | 1 << VERSION_1
+            | 1 << IN_ORDER
             | 1 << RING_RESET,
         0,
     ]);

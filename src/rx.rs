@@ -121,7 +121,7 @@ impl Round<'_> {
             match self.take_buffers(len, &mut segments)? {
                 Buffers::Enough(chains) => {
                     self.receive(len, chains, segments.as_slice())?;
-                    if self.used.len() > BATCH {
+                    if self.used.chains() > BATCH {
                         self.publish()?;
                     }
                 }
@@ -218,6 +218,7 @@ impl Round<'_> {
             self.undo(chains);
             return Err(fault);
         }
+        self.used.merge(usize::from(chains));
         self.received = self.received.wrapping_add(1);
         Ok(())
     }

@@ -210,6 +210,7 @@ impl Round<'_> {
             self.stats.dropped.add(frames);
         }
         self.stats.packets.add(self.used.len());
+        self.used.merge(self.used.len());
         self.used.publish(self.ring, self.call, self.stats)
     }
 }

@@ -7,7 +7,7 @@ use kernel::sync::Arc;
 use vring::{Fault, RawUsed, Segment, SplitRing, MAX_CHAIN_SEGMENTS};
 
 use crate::backend::Backend;
-use crate::features::{Features, Header, EVENT_IDX, NOTIFY_ON_EMPTY};
+use crate::features::{Features, Header, EVENT_IDX, IN_ORDER, NOTIFY_ON_EMPTY};
 use crate::kapi::{self, EventFd, Frames, OwnerMemory, Poller, FRAMES, POLLIN, POLLOUT};
 use crate::memory::Table;
 use crate::stats::Stats;
@@ -88,7 +88,13 @@ pub(crate) struct Scratch {
 /// Used entries to be published together.
 pub(crate) struct UsedBatch {
     entries: KVec<RawUsed>,
+    /// How many chains each entry stands for; more than one only if in order.
+    chains: KVec<u16>,
     len: usize,
+    /// The chains of all entries.
+    total: usize,
+    /// `VIRTIO_F_IN_ORDER`: chains taken one after the other may share an entry.
+    in_order: bool,
 }
 
 impl Virtqueue {
@@ -112,7 +118,10 @@ impl Virtqueue {
                 segments: KVec::from_elem(Segment::default(), MAX_CHAIN_SEGMENTS, GFP_KERNEL)?,
                 used: UsedBatch {
                     entries: KVec::from_elem(RawUsed::default(), USED, GFP_KERNEL)?,
+                    chains: KVec::from_elem(1, USED, GFP_KERNEL)?,
                     len: 0,
+                    total: 0,
+                    in_order: false,
                 },
                 frames: Frames::new()?,
             },
@@ -125,6 +134,7 @@ impl Virtqueue {
         self.header = Header::new(&features);
         self.ring
             .set_features(features.has(EVENT_IDX), features.has(NOTIFY_ON_EMPTY));
+        self.scratch.used.in_order = features.has(IN_ORDER);
     }
 
     /// Whether a backend may be set: there is a memory table, and it and the ring lie where user
@@ -175,6 +185,7 @@ impl Virtqueue {
         self.ring = SplitRing::default();
         self.features = Features::default();
         self.header = Header::default();
+        self.scratch.used.in_order = false;
         self.table = None;
         Detached {
             _backend: self.set_backend(None),
@@ -203,22 +214,55 @@ impl UsedBatch {
             Some(entry) => {
                 *entry = SplitRing::used_entry(head, len);
                 self.len = self.len.wrapping_add(1);
+                self.total = self.total.wrapping_add(1);
                 true
             }
             None => false,
         }
     }
 
-    /// Number of chains.
+    /// Lets the last `count` chains, one after the other and all complete, share an entry, if in
+    /// order; of the others' lengths the driver assumes that they are full.
+    #[inline]
+    pub(crate) fn merge(&mut self, count: usize) {
+        if !self.in_order || count < 2 {
+            return;
+        }
+        let last = self
+            .len
+            .checked_sub(1)
+            .and_then(|last| self.entries.get(last));
+        let (Some(last), Some(first)) = (last.copied(), self.len.checked_sub(count)) else {
+            return;
+        };
+        if let (Some(entry), Some(chains)) =
+            (self.entries.get_mut(first), self.chains.get_mut(first))
+        {
+            *entry = last;
+            // CAST: at most a batch and a packet's chains.
+            *chains = count as u16;
+            self.len = first.wrapping_add(1);
+        }
+    }
+
+    /// Number of entries.
     #[inline]
     pub(crate) fn len(&self) -> usize {
         self.len
     }
 
-    /// Drops all but the first `len` chains.
+    /// Number of chains.
+    #[inline]
+    pub(crate) fn chains(&self) -> usize {
+        self.total
+    }
+
+    /// Drops all but the first `len` entries; those dropped must not be shared.
     #[inline]
     pub(crate) fn truncate(&mut self, len: usize) {
-        self.len = self.len.min(len);
+        let dropped = self.len.saturating_sub(len);
+        self.len = self.len.wrapping_sub(dropped);
+        self.total = self.total.wrapping_sub(dropped);
     }
 
     /// Gives all chains back to the guest and calls it if it wants to be called.
@@ -234,10 +278,18 @@ impl UsedBatch {
         stats: &Stats,
     ) -> Result<(), Fault> {
         let len = core::mem::replace(&mut self.len, 0);
+        self.total = 0;
         let Some(used) = self.entries.get(..len).filter(|used| !used.is_empty()) else {
             return Ok(());
         };
-        ring.complete(&OwnerMemory, used)?;
+        if self.in_order {
+            let chains = self.chains.get_mut(..len).unwrap_or_default();
+            let completed = ring.complete_in_order(&OwnerMemory, used, chains);
+            chains.fill(1);
+            completed?;
+        } else {
+            ring.complete(&OwnerMemory, used)?;
+        }
         stats.batches.add(1);
         if let Some(call) = call {
             if ring.needs_call(&OwnerMemory) {

@@ -92,11 +92,15 @@ impl Queue {
         (buffers, shape): ((usize, usize), Shape),
     ) -> Result<Self> {
         let layout = SplitLayout::alloc(memory, size)?;
-        let events = setup.features & feature::EVENT_IDX != 0;
         let table = if shape.indirect { setup.table } else { 0 };
         Ok(Self {
             index,
-            ring: Box::new(SplitDriver::new(memory.clone(), layout, events, setup.base)),
+            ring: Box::new(SplitDriver::new(
+                memory.clone(),
+                layout,
+                setup.features,
+                setup.base,
+            )),
             layout,
             kick: EventFd::new()?,
             call: EventFd::new()?,

@@ -1,13 +1,18 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! The driver's half of a split ring.
+//!
+//! With `VIRTIO_F_IN_ORDER` (virtio 1.3, section 2.7.8) chains lie in the table in the order in
+//! which they are made available, over its end and on from its start, and a used element stands for
+//! all chains up to the one that it names.
 
 use crate::memory::GuestMemory;
 use crate::ring::{RingDriver, Segment, Used};
 use crate::uapi::{
-    AVAIL_NO_INTERRUPT, DESC_INDIRECT, DESC_NEXT, DESC_WRITE, USED_NO_NOTIFY, VringAddr,
+    AVAIL_NO_INTERRUPT, DESC_INDIRECT, DESC_NEXT, DESC_WRITE, USED_NO_NOTIFY, VringAddr, feature,
 };
 use anyhow::{Context, Result, bail};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
 
@@ -114,6 +119,19 @@ pub fn write_table(memory: &GuestMemory, table: u64, index: usize, descriptor: D
 struct Chain {
     token: u32,
     descriptors: Vec<u16>,
+    /// Bytes the device may write.
+    room: u32,
+}
+
+/// What the driver knows beside the ring itself when chains are used in order.
+#[derive(Debug, Default)]
+struct Order {
+    /// Heads of the chains that are out, the oldest first.
+    heads: VecDeque<u16>,
+    /// Chains left of the group that is being taken.
+    left: usize,
+    /// Bytes written to the last of them.
+    len: u32,
 }
 
 /// A split ring seen from the driver.
@@ -122,7 +140,10 @@ pub struct SplitDriver {
     memory: Arc<GuestMemory>,
     layout: SplitLayout,
     event_idx: bool,
-    free: Vec<u16>,
+    /// Descriptors to be used next, from the end; from the start if in order.
+    free: VecDeque<u16>,
+    /// Only if in order.
+    order: Option<Order>,
     chains: Vec<Option<Chain>>,
     /// Vectors of finished chains, kept to save allocations.
     spare: Vec<Vec<u16>>,
@@ -135,14 +156,15 @@ pub struct SplitDriver {
 }
 
 impl SplitDriver {
-    /// Makes an empty ring that starts at index `base`.
+    /// Makes an empty ring that starts at index `base`, as `features` want it.
     #[must_use]
-    pub fn new(memory: Arc<GuestMemory>, layout: SplitLayout, events: bool, base: u16) -> Self {
+    pub fn new(memory: Arc<GuestMemory>, layout: SplitLayout, features: u64, base: u16) -> Self {
         let mut ring = Self {
             memory,
             layout,
-            event_idx: events,
-            free: Vec::new(),
+            event_idx: features & feature::EVENT_IDX != 0,
+            free: VecDeque::new(),
+            order: (features & feature::IN_ORDER != 0).then(Order::default),
             chains: Vec::new(),
             spare: Vec::new(),
             pending: 0,
@@ -164,11 +186,13 @@ impl SplitDriver {
             .store_u16(self.layout.avail, flags, Ordering::Relaxed);
     }
 
+    fn used_slot(&self, at: u16) -> u64 {
+        self.layout.used + 4 + 8 * u64::from(at % self.layout.size)
+    }
+
     fn used_entry(&self, at: u16) -> (u32, u32) {
         let mut entry = [0u8; 8];
-        let slot = u64::from(at % self.layout.size);
-        self.memory
-            .read(self.layout.used + 4 + 8 * slot, &mut entry);
+        self.memory.read(self.used_slot(at), &mut entry);
         let word =
             |i: usize| u32::from_le_bytes([entry[i], entry[i + 1], entry[i + 2], entry[i + 3]]);
         (word(0), word(4))
@@ -179,9 +203,16 @@ impl SplitDriver {
             .write_desc(&self.memory, index, describe(segment, next, extra));
     }
 
+    fn take_free(&mut self, count: usize, owned: &mut Vec<u16>) {
+        let start = match self.order {
+            Some(_) => 0,
+            None => self.free.len() - count,
+        };
+        owned.extend(self.free.drain(start..start + count));
+    }
+
     fn add_direct(&mut self, chain: &[Segment], owned: &mut Vec<u16>) {
-        let start = self.free.len() - chain.len();
-        owned.extend(self.free.drain(start..));
+        self.take_free(chain.len(), owned);
         for (i, segment) in chain.iter().enumerate() {
             self.put(owned[i], *segment, owned.get(i + 1).copied(), 0);
         }
@@ -196,8 +227,8 @@ impl SplitDriver {
             };
             write_table(&self.memory, table, i, describe(*segment, next, 0));
         }
-        let index = self.free.pop().context("no free descriptor")?;
-        owned.push(index);
+        self.take_free(1, owned);
+        let index = owned[0];
         let len = u32::try_from(16 * chain.len())?;
         let whole = Segment {
             addr: table,
@@ -207,7 +238,50 @@ impl SplitDriver {
         self.put(index, whole, None, DESC_INDIRECT);
         Ok(())
     }
+
+    /// The head of the next used chain, and the bytes written to it.
+    fn next_used(&mut self, new: usize) -> Result<(u16, u32)> {
+        if self.order.as_ref().is_some_and(|order| order.left > 0) {
+            return self.next_of_group();
+        }
+        let (id, len) = self.used_entry(self.last_used);
+        let slot = self.used_slot(self.last_used);
+        let Some(order) = &mut self.order else {
+            let head = u16::try_from(id).ok();
+            let head = head.filter(|head| *head < self.layout.size);
+            return head
+                .map(|head| (head, len))
+                .with_context(|| format!("used entry {} names chain {id}", self.last_used));
+        };
+        let mut heads = order.heads.iter().take(new);
+        let Some(before) = heads.position(|head| u32::from(*head) == id) else {
+            bail!(
+                "used entry {} names chain {id}, none of the {new} oldest",
+                self.last_used
+            );
+        };
+        order.left = before + 1;
+        order.len = len;
+        // Else it would pass for a new one, in the next round, where the device wrote none.
+        self.memory.write(slot, &STALE);
+        self.next_of_group()
+    }
+
+    /// Takes the oldest chain; all but the last of a group have been written in full.
+    fn next_of_group(&mut self) -> Result<(u16, u32)> {
+        let order = self.order.as_mut().context("no order")?;
+        let head = order.heads.pop_front().context("no chain is out")?;
+        order.left -= 1;
+        if order.left == 0 {
+            return Ok((head, order.len));
+        }
+        let chain = self.chains[usize::from(head)].as_ref();
+        Ok((head, chain.context("the oldest chain is not out")?.room))
+    }
 }
+
+/// The id of a used element that is none.
+const STALE: [u8; 4] = [0xff; 4];
 
 fn describe(segment: Segment, next: Option<u16>, extra: u16) -> Descriptor {
     let mut flags = extra;
@@ -257,11 +331,15 @@ impl RingDriver for SplitDriver {
             None => self.add_direct(chain, &mut owned),
         }
         let head = owned[0];
+        if let Some(order) = &mut self.order {
+            order.heads.push_back(head);
+        }
         self.layout.write_avail(&self.memory, self.avail, head);
         self.avail = self.avail.wrapping_add(1);
         self.chains[usize::from(head)] = Some(Chain {
             token,
             descriptors: owned,
+            room: chain.iter().filter(|s| s.writable).map(|s| s.len).sum(),
         });
         self.pending += 1;
         Ok(())
@@ -298,17 +376,14 @@ impl RingDriver for SplitDriver {
                 self.pending
             );
         }
-        let (id, len) = self.used_entry(self.last_used);
-        let chain = usize::try_from(id)
-            .ok()
-            .and_then(|id| self.chains.get_mut(id)?.take());
-        let Some(mut chain) = chain else {
+        let (head, len) = self.next_used(new)?;
+        let Some(mut chain) = self.chains[usize::from(head)].take() else {
             bail!(
-                "used entry {} names chain {id}, which is not out",
+                "used entry {} names chain {head}, which is not out",
                 self.last_used
             );
         };
-        self.free.append(&mut chain.descriptors);
+        self.free.extend(chain.descriptors.drain(..));
         self.spare.push(chain.descriptors);
         self.pending -= 1;
         self.last_used = self.last_used.wrapping_add(1);
@@ -358,10 +433,20 @@ impl RingDriver for SplitDriver {
             .fill(self.layout.avail, 6 + 2 * usize::from(n), 0);
         self.memory
             .fill(self.layout.used, 6 + 8 * usize::from(n), 0);
+        self.free = (0..n).rev().collect();
+        if let Some(order) = &mut self.order {
+            *order = Order::default();
+            for slot in 0..n {
+                self.memory.write(self.used_slot(slot), &STALE);
+            }
+            // From the start of the table for a fresh ring. At any other base vhost-net expects the
+            // first chain there: it never looks at the entries of the available ring.
+            let start = base % n;
+            self.free = (start..n).chain(0..start).collect();
+        }
         self.layout.set_avail_index(&self.memory, base);
         self.memory
             .store_u16(self.layout.used + 2, base, Ordering::Release);
-        self.free = (0..n).rev().collect();
         self.chains = vec![None; usize::from(n)];
         self.pending = 0;
         self.avail = base;
@@ -372,105 +457,4 @@ impl RingDriver for SplitDriver {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const SIZE: u16 = 8;
-
-    fn ring(events: bool, base: u16) -> (Arc<GuestMemory>, SplitLayout, SplitDriver) {
-        let memory = Arc::new(GuestMemory::new(&[(0x1000, 1 << 16)]).expect("memory"));
-        let layout = SplitLayout::alloc(&memory, SIZE).expect("room for a ring");
-        let driver = SplitDriver::new(memory.clone(), layout, events, base);
-        (memory, layout, driver)
-    }
-
-    fn segment() -> Segment {
-        Segment {
-            addr: 0x2000,
-            len: 64,
-            writable: false,
-        }
-    }
-
-    /// Plays the device: returns chain `id`.
-    fn give_back(memory: &GuestMemory, layout: &SplitLayout, id: u32) {
-        let index = layout.used_index(memory);
-        let slot = layout.used + 4 + 8 * u64::from(index % SIZE);
-        memory.write(slot, &id.to_le_bytes());
-        memory.write(slot + 4, &[0; 4]);
-        memory.store_u16(layout.used + 2, index.wrapping_add(1), Ordering::Release);
-    }
-
-    #[test]
-    fn chains_come_back_over_the_wrap() {
-        let (memory, layout, mut driver) = ring(false, 65533);
-        for token in 0..10 {
-            driver
-                .add(&[segment(), segment()], None, token)
-                .expect("room");
-            assert!(driver.publish());
-            let at = layout.avail + 4 + 2 * u64::from(layout.used_index(&memory) % SIZE);
-            let head = memory.load_u16(at, Ordering::Relaxed);
-            give_back(&memory, &layout, u32::from(head));
-            assert_eq!(driver.poll().expect("fair"), Some(Used { token, len: 0 }));
-            assert_eq!(driver.free(), usize::from(SIZE));
-        }
-        assert_eq!(driver.base(), u32::from(65533u16.wrapping_add(10)));
-    }
-
-    #[test]
-    fn a_chain_given_back_twice_is_noticed() {
-        let (memory, layout, mut driver) = ring(false, 0);
-        driver.add(&[segment()], None, 1).expect("room");
-        driver.add(&[segment()], None, 2).expect("room");
-        let _ = driver.publish();
-        let head = memory.load_u16(layout.avail + 4, Ordering::Relaxed);
-        give_back(&memory, &layout, u32::from(head));
-        give_back(&memory, &layout, u32::from(head));
-        assert!(driver.poll().expect("fair").is_some());
-        assert!(driver.poll().is_err());
-    }
-
-    #[test]
-    fn more_chains_than_are_out_are_noticed() {
-        let (memory, layout, mut driver) = ring(false, 0);
-        driver.add(&[segment()], None, 1).expect("room");
-        let _ = driver.publish();
-        memory.store_u16(layout.used + 2, 2, Ordering::Release);
-        assert!(driver.poll().is_err());
-    }
-
-    #[test]
-    fn a_kick_is_due_when_the_event_index_is_passed() {
-        let (memory, layout, mut driver) = ring(true, 65535);
-        let event = layout.used + 4 + 8 * u64::from(SIZE);
-        for (wanted, due) in [(65535, true), (65535, false), (2, false), (2, true)] {
-            memory.store_u16(event, wanted, Ordering::Relaxed);
-            driver.add(&[segment()], None, 0).expect("room");
-            assert_eq!(driver.publish(), due, "event index {wanted}");
-        }
-        assert!(!driver.publish(), "nothing new");
-    }
-
-    #[test]
-    fn a_call_wish_that_comes_late_is_told() {
-        let (memory, layout, mut driver) = ring(true, 65534);
-        for token in 0..3 {
-            driver.add(&[segment()], None, token).expect("room");
-        }
-        let _ = driver.publish();
-        assert!(!driver.arm_call(1));
-        memory.store_u16(layout.used + 2, 0, Ordering::Release);
-        assert!(driver.arm_call(2));
-        assert!(!driver.arm_call(3));
-    }
-
-    #[test]
-    fn a_full_ring_refuses() {
-        let (_memory, _layout, mut driver) = ring(false, 0);
-        let chain = vec![segment(); 9];
-        assert!(driver.add(&chain, None, 0).is_err());
-        assert!(driver.add(&chain[..8], None, 0).is_ok());
-        assert!(driver.add(&chain[..1], None, 0).is_err());
-    }
-}
+mod tests;

@@ -378,21 +378,67 @@ impl SplitRing {
     /// [`Fault::Unmapped`]; the driver may then see none of them.
     #[inline]
     pub fn complete<M: Memory>(&mut self, memory: &M, used: &[RawUsed]) -> Result<(), Fault> {
-        let mut position = self.last_used & self.mask();
-        let mut left = used;
-        // A driver that moves its index without waiting for completions has more chains in flight
-        // than the ring has entries: then the ring is gone round more than once, never left.
-        while !left.is_empty() {
-            let run = usize::from(self.size.wrapping_sub(position)).min(left.len());
-            let (now, later) = left.split_at_checked(run).unwrap_or((left, &[]));
+        self.store_used(memory, self.last_used, used)?;
+        // CAST: batches are far smaller than 2^16.
+        self.publish_used(memory, self.last_used.wrapping_add(used.len() as u16))
+    }
+
+    /// As [`SplitRing::complete`], in groups of chains that were made available one after the other:
+    /// `used` has the last chain of each group, `chains` the number of chains in it.
+    ///
+    /// For `VIRTIO_F_IN_ORDER` (virtio 1.3, section 2.7.8): the entry of a group is where that of
+    /// its first chain would be, and the others are skipped.
+    ///
+    /// # Errors
+    ///
+    /// [`Fault::Unmapped`]; the driver may then see none of them.
+    pub fn complete_in_order<M: Memory>(
+        &mut self,
+        memory: &M,
+        used: &[RawUsed],
+        chains: &[u16],
+    ) -> Result<(), Fault> {
+        let mut at = self.last_used;
+        let mut used = used;
+        let mut chains = chains;
+        while !used.is_empty() {
+            // Entries follow each other up to the first group of more than one chain.
+            let ones = chains.iter().take_while(|count| **count == 1).count();
+            let run = ones.wrapping_add(1).min(used.len());
+            let (now, later) = used.split_at_checked(run).unwrap_or((used, &[]));
+            let (counts, later_counts) = chains.split_at_checked(run).unwrap_or((chains, &[]));
+            self.store_used(memory, at, now)?;
+            at = counts.iter().fold(at, |at, count| at.wrapping_add(*count));
+            used = later;
+            chains = later_counts;
+        }
+        self.publish_used(memory, at)
+    }
+
+    /// Stores elements of the used ring from index `at` on.
+    #[inline]
+    fn store_used<M: Memory>(&self, memory: &M, at: u16, used: &[RawUsed]) -> Result<(), Fault> {
+        let mut at = at;
+        let mut rest = used;
+        // A driver that does not wait for its buffers may be owed more than the ring has entries.
+        while !rest.is_empty() {
+            let position = at & self.mask();
+            // No wrap: position < size.
+            let run = usize::from(self.size.wrapping_sub(position)).min(rest.len());
+            let (now, later) = rest.split_at_checked(run).unwrap_or((rest, &[]));
             let entry = self.used_at(offset_of_entry(position, USED_ENTRY_SIZE));
             memory.store_used(entry, now)?;
-            left = later;
-            position = 0;
+            // CAST: no larger than the ring.
+            at = at.wrapping_add(run as u16);
+            rest = later;
         }
+        Ok(())
+    }
+
+    /// Moves the used index to `new`, behind the elements that have been stored.
+    #[inline]
+    fn publish_used<M: Memory>(&mut self, memory: &M, new: u16) -> Result<(), Fault> {
         let old = self.last_used;
-        // CAST: a batch has far fewer than 2^16 chains.
-        let new = old.wrapping_add(used.len() as u16);
         // Pairs with the driver's read barrier between seeing the index and reading the entries.
         memory.store_release(self.used_at(OFFSET_INDEX), new.to_le())?;
         self.last_used = new;

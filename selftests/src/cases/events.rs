@@ -21,7 +21,7 @@ pub(super) const CASES: &[Case] = &[
 ];
 
 /// Posts `count` frames at once and kicks if wanted.
-fn post(device: &mut NetDevice, seed: u64, count: u64) -> Result<()> {
+pub(super) fn post(device: &mut NetDevice, seed: u64, count: u64) -> Result<()> {
     let mut bytes = Vec::new();
     for sequence in 0..count {
         frame::build(seed, sequence, 60, &mut bytes);
@@ -34,7 +34,7 @@ fn post(device: &mut NetDevice, seed: u64, count: u64) -> Result<()> {
 }
 
 /// Waits by looking at the ring alone until `count` frames are back.
-fn settle(device: &mut NetDevice, count: usize) -> Result<()> {
+pub(super) fn settle(device: &mut NetDevice, count: usize) -> Result<()> {
     let mut seen = 0;
     Deadline::patient().until("used buffers", || {
         seen += device.tx_reap()?;
@@ -53,7 +53,11 @@ fn flavours() -> [u64; 2] {
 }
 
 fn suppressed(ctx: &Context) -> Result<()> {
-    for features in flavours() {
+    calls_suppressed(ctx, &flavours())
+}
+
+pub(super) fn calls_suppressed(ctx: &Context, features: &[u64]) -> Result<()> {
+    for &features in features {
         let mut device = NetDevice::start(&ctx.device, Setup::new(features))?;
         // The first call after binding is always made: no earlier state says it is not wanted.
         post(&mut device, ctx.seed, 1)?;
@@ -80,7 +84,10 @@ fn suppressed(ctx: &Context) -> Result<()> {
 
 /// A call comes when exactly as many buffers are used as the driver named, at any index.
 fn after(ctx: &Context) -> Result<()> {
-    let features = feature::VERSION_1 | feature::EVENT_IDX;
+    call_after(ctx, feature::VERSION_1 | feature::EVENT_IDX)
+}
+
+pub(super) fn call_after(ctx: &Context, features: u64) -> Result<()> {
     for base in [0, 65500, 65533] {
         let mut setup = Setup::new(features);
         setup.base = base;
@@ -122,7 +129,11 @@ fn after(ctx: &Context) -> Result<()> {
 
 /// One frame at a time: a kick that is wrongly not wanted, or a call not made, ends the flow.
 fn lost_kick(ctx: &Context) -> Result<()> {
-    for features in flavours() {
+    no_lost_kick(ctx, &flavours())
+}
+
+pub(super) fn no_lost_kick(ctx: &Context, features: &[u64]) -> Result<()> {
+    for &features in features {
         let mut setup = Setup::new(features);
         setup.base = 64_000;
         let mut device = NetDevice::start(&ctx.device, setup)?;
@@ -140,7 +151,11 @@ fn lost_kick(ctx: &Context) -> Result<()> {
 }
 
 fn lost_call(ctx: &Context) -> Result<()> {
-    for features in flavours() {
+    no_lost_call(ctx, &flavours())
+}
+
+pub(super) fn no_lost_call(ctx: &Context, features: &[u64]) -> Result<()> {
+    for &features in features {
         let mut setup = Setup::new(features);
         setup.base = 64_000;
         // Two buffers only, so that the worker runs dry and must be kicked again and again.

@@ -23,7 +23,7 @@ pub(super) const CASES: &[Case] = &[
 const SIZES: [usize; 11] = [14, 60, 64, 128, 1499, 1500, 1514, 4096, 9000, 16384, 65000];
 
 /// All sizes in turn.
-fn all_sizes(sequence: u64) -> usize {
+pub(super) fn all_sizes(sequence: u64) -> usize {
     SIZES[(sequence % 11) as usize]
 }
 
@@ -46,7 +46,7 @@ fn matrix() -> Vec<u64> {
 }
 
 /// A device whose buffers hold the largest frames, or that merges smaller ones.
-fn roomy(features: u64) -> Setup {
+pub(super) fn roomy(features: u64) -> Setup {
     let mut setup = Setup::new(features);
     let indirect = features & feature::INDIRECT != 0;
     setup.tx_buffers = (32, 65536);

@@ -28,7 +28,7 @@ pub(super) const CASES: &[Case] = &[
 const STEP: u64 = 40;
 
 /// Runs both directions, with a `change` after each [`STEP`] frames, in the middle of traffic.
-fn under_traffic(
+pub(super) fn under_traffic(
     ctx: &Context,
     device: &mut NetDevice,
     changes: u64,
@@ -167,8 +167,8 @@ fn ring_move(ctx: &Context) -> Result<()> {
             "chains are out".into()
         })?;
         // All buffers of an idle ring are taken back by starting it anew.
-        let events = device.setup.features & feature::EVENT_IDX != 0;
-        let ring = crate::split::SplitDriver::new(memory.clone(), new, events, base);
+        let features = device.setup.features;
+        let ring = crate::split::SplitDriver::new(memory.clone(), new, features, base);
         let place = VringAddr {
             index,
             ..new.place(&memory)

@@ -7,6 +7,7 @@ mod events;
 mod evil;
 mod guest;
 mod guest_rx;
+mod in_order;
 mod integrity;
 mod ioctl_features;
 mod ioctl_memory;
@@ -126,6 +127,7 @@ pub fn all() -> Vec<Case> {
         base::CASES,
         events::CASES,
         rxbuf::CASES,
+        in_order::CASES,
         guest::CASES,
         guest_rx::CASES,
         live::CASES,

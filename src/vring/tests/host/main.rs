@@ -2,12 +2,14 @@
 
 //! Host tests of the ring and the memory table.
 //!
-//! Rules one by one ([`ring`], [`notify`], [`chain`], [`order`], [`table`]), properties of random
-//! runs ([`model`], [`hostile`]), and agreement with another implementation ([`differential`]).
+//! Rules one by one ([`ring`], [`notify`], [`in_order`], [`chain`], [`order`], [`table`]), properties
+//! of random runs ([`model`], [`hostile`]), and agreement with another implementation
+//! ([`differential`]).
 
 mod chain;
 mod differential;
 mod hostile;
+mod in_order;
 mod mock;
 mod model;
 mod notify;
