@@ -21,7 +21,7 @@ use crate::virtqueue::{
 /// Offset of the number of buffers in the header, in bytes (`struct virtio_net_hdr_mrg_rxbuf`).
 const NUM_BUFFERS_OFFSET: u64 = 10;
 
-/// Packets after which a round is busy, and its senders are spared the wake-up of each packet.
+/// Packets that make a round a busy one, whose senders are spared the wake-up for each packet.
 ///
 /// With fewer, leaving the backend's wait queue and joining it again would cost more.
 const BUSY: usize = 8;
@@ -62,7 +62,7 @@ pub(crate) fn run(vq: &mut Virtqueue, stats: &Stats) -> Result<Next, Fault> {
         used,
         packets: 0,
         bytes: 0,
-        received: 0,
+        lost: 0,
     };
     let next = round.run(segments);
     // Also after a fault: the packets before it are complete.
@@ -89,11 +89,11 @@ struct Round<'a> {
     call: Option<&'a EventFd>,
     stats: &'a Stats,
     used: &'a mut UsedBatch,
-    /// Packets seen, dropped ones included.
+    /// Packets done with, lost ones included.
     packets: usize,
     bytes: usize,
-    /// Packets that the guest gets.
-    received: usize,
+    /// Packets that the guest does not get.
+    lost: usize,
 }
 
 /// What the guest has to offer for a packet.
@@ -109,6 +109,9 @@ enum Buffers {
 impl Round<'_> {
     fn run(&mut self, storage: &mut [Segment]) -> Result<Next, Fault> {
         self.ring.disable_kick(&OwnerMemory)?;
+        if self.backend.socket.backlog() >= BUSY {
+            self.backend.disarm();
+        }
         while self.packets < MAX_ROUND_PACKETS && self.bytes < MAX_ROUND_BYTES {
             let Some(packet_len) = self.backend.socket.peek() else {
                 // A backend without its device has nothing to wait for; the next one will.
@@ -128,7 +131,7 @@ impl Round<'_> {
                 Buffers::TooShort => {
                     let packet = self.backend.socket.take();
                     self.backend.socket.discard(packet);
-                    self.stats.dropped.add(1);
+                    self.lost = self.lost.wrapping_add(1);
                 }
                 Buffers::Missing => {
                     // Published first: the guest may be waiting for these to post more.
@@ -144,9 +147,6 @@ impl Round<'_> {
             }
             self.packets = self.packets.wrapping_add(1);
             self.bytes = self.bytes.wrapping_add(len);
-            if self.packets == BUSY {
-                self.backend.disarm();
-            }
         }
         Ok(Next::Again)
     }
@@ -203,7 +203,7 @@ impl Round<'_> {
             Err(e) if e == EFAULT => false,
             // Refused by the tap, or taken by someone else who reads from it: go on.
             _ => {
-                self.stats.dropped.add(1);
+                self.lost = self.lost.wrapping_add(1);
                 self.undo(chains);
                 return Ok(());
             }
@@ -219,7 +219,6 @@ impl Round<'_> {
             return Err(fault);
         }
         self.used.merge(usize::from(chains));
-        self.received = self.received.wrapping_add(1);
         Ok(())
     }
 
@@ -259,7 +258,8 @@ impl Round<'_> {
 impl Drop for Round<'_> {
     fn drop(&mut self) {
         self.stats.rounds.add(1);
-        self.stats.packets.add(self.received);
+        self.stats.packets.add(self.packets.wrapping_sub(self.lost));
+        self.stats.dropped.add(self.lost);
         self.stats.bytes.add(self.bytes);
     }
 }

@@ -52,20 +52,17 @@ pub(crate) fn run(vq: &mut Virtqueue, stats: &Stats) -> Result<Next, Fault> {
         return Ok(Next::Wait);
     };
     backend.disarm();
+    let state = backend.socket.send_state();
     let mut round = Round {
         ring,
         header: *header,
         table,
-        headroom: if backend.socket.has_xdp() {
-            XDP_HEADROOM
-        } else {
-            0
-        },
-        max_frame: match (backend.socket.takes_frames(), backend.socket.has_xdp()) {
-            (false, _) => 0,
+        headroom: if state.has_xdp { XDP_HEADROOM } else { 0 },
+        max_frame: match state.takes_frames {
+            false => 0,
             // An XDP program sees frames of up to a page.
-            (true, true) => PAGE_SIZE,
-            (true, false) => Frames::MAX_SIZE,
+            true if state.has_xdp => PAGE_SIZE,
+            true => Frames::MAX_SIZE,
         },
         backend,
         call: call.as_ref(),
@@ -77,7 +74,9 @@ pub(crate) fn run(vq: &mut Virtqueue, stats: &Stats) -> Result<Next, Fault> {
     };
     let next = round.run(segments);
     // Also after a fault: what was taken before it is good.
-    round.flush()?;
+    if round.used.len() != 0 {
+        round.flush()?;
+    }
     next
 }
 

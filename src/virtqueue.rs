@@ -91,8 +91,8 @@ pub(crate) struct UsedBatch {
     /// How many chains each entry stands for; more than one only if in order.
     chains: KVec<u16>,
     len: usize,
-    /// The chains of all entries.
-    total: usize,
+    /// Chains that share another's entry.
+    merged: usize,
     /// `VIRTIO_F_IN_ORDER`: chains taken one after the other may share an entry.
     in_order: bool,
 }
@@ -120,7 +120,7 @@ impl Virtqueue {
                     entries: KVec::from_elem(RawUsed::default(), USED, GFP_KERNEL)?,
                     chains: KVec::from_elem(1, USED, GFP_KERNEL)?,
                     len: 0,
-                    total: 0,
+                    merged: 0,
                     in_order: false,
                 },
                 frames: Frames::new()?,
@@ -214,7 +214,6 @@ impl UsedBatch {
             Some(entry) => {
                 *entry = SplitRing::used_entry(head, len);
                 self.len = self.len.wrapping_add(1);
-                self.total = self.total.wrapping_add(1);
                 true
             }
             None => false,
@@ -241,6 +240,7 @@ impl UsedBatch {
             *entry = last;
             // CAST: at most a batch and a packet's chains.
             *chains = count as u16;
+            self.merged = self.merged.wrapping_add(count).wrapping_sub(1);
             self.len = first.wrapping_add(1);
         }
     }
@@ -254,15 +254,13 @@ impl UsedBatch {
     /// Number of chains.
     #[inline]
     pub(crate) fn chains(&self) -> usize {
-        self.total
+        self.len.wrapping_add(self.merged)
     }
 
     /// Drops all but the first `len` entries; those dropped must not be shared.
     #[inline]
     pub(crate) fn truncate(&mut self, len: usize) {
-        let dropped = self.len.saturating_sub(len);
-        self.len = self.len.wrapping_sub(dropped);
-        self.total = self.total.wrapping_sub(dropped);
+        self.len = self.len.min(len);
     }
 
     /// Gives all chains back to the guest and calls it if it wants to be called.
@@ -278,7 +276,7 @@ impl UsedBatch {
         stats: &Stats,
     ) -> Result<(), Fault> {
         let len = core::mem::replace(&mut self.len, 0);
-        self.total = 0;
+        self.merged = 0;
         let Some(used) = self.entries.get(..len).filter(|used| !used.is_empty()) else {
             return Ok(());
         };

@@ -84,9 +84,16 @@ impl Ring {
         })
     }
 
-    /// Length in bytes of the next packet, VLAN tag included; 0 if there is none.
+    /// Number of packets taken from the ring and not handed out, from a new batch if there are none.
     #[inline]
-    pub(super) fn peek_len(&mut self) -> usize {
+    pub(super) fn backlog(&mut self) -> usize {
+        self.fill();
+        self.len.saturating_sub(self.next)
+    }
+
+    /// Takes a batch of packets from the ring if there are none left of the last.
+    #[inline]
+    fn fill(&mut self) {
         if self.next >= self.len {
             self.next = 0;
             // SAFETY: the file keeps its ring alive; up to `BATCH` pointers and lengths are written.
@@ -101,6 +108,12 @@ impl Ring {
                 )
             };
         }
+    }
+
+    /// Length in bytes of the next packet, VLAN tag included; 0 if there is none.
+    #[inline]
+    pub(super) fn peek_len(&mut self) -> usize {
+        self.fill();
         match self.lens.get(self.next) {
             // CAST: `u32` fits `usize`.
             Some(len) if self.next < self.len => *len as usize,

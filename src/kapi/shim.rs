@@ -40,6 +40,8 @@ unsafe extern "C" {
     pub(super) fn rnet_access_ok(addr: u64, len: u64) -> bool;
     pub(super) fn rnet_get_u16(addr: u64, value: *mut u16) -> c_int;
     pub(super) fn rnet_put_u16(addr: u64, value: u16) -> c_int;
+    pub(super) fn rnet_get_u16_acquire(addr: u64, value: *mut u16) -> c_int;
+    pub(super) fn rnet_put_u16_release(addr: u64, value: u16) -> c_int;
     pub(super) fn rnet_get_entries(
         ring: u64,
         table: u64,
@@ -75,8 +77,7 @@ unsafe extern "C" {
     pub(super) fn rnet_log_allowed() -> bool;
 
     pub(super) fn rnet_sock_is_packet_raw(sock: *mut bindings::socket) -> bool;
-    pub(super) fn rnet_sock_has_xdp(sock: *mut bindings::socket) -> bool;
-    pub(super) fn rnet_sock_sndbuf(sock: *mut bindings::socket) -> c_int;
+    pub(super) fn rnet_sock_send_state(sock: *mut bindings::socket) -> c_uint;
     pub(super) fn rnet_sock_peek_len(sock: *mut bindings::socket) -> usize;
     pub(super) fn rnet_sock_send(
         sock: *mut bindings::socket,

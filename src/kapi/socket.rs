@@ -34,6 +34,20 @@ unsafe impl Send for Socket {}
 // SAFETY: as above; what is not safe to share takes `&mut self`.
 unsafe impl Sync for Socket {}
 
+/// `RNET_SOCK_XDP` of `src/shim/helpers.h`.
+const SEND_XDP: u32 = 1;
+/// `RNET_SOCK_UNLIMITED` of `src/shim/helpers.h`.
+const SEND_UNLIMITED: u32 = 2;
+
+/// What a socket is like to send to; it may change at any time.
+pub(crate) struct SendState {
+    /// Whether frames can be sent through [`Frames`](super::Frames): a tap whose send buffer is not
+    /// limited, since that interface does not account for it.
+    pub(crate) takes_frames: bool,
+    /// Whether the tap runs XDP programs on what it is sent.
+    pub(crate) has_xdp: bool,
+}
+
 /// What became of a packet received with [`Socket::recv`].
 pub(crate) struct Received {
     /// Its length in bytes, with the header that the socket puts before it.
@@ -92,19 +106,15 @@ impl Socket {
         self.sock == other.sock
     }
 
-    /// Whether frames can be sent through [`Frames`](super::Frames): a tap whose send buffer is not
-    /// limited, since that interface does not account for it.
+    /// What the socket is like to send to.
     #[inline]
-    pub(crate) fn takes_frames(&self) -> bool {
+    pub(crate) fn send_state(&self) -> SendState {
         // SAFETY: the socket is alive.
-        self.tap && unsafe { shim::rnet_sock_sndbuf(self.as_ptr()) } == i32::MAX
-    }
-
-    /// Whether the tap runs XDP programs on what it is sent.
-    #[inline]
-    pub(crate) fn has_xdp(&self) -> bool {
-        // SAFETY: the socket is alive.
-        unsafe { shim::rnet_sock_has_xdp(self.as_ptr()) }
+        let state = unsafe { shim::rnet_sock_send_state(self.as_ptr()) };
+        SendState {
+            takes_frames: self.tap && state & SEND_UNLIMITED != 0,
+            has_xdp: state & SEND_XDP != 0,
+        }
     }
 
     /// Sends one packet from user memory: the segments, of `len` bytes together, without their
@@ -137,6 +147,15 @@ impl Socket {
             None => unsafe { shim::rnet_sock_peek_len(self.as_ptr()) },
         };
         Some(len).filter(|len| *len > 0)
+    }
+
+    /// Number of packets that are known to wait; a tap tells of up to 64.
+    #[inline]
+    pub(crate) fn backlog(&mut self) -> usize {
+        match &mut self.ring {
+            Some(ring) => ring.backlog(),
+            None => 0,
+        }
     }
 
     /// Takes the packet that [`Socket::peek`] saw.

@@ -21,6 +21,7 @@
 #include <linux/slab.h>
 #include <linux/uaccess.h>
 #include <linux/uio.h>
+#include <linux/virtio_net.h>
 #include <net/sock.h>
 #include <net/xdp.h>
 
@@ -55,6 +56,22 @@ int rnet_put_u16(u64 addr, u16 value)
 	return 0;
 efault:
 	return -EFAULT;
+}
+
+/* Whatever is read after this is read after the value. */
+int rnet_get_u16_acquire(u64 addr, u16 *value)
+{
+	int ret = rnet_get_u16(addr, value);
+
+	smp_rmb();
+	return ret;
+}
+
+/* Whatever was written before this is written before the value. */
+int rnet_put_u16_release(u64 addr, u16 value)
+{
+	smp_wmb();
+	return rnet_put_u16(addr, value);
 }
 
 /*
@@ -196,14 +213,12 @@ bool rnet_sock_is_packet_raw(struct socket *sock)
 	return sock->sk->sk_type == SOCK_RAW && sock->sk->sk_family == AF_PACKET;
 }
 
-bool rnet_sock_has_xdp(struct socket *sock)
+unsigned int rnet_sock_send_state(struct socket *sock)
 {
-	return sock_flag(sock->sk, SOCK_XDP);
-}
+	struct sock *sk = sock->sk;
 
-int rnet_sock_sndbuf(struct socket *sock)
-{
-	return READ_ONCE(sock->sk->sk_sndbuf);
+	return (sock_flag(sk, SOCK_XDP) ? RNET_SOCK_XDP : 0) |
+	       (READ_ONCE(sk->sk_sndbuf) == INT_MAX ? RNET_SOCK_UNLIMITED : 0);
 }
 
 size_t rnet_sock_peek_len(struct socket *sock)
@@ -352,7 +367,9 @@ void rnet_frames_add(struct rnet_frames *frames, void *buf, unsigned int size, u
 	struct xdp_buff *xdp = &frames->xdp[frames->count++];
 
 	/* The receiver looks for the header at the start of the buffer. */
-	if (header)
+	if (header == sizeof(struct virtio_net_hdr_mrg_rxbuf))
+		memcpy(buf, buf + pad - header, sizeof(struct virtio_net_hdr_mrg_rxbuf));
+	else if (header)
 		memcpy(buf, buf + pad - header, header);
 	else
 		memset(buf, 0, pad);

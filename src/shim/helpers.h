@@ -14,9 +14,15 @@ struct socket;
 /* Frames sent at once; FRAMES in src/kapi/frames.rs. */
 #define RNET_FRAMES 64
 
+/* What a socket is like to send to; SEND_* in src/kapi/socket.rs. */
+#define RNET_SOCK_XDP 1 /* runs XDP programs */
+#define RNET_SOCK_UNLIMITED 2 /* does not account for what is in flight */
+
 bool rnet_access_ok(u64 addr, u64 len);
 int rnet_get_u16(u64 addr, u16 *value);
 int rnet_put_u16(u64 addr, u16 value);
+int rnet_get_u16_acquire(u64 addr, u16 *value);
+int rnet_put_u16_release(u64 addr, u16 value);
 int rnet_get_entries(u64 ring, u64 table, u32 size, u16 *index, u64 (*descs)[2], size_t n);
 int rnet_gather_descs(u64 table, const u16 *index, u64 (*descs)[2], size_t n);
 int rnet_put_used(u64 addr, const u32 (*used)[2], size_t n);
@@ -31,8 +37,7 @@ u32 rnet_vfs_poll(struct file *file, poll_table *table);
 bool rnet_log_allowed(void);
 
 bool rnet_sock_is_packet_raw(struct socket *sock);
-bool rnet_sock_has_xdp(struct socket *sock);
-int rnet_sock_sndbuf(struct socket *sock);
+unsigned int rnet_sock_send_state(struct socket *sock);
 size_t rnet_sock_peek_len(struct socket *sock);
 int rnet_sock_send(struct socket *sock, const struct iovec *seg, size_t n, size_t len, size_t skip);
 int rnet_sock_recv(struct socket *sock, void *packet, const struct iovec *seg, size_t n,
