@@ -9,10 +9,12 @@
 //! [`vhost`] the ioctls; [`memory`] what the device sees as guest memory; [`ring`] and [`split`]
 //! the driver's half of a virtqueue; [`tap`] and [`peer`] the other end of the wire; [`setup`] and
 //! [`device`] put them together; [`traffic`] moves numbered frames through it and checks every byte;
-//! [`cases`] are the tests and [`runner`] runs each in a process of its own.
+//! [`cases`] are the tests and [`runner`] runs each in a process of its own. [`bench`] measures, with
+//! a driver of its own that does less.
 
 #![deny(unsafe_code)]
 
+pub mod bench;
 pub mod cases;
 pub mod device;
 pub mod eventfd;

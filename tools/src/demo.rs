@@ -28,6 +28,16 @@ pub fn insmod() -> String {
 
 /// Runs a guest on each of `backends` for `seconds` of TCP each way.
 pub fn guests(lab: &Lab, backends: &[&str], seconds: u32) -> Result<(Outcome, Vec<Report>)> {
+    guests_with(lab, backends, seconds, "")
+}
+
+/// As [`guests`], with `options` for the agent.
+pub fn guests_with(
+    lab: &Lab,
+    backends: &[&str],
+    seconds: u32,
+    options: &str,
+) -> Result<(Outcome, Vec<Report>)> {
     let initramfs = initramfs::guest(lab)?;
     build::publish(
         &lab.dir().join(initramfs),
@@ -40,7 +50,7 @@ pub fn guests(lab: &Lab, backends: &[&str], seconds: u32) -> Result<(Outcome, Ve
     }
     script.push_str(&format!(
         "/artifacts/rnet-e2e --initramfs /artifacts/initramfs-guest --kernel /{image} \
-         --logs /out --seconds {seconds}"
+         --logs /out --seconds {seconds} {options}"
     ));
     for backend in backends {
         script.push_str(&format!(" --backend {backend}"));

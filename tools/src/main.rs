@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! `cargo xtask`: builds the lab and the module, runs VMs, tests and the demo.
 
+mod bench;
 mod build;
 mod check;
 mod chroot;
@@ -53,6 +54,10 @@ enum Task {
     },
     /// Run all tests, of host, kernel and guest.
     Check,
+    /// Measure both modules: instructions, time, and guests; writes a report.
+    Bench(bench::BenchArgs),
+    /// Count instructions, and fail if a ratio to vhost-net got worse.
+    BenchQuick(bench::QuickArgs),
     /// Open a shell in a VM with the module loaded.
     Shell,
     /// Run a command in a VM with the packaged kernel.
@@ -132,6 +137,14 @@ fn run(task: Task) -> Result<ExitCode> {
                 false => ExitCode::FAILURE,
             })
         }
+        Task::Bench(args) => {
+            bench::full(&lab, &args)?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Task::BenchQuick(args) => Ok(match bench::quick(&lab, &args)? {
+            true => ExitCode::SUCCESS,
+            false => ExitCode::FAILURE,
+        }),
         Task::Shell => {
             lab::ensure(&lab, false)?;
             build_all(&lab)?;

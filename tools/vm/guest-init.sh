@@ -39,6 +39,16 @@ iperf3 -c "$host" -t "$seconds" -J
 echo "@@receives"
 iperf3 -c "$host" -t "$seconds" -J -R
 
+if [ -n "$(value bench)" ]; then
+    # Unlimited, and in datagrams that fit one frame.
+    echo "@@udp_sends"
+    iperf3 -c "$host" -t "$seconds" -u -b 0 -l 1400 -J
+    echo "@@udp_receives"
+    iperf3 -c "$host" -t "$seconds" -u -b 0 -l 1400 -J -R
+    echo "@@requests"
+    $bb ping -q -A -c 1000 "$host"
+fi
+
 echo "@@interrupts"
 $bb cat /proc/interrupts
 echo "@@end"

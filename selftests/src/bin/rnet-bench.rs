@@ -1,185 +1,222 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Instructions of the worker per packet, for a machine whose clock counts instructions.
-//!
-//! Under `-icount shift=0` one nanosecond of a thread's run time is one instruction. On any other
-//! machine the figures are nanoseconds, and as noisy as that machine is.
+//! Measures vhost devices: one JSON object per line on standard output, progress on the other.
 
-use anyhow::{Context as _, Result, bail};
-use clap::Parser;
-use selftests::device::{NetDevice, Setup, Shape};
-use selftests::uapi::{NetHeader, feature};
-use selftests::{frame, procfs, sys, tap, wait};
-use std::path::{Path, PathBuf};
+use anyhow::{Context as _, Result};
+use clap::{Args, Parser, Subcommand};
+use selftests::bench::record::{Record, Skipped};
+use selftests::bench::{case, floor, instructions, profile, rig, wallclock};
+use selftests::{sys, tap};
+use std::path::PathBuf;
+use std::time::Duration;
 
-/// Frames between two looks at the ring.
-const BATCH: u64 = 64;
-/// A second EtherType that nobody handles, so that the peer's socket adds no cost to the path.
-const UNSEEN: [u8; 2] = [0x88, 0xb6];
-
-/// Measures the worker's run time per packet.
+/// Measures vhost devices, taking turns between them.
 #[derive(Debug, Parser)]
 #[command(version)]
 struct Options {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Debug, Subcommand)]
+enum What {
+    /// Run time of the worker per packet; instructions under -icount shift=0.
+    Instructions {
+        #[command(flatten)]
+        common: Common,
+        /// Only the cases that targets are about.
+        #[arg(long)]
+        quick: bool,
+        /// Packets of a run of small frames; large frames are fewer.
+        #[arg(long, default_value_t = 12_800)]
+        packets: u64,
+    },
+    /// Packets per second, with one and more queue pairs.
+    Throughput {
+        #[command(flatten)]
+        common: Common,
+        /// Milliseconds of each run.
+        #[arg(long, default_value_t = 1000)]
+        time: u64,
+    },
+    /// Time of one packet at a time.
+    Latency {
+        #[command(flatten)]
+        common: Common,
+        /// Packets of each run.
+        #[arg(long, default_value_t = 2000)]
+        packets: u64,
+    },
+    /// Which share of the worker's run time is its own, by perf; a filter picks among all cases.
+    Profile {
+        #[command(flatten)]
+        common: Common,
+        /// Packets of a run of small frames.
+        #[arg(long, default_value_t = 6400)]
+        packets: u64,
+    },
+    /// What the tap alone costs, in run time of the thread that uses it.
+    Floor {
+        /// Packets of a run of small frames.
+        #[arg(long, default_value_t = 12_800)]
+        packets: u64,
+        /// Runs of each case.
+        #[arg(long, default_value_t = 1)]
+        runs: u32,
+    },
+}
+
+#[derive(Args, Debug)]
+struct Common {
     /// Device nodes, measured in turn.
-    #[arg(long = "device", default_values = ["/dev/vhost-rnet"])]
+    #[arg(long = "device", default_values = ["/dev/vhost-rnet", "/dev/vhost-net"])]
     devices: Vec<PathBuf>,
-    /// Packets of each measured run.
-    #[arg(long, default_value_t = 12_800)]
-    packets: u64,
-    /// Runs of each case and device, devices taking turns.
+    /// Runs of each case and device.
     #[arg(long, default_value_t = 1)]
     runs: u32,
-    /// Runs only cases whose name contains one of these.
+    /// Only cases whose name contains one of these; one that ends in "$" must be the whole name.
     filter: Vec<String>,
 }
 
-/// What is measured.
-#[derive(Clone, Copy, Debug)]
-struct Case {
-    name: &'static str,
-    transmit: bool,
-    len: usize,
-    features: u64,
-}
-
-const fn case(name: &'static str, transmit: bool, len: usize, extra: u64) -> Case {
-    Case {
-        name,
-        transmit,
-        len,
-        features: feature::VERSION_1 | extra,
+impl Common {
+    fn wants(&self, name: &str) -> bool {
+        let matches = |part: &String| match part.strip_suffix('$') {
+            Some(whole) => name == whole,
+            None => name.contains(part.as_str()),
+        };
+        self.filter.is_empty() || self.filter.iter().any(matches)
     }
 }
 
-const CASES: &[Case] = &[
-    case("tx-60", true, 60, 0),
-    case("rx-60", false, 60, 0),
-    case("tx-1500", true, 1500, 0),
-    case("rx-1500", false, 1500, 0),
-    case("tx-60-event", true, 60, feature::EVENT_IDX),
-    case("rx-60-event", false, 60, feature::EVENT_IDX),
-    case("tx-60-indirect", true, 60, feature::INDIRECT),
-    case("rx-1500-merge", false, 1500, feature::MRG_RXBUF),
-    case("tx-9000", true, 9000, 0),
-];
+fn print(record: &Record) -> Result<()> {
+    match record {
+        Record::Instructions(r) => eprintln!(
+            "{:<26} {:<16} {:>3} {:>10.1} per packet, {:.4} kicks, {:.4} calls",
+            r.case, r.device, r.run, r.per_packet, r.kicks, r.calls
+        ),
+        Record::Throughput(r) => eprintln!(
+            "{:<26} {:<16} {:>3} {} pairs {:>10.0} packets/s, worker {:.0} ns",
+            r.case, r.device, r.run, r.pairs, r.packets_per_second, r.worker_ns
+        ),
+        Record::Latency(r) => eprintln!(
+            "{:<26} {:<16} {:>3} {:>10.0} ns, 99 % {:.0} ns, worker {:.0} ns",
+            r.case, r.device, r.run, r.median_ns, r.p99_ns, r.worker_ns
+        ),
+        Record::Floor(r) => eprintln!(
+            "{:<26} {:>20} {:>10.1} per packet ({})",
+            r.case, r.run, r.per_packet, r.method
+        ),
+        Record::Share(r) => eprintln!(
+            "{:<26} {:<16} tap {:.3}, notifications {:.3}, own {:.3} ({} samples)",
+            r.case, r.device, r.tap, r.notify, r.own, r.samples
+        ),
+        Record::Skipped(r) => eprintln!("{:<26} {:<16} {}", r.case, r.device, r.reason),
+    }
+    println!("{}", serde_json::to_string(record)?);
+    Ok(())
+}
 
-/// Sends batches from the guest and waits for each to be used.
-fn transmit(device: &mut NetDevice, bytes: &[u8], count: u64) -> Result<()> {
-    for _ in 0..count / BATCH {
-        for _ in 0..BATCH {
-            if !device.tx_post(NetHeader::default(), bytes)? {
-                bail!("no room in the ring");
+fn run_instructions(common: &Common, quick: bool, packets: u64) -> Result<()> {
+    // Else the worker would wake in the middle of a batch that is being sent to it.
+    sys::process::run_first().context("run before the worker")?;
+    let cases = if quick { case::quick() } else { case::all() };
+    for case in cases.iter().filter(|case| common.wants(&case.name())) {
+        for run in 1..=common.runs {
+            for path in &common.devices {
+                let record = match rig::obstacle(path, case)? {
+                    Some(reason) => Record::Skipped(Skipped {
+                        case: case.name(),
+                        device: path.display().to_string(),
+                        reason,
+                    }),
+                    None => Record::Instructions(
+                        instructions::measure(path, *case, packets, run)
+                            .with_context(|| format!("{} on {}", case.name(), path.display()))?,
+                    ),
+                };
+                print(&record)?;
             }
-        }
-        device.tx.flush()?;
-        let mut back = device.tx_reap()?;
-        while back < BATCH as usize {
-            if !device.tx.arm()? {
-                readable(&device.tx.call)?;
-            }
-            back += device.tx_reap()?;
         }
     }
     Ok(())
 }
 
-/// Sends batches to the guest and waits for each to arrive.
-fn receive(device: &mut NetDevice, bytes: &[u8], count: u64) -> Result<()> {
-    let mut got = Vec::new();
-    for _ in 0..count / BATCH {
-        device.rx_fill()?;
-        device.rx.flush()?;
-        for _ in 0..BATCH {
-            device.peer.send(NetHeader::default(), bytes)?;
+fn run_throughput(common: &Common, time: Duration) -> Result<()> {
+    for (case, pairs) in wallclock::cases() {
+        if !common.wants(&case.name()) {
+            continue;
         }
-        let mut seen = 0;
-        while seen < BATCH {
-            if !device.rx.arm()? {
-                readable(&device.rx.call)?;
+        for run in 1..=common.runs {
+            for path in &common.devices {
+                let record = wallclock::throughput(path, (case, pairs), time, run)
+                    .with_context(|| format!("{} on {}", case.name(), path.display()))?;
+                print(&Record::Throughput(record))?;
             }
-            while device.rx_take(&mut got)?.is_some() {
-                seen += 1;
-            }
-        }
-        if got != bytes {
-            bail!("a frame was changed on its way");
         }
     }
     Ok(())
 }
 
-fn readable(call: &selftests::eventfd::EventFd) -> Result<()> {
-    if wait::Deadline::patient().readable(&[call])? {
-        return Ok(());
+fn run_latency(common: &Common, packets: u64) -> Result<()> {
+    for frame in [60, 1500] {
+        for run in 1..=common.runs {
+            for path in &common.devices {
+                if common.wants(&format!("roundtrip-{frame}")) {
+                    let record = wallclock::round_trip(path, frame, packets, run)?;
+                    print(&Record::Latency(record))?;
+                }
+                if common.wants(&format!("kick-{frame}")) {
+                    let record = wallclock::kick_to_call(path, frame, packets, run)?;
+                    print(&Record::Latency(record))?;
+                }
+            }
+        }
     }
-    bail!("no call from the device")
+    Ok(())
 }
 
-/// Run time of all workers together.
-fn run_time() -> Result<u64> {
-    procfs::workers()?
-        .iter()
-        .map(|thread| Ok(procfs::schedule(thread.tid)?.run_ns))
-        .sum()
-}
-
-/// Run time per packet, in hundredths.
-fn measure(path: &Path, case: Case, packets: u64) -> Result<u64> {
-    let mut setup = Setup::new(case.features);
-    setup.tx_buffers = (256, case.len.max(2036) + 12);
-    let indirect = case.features & feature::INDIRECT != 0;
-    setup.tx_shape = Shape {
-        indirect,
-        own_header: indirect,
-        ..Shape::WHOLE
+fn run_profile(common: &Common, packets: u64) -> Result<()> {
+    let usual = ["tx-60", "tx-1500", "rx-60", "rx-1500"];
+    let wanted = |name: &String| match common.filter.as_slice() {
+        [] => usual.contains(&name.as_str()),
+        _ => common.wants(name),
     };
-    let mut device = NetDevice::start(path, setup)?;
-    let mut bytes = Vec::new();
-    frame::build(1, 1, case.len, &mut bytes);
-    bytes[12..14].copy_from_slice(&UNSEEN);
-    let go = if case.transmit { transmit } else { receive };
-    let packets = packets.next_multiple_of(BATCH);
-    go(&mut device, &bytes, packets).context("warm-up")?;
-    let before = run_time()?;
-    go(&mut device, &bytes, packets)?;
-    Ok((run_time()? - before) * 100 / packets)
+    for name in case::all().iter().map(case::Case::name).filter(wanted) {
+        for path in &common.devices {
+            let record = profile::measure(path, &name, packets)
+                .with_context(|| format!("{name} on {}", path.display()))?;
+            print(&Record::Share(record))?;
+        }
+    }
+    Ok(())
+}
+
+fn run_floor(packets: u64, runs: u32) -> Result<()> {
+    for run in 1..=runs {
+        print(&Record::Floor(floor::empty_call(packets, run)))?;
+        for direction in [case::Direction::Tx, case::Direction::Rx] {
+            for frame in [60, 256, 1500, 9000, 65000] {
+                let case = case::Case::base(direction, frame);
+                let record = floor::measure(case, packets, run).with_context(|| case.name())?;
+                print(&Record::Floor(record))?;
+            }
+        }
+    }
+    Ok(())
 }
 
 fn main() -> Result<()> {
     let options = Options::parse();
     tap::private_network()?;
-    // Else the worker would wake in the middle of a batch that is being sent to it.
-    sys::process::run_first().context("run before the worker")?;
-    let wanted = |case: &&Case| {
-        options.filter.is_empty() || options.filter.iter().any(|part| case.name.contains(part))
-    };
-    let mut records = Vec::new();
-    println!(
-        "{:<16} {:<20} {:>3} {:>12}",
-        "case", "device", "run", "per packet"
-    );
-    for case in CASES.iter().filter(wanted) {
-        for run in 1..=options.runs {
-            for path in &options.devices {
-                let hundredths = measure(path, *case, options.packets)
-                    .with_context(|| format!("{} on {}", case.name, path.display()))?;
-                let (whole, part) = (hundredths / 100, hundredths % 100);
-                let device = path.display().to_string();
-                println!(
-                    "{:<16} {device:<20} {run:>3} {whole:>9}.{part:02}",
-                    case.name
-                );
-                records.push(serde_json::json!({
-                    "case": case.name,
-                    "device": device,
-                    "run": run,
-                    "packets": options.packets,
-                    "worker_ns_per_packet": hundredths as f64 / 100.0,
-                }));
-            }
-        }
+    match options.what {
+        What::Instructions {
+            common,
+            quick,
+            packets,
+        } => run_instructions(&common, quick, packets),
+        What::Throughput { common, time } => run_throughput(&common, Duration::from_millis(time)),
+        What::Latency { common, packets } => run_latency(&common, packets),
+        What::Profile { common, packets } => run_profile(&common, packets),
+        What::Floor { packets, runs } => run_floor(packets, runs),
     }
-    println!("{}", serde_json::to_string(&records)?);
-    Ok(())
 }

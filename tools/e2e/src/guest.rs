@@ -35,6 +35,9 @@ pub fn report(cli: &Cli, backend: &str) -> Report {
         echoed: 0,
         guest_sends: 0.0,
         guest_receives: 0.0,
+        udp_sends: 0.0,
+        udp_receives: 0.0,
+        requests: 0.0,
         packets: (0, 0),
         calls: 0,
         boot_seconds: 0.0,
@@ -52,7 +55,7 @@ fn run(cli: &Cli, backend: &str, report: &mut Report) -> Result<()> {
     let ran = boot(cli, backend, report, &mut transcript);
     report.packets = tap.packets()?;
     // What the guest told is the better reason, if it told a bad thing.
-    let read = read(&transcript, report);
+    let read = read(cli, &transcript, report);
     match (ran, read) {
         (Ok(()), read) => read,
         (Err(error), Ok(())) => Err(error),
@@ -61,7 +64,7 @@ fn run(cli: &Cli, backend: &str, report: &mut Report) -> Result<()> {
 }
 
 /// Takes the results from the transcript, as far as it goes.
-fn read(transcript: &Transcript, report: &mut Report) -> Result<()> {
+fn read(cli: &Cli, transcript: &Transcript, report: &mut Report) -> Result<()> {
     let (sent, answered, mean) = transcript.ping()?;
     report.ping = (sent, answered);
     ensure!(
@@ -81,6 +84,11 @@ fn read(transcript: &Transcript, report: &mut Report) -> Result<()> {
         report.guest_sends > 0.0 && report.guest_receives > 0.0,
         "no TCP throughput"
     );
+    if cli.bench {
+        report.udp_sends = transcript.throughput("udp_sends")?;
+        report.udp_receives = transcript.throughput("udp_receives")?;
+        report.requests = transcript.requests()?;
+    }
     report.calls = transcript.interrupts()?;
     transcript.ended()
 }
@@ -88,7 +96,7 @@ fn read(transcript: &Transcript, report: &mut Report) -> Result<()> {
 /// Runs QEMU to its end, with the guest's lines going to `transcript`.
 fn boot(cli: &Cli, backend: &str, report: &mut Report, transcript: &mut Transcript) -> Result<()> {
     let start = Instant::now();
-    let limit = Duration::from_secs(PATIENCE + 2 * u64::from(cli.seconds));
+    let limit = Duration::from_secs(PATIENCE + 4 * u64::from(cli.seconds));
     let mut child = qemu(cli, backend)?;
     let stdout = child.stdout.take().context("QEMU has no output")?;
     let (sender, lines) = mpsc::channel();
@@ -141,6 +149,9 @@ fn qemu(cli: &Cli, backend: &str) -> Result<Child> {
         cli.seconds,
         host::ECHO_PORT
     );
+    if cli.bench {
+        append.push_str(" rnet.bench=yes");
+    }
     if host::emulated() {
         // Emulated SVM restores too little of the extended state.
         append.push_str(" noxsave");

@@ -23,6 +23,15 @@ pub struct Report {
     pub guest_sends: f64,
     /// TCP to the guest, as received there, in bits per second.
     pub guest_receives: f64,
+    /// UDP from the guest, as received in level 1, in bits per second; zero if not measured.
+    #[serde(default)]
+    pub udp_sends: f64,
+    /// UDP to the guest, as received there, in bits per second; zero if not measured.
+    #[serde(default)]
+    pub udp_receives: f64,
+    /// Pings per second, each sent on the answer to the one before; zero if not measured.
+    #[serde(default)]
+    pub requests: f64,
     /// Packets that the tap took from the guest and gave to it.
     pub packets: (u64, u64),
     /// Interrupts that the guest's network device raised.

@@ -22,6 +22,9 @@ pub struct Cli {
     /// Seconds of TCP traffic each way.
     #[arg(long, default_value_t = 3)]
     seconds: u32,
+    /// Also measure UDP each way and round trips.
+    #[arg(long)]
+    bench: bool,
     /// The guest's kernel.
     #[arg(long)]
     kernel: PathBuf,

@@ -48,22 +48,7 @@ impl Transcript {
 
     /// Returns pings sent, pings answered, and the mean round trip in ms.
     pub fn ping(&self) -> Result<(u32, u32, f64)> {
-        let text = self.section("ping")?;
-        let counts = text
-            .lines()
-            .find(|line| line.contains("packets transmitted"))
-            .with_context(|| format!("ping said: {text}"))?;
-        let mut numbers = counts
-            .split(|c: char| !c.is_ascii_digit())
-            .filter_map(|word| word.parse::<u32>().ok());
-        let sent = numbers.next().context("no count of pings")?;
-        let answered = numbers.next().context("no count of answers")?;
-        // "round-trip min/avg/max = 0.5/0.7/1.1 ms", absent without an answer.
-        let mean = text
-            .lines()
-            .find_map(|line| line.split_once("min/avg/max = ")?.1.split('/').nth(1))
-            .and_then(|mean| mean.parse().ok());
-        Ok((sent, answered, mean.unwrap_or(f64::NAN)))
+        pings(&self.section("ping")?)
     }
 
     /// Returns how many bytes came back unchanged.
@@ -85,6 +70,16 @@ impl Transcript {
         }
         let sum = output.end.and_then(|end| end.sum_received);
         Ok(sum.context("iperf3 gave no sum")?.bits_per_second)
+    }
+
+    /// Returns round trips per second of pings sent one after the other.
+    pub fn requests(&self) -> Result<f64> {
+        let (sent, answered, mean) = pings(&self.section("requests")?)?;
+        // A mean of zero or none at all is no rate.
+        if answered < sent || mean.is_nan() || mean <= 0.0 {
+            bail!("{answered} of {sent} requests answered");
+        }
+        Ok(1000.0 / mean)
     }
 
     /// Returns the interrupts of the network device's queues.
@@ -109,6 +104,25 @@ impl Transcript {
     }
 }
 
+/// Reads what ping says: sent, answered, mean round trip in ms.
+fn pings(text: &str) -> Result<(u32, u32, f64)> {
+    let counts = text
+        .lines()
+        .find(|line| line.contains("packets transmitted"))
+        .with_context(|| format!("ping said: {text}"))?;
+    let mut numbers = counts
+        .split(|c: char| !c.is_ascii_digit())
+        .filter_map(|word| word.parse::<u32>().ok());
+    let sent = numbers.next().context("no count of pings")?;
+    let answered = numbers.next().context("no count of answers")?;
+    // "round-trip min/avg/max = 0.5/0.7/1.1 ms", absent without an answer.
+    let mean = text
+        .lines()
+        .find_map(|line| line.split_once("min/avg/max = ")?.1.split('/').nth(1))
+        .and_then(|mean| mean.parse().ok());
+    Ok((sent, answered, mean.unwrap_or(f64::NAN)))
+}
+
 #[cfg(test)]
 mod tests {
     use super::Transcript;
@@ -128,6 +142,9 @@ mod tests {
              round-trip min/avg/max = 0.5/0.7/1.1 ms\n\
              @@echo\nsame 4096\n\
              @@sends\n{\"end\":{\"sum_received\":{\"bits_per_second\":1e9}}}\n\
+             @@requests\n\
+             9 packets transmitted, 9 packets received, 0% packet loss\n\
+             round-trip min/avg/max = 0.1/0.5/1.1 ms\n\
              @@interrupts\n\
              25: 10 20 PCI-MSIX-0000:00:03.0 1-edge virtio1-input.0\n\
              26: 1 2 PCI-MSIX-0000:00:03.0 2-edge virtio1-output.0\n\
@@ -137,6 +154,7 @@ mod tests {
         assert_eq!(run.ping().unwrap(), (10, 9, 0.7));
         assert_eq!(run.echoed().unwrap(), 4096);
         assert_eq!(run.throughput("sends").unwrap(), 1e9);
+        assert_eq!(run.requests().unwrap(), 2000.0);
         assert_eq!(run.interrupts().unwrap(), 33);
         run.ended().unwrap();
     }
