@@ -13,9 +13,12 @@ use crate::uapi::{self, RawMemory, RawRegion};
 /// hotplugged memory devices has some hundred.
 const MAX_REGIONS: u32 = 1024;
 
+/// Entries of the index for each region.
+const BLOCKS_PER_REGION: usize = 16;
+
 /// A memory table, shared by the queues and replaced as a whole.
 pub(crate) struct Table {
-    regions: MemTable<Regions>,
+    regions: MemTable<Regions, Index>,
     /// Whether every region lies where user space can have memory.
     accessible: bool,
 }
@@ -32,6 +35,33 @@ impl AsRef<[Region]> for Regions {
 impl AsMut<[Region]> for Regions {
     fn as_mut(&mut self) -> &mut [Region] {
         &mut self.0
+    }
+}
+
+/// The index of a [`MemTable`].
+struct Index(KVVec<u16>);
+
+impl AsRef<[u16]> for Index {
+    fn as_ref(&self) -> &[u16] {
+        &self.0
+    }
+}
+
+impl AsMut<[u16]> for Index {
+    fn as_mut(&mut self) -> &mut [u16] {
+        &mut self.0
+    }
+}
+
+impl Index {
+    /// An index for `regions` regions: most blocks then have a single one, if they are alike.
+    fn new(regions: usize) -> Result<Self> {
+        let blocks = match regions {
+            // What a queue used last is all there is.
+            0 | 1 => 0,
+            _ => regions.saturating_mul(BLOCKS_PER_REGION),
+        };
+        Ok(Self(KVVec::from_elem(0, blocks, GFP_KERNEL)?))
     }
 }
 
@@ -64,7 +94,9 @@ impl Table {
     }
 
     fn new(regions: KVVec<Region>) -> Result<Self> {
-        let regions = MemTable::new(Regions(regions)).map_err(|InvalidRegion| EFAULT)?;
+        let index = Index::new(regions.len())?;
+        let regions =
+            MemTable::with_index(Regions(regions), index).map_err(|InvalidRegion| EFAULT)?;
         let accessible = regions.regions().iter().all(|region| {
             let end = region.user.0.checked_add(region.size);
             end.is_some() && kapi::access_ok(region.user, region.size)

@@ -31,17 +31,41 @@ pub struct Hint(usize);
 
 /// Regions, sorted and free of overlap, in storage of the caller's choice.
 ///
+/// An index divides the guest addresses from the first region to the last into blocks of the same
+/// size, and has for each the first region that ends in it or behind it. It only speeds up a search:
+/// without entries, or with wrong ones, the same is found.
+///
 /// # Invariants
 ///
 /// The first `len` regions are not empty, do not wrap, and each starts beyond the end of the one
 /// before.
 #[derive(Debug)]
-pub struct MemTable<S> {
+pub struct MemTable<S, I = [u16; 0]> {
     regions: S,
     len: usize,
+    index: I,
+    /// The lowest guest address.
+    base: u64,
+    /// The size of a block is two to this.
+    shift: u32,
 }
 
 impl<S: AsRef<[Region]> + AsMut<[Region]>> MemTable<S> {
+    /// As [`MemTable::with_index`], without one.
+    ///
+    /// # Errors
+    ///
+    /// The same.
+    pub fn new(regions: S) -> Result<Self, InvalidRegion> {
+        Self::with_index(regions, [])
+    }
+}
+
+impl<S, I> MemTable<S, I>
+where
+    S: AsRef<[Region]> + AsMut<[Region]>,
+    I: AsRef<[u16]> + AsMut<[u16]>,
+{
     /// Builds a table from regions in any order.
     ///
     /// Where regions overlap, the one with the lower guest address has the bytes they share, and of
@@ -51,7 +75,7 @@ impl<S: AsRef<[Region]> + AsMut<[Region]>> MemTable<S> {
     /// # Errors
     ///
     /// [`InvalidRegion`] when a region is empty or wraps, as `vhost_iotlb_add_range()`.
-    pub fn new(mut regions: S) -> Result<Self, InvalidRegion> {
+    pub fn with_index(mut regions: S, index: I) -> Result<Self, InvalidRegion> {
         let list = regions.as_mut();
         for region in list.iter() {
             region.last().ok_or(InvalidRegion)?;
@@ -85,11 +109,46 @@ impl<S: AsRef<[Region]> + AsMut<[Region]>> MemTable<S> {
             end = Some(last);
         }
         // INVARIANT: each region kept was checked above and starts beyond the last one's end.
-        Ok(Self { regions, len })
+        let mut table = Self {
+            regions,
+            len,
+            index,
+            base: 0,
+            shift: 0,
+        };
+        table.fill_index(end.unwrap_or(0));
+        Ok(table)
+    }
+
+    /// Fills the index, for regions that end with guest address `end`.
+    fn fill_index(&mut self, end: u64) {
+        let regions = self.regions.as_ref().get(..self.len).unwrap_or_default();
+        let index = self.index.as_mut();
+        let (Some(first), false) = (regions.first(), index.is_empty()) else {
+            return;
+        };
+        self.base = first.guest.0;
+        let span = end.wrapping_sub(self.base);
+        // CAST: an index has far fewer entries. The last block has to be one of them.
+        while span.checked_shr(self.shift).unwrap_or(0) >= index.len() as u64 {
+            self.shift = self.shift.wrapping_add(1);
+        }
+        let mut position = 0usize;
+        for (block, entry) in (0u64..).zip(index.iter_mut()) {
+            let start = block.checked_shl(self.shift).unwrap_or(u64::MAX);
+            let ends_before = |region: &Region| {
+                let last = region.last().unwrap_or(u64::MAX);
+                last.wrapping_sub(self.base) < start
+            };
+            while regions.get(position).is_some_and(ends_before) {
+                position = position.wrapping_add(1);
+            }
+            *entry = u16::try_from(position).unwrap_or(u16::MAX);
+        }
     }
 }
 
-impl<S: AsRef<[Region]>> MemTable<S> {
+impl<S: AsRef<[Region]>, I: AsRef<[u16]>> MemTable<S, I> {
     /// The regions in ascending order, without overlap.
     #[must_use]
     pub fn regions(&self) -> &[Region] {
@@ -107,7 +166,7 @@ impl<S: AsRef<[Region]>> MemTable<S> {
     }
 }
 
-impl<S: AsRef<[Region]>> Translate for MemTable<S> {
+impl<S: AsRef<[Region]>, I: AsRef<[u16]>> Translate for MemTable<S, I> {
     #[inline(always)]
     fn translate(
         &self,
@@ -118,16 +177,28 @@ impl<S: AsRef<[Region]>> Translate for MemTable<S> {
         out: &mut Segments<'_>,
     ) -> Result<(), Fault> {
         let len = u64::from(len);
-        if let Some(region) = self.regions().get(hint.0) {
+        let regions = self.regions();
+        if let Some(region) = regions.get(hint.0) {
             if let Some(user) = region.user_of(addr, len) {
                 return out.push(Segment { addr: user, len });
+            }
+        }
+        // CAST: an address that is out of the index, whatever becomes of its upper half.
+        let block = addr.0.wrapping_sub(self.base).wrapping_shr(self.shift) as usize;
+        if let Some(&position) = self.index.as_ref().get(block) {
+            let position = usize::from(position);
+            if let Some(region) = regions.get(position) {
+                if let Some(user) = region.user_of(addr, len) {
+                    *hint = Hint(position);
+                    return out.push(Segment { addr: user, len });
+                }
             }
         }
         self.translate_pieces(hint, addr, len, out)
     }
 }
 
-impl<S: AsRef<[Region]>> MemTable<S> {
+impl<S: AsRef<[Region]>, I: AsRef<[u16]>> MemTable<S, I> {
     /// Translates what may be empty, cross regions, or lie in another region than the last.
     #[cold]
     fn translate_pieces(

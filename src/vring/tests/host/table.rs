@@ -35,11 +35,28 @@ fn translate(
 
 /// Checks a translation byte by byte.
 fn check(regions: &[Region], hint: &mut Hint, addr: u64, len: u32) -> Result<(), TestCaseError> {
-    let table = MemTable::new(regions.to_vec()).unwrap();
+    let plain = MemTable::new(regions.to_vec()).unwrap();
+    check_table(&plain, regions, &mut hint.clone(), addr, len)?;
+    for blocks in [1, 2, 7, 64] {
+        let table = MemTable::with_index(regions.to_vec(), vec![0; blocks]).unwrap();
+        prop_assert_eq!(table.regions(), plain.regions());
+        check_table(&table, regions, &mut hint.clone(), addr, len)?;
+    }
+    check_table(&plain, regions, hint, addr, len)
+}
+
+/// Checks a translation by `table`, made of `regions`.
+fn check_table(
+    table: &impl Translate,
+    regions: &[Region],
+    hint: &mut Hint,
+    addr: u64,
+    len: u32,
+) -> Result<(), TestCaseError> {
     let expect: Vec<_> = (0..u128::from(len))
         .map(|offset| naive(regions, u128::from(addr) + offset))
         .collect();
-    match translate(&table, hint, addr, len) {
+    match translate(table, hint, addr, len) {
         Ok(segments) => {
             prop_assert!(segments.iter().all(|segment| segment.len > 0));
             let bytes: Vec<_> = segments
