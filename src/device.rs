@@ -25,12 +25,12 @@ use vring::RingAddrs;
 
 use crate::backend::Backend;
 use crate::features::Features;
-use crate::kapi::{self, EventFd, OwnerMemory, Poller, POLLIN};
+use crate::kapi::{self, EventFd, Flag, OwnerMemory, Poller, POLLIN};
 use crate::memory::Table;
 use crate::stats::Stats;
 use crate::uapi::{VringAddr, FILE_UNBIND};
 use crate::virtqueue::{Direction, Virtqueue};
-use crate::worker::{Pending, Waker, Worker};
+use crate::worker::{Waker, Worker};
 
 /// A device: what an open file of `/dev/vhost-rnet` stands for.
 #[pin_data]
@@ -49,7 +49,8 @@ pub(crate) struct Device {
 pub(crate) struct Queue {
     #[pin]
     pub(crate) vq: Mutex<Virtqueue>,
-    pub(crate) pending: Pending,
+    /// Whether the worker has something to do for the queue.
+    pub(crate) pending: Flag,
     #[pin]
     pub(crate) stats: Stats,
 }
@@ -65,7 +66,7 @@ impl Queue {
     fn new() -> impl PinInit<Self, Error> {
         try_pin_init!(Self {
             vq <- new_mutex!(Virtqueue::new()?, "vhost_rnet_vq"),
-            pending: Pending::new(),
+            pending: Flag::new(),
             stats <- Stats::new(),
         })
     }

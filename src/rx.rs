@@ -109,10 +109,17 @@ enum Buffers {
 impl Round<'_> {
     fn run(&mut self, storage: &mut [Segment]) -> Result<Next, Fault> {
         self.ring.disable_kick(&OwnerMemory)?;
-        if self.backend.socket.backlog() >= BUSY {
-            self.backend.disarm();
-        }
-        while self.packets < MAX_ROUND_PACKETS && self.bytes < MAX_ROUND_BYTES {
+        // The queue is still in the backend's wait queue, unless it has been busy: it has been or will
+        // be woken for all that is not in a small backlog, and need not look for more.
+        let most = match self.backend.socket.backlog() {
+            Some(backlog) if backlog < BUSY => backlog,
+            Some(_) => {
+                self.backend.disarm();
+                MAX_ROUND_PACKETS
+            }
+            None => MAX_ROUND_PACKETS,
+        };
+        while self.packets < most && self.bytes < MAX_ROUND_BYTES {
             let Some(packet_len) = self.backend.socket.peek() else {
                 // A backend without its device has nothing to wait for; the next one will.
                 let _ = self.backend.arm();
@@ -147,6 +154,10 @@ impl Round<'_> {
             }
             self.packets = self.packets.wrapping_add(1);
             self.bytes = self.bytes.wrapping_add(len);
+        }
+        if self.packets < MAX_ROUND_PACKETS && self.packets == most {
+            let _ = self.backend.arm();
+            return Ok(Next::Wait);
         }
         Ok(Next::Again)
     }

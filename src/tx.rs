@@ -141,12 +141,18 @@ impl Round<'_> {
             // Cannot be full: it holds a batch, and is flushed by the batch.
             let _ = self.used.push(chain.head, 0);
             self.packets = self.packets.wrapping_add(1);
-            // A packet by itself is not worth writing to the ring twice.
-            if self.packets == 2 {
-                self.ring.disable_kick(&OwnerMemory)?;
-            }
             // CAST: at most 2^10 lengths of 32 bits.
             self.bytes = self.bytes.wrapping_add(chain.len as usize);
+            // A packet by itself is not worth writing to the ring twice; and with kicks on there is
+            // nothing to look for again.
+            match self.packets {
+                1 if self.ring.is_drained() && self.ring.kicks_are_on() => {
+                    self.flush()?;
+                    return Ok(Next::Wait);
+                }
+                2 => self.ring.disable_kick(&OwnerMemory)?,
+                _ => {}
+            }
         }
         Ok(Next::Again)
     }

@@ -3,7 +3,6 @@
 //! The worker: the thread of the owner that runs the queues.
 
 use kernel::current;
-use kernel::sync::atomic::{ordering::Full, ordering::Relaxed, AtomicFlag};
 use kernel::sync::Arc;
 
 use crate::device::Device;
@@ -23,35 +22,6 @@ pub(crate) struct Waker {
     direction: Direction,
 }
 
-/// Whether a queue has something to do.
-pub(crate) struct Pending(AtomicFlag);
-
-impl Pending {
-    pub(crate) const fn new() -> Self {
-        Self(AtomicFlag::new(false))
-    }
-
-    /// Sets the flag; whether it was clear.
-    #[inline]
-    fn set(&self) -> bool {
-        // Orders the event before the flag, for the worker that sees the flag.
-        !self.0.xchg(true, Full)
-    }
-
-    /// Clears the flag; whether it was set.
-    #[inline]
-    fn take(&self) -> bool {
-        // Orders the flag before the look for work, so that an event after it sets the flag again.
-        self.is_set() && self.0.xchg(false, Full)
-    }
-
-    #[inline]
-    fn is_set(&self) -> bool {
-        // The task set its sleeping state with a full barrier before it looks here.
-        self.0.load(Relaxed)
-    }
-}
-
 impl Waker {
     pub(crate) fn new(device: Arc<Device>, worker: Arc<Worker>, direction: Direction) -> Self {
         Self {
@@ -65,6 +35,7 @@ impl Waker {
 impl Wake for Waker {
     #[inline]
     fn wake(&self) {
+        // Orders the event before the flag, for the worker that sees the flag.
         if self.device.queue(self.direction).pending.set() {
             self.worker.wake();
         }
@@ -74,12 +45,14 @@ impl Wake for Waker {
 impl Work for Device {
     #[inline]
     fn pending(&self) -> bool {
+        // The task set its sleeping state with a full barrier before it looks here.
         self.queue(Direction::Rx).pending.is_set() || self.queue(Direction::Tx).pending.is_set()
     }
 
     fn run(&self) {
         for direction in [Direction::Rx, Direction::Tx] {
             let queue = self.queue(direction);
+            // Orders the flag before the look for work, so that an event after it sets the flag again.
             if !queue.pending.take() {
                 continue;
             }
@@ -93,6 +66,8 @@ impl Work for Device {
                 // The task looks again before it sleeps.
                 Ok(Next::Again) => {
                     queue.pending.set();
+                    drop(vq);
+                    kapi::cond_resched();
                 }
                 // With the owner goes its memory, which is not the guest's fault.
                 Err(_) if current!().signal_pending() => {}
@@ -101,8 +76,6 @@ impl Work for Device {
                     vq.report(fault, direction);
                 }
             }
-            drop(vq);
-            kapi::cond_resched();
         }
     }
 

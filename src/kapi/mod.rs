@@ -9,6 +9,7 @@
 
 mod counter;
 mod eventfd;
+mod flag;
 mod frames;
 mod pages;
 mod poller;
@@ -20,6 +21,7 @@ mod vhost_task;
 
 pub(crate) use counter::Counter;
 pub(crate) use eventfd::{kick_file, EventFd};
+pub(crate) use flag::Flag;
 pub(crate) use frames::{Frames, FRAMES};
 pub(crate) use poller::{Poller, Wake, POLLIN, POLLOUT};
 pub(crate) use socket::Socket;

@@ -56,6 +56,14 @@ unsafe extern "C" {
         descs: *mut RawDesc,
         n: usize,
     ) -> c_int;
+    pub(super) fn rnet_get_u16_after_mb(addr: u64, value: *mut u16) -> c_int;
+    pub(super) fn rnet_publish_used(
+        addr: u64,
+        used: *const RawUsed,
+        n: usize,
+        index_addr: u64,
+        index: u16,
+    ) -> c_int;
     pub(super) fn rnet_put_used(addr: u64, used: *const RawUsed, n: usize) -> c_int;
     pub(super) fn rnet_copy_from_user(to: *mut c_void, from: u64, len: usize) -> c_int;
     pub(super) fn rnet_copy_to_user(to: u64, from: *const c_void, len: usize) -> c_int;

@@ -149,13 +149,10 @@ impl Socket {
         Some(len).filter(|len| *len > 0)
     }
 
-    /// Number of packets that are known to wait; a tap tells of up to 64.
+    /// Number of packets known to wait, up to 64; `None` from a socket that does not tell.
     #[inline]
-    pub(crate) fn backlog(&mut self) -> usize {
-        match &mut self.ring {
-            Some(ring) => ring.backlog(),
-            None => 0,
-        }
+    pub(crate) fn backlog(&mut self) -> Option<usize> {
+        self.ring.as_mut().map(Ring::backlog)
     }
 
     /// Takes the packet that [`Socket::peek`] saw.

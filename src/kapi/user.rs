@@ -174,6 +174,33 @@ impl Memory for OwnerMemory {
     }
 
     #[inline]
+    fn publish_used(
+        &self,
+        addr: UserAddr,
+        used: &[RawUsed],
+        index_addr: UserAddr,
+        index: u16,
+    ) -> Result<(), Unmapped> {
+        // Data and used entries are written before the index that gives them to the driver. Pairs
+        // with the read barrier in the guest's driver.
+        //
+        // SAFETY: reads `used.len()` elements of `used`. Any user addresses may be given.
+        let ret = unsafe {
+            shim::rnet_publish_used(addr.0, used.as_ptr(), used.len(), index_addr.0, index)
+        };
+        check(ret, addr)
+    }
+
+    #[inline]
+    fn load_after_barrier(&self, addr: UserAddr) -> Result<u16, Unmapped> {
+        let value = Cell::new(0u16);
+        // SAFETY: writes one value through a valid pointer. Any user address may be given.
+        let ret = unsafe { shim::rnet_get_u16_after_mb(addr.0, value.as_ptr()) };
+        check(ret, addr)?;
+        Ok(value.get())
+    }
+
+    #[inline]
     fn full_barrier(&self) {
         barrier::smp_mb(barrier::Full);
     }

@@ -67,6 +67,13 @@ int rnet_get_u16_acquire(u64 addr, u16 *value)
 	return ret;
 }
 
+/* Whatever was written before this is seen by others before the value is read. */
+int rnet_get_u16_after_mb(u64 addr, u16 *value)
+{
+	smp_mb();
+	return rnet_get_u16(addr, value);
+}
+
 /* Whatever was written before this is written before the value. */
 int rnet_put_u16_release(u64 addr, u16 value)
 {
@@ -138,6 +145,30 @@ int rnet_put_used(u64 addr, const u32 (*used)[2], size_t n)
 			unsafe_put_user(used[i][0], &to[i][0], efault);
 			unsafe_put_user(used[i][1], &to[i][1], efault);
 		}
+	}
+	return 0;
+efault:
+	return -EFAULT;
+}
+
+/* Whatever was written before this, and the elements, are written before the index. */
+int rnet_publish_used(u64 addr, const u32 (*used)[2], size_t n, u64 index_addr, u16 index)
+{
+	u32 __user (*to)[2] = (u32 __user (*)[2])addr;
+	u16 __user *index_to = (u16 __user *)index_addr;
+	size_t i;
+
+	might_fault();
+	/* The scope vets its first address only. */
+	if (!access_ok(to, n * sizeof(*to)) || !access_ok(index_to, sizeof(*index_to)))
+		return -EFAULT;
+	scoped_user_write_access_size(to, n * sizeof(*to), efault) {
+		for (i = 0; i < n; i++) {
+			unsafe_put_user(used[i][0], &to[i][0], efault);
+			unsafe_put_user(used[i][1], &to[i][1], efault);
+		}
+		smp_wmb();
+		unsafe_put_user(index, index_to, efault);
 	}
 	return 0;
 efault:

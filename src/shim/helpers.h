@@ -25,6 +25,8 @@ int rnet_get_u16_acquire(u64 addr, u16 *value);
 int rnet_put_u16_release(u64 addr, u16 value);
 int rnet_get_entries(u64 ring, u64 table, u32 size, u16 *index, u64 (*descs)[2], size_t n);
 int rnet_gather_descs(u64 table, const u16 *index, u64 (*descs)[2], size_t n);
+int rnet_get_u16_after_mb(u64 addr, u16 *value);
+int rnet_publish_used(u64 addr, const u32 (*used)[2], size_t n, u64 index_addr, u16 index);
 int rnet_put_used(u64 addr, const u32 (*used)[2], size_t n);
 int rnet_copy_from_user(void *to, u64 from, size_t len);
 int rnet_copy_to_user(u64 to, const void *from, size_t len);

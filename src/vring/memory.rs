@@ -72,4 +72,32 @@ pub trait Memory {
 
     /// Full memory barrier.
     fn full_barrier(&self);
+
+    /// [`Memory::store_used`], then [`Memory::store_release`].
+    ///
+    /// # Errors
+    ///
+    /// [`Unmapped`]; the index may then not have been stored.
+    #[inline]
+    fn publish_used(
+        &self,
+        addr: UserAddr,
+        used: &[RawUsed],
+        index_addr: UserAddr,
+        index: u16,
+    ) -> Result<(), Unmapped> {
+        self.store_used(addr, used)?;
+        self.store_release(index_addr, index)
+    }
+
+    /// [`Memory::full_barrier`], then [`Memory::load`].
+    ///
+    /// # Errors
+    ///
+    /// [`Unmapped`].
+    #[inline]
+    fn load_after_barrier(&self, addr: UserAddr) -> Result<u16, Unmapped> {
+        self.full_barrier();
+        self.load(addr)
+    }
 }

@@ -378,9 +378,19 @@ impl SplitRing {
     /// [`Fault::Unmapped`]; the driver may then see none of them.
     #[inline]
     pub fn complete<M: Memory>(&mut self, memory: &M, used: &[RawUsed]) -> Result<(), Fault> {
-        self.store_used(memory, self.last_used, used)?;
         // CAST: batches are far smaller than 2^16.
-        self.publish_used(memory, self.last_used.wrapping_add(used.len() as u16))
+        let new = self.last_used.wrapping_add(used.len() as u16);
+        let position = self.last_used & self.mask();
+        // No wrap: position < size.
+        if used.len() <= usize::from(self.size.wrapping_sub(position)) {
+            let entry = self.used_at(offset_of_entry(position, USED_ENTRY_SIZE));
+            let index = self.used_at(OFFSET_INDEX);
+            memory.publish_used(entry, used, index, new.to_le())?;
+            self.count_used(new);
+            return Ok(());
+        }
+        self.store_used(memory, self.last_used, used)?;
+        self.publish_used(memory, new)
     }
 
     /// As [`SplitRing::complete`], in groups of chains that were made available one after the other:
@@ -438,9 +448,16 @@ impl SplitRing {
     /// Moves the used index to `new`, behind the elements that have been stored.
     #[inline]
     fn publish_used<M: Memory>(&mut self, memory: &M, new: u16) -> Result<(), Fault> {
-        let old = self.last_used;
         // Pairs with the driver's read barrier between seeing the index and reading the entries.
         memory.store_release(self.used_at(OFFSET_INDEX), new.to_le())?;
+        self.count_used(new);
+        Ok(())
+    }
+
+    /// Takes note of the used index that the driver has been told.
+    #[inline]
+    fn count_used(&mut self, new: u16) {
+        let old = self.last_used;
         self.last_used = new;
         // Without a call for 2^16 completions the old mark would come round again.
         if let Some(called) = self.called {
@@ -448,7 +465,6 @@ impl SplitRing {
                 self.called = None;
             }
         }
-        Ok(())
     }
 
     /// The used entry of a chain into which `len` bytes were written.
@@ -465,23 +481,25 @@ impl SplitRing {
     #[must_use]
     #[inline]
     pub fn needs_call<M: Memory>(&mut self, memory: &M) -> bool {
-        // The used index has to be visible before the driver's wish is read. Pairs with the
-        // driver's full barrier between stating its wish and looking for used buffers.
-        memory.full_barrier();
+        // The used index has to be visible before the driver's wish is read, and before a call. Pairs
+        // with the driver's full barrier between stating its wish and looking for used buffers.
         if self.notify_on_empty && self.avail == self.last_avail {
+            memory.full_barrier();
             return true;
         }
         if !self.event_idx {
-            return match memory.load(self.avail_at(OFFSET_FLAGS)) {
+            return match memory.load_after_barrier(self.avail_at(OFFSET_FLAGS)) {
                 Ok(flags) => u16::from_le(flags) & AVAIL_F_NO_INTERRUPT == 0,
                 Err(_) => true,
             };
         }
         let new = self.last_used;
         let Some(old) = self.called.replace(new) else {
+            memory.full_barrier();
             return true;
         };
-        match memory.load(self.avail_at(offset_of_entry(self.size, AVAIL_ENTRY_SIZE))) {
+        let event = self.avail_at(offset_of_entry(self.size, AVAIL_ENTRY_SIZE));
+        match memory.load_after_barrier(event) {
             Ok(event) => passed_event(u16::from_le(event), new, old),
             Err(_) => true,
         }
@@ -498,6 +516,13 @@ impl SplitRing {
     #[must_use]
     pub fn kicks_are_on(&self) -> bool {
         !self.kicks_off && !self.event_idx
+    }
+
+    /// Whether all chains that the last look for work found have been taken.
+    #[inline]
+    #[must_use]
+    pub fn is_drained(&self) -> bool {
+        self.avail == self.last_avail
     }
 
     /// Asks the driver not to kick: the device is looking anyway.

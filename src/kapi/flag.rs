@@ -1,0 +1,48 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A flag that is looked at far more often than it changes.
+//!
+//! `Atomic::load` is a function call for a module, and a worker looks several times in a round.
+
+use core::cell::UnsafeCell;
+
+use kernel::sync::atomic::{ordering::Full, Atomic};
+
+/// A flag that any thread may set and any thread may take.
+pub(crate) struct Flag(UnsafeCell<i32>);
+
+// SAFETY: the value is only accessed by atomic operations, and by a volatile read, which is what
+// READ_ONCE() is.
+unsafe impl Sync for Flag {}
+
+impl Flag {
+    /// A clear flag.
+    pub(crate) const fn new() -> Self {
+        Self(UnsafeCell::new(0))
+    }
+
+    #[inline(always)]
+    fn atomic(&self) -> &Atomic<i32> {
+        // SAFETY: the pointer is valid and aligned; all concurrent writes are atomic.
+        unsafe { Atomic::from_ptr(self.0.get()) }
+    }
+
+    /// Sets the flag; whether it was clear. A full barrier.
+    #[inline(always)]
+    pub(crate) fn set(&self) -> bool {
+        self.atomic().xchg(1, Full) == 0
+    }
+
+    /// Clears the flag; whether it was set, and then a full barrier.
+    #[inline(always)]
+    pub(crate) fn take(&self) -> bool {
+        self.is_set() && self.atomic().xchg(0, Full) != 0
+    }
+
+    /// Whether it is set.
+    #[inline(always)]
+    pub(crate) fn is_set(&self) -> bool {
+        // SAFETY: the pointer is valid; for concurrent accesses see above.
+        unsafe { self.0.get().read_volatile() != 0 }
+    }
+}
