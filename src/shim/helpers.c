@@ -361,12 +361,24 @@ void rnet_pages_put(void *pages, int refs)
 
 struct rnet_frames {
 	unsigned int count;
+	/* The message that hands the frames over, all but their number the same each time. */
+	struct msghdr msg;
+	struct tun_msg_ctl ctl;
 	struct xdp_buff xdp[RNET_FRAMES];
 };
 
 struct rnet_frames *rnet_frames_new(void)
 {
-	return kzalloc(sizeof(struct rnet_frames), GFP_KERNEL);
+	struct rnet_frames *frames = kzalloc(sizeof(*frames), GFP_KERNEL);
+
+	if (!frames)
+		return NULL;
+	frames->ctl.type = TUN_MSG_PTR;
+	frames->ctl.ptr = frames->xdp;
+	frames->msg.msg_control = &frames->ctl;
+	frames->msg.msg_controllen = sizeof(frames->ctl);
+	frames->msg.msg_flags = MSG_DONTWAIT;
+	return frames;
 }
 
 void rnet_frames_clear(struct rnet_frames *frames)
@@ -410,18 +422,10 @@ void rnet_frames_add(struct rnet_frames *frames, void *buf, unsigned int size, u
 
 int rnet_frames_send(struct rnet_frames *frames, struct socket *sock)
 {
-	struct tun_msg_ctl ctl = {
-		.type = TUN_MSG_PTR,
-		.num = frames->count,
-		.ptr = frames->xdp,
-	};
-	struct msghdr msg = {
-		.msg_flags = MSG_DONTWAIT,
-		.msg_control = &ctl,
-		.msg_controllen = sizeof(ctl),
-	};
-	int ret = sock->ops->sendmsg(sock, &msg, 0);
+	int ret;
 
+	frames->ctl.num = frames->count;
+	ret = sock->ops->sendmsg(sock, &frames->msg, 0);
 	if (ret < 0)
 		rnet_frames_clear(frames); /* The receiver has taken none of them. */
 	frames->count = 0;
