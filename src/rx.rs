@@ -11,7 +11,7 @@ use vring::{Fault, Memory, Segment, Segments, SplitRing, Unmapped, UserAddr, MAX
 
 use crate::backend::Backend;
 use crate::features::{Header, MRG_RXBUF};
-use crate::kapi::{EventFd, OwnerMemory};
+use crate::kapi::{EventFd, Flag, OwnerMemory};
 use crate::memory::Table;
 use crate::stats::Stats;
 use crate::virtqueue::{
@@ -29,13 +29,14 @@ const BUSY: usize = 8;
 /// A header that says nothing, for backends that have none.
 const EMPTY_HEADER: [u8; 10] = [0; 10];
 
-/// Moves packets until there are none, the guest is out of buffers, or the round is full.
+/// Moves packets until there are none, the guest is out of buffers, or the round is full. `pending`
+/// is set when the queue is woken meanwhile, and may be taken for it.
 ///
 /// # Errors
 ///
 /// A [`Fault`] of the guest; the packets before it have been published.
 #[inline(never)]
-pub(crate) fn run(vq: &mut Virtqueue, stats: &Stats) -> Result<Next, Fault> {
+pub(crate) fn run(vq: &mut Virtqueue, stats: &Stats, pending: &Flag) -> Result<Next, Fault> {
     let Virtqueue {
         ring,
         features,
@@ -64,7 +65,7 @@ pub(crate) fn run(vq: &mut Virtqueue, stats: &Stats) -> Result<Next, Fault> {
         bytes: 0,
         lost: 0,
     };
-    let next = round.run(segments);
+    let next = round.run(segments, pending);
     // Also after a fault: the packets before it are complete.
     let next = round.publish().and(next);
     if next.is_err() {
@@ -107,59 +108,67 @@ enum Buffers {
 }
 
 impl Round<'_> {
-    fn run(&mut self, storage: &mut [Segment]) -> Result<Next, Fault> {
+    fn run(&mut self, storage: &mut [Segment], pending: &Flag) -> Result<Next, Fault> {
         self.ring.disable_kick(&OwnerMemory)?;
-        // The queue is still in the backend's wait queue, unless it has been busy: it has been or will
-        // be woken for all that is not in a small backlog, and need not look for more.
-        let most = match self.backend.socket.backlog() {
-            Some(backlog) if backlog < BUSY => backlog,
-            Some(_) => {
-                self.backend.disarm();
-                MAX_ROUND_PACKETS
-            }
-            None => MAX_ROUND_PACKETS,
-        };
-        while self.packets < most && self.bytes < MAX_ROUND_BYTES {
-            let Some(packet_len) = self.backend.socket.peek() else {
-                // A backend without its device has nothing to wait for; the next one will.
-                let _ = self.backend.arm();
-                return Ok(Next::Wait);
-            };
-            let mut segments = Segments::new(storage);
-            // No wrap: a packet's length has 32 bits.
-            let len = packet_len.wrapping_add(self.guest_header);
-            match self.take_buffers(len, &mut segments)? {
-                Buffers::Enough(chains) => {
-                    self.receive(len, chains, segments.as_slice())?;
-                    if self.used.chains() > BATCH {
-                        self.publish()?;
-                    }
-                }
-                Buffers::TooShort => {
-                    let packet = self.backend.socket.take();
-                    self.backend.socket.discard(packet);
-                    self.lost = self.lost.wrapping_add(1);
-                }
-                Buffers::Missing => {
-                    // Published first: the guest may be waiting for these to post more.
-                    self.publish()?;
-                    if self.ring.enable_kick(&OwnerMemory)? {
-                        self.ring.disable_kick(&OwnerMemory)?;
-                        continue;
-                    }
-                    // More packets change nothing.
-                    self.backend.disarm();
+        loop {
+            let most = match self.backend.socket.backlog() {
+                Some(0) => {
+                    // A backend without its device has nothing to wait for; the next one will.
+                    let _ = self.backend.arm();
                     return Ok(Next::Wait);
                 }
+                Some(backlog) if backlog < BUSY => self.packets.wrapping_add(backlog),
+                Some(_) => {
+                    self.backend.disarm();
+                    MAX_ROUND_PACKETS
+                }
+                None => MAX_ROUND_PACKETS,
+            };
+            while self.packets < most && self.bytes < MAX_ROUND_BYTES {
+                let Some(packet_len) = self.backend.socket.peek() else {
+                    let _ = self.backend.arm();
+                    return Ok(Next::Wait);
+                };
+                let mut segments = Segments::new(storage);
+                // No wrap: a packet's length has 32 bits.
+                let len = packet_len.wrapping_add(self.guest_header);
+                match self.take_buffers(len, &mut segments)? {
+                    Buffers::Enough(chains) => {
+                        self.receive(len, chains, segments.as_slice())?;
+                        if self.used.chains() > BATCH {
+                            self.publish()?;
+                        }
+                    }
+                    Buffers::TooShort => {
+                        let packet = self.backend.socket.take();
+                        self.backend.socket.discard(packet);
+                        self.lost = self.lost.wrapping_add(1);
+                    }
+                    Buffers::Missing => {
+                        // Published first: the guest may be waiting for these to post more.
+                        self.publish()?;
+                        if self.ring.enable_kick(&OwnerMemory)? {
+                            self.ring.disable_kick(&OwnerMemory)?;
+                            continue;
+                        }
+                        // More packets change nothing.
+                        self.backend.disarm();
+                        return Ok(Next::Wait);
+                    }
+                }
+                self.packets = self.packets.wrapping_add(1);
+                self.bytes = self.bytes.wrapping_add(len);
             }
-            self.packets = self.packets.wrapping_add(1);
-            self.bytes = self.bytes.wrapping_add(len);
+            if self.packets >= MAX_ROUND_PACKETS || self.bytes >= MAX_ROUND_BYTES {
+                return Ok(Next::Again);
+            }
+            // A queue that has not been busy is still in the backend's wait queue: if it has not been
+            // woken again, there is nothing more. If it has, what came is part of the batch.
+            if !pending.take() {
+                let _ = self.backend.arm();
+                return Ok(Next::Wait);
+            }
         }
-        if self.packets < MAX_ROUND_PACKETS && self.packets == most {
-            let _ = self.backend.arm();
-            return Ok(Next::Wait);
-        }
-        Ok(Next::Again)
     }
 
     /// Takes chains for `len` bytes, header included; as many as it needs, or one without

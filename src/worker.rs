@@ -58,7 +58,7 @@ impl Work for Device {
             }
             let mut vq = queue.vq.lock();
             let round = match direction {
-                Direction::Rx => rx::run(&mut vq, &queue.stats),
+                Direction::Rx => rx::run(&mut vq, &queue.stats, &queue.pending),
                 Direction::Tx => tx::run(&mut vq, &queue.stats),
             };
             match round {
