@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Layout of ring entries (virtio 1.3, sections 2.7.5 and 2.7.8; `include/uapi/linux/virtio_ring.h`).
+//! Layout of split rings and their entries (virtio 1.3, sections 2.7.5 and 2.7.8; `include/uapi/linux/virtio_ring.h`).
 
 /// The buffer continues with the descriptor in `next`.
 pub const DESC_F_NEXT: u16 = 1;
@@ -11,6 +11,18 @@ pub const DESC_F_INDIRECT: u16 = 4;
 
 /// Size of a descriptor in memory, in bytes.
 pub const DESC_SIZE: u64 = 16;
+
+/// `VRING_USED_F_NO_NOTIFY`: the device asks for no kicks.
+pub(crate) const USED_F_NO_NOTIFY: u16 = 1;
+/// `VRING_AVAIL_F_NO_INTERRUPT`: the driver asks for no calls.
+pub(crate) const AVAIL_F_NO_INTERRUPT: u16 = 1;
+
+// Offsets in the available and the used ring, in bytes; both start with flags, index, entries.
+pub(crate) const OFFSET_FLAGS: u64 = 0;
+pub(crate) const OFFSET_INDEX: u64 = 2;
+pub(crate) const OFFSET_ENTRIES: u64 = 4;
+pub(crate) const AVAIL_ENTRY_SIZE: u64 = 2;
+pub(crate) const USED_ENTRY_SIZE: u64 = 8;
 
 /// A split ring descriptor as it lies in memory, two little-endian words.
 ///
@@ -62,6 +74,16 @@ impl Desc {
     pub(crate) const fn has(&self, flag: u16) -> bool {
         self.flags & flag != 0
     }
+}
+
+/// Offset of an entry in the available or the used ring; of the event field behind the last one,
+/// for `position` equal to the ring's size.
+#[inline(always)]
+pub(crate) fn offset_of_entry(position: u16, entry_size: u64) -> u64 {
+    // No wrap: 2^16 entries of at most 8 bytes.
+    u64::from(position)
+        .wrapping_mul(entry_size)
+        .wrapping_add(OFFSET_ENTRIES)
 }
 
 #[cfg(test)]

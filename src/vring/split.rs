@@ -9,7 +9,11 @@
 
 use crate::addr::UserAddr;
 use crate::chain::{Chain, Walk, Window};
-use crate::desc::{Desc, RawDesc, RawUsed, DESC_F_INDIRECT, DESC_F_NEXT, DESC_SIZE};
+use crate::desc::{
+    offset_of_entry, Desc, RawDesc, RawUsed, AVAIL_ENTRY_SIZE, AVAIL_F_NO_INTERRUPT,
+    DESC_F_INDIRECT, DESC_F_NEXT, DESC_SIZE, OFFSET_ENTRIES, OFFSET_FLAGS, OFFSET_INDEX,
+    USED_ENTRY_SIZE, USED_F_NO_NOTIFY,
+};
 use crate::fault::Fault;
 use crate::memory::Memory;
 use crate::region::Hint;
@@ -20,18 +24,6 @@ pub const MAX_RING_SIZE: u16 = 32768;
 
 /// How many chains the ring reads ahead, at most.
 pub const PREFETCH: usize = 64;
-
-/// `VRING_USED_F_NO_NOTIFY`: the device asks for no kicks.
-const USED_F_NO_NOTIFY: u16 = 1;
-/// `VRING_AVAIL_F_NO_INTERRUPT`: the driver asks for no calls.
-const AVAIL_F_NO_INTERRUPT: u16 = 1;
-
-// Offsets in the available and the used ring, in bytes; both start with flags, index, entries.
-const OFFSET_FLAGS: u64 = 0;
-const OFFSET_INDEX: u64 = 2;
-const OFFSET_ENTRIES: u64 = 4;
-const AVAIL_ENTRY_SIZE: u64 = 2;
-const USED_ENTRY_SIZE: u64 = 8;
 
 /// Where the three parts of a ring lie in the owner's memory.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -588,16 +580,6 @@ impl SplitRing {
         self.prefetch.next = 0;
         self.prefetch.len = 0;
     }
-}
-
-/// Offset of an entry in the available or the used ring; of the event field behind the last one,
-/// for `position` equal to the ring's size.
-#[inline(always)]
-fn offset_of_entry(position: u16, entry_size: u64) -> u64 {
-    // No wrap: 2^16 entries of at most 8 bytes.
-    u64::from(position)
-        .wrapping_mul(entry_size)
-        .wrapping_add(OFFSET_ENTRIES)
 }
 
 /// Whether moving an index from `old` to `new` passed `event` (virtio 1.3, section 2.7.10).

@@ -9,7 +9,7 @@ use vring::{
     MAX_CHAIN_SEGMENTS,
 };
 
-use crate::mock::table;
+use crate::mock::{good_indexes, table};
 
 /// A chain as guest address, length and direction of its pieces.
 pub type Found = Vec<(u64, u64, bool)>;
@@ -206,10 +206,7 @@ impl Memory for Guest {
         descs: &mut [RawDesc],
     ) -> Result<usize, Unmapped> {
         self.load_slice(ring, indexes)?;
-        for index in indexes.iter_mut() {
-            *index = u16::from_le(*index);
-        }
-        let good = indexes.iter().take_while(|index| **index < size).count();
+        let good = good_indexes(indexes, size);
         if good > 0 {
             self.gather_descs(table, &indexes[..good], &mut descs[..good])?;
         }

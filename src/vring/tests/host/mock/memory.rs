@@ -8,6 +8,8 @@ use std::ops::Range;
 
 use vring::{Memory, RawDesc, RawUsed, Unmapped, UserAddr, DESC_SIZE};
 
+use super::good_indexes;
+
 /// One access as the ring made it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Op {
@@ -272,10 +274,7 @@ impl Memory for MockMemory {
         descs: &mut [RawDesc],
     ) -> Result<usize, Unmapped> {
         self.load_slice(ring, indexes)?;
-        for index in indexes.iter_mut() {
-            *index = u16::from_le(*index);
-        }
-        let good = indexes.iter().take_while(|index| **index < size).count();
+        let good = good_indexes(indexes, size);
         if good > 0 {
             self.gather_descs(table, &indexes[..good], &mut descs[..good])?;
         }

@@ -142,3 +142,12 @@ pub fn segment(addr: u64, len: u64) -> Segment {
         len,
     }
 }
+
+/// Turns entries of an available ring into host byte order; how many lie before the first that is
+/// not below `size`.
+pub fn good_indexes(indexes: &mut [u16], size: u16) -> usize {
+    for index in indexes.iter_mut() {
+        *index = u16::from_le(*index);
+    }
+    indexes.iter().take_while(|index| **index < size).count()
+}
