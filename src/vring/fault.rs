@@ -39,12 +39,17 @@ pub enum Fault {
     NestedIndirect,
     /// A descriptor that the device reads follows one that it writes.
     ReadableAfterWritable,
-    /// A range of guest addresses is not (wholly) covered by the memory table, or wraps.
+    /// A range of guest addresses is not (wholly) covered by the memory table or the IOTLB, or wraps.
     OutsideMemory {
-        /// First guest-physical address that no region covers.
+        /// First address that no region or mapping covers.
         addr: u64,
         /// Bytes wanted from there.
         len: u64,
+    },
+    /// The owner's IOTLB does not allow the access.
+    Denied {
+        /// First IO virtual address that may not be read, or not be written.
+        addr: u64,
     },
     /// User memory of the owner could not be accessed.
     Unmapped(Unmapped),
@@ -70,6 +75,7 @@ impl Fault {
             Self::NestedIndirect => "nested_indirect",
             Self::ReadableAfterWritable => "readable_after_writable",
             Self::OutsideMemory { .. } => "outside_memory",
+            Self::Denied { .. } => "denied",
             Self::Unmapped(_) => "unmapped",
             Self::Direction => "direction",
             Self::ShortHeader { .. } => "short_header",
@@ -94,6 +100,7 @@ impl fmt::Display for Fault {
             Self::OutsideMemory { addr, len } => {
                 write!(f, "{len} bytes at guest address {addr:#x} outside memory")
             }
+            Self::Denied { addr } => write!(f, "no permission for IO address {addr:#x}"),
             Self::Unmapped(_) => f.write_str("memory of the owner cannot be accessed"),
             Self::Direction => f.write_str("descriptor chain of the wrong direction"),
             Self::ShortHeader { len } => write!(f, "packet of {len} bytes, header included"),

@@ -23,11 +23,11 @@ pub struct Region {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct InvalidRegion;
 
-/// Position of the region that a queue used last.
+/// Position of the region, or of the mapping in an IOTLB, that a queue used last.
 ///
 /// A hint is never trusted: a wrong one costs a search.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Hint(usize);
+pub struct Hint(pub(crate) usize);
 
 /// Regions, sorted and free of overlap, in storage of the caller's choice.
 ///

@@ -93,7 +93,8 @@ impl<'a> Segments<'a> {
 
 /// A translation of guest addresses to the owner's.
 ///
-/// Implemented by [`MemTable`](crate::MemTable); an IOTLB is another.
+/// Implemented by [`MemTable`](crate::MemTable) for guest-physical addresses and by
+/// [`Iotlb`](crate::Iotlb) for IO virtual ones.
 pub trait Translate {
     /// Appends the segments that make up `len` bytes from `addr` to `out`.
     ///
@@ -102,8 +103,8 @@ pub trait Translate {
     ///
     /// # Errors
     ///
-    /// [`Fault::OutsideMemory`] when not every byte translates, [`Fault::TooManySegments`] when
-    /// `out` is full. `out` may then have gained segments.
+    /// [`Fault::OutsideMemory`] when not every byte translates, [`Fault::Denied`] when the access is
+    /// not allowed, [`Fault::TooManySegments`] when `out` is full. `out` may then have gained segments.
     fn translate(
         &self,
         hint: &mut Hint,

@@ -12,7 +12,7 @@
 //! - [`Memory`] is the owner's memory as the host sees it, with the few access operations a ring
 //!   needs, memory ordering included. The kernel module and the host tests each bring their own.
 //! - [`Translate`] turns a guest address range into [`Segment`]s of user addresses. [`MemTable`] is
-//!   the translation by memory regions.
+//!   the translation by memory regions, [`Iotlb`] that of a guest behind a virtual IOMMU.
 //! - [`SplitRing`] has a *get work* half ([`SplitRing::next_chain`], [`SplitRing::rewind`]), a
 //!   *complete work* half ([`SplitRing::complete`], [`SplitRing::needs_call`]), and the two calls
 //!   that turn the driver's kicks on and off.
@@ -39,6 +39,7 @@ mod addr;
 mod chain;
 mod desc;
 mod fault;
+mod iotlb;
 mod memory;
 mod region;
 mod segment;
@@ -48,6 +49,7 @@ pub use addr::{GuestAddr, UserAddr};
 pub use chain::{Chain, MAX_CHAIN_SEGMENTS};
 pub use desc::{Desc, RawDesc, RawUsed, DESC_F_INDIRECT, DESC_F_NEXT, DESC_F_WRITE, DESC_SIZE};
 pub use fault::Fault;
+pub use iotlb::{InvalidMapping, Iotlb, IotlbEntry, Mapping, Miss, Permission, Untranslated};
 pub use memory::{Memory, Unmapped};
 pub use region::{Hint, InvalidRegion, MemTable, Region};
 pub use segment::{Access, Segment, Segments, Translate};
