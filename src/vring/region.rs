@@ -155,6 +155,49 @@ impl<S: AsRef<[Region]>, I: AsRef<[u16]>> MemTable<S, I> {
         self.regions.as_ref().get(..self.len).unwrap_or_default()
     }
 
+    /// Calls `visit` with each run of guest addresses, and its length, that shows one of `len` bytes
+    /// of user memory from `user` on; whether every byte shows somewhere.
+    ///
+    /// The reverse of translation, for the dirty log of what is known by user address: the same byte
+    /// may show at several guest addresses, and all of them are reported. Nothing shows nowhere, and
+    /// every byte of it does; of a range that wraps, nothing is reported and not every byte shows.
+    ///
+    /// # Errors
+    ///
+    /// What `visit` answers.
+    pub fn guest_ranges<E>(
+        &self,
+        user: UserAddr,
+        len: u64,
+        mut visit: impl FnMut(GuestAddr, u64) -> Result<(), E>,
+    ) -> Result<bool, E> {
+        if len == 0 {
+            return Ok(true);
+        }
+        // No wrap: not zero.
+        if user.0.checked_add(len.wrapping_sub(1)).is_none() {
+            return Ok(false);
+        }
+        for region in self.regions() {
+            for (guest, here) in region.parts_in(user, len) {
+                visit(guest, here)?;
+            }
+        }
+        let (mut next, mut left) = (user, len);
+        // Through the region that shows most from here on; each time at least a byte further.
+        loop {
+            let runs = self.regions().iter().filter_map(|r| r.run_from(next));
+            match runs.max() {
+                Some(run) if run >= left => return Ok(true),
+                Some(run) => {
+                    next = next.wrapping_add(run);
+                    left = left.wrapping_sub(run);
+                }
+                None => return Ok(false),
+            }
+        }
+    }
+
     /// The region that has `addr`, and its position.
     #[inline]
     fn find(&self, addr: GuestAddr) -> Option<(usize, &Region)> {
@@ -249,6 +292,27 @@ impl Region {
         // An address before the region gives an offset beyond any size.
         let end = offset.checked_add(len)?;
         (len > 0 && end <= self.size).then_some(self.user.wrapping_add(offset))
+    }
+
+    /// How many bytes of the region follow user address `user`, which is in it.
+    fn run_from(&self, user: UserAddr) -> Option<u64> {
+        let offset = user.0.wrapping_sub(self.user.0);
+        self.size.checked_sub(offset).filter(|run| *run > 0)
+    }
+
+    /// The parts of the region in which `len` bytes of user memory from `user` on show, as guest
+    /// address and length. They are two if the region wraps in user space.
+    fn parts_in(&self, user: UserAddr, len: u64) -> impl Iterator<Item = (GuestAddr, u64)> {
+        let first = self.run_from(user).map(|run| {
+            // No wrap: within the region.
+            let offset = self.size.wrapping_sub(run);
+            (GuestAddr(self.guest.0.wrapping_add(offset)), run.min(len))
+        });
+        // From the region's start, if that lies behind the range's.
+        let gap = self.user.0.wrapping_sub(user.0);
+        let rest = len.checked_sub(gap).filter(|rest| gap > 0 && *rest > 0);
+        let second = rest.map(|rest| (self.guest, rest.min(self.size)));
+        first.into_iter().chain(second)
     }
 
     /// How far into the region `addr` lies, in bytes.

@@ -13,6 +13,8 @@
 //!   needs, memory ordering included. The kernel module and the host tests each bring their own.
 //! - [`Translate`] turns a guest address range into [`Segment`]s of user addresses. [`MemTable`] is
 //!   the translation by memory regions, [`Iotlb`] that of a guest behind a virtual IOMMU.
+//! - [`for_each_log_word`] says where the dirty log has the bits of what was written;
+//!   [`MemTable::guest_ranges`] leads there from a user address.
 //! - [`SplitRing`] has a *get work* half ([`SplitRing::next_chain`], [`SplitRing::rewind`]), a
 //!   *complete work* half ([`SplitRing::complete`], [`SplitRing::needs_call`]), and the two calls
 //!   that turn the driver's kicks on and off.
@@ -40,6 +42,7 @@ mod chain;
 mod desc;
 mod fault;
 mod iotlb;
+mod log;
 mod memory;
 mod region;
 mod segment;
@@ -50,6 +53,7 @@ pub use chain::{Chain, MAX_CHAIN_SEGMENTS};
 pub use desc::{Desc, RawDesc, RawUsed, DESC_F_INDIRECT, DESC_F_NEXT, DESC_F_WRITE, DESC_SIZE};
 pub use fault::Fault;
 pub use iotlb::{InvalidMapping, Iotlb, IotlbEntry, Mapping, Miss, Permission, Untranslated};
+pub use log::{for_each_log_word, log_extent};
 pub use memory::{Memory, Unmapped};
 pub use region::{Hint, InvalidRegion, MemTable, Region};
 pub use segment::{Access, Segment, Segments, Translate};

@@ -1,16 +1,17 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Host tests of the ring and of address translation.
+//! Host tests of the ring, of address translation and of the dirty log.
 //!
-//! Rules one by one ([`ring`], [`notify`], [`in_order`], [`chain`], [`order`], [`table`], [`iotlb`]),
-//! properties of random runs ([`model`], [`hostile`]), and agreement with another implementation
-//! ([`differential`]).
+//! Rules one by one ([`ring`], [`notify`], [`in_order`], [`chain`], [`order`], [`table`], [`iotlb`],
+//! [`log`]), properties of random runs ([`model`], [`hostile`]), and agreement with another
+//! implementation ([`differential`]).
 
 mod chain;
 mod differential;
 mod hostile;
 mod in_order;
 mod iotlb;
+mod log;
 mod mock;
 mod model;
 mod notify;
