@@ -2,14 +2,19 @@
 
 //! The character device `/dev/vhost-rnet`: each open file is a [`Device`].
 
-use kernel::fs::File;
+use kernel::fs::{File, Kiocb};
+use kernel::iov::{IovIterDest, IovIterSource};
 use kernel::miscdevice::{MiscDevice, MiscDeviceRegistration};
 use kernel::prelude::*;
 use kernel::seq_file::SeqFile;
+use kernel::sync::poll::PollTable;
 use kernel::sync::{Arc, ArcBorrow};
 
 use crate::device::Device;
 use crate::ioctl;
+use crate::kapi::{self, PollDevice};
+use crate::messages;
+use crate::uapi::RawMessage;
 use crate::virtqueue::Direction;
 
 #[vtable]
@@ -25,6 +30,19 @@ impl MiscDevice for Device {
         device.stop();
     }
 
+    fn read_iter(kiocb: Kiocb<'_, Arc<Device>>, to: &mut IovIterDest<'_>) -> Result<usize> {
+        let nonblock = kapi::is_nonblocking(&kiocb);
+        kiocb.file().messages.read(nonblock, to)
+    }
+
+    /// Whoever has the file may write, and a message counts as written as a whole, even without
+    /// its padding: both as vhost.
+    fn write_iter(kiocb: Kiocb<'_, Arc<Device>>, from: &mut IovIterSource<'_>) -> Result<usize> {
+        let message = messages::parse(from)?;
+        kiocb.file().iotlb_message(message).map_err(|_| EFAULT)?;
+        Ok(size_of::<RawMessage>())
+    }
+
     fn ioctl(device: ArcBorrow<'_, Device>, _file: &File, cmd: u32, arg: usize) -> Result<isize> {
         ioctl::dispatch(&device.into(), cmd, arg).map(|()| 0)
     }
@@ -33,5 +51,11 @@ impl MiscDevice for Device {
         for direction in [Direction::Rx, Direction::Tx] {
             device.queue(direction).stats.show(direction.name(), to);
         }
+    }
+}
+
+impl PollDevice for Device {
+    fn poll(device: ArcBorrow<'_, Device>, file: &File, table: PollTable<'_>) -> u32 {
+        device.messages.poll(file, table)
     }
 }

@@ -27,6 +27,7 @@ use crate::backend::Backend;
 use crate::features::Features;
 use crate::kapi::{self, EventFd, Flag, OwnerMemory, Poller, POLLIN};
 use crate::memory::Table;
+use crate::messages::{Message, Messages};
 use crate::stats::Stats;
 use crate::uapi::{VringAddr, FILE_UNBIND};
 use crate::virtqueue::{Direction, Virtqueue};
@@ -42,6 +43,9 @@ pub(crate) struct Device {
     rx: Queue,
     #[pin]
     tx: Queue,
+    /// Misses on their way to the owner.
+    #[pin]
+    pub(crate) messages: Messages,
 }
 
 /// A virtqueue and what may be touched without its mutex.
@@ -84,6 +88,7 @@ impl Device {
                 owner <- new_mutex!(None, "vhost_rnet_owner"),
                 rx <- Queue::new(),
                 tx <- Queue::new(),
+                messages <- Messages::new(),
             }),
             GFP_KERNEL,
         )
@@ -175,6 +180,18 @@ impl Device {
         for direction in [Direction::Rx, Direction::Tx] {
             self.queue(direction).vq.lock().set_features(features);
         }
+    }
+}
+
+/// Translations of IO addresses.
+impl Device {
+    /// Does what the owner, or whoever it gave the file to, says about IO addresses.
+    ///
+    /// # Errors
+    ///
+    /// `EFAULT` without an IOTLB.
+    pub(crate) fn iotlb_message(&self, _message: Message) -> Result {
+        Err(EFAULT)
     }
 }
 

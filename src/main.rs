@@ -34,6 +34,7 @@ mod backend;
 mod uapi;
 mod features;
 mod memory;
+mod messages;
 mod stats;
 
 #[allow(unsafe_code)]
@@ -59,7 +60,7 @@ impl kernel::InPlaceModule for VhostRnet {
             name: c"vhost-rnet",
         };
         try_pin_init!(Self {
-            _device <- MiscDeviceRegistration::register(options),
+            _device <- kapi::register_pollable(options),
         })
     }
 }

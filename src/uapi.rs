@@ -18,6 +18,11 @@ pub(crate) type RawAddr = [u64; 5];
 pub(crate) type RawMemory = [u32; 2];
 /// `struct vhost_memory_region` on the wire.
 pub(crate) type RawRegion = [u64; 4];
+/// `struct vhost_iotlb_msg` on the wire.
+pub(crate) type RawIotlb = [u64; 4];
+/// `struct vhost_msg` and `struct vhost_msg_v2` on the wire: a type, four bytes that are a hole or
+/// an address space id, then a [`RawIotlb`] and padding.
+pub(crate) type RawMessage = [u64; 9];
 
 pub(crate) const GET_FEATURES: u32 = _IOR::<u64>(VHOST_VIRTIO, 0x00);
 pub(crate) const SET_FEATURES: u32 = _IOW::<u64>(VHOST_VIRTIO, 0x00);
@@ -39,6 +44,17 @@ pub(crate) const SET_FEATURES_ARRAY: u32 = _IOW::<u64>(VHOST_VIRTIO, 0x83);
 
 /// File descriptor that unbinds (`VHOST_FILE_UNBIND`).
 pub(crate) const FILE_UNBIND: i32 = -1;
+
+/// Message formats (`VHOST_IOTLB_MSG`, `VHOST_IOTLB_MSG_V2`).
+pub(crate) const IOTLB_MSG: u32 = 1;
+pub(crate) const IOTLB_MSG_V2: u32 = 2;
+/// Meanings of a message (`VHOST_IOTLB_*`).
+pub(crate) const IOTLB_MISS: u8 = 1;
+pub(crate) const IOTLB_UPDATE: u8 = 2;
+pub(crate) const IOTLB_INVALIDATE: u8 = 3;
+/// Accesses of the device (`VHOST_ACCESS_*`).
+pub(crate) const ACCESS_RO: u8 = 1;
+pub(crate) const ACCESS_WO: u8 = 2;
 
 /// The used ring must lie at a multiple of this many bytes (`VRING_USED_ALIGN_SIZE`).
 const USED_ALIGN: u64 = 4;
@@ -86,6 +102,40 @@ pub(crate) fn region_from_raw(raw: RawRegion) -> Region {
         guest: GuestAddr(guest),
         size,
         user: UserAddr(user),
+    }
+}
+
+/// `struct vhost_iotlb_msg`.
+pub(crate) struct IotlbMessage {
+    pub(crate) iova: u64,
+    pub(crate) size: u64,
+    pub(crate) user: UserAddr,
+    /// `VHOST_ACCESS_*`.
+    pub(crate) perm: u8,
+    /// `VHOST_IOTLB_*`.
+    pub(crate) kind: u8,
+}
+
+impl IotlbMessage {
+    pub(crate) fn from_raw(raw: RawIotlb) -> Self {
+        let [iova, size, user, rest] = raw;
+        let [perm, kind, ..] = rest.to_ne_bytes();
+        Self {
+            iova,
+            size,
+            user: UserAddr(user),
+            perm,
+            kind,
+        }
+    }
+
+    /// As a message of `format` (`VHOST_IOTLB_MSG*`). All of it is written.
+    pub(crate) fn to_raw(&self, format: u32) -> RawMessage {
+        let [a, b, c, d] = format.to_ne_bytes();
+        let format = u64::from_ne_bytes([a, b, c, d, 0, 0, 0, 0]);
+        let rest = u64::from_ne_bytes([self.perm, self.kind, 0, 0, 0, 0, 0, 0]);
+        let [iova, size, user] = [self.iova, self.size, self.user.0];
+        [format, iova, size, user, rest, 0, 0, 0, 0]
     }
 }
 

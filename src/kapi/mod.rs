@@ -7,6 +7,7 @@
 
 #![deny(unsafe_op_in_unsafe_fn, clippy::undocumented_unsafe_blocks)]
 
+mod chardev;
 mod counter;
 mod eventfd;
 mod flag;
@@ -19,11 +20,12 @@ mod socket;
 mod user;
 mod vhost_task;
 
+pub(crate) use chardev::{is_nonblocking, register_pollable, PollDevice};
 pub(crate) use counter::Counter;
 pub(crate) use eventfd::{kick_file, EventFd};
 pub(crate) use flag::Flag;
 pub(crate) use frames::{Frames, FRAMES};
-pub(crate) use poller::{Poller, Wake, POLLIN, POLLOUT};
+pub(crate) use poller::{Poller, Wake, POLLIN, POLLOUT, POLLRDNORM};
 pub(crate) use socket::Socket;
 pub(crate) use user::{access_ok, clear_user, OwnerMemory};
 pub(crate) use vhost_task::{VhostTask, Work};

@@ -19,6 +19,8 @@ use super::shim;
 pub(crate) const POLLIN: u32 = 0x1;
 /// There is room to write (`EPOLLOUT`).
 pub(crate) const POLLOUT: u32 = 0x4;
+/// As [`POLLIN`], of ordinary priority (`EPOLLRDNORM`).
+pub(crate) const POLLRDNORM: u32 = 0x40;
 /// The file is broken (`EPOLLERR`).
 const POLLERR: u32 = 0x8;
 

@@ -21,11 +21,20 @@
 #include <linux/slab.h>
 #include <linux/uaccess.h>
 #include <linux/uio.h>
+#include <linux/vhost_types.h>
 #include <linux/virtio_net.h>
 #include <net/sock.h>
 #include <net/xdp.h>
 
 #include "helpers.h"
+
+/* src/uapi.rs reads and writes these as words. */
+static_assert(sizeof(struct vhost_msg) == 9 * sizeof(u64));
+static_assert(sizeof(struct vhost_msg_v2) == 9 * sizeof(u64));
+static_assert(offsetof(struct vhost_msg, iotlb) == sizeof(u64));
+static_assert(offsetof(struct vhost_msg_v2, iotlb) == sizeof(u64));
+static_assert(sizeof(struct vhost_iotlb_msg) == 4 * sizeof(u64));
+static_assert(offsetof(struct vhost_iotlb_msg, perm) == 3 * sizeof(u64));
 
 /* User memory */
 

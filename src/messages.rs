@@ -1,0 +1,285 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What a device and its owner tell each other about IO addresses, by reads and writes of the
+//! device's file.
+//!
+//! A queue that meets an address without a translation reports a miss and stops. The owner reads
+//! the miss and writes an update, which lets the queue go on. It also writes updates and
+//! invalidations unasked.
+
+use kernel::fs::File;
+use kernel::iov::{IovIterDest, IovIterSource};
+use kernel::prelude::*;
+use kernel::sync::poll::{PollCondVar, PollTable};
+use kernel::sync::{new_spinlock, SpinLock};
+use kernel::transmute::{AsBytes, FromBytes};
+use kernel::{current, new_poll_condvar};
+use vring::{Access, UserAddr};
+
+use crate::kapi::{POLLIN, POLLRDNORM};
+use crate::uapi::{self, IotlbMessage, RawIotlb, RawMessage};
+use crate::virtqueue::Direction;
+
+/// An access for which there is no translation (`VHOST_IOTLB_MISS`).
+#[derive(Clone, Copy)]
+pub(crate) struct Miss {
+    /// The IO address.
+    pub(crate) addr: u64,
+    pub(crate) access: Access,
+}
+
+/// What the owner says about IO addresses.
+pub(crate) enum Message {
+    /// `size` bytes from `iova` are found at `user` (`VHOST_IOTLB_UPDATE`). `size` is not 0; both
+    /// ranges may leave the address space.
+    Update {
+        iova: u64,
+        size: u64,
+        user: UserAddr,
+        /// `VHOST_ACCESS_*`, which allow the device to read, write or both.
+        perm: u8,
+    },
+    /// `size` bytes from `iova` are found nowhere any more (`VHOST_IOTLB_INVALIDATE`). `size` is
+    /// not 0; the range may leave the address space.
+    Invalidate { iova: u64, size: u64 },
+}
+
+/// Misses on their way to the owner: at most one of each queue, which stops at its first.
+#[pin_data]
+pub(crate) struct Messages {
+    /// Whether reads have something to wait for, and what they have. Taken last of all locks.
+    #[pin]
+    state: SpinLock<State>,
+    /// Who waits for something to read.
+    #[pin]
+    readers: PollCondVar,
+}
+
+struct State {
+    enabled: bool,
+    rx: Option<Outstanding>,
+    tx: Option<Outstanding>,
+    /// The queue that reported a miss last; the other one's is read first.
+    last: Direction,
+}
+
+/// A miss that has not been answered.
+#[derive(Clone, Copy)]
+struct Outstanding {
+    miss: Miss,
+    /// In which format it is read (`VHOST_IOTLB_MSG_V2`).
+    v2: bool,
+    /// Whether it has been.
+    read: bool,
+}
+
+impl State {
+    fn slot(&mut self, queue: Direction) -> &mut Option<Outstanding> {
+        match queue {
+            Direction::Rx => &mut self.rx,
+            Direction::Tx => &mut self.tx,
+        }
+    }
+
+    /// Takes the oldest unread miss as read.
+    fn take_unread(&mut self) -> Option<(Direction, Outstanding)> {
+        let order = match self.last {
+            Direction::Rx => [Direction::Tx, Direction::Rx],
+            Direction::Tx => [Direction::Rx, Direction::Tx],
+        };
+        order.into_iter().find_map(|queue| {
+            let unread = self.slot(queue).as_mut().filter(|miss| !miss.read)?;
+            unread.read = true;
+            Some((queue, *unread))
+        })
+    }
+
+    fn has_unread(&self) -> bool {
+        let unread = |slot: &Option<Outstanding>| slot.is_some_and(|miss| !miss.read);
+        unread(&self.rx) || unread(&self.tx)
+    }
+
+    fn forget(&mut self) {
+        self.rx = None;
+        self.tx = None;
+    }
+}
+
+impl Messages {
+    /// Without IOTLB, and nothing to read.
+    pub(crate) fn new() -> impl PinInit<Self> {
+        pin_init!(Self {
+            state <- new_spinlock!(
+                State { enabled: false, rx: None, tx: None, last: Direction::Rx },
+                "vhost_rnet_messages"
+            ),
+            readers <- new_poll_condvar!("vhost_rnet_readers"),
+        })
+    }
+
+    /// Says whether the device has an IOTLB. When it loses it, misses are forgotten and readers
+    /// sent away (`vhost_clear_device_iotlb()`).
+    pub(crate) fn enable(&self, enabled: bool) {
+        let mut state = self.state.lock();
+        state.enabled = enabled;
+        if !enabled {
+            state.forget();
+        }
+        drop(state);
+        self.readers.notify_all();
+    }
+
+    /// Reports a miss of `queue`, to be read in the format `v2` or the older one; nothing, while a
+    /// miss of that queue has not been answered (`vhost_iotlb_miss()`).
+    pub(crate) fn miss(&self, queue: Direction, miss: Miss, v2: bool) {
+        let mut state = self.state.lock();
+        let slot = state.slot(queue);
+        if slot.is_some() {
+            return;
+        }
+        *slot = Some(Outstanding {
+            miss,
+            v2,
+            read: false,
+        });
+        state.last = queue;
+        drop(state);
+        self.readers.notify_all();
+    }
+
+    /// Forgets the misses that a translation of `size` bytes from `iova` answers, and tells which of
+    /// the queues, receive first, can go on.
+    ///
+    /// A miss that the owner has not read yet cannot be meant: it stays, and is answered again
+    /// when it has been read (`vhost_iotlb_notify_vq()`).
+    pub(crate) fn answered(&self, iova: u64, size: u64) -> [bool; 2] {
+        let last = iova.wrapping_add(size).wrapping_sub(1);
+        let mut state = self.state.lock();
+        [Direction::Rx, Direction::Tx].map(|queue| {
+            let answers =
+                |it: &mut Outstanding| it.read && iova <= it.miss.addr && it.miss.addr <= last;
+            state.slot(queue).take_if(answers).is_some()
+        })
+    }
+
+    /// Forgets all misses, and lets readers look again (`vhost_clear_msg()`).
+    pub(crate) fn clear(&self) {
+        self.state.lock().forget();
+        self.readers.notify_all();
+    }
+
+    /// Writes the oldest miss that has not been read to `to`, after waiting for one unless
+    /// `nonblock`; its length in bytes, or 0 when `to` has no room for it (`vhost_chr_read_iter()`).
+    ///
+    /// When `to` cannot be written, fewer bytes than a message have been, and the miss can be read
+    /// again.
+    ///
+    /// # Errors
+    ///
+    /// `EAGAIN` when there is nothing to read, and, for those who would wait, `ERESTARTSYS` on a
+    /// signal and `EBADFD` when nothing will come since there is no IOTLB.
+    pub(crate) fn read(&self, nonblock: bool, to: &mut IovIterDest<'_>) -> Result<usize> {
+        if to.len() < size_of::<RawMessage>() {
+            return Ok(0);
+        }
+        let mut state = self.state.lock();
+        let (queue, next) = loop {
+            if let Some(next) = state.take_unread() {
+                break next;
+            }
+            if nonblock {
+                return Err(EAGAIN);
+            }
+            if current!().signal_pending() {
+                return Err(ERESTARTSYS);
+            }
+            if !state.enabled {
+                return Err(EBADFD);
+            }
+            // A message that came with a signal is still read.
+            let _signal = self.readers.wait_interruptible(&mut state);
+        };
+        drop(state);
+        let raw = next.to_raw();
+        let copied = to.copy_to_iter(AsBytes::as_bytes(&raw));
+        if copied < size_of_val(&raw) {
+            // If it has been answered in between, there may be another one, or none.
+            if let Some(miss) = self.state.lock().slot(queue) {
+                miss.read = false;
+            }
+            self.readers.notify_all();
+        }
+        Ok(copied)
+    }
+
+    /// `EPOLLIN | EPOLLRDNORM` if there is something to read, otherwise nothing, and `table` is
+    /// told when that changes (`vhost_chr_poll()`).
+    pub(crate) fn poll(&self, file: &File, table: PollTable<'_>) -> u32 {
+        table.register_wait(file, &self.readers);
+        if self.state.lock().has_unread() {
+            POLLIN | POLLRDNORM
+        } else {
+            0
+        }
+    }
+}
+
+impl Outstanding {
+    fn to_raw(self) -> RawMessage {
+        let format = if self.v2 {
+            uapi::IOTLB_MSG_V2
+        } else {
+            uapi::IOTLB_MSG
+        };
+        let perm = match self.miss.access {
+            Access::Read => uapi::ACCESS_RO,
+            Access::Write => uapi::ACCESS_WO,
+        };
+        let message = IotlbMessage {
+            iova: self.miss.addr,
+            size: 0,
+            user: UserAddr(0),
+            perm,
+            kind: uapi::IOTLB_MISS,
+        };
+        message.to_raw(format)
+    }
+}
+
+/// Reads a message of the owner, in either format (`vhost_chr_write_iter()`).
+///
+/// # Errors
+///
+/// `EINVAL` for a message that is cut off or cannot be read, one of an unknown format, or an
+/// update of nothing; `EFAULT` for one that has an unknown meaning, or an invalidation of nothing.
+pub(crate) fn parse(from: &mut IovIterSource<'_>) -> Result<Message> {
+    match read::<u32>(from)? {
+        uapi::IOTLB_MSG | uapi::IOTLB_MSG_V2 => {}
+        _ => return Err(EINVAL),
+    }
+    // A hole in the older format. In the newer one, an address space: there is only one.
+    from.advance(size_of::<u32>());
+    let message = IotlbMessage::from_raw(read::<RawIotlb>(from)?);
+    let (iova, size) = (message.iova, message.size);
+    match message.kind {
+        uapi::IOTLB_UPDATE if size == 0 => Err(EINVAL),
+        uapi::IOTLB_UPDATE => Ok(Message::Update {
+            iova,
+            size,
+            user: message.user,
+            perm: message.perm,
+        }),
+        uapi::IOTLB_INVALIDATE if size != 0 => Ok(Message::Invalidate { iova, size }),
+        _ => Err(EFAULT),
+    }
+}
+
+fn read<T: FromBytes + AsBytes + Default>(from: &mut IovIterSource<'_>) -> Result<T> {
+    let mut value = T::default();
+    let bytes = value.as_bytes_mut();
+    if from.copy_from_iter(bytes) == bytes.len() {
+        Ok(value)
+    } else {
+        Err(EINVAL)
+    }
+}
