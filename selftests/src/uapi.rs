@@ -94,6 +94,52 @@ pub struct MemoryHeader {
     pub padding: u32,
 }
 
+/// Messages about IO addresses (`linux/vhost_types.h`).
+pub mod message {
+    /// Format of `struct vhost_msg`.
+    pub const V1: u32 = 1;
+    /// Format of `struct vhost_msg_v2`.
+    pub const V2: u32 = 2;
+    /// The owner maps a range.
+    pub const UPDATE: u8 = 2;
+    /// The device may read and write (`VHOST_ACCESS_RW`).
+    pub const READ_WRITE: u8 = 3;
+    /// Size of either structure.
+    pub const BYTES: usize = 72;
+    /// Up to where it means something.
+    pub const NEEDED: usize = 40;
+
+    /// `struct vhost_iotlb_msg`.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub struct IotlbMessage {
+        /// Start as the guest's device sees it.
+        pub iova: u64,
+        /// Length in bytes.
+        pub size: u64,
+        /// Start in the process.
+        pub user: u64,
+        /// What the device may do, or did.
+        pub perm: u8,
+        /// What is said about the range.
+        pub kind: u8,
+    }
+
+    impl IotlbMessage {
+        /// The message in a format.
+        #[must_use]
+        pub fn bytes(&self, format: u32) -> [u8; BYTES] {
+            let mut out = [0; BYTES];
+            out[..4].copy_from_slice(&format.to_ne_bytes());
+            let words = [self.iova, self.size, self.user];
+            for (to, word) in out[8..].chunks_exact_mut(8).zip(words) {
+                to.copy_from_slice(&word.to_ne_bytes());
+            }
+            [out[32], out[33]] = [self.perm, self.kind];
+            out
+        }
+    }
+}
+
 const KIND: u8 = 0xaf;
 /// `VHOST_GET_FEATURES`.
 pub const GET_FEATURES: Request<u64> = Request::read(KIND, 0x00);

@@ -16,6 +16,7 @@ mod ioctl_vring;
 mod kill;
 mod lifecycle;
 mod live;
+mod messages;
 mod rxbuf;
 mod worker;
 mod wrap;
@@ -122,6 +123,7 @@ pub fn all() -> Vec<Case> {
         ioctl_features::CASES,
         ioctl_memory::CASES,
         ioctl_vring::CASES,
+        messages::CASES,
         integrity::CASES,
         wrap::CASES,
         base::CASES,
