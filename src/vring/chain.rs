@@ -225,10 +225,11 @@ impl<'a, 'b, M: Memory, T: Translate> Walk<'a, 'b, M, T> {
             self.memory.load_bytes(piece.addr, now)?;
             rest = later;
         }
+        let order = self.memory.byte_order();
         for (slot, desc) in window.iter_mut().zip(buffer.chunks_exact(16)) {
             let (addr, rest) = desc.split_first_chunk::<8>().unwrap_or((&[0; 8], &[]));
             let rest = rest.first_chunk::<8>().unwrap_or(&[0; 8]);
-            *slot = [u64::from_ne_bytes(*addr), u64::from_ne_bytes(*rest)];
+            *slot = order.desc([u64::from_ne_bytes(*addr), u64::from_ne_bytes(*rest)]);
         }
         Ok(())
     }

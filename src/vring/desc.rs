@@ -32,6 +32,61 @@ pub type RawDesc = [u64; 2];
 /// A used ring element as it lies in memory, two little-endian words: id, then length in bytes.
 pub type RawUsed = [u32; 2];
 
+/// Byte order of a ring: little-endian, but for legacy devices of big-endian guests (virtio 1.3,
+/// section 2.4.3; `VHOST_SET_VRING_ENDIAN`).
+///
+/// The ring takes values as they lie in little-endian memory. The functions here turn a value found
+/// in a ring of this order into that, and one to be stored there back: both are the same swap.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ByteOrder {
+    /// Least significant byte first.
+    #[default]
+    Little,
+    /// Most significant byte first.
+    Big,
+}
+
+impl ByteOrder {
+    /// A 16-bit value: an index, flags, an event, an entry of the available ring.
+    #[inline(always)]
+    #[must_use]
+    pub const fn half(self, raw: u16) -> u16 {
+        match self {
+            Self::Little => raw,
+            Self::Big => raw.swap_bytes(),
+        }
+    }
+
+    /// A descriptor.
+    #[inline(always)]
+    #[must_use]
+    pub const fn desc(self, raw: RawDesc) -> RawDesc {
+        match self {
+            Self::Little => raw,
+            Self::Big => {
+                let [addr, rest] = raw;
+                // The length, the flags and the index of the next.
+                let [a, b, c, d, e, f, g, h] = rest.to_ne_bytes();
+                let rest = u64::from_ne_bytes([d, c, b, a, f, e, h, g]);
+                [addr.swap_bytes(), rest]
+            }
+        }
+    }
+
+    /// An element of the used ring.
+    #[inline(always)]
+    #[must_use]
+    pub const fn used(self, raw: RawUsed) -> RawUsed {
+        match self {
+            Self::Little => raw,
+            Self::Big => {
+                let [id, len] = raw;
+                [id.swap_bytes(), len.swap_bytes()]
+            }
+        }
+    }
+}
+
 /// A split ring descriptor in host byte order.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Desc {
@@ -110,5 +165,30 @@ mod tests {
             }
         );
         assert_eq!(desc.to_raw(), [word(0), word(8)]);
+        // The same bytes in a big-endian ring.
+        let swapped = ByteOrder::Big.desc([word(0), word(8)]);
+        assert_eq!(
+            Desc::from_raw(swapped),
+            Desc {
+                addr: 0x0102_0304_0506_0708,
+                len: 0x090a_0b0c,
+                flags: 0x0d0e,
+                next: 0x0f10,
+            }
+        );
+        assert_eq!(ByteOrder::Big.desc(swapped), [word(0), word(8)]);
+        assert_eq!(ByteOrder::Little.desc(swapped), swapped);
+    }
+
+    #[test]
+    fn used_elements_and_indexes_are_swapped_field_by_field() {
+        let id = u32::from_ne_bytes([1, 2, 3, 4]);
+        let len = u32::from_ne_bytes([5, 6, 7, 8]);
+        let [big_id, big_len] = ByteOrder::Big.used([id, len]).map(u32::from_le);
+        assert_eq!((big_id, big_len), (0x0102_0304, 0x0506_0708));
+        let half = u16::from_ne_bytes([1, 2]);
+        assert_eq!(u16::from_le(ByteOrder::Big.half(half)), 0x0102);
+        let order = ByteOrder::default();
+        assert_eq!((order.used([id, len]), order.half(half)), ([id, len], half));
     }
 }

@@ -3,7 +3,7 @@
 //! What a ring needs from memory.
 
 use crate::addr::UserAddr;
-use crate::desc::{RawDesc, RawUsed};
+use crate::desc::{ByteOrder, RawDesc, RawUsed};
 
 /// User memory that could not be accessed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -11,8 +11,10 @@ pub struct Unmapped(pub UserAddr);
 
 /// The owner's memory, shared with a guest that may write it at any time.
 ///
-/// Values are as they lie in memory (little-endian); the ring converts. Every access may fail with
-/// [`Unmapped`], and a failed access may have been done in part. Accesses named `gather` or given a
+/// Values are as they lie in little-endian memory; the ring converts. Where a ring is big-endian, an
+/// implementation says so with [`Memory::byte_order`] and swaps all values but bytes ([`ByteOrder`]).
+///
+/// Every access may fail with [`Unmapped`], and a failed access may have been done in part. Accesses named `gather` or given a
 /// slice exist so that many values cost one user-access section.
 ///
 /// # Ordering
@@ -64,7 +66,7 @@ pub trait Memory {
     /// Loads `out.len()` consecutive descriptors, which may lie at any address. For indirect tables.
     fn load_descs(&self, addr: UserAddr, out: &mut [RawDesc]) -> Result<(), Unmapped>;
 
-    /// Loads bytes. For indirect tables that regions cut.
+    /// Loads bytes, as they are. For indirect tables that regions cut, perhaps within a field.
     fn load_bytes(&self, addr: UserAddr, out: &mut [u8]) -> Result<(), Unmapped>;
 
     /// Stores `used.len()` consecutive elements of the used ring.
@@ -72,6 +74,12 @@ pub trait Memory {
 
     /// Full memory barrier.
     fn full_barrier(&self);
+
+    /// Byte order of what [`Memory::load_bytes`] loads.
+    #[inline]
+    fn byte_order(&self) -> ByteOrder {
+        ByteOrder::Little
+    }
 
     /// [`Memory::store_used`], then [`Memory::store_release`].
     ///

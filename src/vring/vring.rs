@@ -50,7 +50,8 @@ mod split;
 
 pub use addr::{GuestAddr, UserAddr};
 pub use chain::{Chain, MAX_CHAIN_SEGMENTS};
-pub use desc::{Desc, RawDesc, RawUsed, DESC_F_INDIRECT, DESC_F_NEXT, DESC_F_WRITE, DESC_SIZE};
+pub use desc::{ByteOrder, Desc, RawDesc, RawUsed};
+pub use desc::{DESC_F_INDIRECT, DESC_F_NEXT, DESC_F_WRITE, DESC_SIZE};
 pub use fault::Fault;
 pub use iotlb::{InvalidMapping, Iotlb, IotlbEntry, Mapping, Miss, Permission, Untranslated};
 pub use log::{for_each_log_word, log_extent};

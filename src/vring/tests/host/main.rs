@@ -2,10 +2,11 @@
 
 //! Host tests of the ring, of address translation and of the dirty log.
 //!
-//! Rules one by one ([`ring`], [`notify`], [`in_order`], [`chain`], [`order`], [`table`], [`iotlb`],
-//! [`log`]), properties of random runs ([`model`], [`hostile`]), and agreement with another
-//! implementation ([`differential`]).
+//! Rules one by one ([`ring`], [`notify`], [`in_order`], [`big_endian`], [`chain`], [`order`],
+//! [`table`], [`iotlb`], [`log`]), properties of random runs ([`model`], [`hostile`]), and agreement
+//! with another implementation ([`differential`]).
 
+mod big_endian;
 mod chain;
 mod differential;
 mod hostile;

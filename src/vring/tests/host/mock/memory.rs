@@ -232,7 +232,7 @@ impl MockMemory {
 
 impl MockMemory {
     /// Consecutive entries of an available ring.
-    fn load_slice(&self, addr: UserAddr, out: &mut [u16]) -> Result<(), Unmapped> {
+    pub fn load_slice(&self, addr: UserAddr, out: &mut [u16]) -> Result<(), Unmapped> {
         self.begin(Op::LoadSlice(addr, out.len()))?;
         let bytes = self.peek(addr.0, 2 * out.len());
         for (value, bytes) in out.iter_mut().zip(bytes.chunks_exact(2)) {
