@@ -28,6 +28,18 @@ pub(crate) fn clear_user(addr: UserAddr, len: u64) -> Result {
     to_result(unsafe { shim::rnet_clear_user(addr.0, len) })
 }
 
+/// Sets the bits of `mask` in a 32-bit word of user memory that others may change at the same time.
+///
+/// Whoever sees the bits sees what was stored before. Sleeps when the page is not there.
+///
+/// # Errors
+///
+/// [`Unmapped`] when the word cannot be written, or is not aligned.
+pub(crate) fn or_u32(addr: UserAddr, mask: u32) -> Result<(), Unmapped> {
+    // SAFETY: any address may be given; faults are handled.
+    check(unsafe { shim::rnet_user_or_u32(addr.0, mask) }, addr)
+}
+
 /// The memory of the owner, for code that runs in the owner or its worker.
 ///
 /// In another task the same addresses mean that task's memory: wrong, but no danger to the kernel.

@@ -12,6 +12,7 @@
 #include <linux/net.h>
 #include <linux/page_frag_cache.h>
 #include <linux/page_ref.h>
+#include <linux/pagemap.h>
 #include <linux/poll.h>
 #include <linux/ptr_ring.h>
 #include <linux/ratelimit.h>
@@ -25,6 +26,7 @@
 #include <linux/virtio_net.h>
 #include <net/sock.h>
 #include <net/xdp.h>
+#include <asm/futex.h>
 
 #include "helpers.h"
 
@@ -37,6 +39,9 @@ static_assert(sizeof(struct vhost_iotlb_msg) == 4 * sizeof(u64));
 static_assert(offsetof(struct vhost_iotlb_msg, perm) == 3 * sizeof(u64));
 
 /* User memory */
+
+/* How often a page is faulted in that the access then does not find. */
+#define RNET_USER_FAULTS 8
 
 bool rnet_access_ok(u64 addr, u64 len)
 {
@@ -220,6 +225,37 @@ int rnet_copy_from_segments(void *to, size_t room, const struct iovec *seg, size
 int rnet_clear_user(u64 addr, u64 len)
 {
 	return clear_user((void __user *)addr, len) ? -EFAULT : 0;
+}
+
+/*
+ * Sets bits of a word that others change too. Whatever was written before this is written before
+ * the bits.
+ *
+ * A futex operation is the one atomic access to user memory that every architecture has. Some look
+ * at no more than what is mapped already, and not all check the address.
+ */
+int rnet_user_or_u32(u64 addr, u32 mask)
+{
+	u32 __user *to = (u32 __user *)addr;
+	int faults = 0;
+
+	might_fault();
+	if (!IS_ALIGNED(addr, sizeof(*to)) || !access_ok(to, sizeof(*to)))
+		return -EFAULT;
+	smp_wmb();
+	for (;;) {
+		int old, ret = arch_futex_atomic_op_inuser(FUTEX_OP_OR, mask, &old, to);
+
+		if (ret == -EFAULT) {
+			/* The page may go again before the next try, but not each time. */
+			if (faults++ == RNET_USER_FAULTS ||
+			    fault_in_safe_writeable((const char __user *)to, sizeof(*to)))
+				return ret;
+		} else if (ret != -EAGAIN || fatal_signal_pending(current)) {
+			return ret;
+		}
+		cond_resched();
+	}
 }
 
 /* Tasks and wait queues */
