@@ -15,7 +15,7 @@ use crate::kapi::{EventFd, Flag, OwnerMemory};
 use crate::memory::Table;
 use crate::stats::Stats;
 use crate::virtqueue::{
-    Next, Scratch, UsedBatch, Virtqueue, BATCH, MAX_ROUND_BYTES, MAX_ROUND_PACKETS,
+    self, Next, Scratch, UsedBatch, Virtqueue, BATCH, MAX_ROUND_BYTES, MAX_ROUND_PACKETS,
 };
 
 /// Offset of the number of buffers in the header, in bytes (`struct virtio_net_hdr_mrg_rxbuf`).
@@ -271,7 +271,11 @@ impl Round<'_> {
 
     #[inline]
     fn publish(&mut self) -> Result<(), Fault> {
-        self.used.publish(self.ring, self.call, self.stats)
+        if self.used.len() != 0 {
+            self.used.publish(self.ring, self.stats)?;
+            virtqueue::call(self.ring, self.call, self.stats);
+        }
+        Ok(())
     }
 }
 

@@ -263,18 +263,13 @@ impl UsedBatch {
         self.len = self.len.min(len);
     }
 
-    /// Gives all chains back to the guest and calls it if it wants to be called.
+    /// Gives all chains back to the guest; [`call`] tells it.
     ///
     /// # Errors
     ///
     /// [`Fault::Unmapped`] when the used ring cannot be written.
     #[inline]
-    pub(crate) fn publish(
-        &mut self,
-        ring: &mut SplitRing,
-        call: Option<&EventFd>,
-        stats: &Stats,
-    ) -> Result<(), Fault> {
+    pub(crate) fn publish(&mut self, ring: &mut SplitRing, stats: &Stats) -> Result<(), Fault> {
         let len = core::mem::replace(&mut self.len, 0);
         self.merged = 0;
         let Some(used) = self.entries.get(..len).filter(|used| !used.is_empty()) else {
@@ -289,13 +284,18 @@ impl UsedBatch {
             ring.complete(&OwnerMemory, used)?;
         }
         stats.batches.add(1);
-        if let Some(call) = call {
-            if ring.needs_call(&OwnerMemory) {
-                call.signal();
-                stats.calls.add(1);
-            }
-        }
         Ok(())
+    }
+}
+
+/// Calls the guest if it wants to be called for what has been published since the last time.
+#[inline(always)]
+pub(crate) fn call(ring: &mut SplitRing, call: Option<&EventFd>, stats: &Stats) {
+    if let Some(call) = call {
+        if ring.needs_call(&OwnerMemory) {
+            call.signal();
+            stats.calls.add(1);
+        }
     }
 }
 
