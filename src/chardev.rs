@@ -39,7 +39,8 @@ impl MiscDevice for Device {
     /// its padding: both as vhost.
     fn write_iter(kiocb: Kiocb<'_, Arc<Device>>, from: &mut IovIterSource<'_>) -> Result<usize> {
         let message = messages::parse(from)?;
-        kiocb.file().iotlb_message(message).map_err(|_| EFAULT)?;
+        let device = kiocb.file().into();
+        Device::iotlb_message(&device, message).map_err(|_| EFAULT)?;
         Ok(size_of::<RawMessage>())
     }
 

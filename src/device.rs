@@ -21,15 +21,16 @@ use kernel::prelude::*;
 use kernel::str::CString;
 use kernel::sync::aref::ARef;
 use kernel::sync::{new_mutex, Arc, Mutex, MutexGuard};
-use vring::RingAddrs;
+use vring::UserAddr;
 
 use crate::backend::Backend;
-use crate::features::Features;
-use crate::kapi::{self, EventFd, Flag, OwnerMemory, Poller, POLLIN};
+use crate::features::{Features, ACCESS_PLATFORM, LOG_ALL};
+use crate::iotlb;
+use crate::kapi::{self, EventFd, Flag, Poller, Wake, POLLIN};
 use crate::memory::Table;
 use crate::messages::{Message, Messages};
 use crate::stats::Stats;
-use crate::uapi::{VringAddr, FILE_UNBIND};
+use crate::uapi::{VringAddr, BACKEND_F_IOTLB_MSG_V2, FILE_UNBIND, VRING_F_LOG};
 use crate::virtqueue::{Direction, Virtqueue};
 use crate::worker::{Waker, Worker};
 
@@ -155,7 +156,10 @@ impl Device {
         let table = Arc::new(Table::empty()?, GFP_KERNEL)?;
         self.reset(&mut owner);
         for direction in [Direction::Rx, Direction::Tx] {
-            self.queue(direction).vq.lock().table = Some(table.clone());
+            self.queue(direction)
+                .vq
+                .lock()
+                .set_table(Some(table.clone()));
         }
         Ok(())
     }
@@ -171,27 +175,66 @@ impl Device {
             let detached = self.queue(direction).vq.lock().reset();
             drop(detached);
         }
+        self.messages.enable(false);
         *owner = None;
     }
 
     /// Takes over negotiated features (`VHOST_SET_FEATURES`), in both queues.
-    pub(crate) fn set_features(&self, features: Features) {
-        let _device = self.owner.lock();
-        for direction in [Direction::Rx, Direction::Tx] {
-            self.queue(direction).vq.lock().set_features(features);
-        }
-    }
-}
-
-/// Translations of IO addresses.
-impl Device {
-    /// Does what the owner, or whoever it gave the file to, says about IO addresses.
+    ///
+    /// With `VIRTIO_F_ACCESS_PLATFORM` they start with an empty IOTLB, each time.
     ///
     /// # Errors
     ///
-    /// `EFAULT` without an IOTLB.
-    pub(crate) fn iotlb_message(&self, _message: Message) -> Result {
-        Err(EFAULT)
+    /// `EFAULT`, and no change, when writes to all memory are to be logged and cannot be, or there is
+    /// no memory for an IOTLB (`vhost_net_set_features()`).
+    pub(crate) fn set_features(&self, features: Features) -> Result {
+        let _device = self.owner.lock();
+        let both = [Direction::Rx, Direction::Tx].map(|direction| self.queue(direction));
+        if features.has(LOG_ALL) && !both.iter().all(|queue| queue.vq.lock().can_log_all()) {
+            return Err(EFAULT);
+        }
+        let platform = features.has(ACCESS_PLATFORM);
+        let iotlb = || platform.then(iotlb::empty).transpose().map_err(|_| EFAULT);
+        let iotlbs = [iotlb()?, iotlb()?];
+        for (queue, iotlb) in both.into_iter().zip(iotlbs) {
+            let mut vq = queue.vq.lock();
+            vq.set_iotlb(iotlb);
+            vq.set_features(features);
+        }
+        self.messages.enable(platform);
+        Ok(())
+    }
+
+    /// Takes over features of the ioctl interface itself (`VHOST_SET_BACKEND_FEATURES`).
+    pub(crate) fn set_backend_features(&self, features: u64) {
+        let _device = self.owner.lock();
+        for direction in [Direction::Rx, Direction::Tx] {
+            self.queue(direction).vq.lock().messages_v2 = features & BACKEND_F_IOTLB_MSG_V2 != 0;
+        }
+    }
+
+    /// Does what a message about IO addresses asks for (`vhost_process_iotlb_msg()`). When it
+    /// returns, no queue uses a mapping that was replaced or deleted.
+    ///
+    /// # Errors
+    ///
+    /// `EFAULT` when there is no IOTLB, or a mapping leaves the address space or what user space can
+    /// have.
+    pub(crate) fn iotlb_message(self: &Arc<Self>, message: Message) -> Result {
+        let owner = self.owner.lock();
+        for direction in [Direction::Rx, Direction::Tx] {
+            let mut vq = self.queue(direction).vq.lock();
+            message.apply(vq.iotlb().ok_or(EFAULT)?)?;
+        }
+        if let (Message::Update { iova, size, .. }, Some(owner)) = (message, &*owner) {
+            let [rx, tx] = self.messages.answered(iova, size);
+            for (direction, waits) in [(Direction::Rx, rx), (Direction::Tx, tx)] {
+                if waits {
+                    owner.waker(self, direction).wake();
+                }
+            }
+        }
+        Ok(())
     }
 }
 
@@ -207,14 +250,18 @@ impl Owner {
     ///
     /// `EFAULT`, and no change, when a queue is running and the table is not accessible.
     pub(crate) fn set_table(&self, device: &Device, table: Table) -> Result {
-        let running = |direction| device.queue(direction).vq.lock().backend.is_some();
-        if !table.is_accessible() && (running(Direction::Rx) || running(Direction::Tx)) {
+        let fits = |direction| device.queue(direction).vq.lock().accepts(&table);
+        if !fits(Direction::Rx) || !fits(Direction::Tx) {
             return Err(EFAULT);
         }
         let table = Arc::new(table, GFP_KERNEL)?;
         for direction in [Direction::Rx, Direction::Tx] {
             // Under the mutex no round is using the old one.
-            device.queue(direction).vq.lock().table = Some(table.clone());
+            device
+                .queue(direction)
+                .vq
+                .lock()
+                .set_table(Some(table.clone()));
         }
         Ok(())
     }
@@ -223,21 +270,47 @@ impl Owner {
     ///
     /// # Errors
     ///
-    /// `EOPNOTSUPP` for flags (there is no dirty log), `EINVAL` when it is misaligned, or, with a
-    /// backend, not accessible.
+    /// `EOPNOTSUPP` for flags other than that of the dirty log, `EINVAL` when it is misaligned, or,
+    /// with a backend, not accessible or not to be logged.
     pub(crate) fn set_addr(&self, vq: &mut Virtqueue, addr: VringAddr) -> Result {
-        if addr.flags != 0 {
+        if addr.flags & !VRING_F_LOG != 0 {
             return Err(EOPNOTSUPP);
         }
-        let addrs = RingAddrs {
-            desc: addr.desc,
-            avail: addr.avail,
-            used: addr.used,
+        let fits = |vq: &Virtqueue| {
+            vq.ring_is_accessible(addr.ring()) && vq.used_is_loggable(addr.log_used())
         };
-        if !addr.is_aligned() || (vq.backend.is_some() && !vq.ring_is_accessible(addrs)) {
+        if !addr.is_aligned() || (vq.backend.is_some() && !fits(vq)) {
             return Err(EINVAL);
         }
-        vq.ring.set_addrs(addrs);
+        vq.set_addrs(addr.ring(), addr.log_used());
+        Ok(())
+    }
+
+    /// Moves the dirty log (`VHOST_SET_LOG_BASE`), which is legal while queues run.
+    ///
+    /// # Errors
+    ///
+    /// `EFAULT` when a queue runs that cannot log what it has to there; the other has moved.
+    pub(crate) fn set_log_base(&self, device: &Device, base: UserAddr) -> Result {
+        let set = |direction| device.queue(direction).vq.lock().set_log_base(base);
+        let rx = set(Direction::Rx);
+        set(Direction::Tx).and(rx)
+    }
+
+    /// Sets what is signalled when something has been logged (`VHOST_SET_LOG_FD`).
+    ///
+    /// # Errors
+    ///
+    /// `EBADF`, `EINVAL` when `fd` is no eventfd, `ENOMEM`.
+    pub(crate) fn set_log_fd(&self, device: &Device, fd: i32) -> Result {
+        let call = match fd {
+            FILE_UNBIND => None,
+            _ => Some(Arc::new(EventFd::from_fd(fd)?, GFP_KERNEL)?),
+        };
+        for direction in [Direction::Rx, Direction::Tx] {
+            let old = device.queue(direction).vq.lock().set_log_call(call.clone());
+            drop(old);
+        }
         Ok(())
     }
 
@@ -296,7 +369,7 @@ impl Owner {
                     return Ok(());
                 }
             }
-            vq.ring.start(&OwnerMemory).map_err(|_| EFAULT)?;
+            vq.start().map_err(|_| EFAULT)?;
             new.arm()?;
             Some(new)
         };

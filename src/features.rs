@@ -9,6 +9,8 @@ pub(crate) const WORDS: usize = 2;
 pub(crate) const MRG_RXBUF: u32 = 15;
 /// `VIRTIO_F_NOTIFY_ON_EMPTY`.
 pub(crate) const NOTIFY_ON_EMPTY: u32 = 24;
+/// `VHOST_F_LOG_ALL`: writes to guest memory are logged.
+pub(crate) const LOG_ALL: u32 = 26;
 /// `VHOST_NET_F_VIRTIO_NET_HDR`: the backend has no virtio-net header, vhost adds and removes it.
 /// Between guest and device the same bit is `VIRTIO_F_ANY_LAYOUT`, which always holds here.
 pub(crate) const VHOST_NET_HDR: u32 = 27;
@@ -18,10 +20,17 @@ pub(crate) const INDIRECT_DESC: u32 = 28;
 pub(crate) const EVENT_IDX: u32 = 29;
 /// `VIRTIO_F_VERSION_1`.
 pub(crate) const VERSION_1: u32 = 32;
+/// `VIRTIO_F_ACCESS_PLATFORM`: addresses are those of a virtual IOMMU.
+pub(crate) const ACCESS_PLATFORM: u32 = 33;
 /// `VIRTIO_F_IN_ORDER`: buffers are used in the order in which they were made available.
 pub(crate) const IN_ORDER: u32 = 35;
 /// `VIRTIO_F_RING_RESET`: a queue may be reset by itself, which takes no more than unbinding.
 pub(crate) const RING_RESET: u32 = 40;
+
+/// `VIRTIO_NET_F_GUEST_UDP_TUNNEL_GSO`: received packets may be UDP tunnels to be segmented.
+const GUEST_UDP_TUNNEL_GSO: u32 = 65;
+/// `VIRTIO_NET_F_HOST_UDP_TUNNEL_GSO`: transmitted packets may be such.
+const HOST_UDP_TUNNEL_GSO: u32 = 67;
 
 /// A set of feature bits, 0 to 127.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
@@ -32,13 +41,15 @@ impl Features {
     pub(crate) const OFFERED: Self = Self([
         1 << MRG_RXBUF
             | 1 << NOTIFY_ON_EMPTY
+            | 1 << LOG_ALL
             | 1 << VHOST_NET_HDR
             | 1 << INDIRECT_DESC
             | 1 << EVENT_IDX
             | 1 << VERSION_1
+            | 1 << ACCESS_PLATFORM
             | 1 << IN_ORDER
             | 1 << RING_RESET,
-        0,
+        1 << (GUEST_UDP_TUNNEL_GSO - u64::BITS) | 1 << (HOST_UDP_TUNNEL_GSO - u64::BITS),
     ]);
 
     /// The set in words, bit 0 first.
@@ -81,8 +92,13 @@ pub(crate) struct Header {
 impl Header {
     /// The header that goes with `features`, as `vhost_net_set_features()` sizes it.
     pub(crate) const fn new(features: &Features) -> Self {
-        // `struct virtio_net_hdr_mrg_rxbuf`, `struct virtio_net_hdr`.
-        let len = if features.has_num_buffers() { 12 } else { 10 };
+        let tunnels = features.has(GUEST_UDP_TUNNEL_GSO) || features.has(HOST_UDP_TUNNEL_GSO);
+        // `struct virtio_net_hdr_v1_hash_tunnel`, `virtio_net_hdr_mrg_rxbuf`, `virtio_net_hdr`.
+        let len = match features.has_num_buffers() {
+            _ if tunnels => 24,
+            true => 12,
+            false => 10,
+        };
         if features.has(VHOST_NET_HDR) {
             Self {
                 vhost: len,

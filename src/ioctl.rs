@@ -8,7 +8,7 @@ use kernel::prelude::*;
 use kernel::sync::Arc;
 use kernel::transmute::{AsBytes, FromBytes};
 use kernel::uaccess::{UserPtr, UserSlice};
-use vring::UserAddr;
+use vring::{ByteOrder, UserAddr};
 
 use crate::device::{self, Device, Owner};
 use crate::features::{Features, WORDS};
@@ -37,20 +37,19 @@ pub(crate) fn dispatch(device: &Arc<Device>, cmd: u32, arg: usize) -> Result {
         }
         uapi::SET_FEATURES => {
             let features = Features::acknowledged([read(arg)?, 0]).ok_or(EOPNOTSUPP)?;
-            device.set_features(features);
-            Ok(())
+            device.set_features(features)
         }
         uapi::GET_FEATURES_ARRAY => get_features_array(arg),
-        uapi::SET_FEATURES_ARRAY => {
-            device.set_features(read_features_array(arg)?);
+        uapi::SET_FEATURES_ARRAY => device.set_features(read_features_array(arg)?),
+        uapi::GET_BACKEND_FEATURES => write(arg, &uapi::BACKEND_F_IOTLB_MSG_V2),
+        uapi::SET_BACKEND_FEATURES => {
+            let features = read::<u64>(arg)?;
+            if features & !uapi::BACKEND_F_IOTLB_MSG_V2 != 0 {
+                return Err(EOPNOTSUPP);
+            }
+            device.set_backend_features(features);
             Ok(())
         }
-        // None are offered.
-        uapi::GET_BACKEND_FEATURES => write(arg, &0u64),
-        uapi::SET_BACKEND_FEATURES => match read::<u64>(arg)? {
-            0 => Ok(()),
-            _ => Err(EOPNOTSUPP),
-        },
         uapi::SET_OWNER => device.set_owner(),
         uapi::RESET_OWNER => device.reset_owner(),
         uapi::NET_SET_BACKEND => {
@@ -62,11 +61,15 @@ pub(crate) fn dispatch(device: &Arc<Device>, cmd: u32, arg: usize) -> Result {
         _ => {
             let guard = device.lock_owned()?;
             let owner = guard.as_ref().ok_or(EPERM)?;
-            if cmd == uapi::SET_MEM_TABLE {
-                let table = UserSlice::new(UserPtr::from_addr(arg), MAX_TABLE_BYTES);
-                return owner.set_table(device, Table::read(table.reader())?);
+            match cmd {
+                uapi::SET_MEM_TABLE => {
+                    let table = UserSlice::new(UserPtr::from_addr(arg), MAX_TABLE_BYTES);
+                    owner.set_table(device, Table::read(table.reader())?)
+                }
+                uapi::SET_LOG_BASE => owner.set_log_base(device, UserAddr(read(arg)?)),
+                uapi::SET_LOG_FD => owner.set_log_fd(device, read(arg)?),
+                _ => vring(device, owner, cmd, arg),
             }
-            vring(device, owner, cmd, arg)
         }
     }
 }
@@ -105,6 +108,34 @@ fn vring(device: &Arc<Device>, owner: &Owner, cmd: u32, arg: usize) -> Result {
         uapi::SET_VRING_ERR => {
             let fd = read_second(arg)? as i32;
             device::set_eventfd(&mut queue.vq.lock().error, fd).map(drop)
+        }
+        uapi::SET_VRING_ENDIAN => {
+            let mut vq = queue.vq.lock();
+            if vq.backend.is_some() {
+                return Err(EBUSY);
+            }
+            vq.set_order(match read_second(arg)? {
+                uapi::VRING_LITTLE_ENDIAN => ByteOrder::Little,
+                uapi::VRING_BIG_ENDIAN => ByteOrder::Big,
+                _ => return Err(EINVAL),
+            });
+            Ok(())
+        }
+        uapi::GET_VRING_ENDIAN => {
+            let order = match queue.vq.lock().order() {
+                ByteOrder::Little => uapi::VRING_LITTLE_ENDIAN,
+                ByteOrder::Big => uapi::VRING_BIG_ENDIAN,
+            };
+            write::<RawPair>(arg, &[index, order])
+        }
+        uapi::SET_VRING_BUSYLOOP_TIMEOUT => {
+            let timeout = read_second(arg)?;
+            queue.vq.lock().busy_timeout = timeout;
+            Ok(())
+        }
+        uapi::GET_VRING_BUSYLOOP_TIMEOUT => {
+            let timeout = queue.vq.lock().busy_timeout;
+            write::<RawPair>(arg, &[index, timeout])
         }
         _ => Err(ENOTTY),
     }

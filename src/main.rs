@@ -29,11 +29,13 @@ mod worker;
 mod virtqueue;
 mod tx;
 mod rx;
+mod access;
 mod backend;
 
 mod uapi;
 mod features;
 mod memory;
+mod iotlb;
 mod messages;
 mod stats;
 

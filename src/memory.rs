@@ -4,7 +4,10 @@
 
 use kernel::prelude::*;
 use kernel::uaccess::UserSliceReader;
-use vring::{Access, Fault, GuestAddr, Hint, InvalidRegion, MemTable, Region, Segments, Translate};
+use vring::{
+    Access, Fault, GuestAddr, GuestRanges, Hint, InvalidRegion, MemTable, Region, Segments,
+    Translate, UserAddr,
+};
 
 use crate::kapi;
 use crate::uapi::{self, RawMemory, RawRegion};
@@ -112,6 +115,33 @@ impl Table {
     /// User space may set a table that is not accessible while no backend is set, as with vhost.
     pub(crate) fn is_accessible(&self) -> bool {
         self.accessible
+    }
+
+    /// Whether all regions may have their bits in a dirty log at `base`.
+    pub(crate) fn can_be_logged(&self, base: UserAddr) -> bool {
+        let mut regions = self.regions.regions().iter();
+        regions.all(|region| log_access_ok(base, region.guest, region.size))
+    }
+}
+
+/// Whether a dirty log at `base` may have bits for `len` bytes from `addr` on.
+pub(crate) fn log_access_ok(base: UserAddr, addr: GuestAddr, len: u64) -> bool {
+    let Some((offset, bytes)) = vring::log_extent(addr, len) else {
+        return false;
+    };
+    base.0
+        .checked_add(offset)
+        .is_some_and(|at| kapi::access_ok(UserAddr(at), bytes))
+}
+
+impl GuestRanges for Table {
+    fn guest_ranges<E>(
+        &self,
+        user: UserAddr,
+        len: u64,
+        visit: impl FnMut(GuestAddr, u64) -> Result<(), E>,
+    ) -> Result<bool, E> {
+        self.regions.guest_ranges(user, len, visit)
     }
 }
 

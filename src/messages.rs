@@ -14,21 +14,15 @@ use kernel::sync::poll::{PollCondVar, PollTable};
 use kernel::sync::{new_spinlock, SpinLock};
 use kernel::transmute::{AsBytes, FromBytes};
 use kernel::{current, new_poll_condvar};
-use vring::{Access, UserAddr};
+use vring::{Access, GuestAddr, InvalidMapping, Mapping, Miss, Permission, UserAddr};
 
-use crate::kapi::{POLLIN, POLLRDNORM};
+use crate::iotlb::Iotlb;
+use crate::kapi::{self, POLLIN, POLLRDNORM};
 use crate::uapi::{self, IotlbMessage, RawIotlb, RawMessage};
 use crate::virtqueue::Direction;
 
-/// An access for which there is no translation (`VHOST_IOTLB_MISS`).
-#[derive(Clone, Copy)]
-pub(crate) struct Miss {
-    /// The IO address.
-    pub(crate) addr: u64,
-    pub(crate) access: Access,
-}
-
 /// What the owner says about IO addresses.
+#[derive(Clone, Copy)]
 pub(crate) enum Message {
     /// `size` bytes from `iova` are found at `user` (`VHOST_IOTLB_UPDATE`). `size` is not 0; both
     /// ranges may leave the address space.
@@ -42,6 +36,39 @@ pub(crate) enum Message {
     /// `size` bytes from `iova` are found nowhere any more (`VHOST_IOTLB_INVALIDATE`). `size` is
     /// not 0; the range may leave the address space.
     Invalidate { iova: u64, size: u64 },
+}
+
+impl Message {
+    /// Changes an IOTLB as the owner wants.
+    ///
+    /// # Errors
+    ///
+    /// `EFAULT` for an update that leaves the address space or what user space can have.
+    pub(crate) fn apply(self, iotlb: &mut Iotlb) -> Result {
+        match self {
+            Self::Update {
+                iova,
+                size,
+                user,
+                perm,
+            } => {
+                let permission = Permission::from_bits(perm);
+                if permission != Permission::NONE && !kapi::access_ok(user, size) {
+                    return Err(EFAULT);
+                }
+                Mapping::new(GuestAddr(iova), size, user, permission)
+                    .and_then(|mapping| iotlb.update(mapping))
+                    .map_err(|InvalidMapping| EFAULT)
+            }
+            Self::Invalidate { iova, size } => {
+                if let Err(InvalidMapping) = iotlb.invalidate(GuestAddr(iova), size) {
+                    // A range that leaves the address space: rather all of it than too little.
+                    iotlb.clear();
+                }
+                Ok(())
+            }
+        }
+    }
 }
 
 /// Misses on their way to the owner: at most one of each queue, which stops at its first.
@@ -157,15 +184,9 @@ impl Messages {
         let mut state = self.state.lock();
         [Direction::Rx, Direction::Tx].map(|queue| {
             let answers =
-                |it: &mut Outstanding| it.read && iova <= it.miss.addr && it.miss.addr <= last;
+                |it: &mut Outstanding| it.read && iova <= it.miss.addr.0 && it.miss.addr.0 <= last;
             state.slot(queue).take_if(answers).is_some()
         })
-    }
-
-    /// Forgets all misses, and lets readers look again (`vhost_clear_msg()`).
-    pub(crate) fn clear(&self) {
-        self.state.lock().forget();
-        self.readers.notify_all();
     }
 
     /// Writes the oldest miss that has not been read to `to`, after waiting for one unless
@@ -236,7 +257,7 @@ impl Outstanding {
             Access::Write => uapi::ACCESS_WO,
         };
         let message = IotlbMessage {
-            iova: self.miss.addr,
+            iova: self.miss.addr.0,
             size: 0,
             user: UserAddr(0),
             perm,

@@ -7,15 +7,17 @@
 //! published by the batch.
 
 use kernel::prelude::*;
-use vring::{Fault, Memory, Segment, Segments, SplitRing, Unmapped, UserAddr, MAX_CHAIN_SEGMENTS};
+use vring::{
+    Fault, Memory, Segment, Segments, SplitRing, Translate, Unmapped, UserAddr, MAX_CHAIN_SEGMENTS,
+};
 
+use crate::access::GuestMemory;
 use crate::backend::Backend;
 use crate::features::{Header, MRG_RXBUF};
 use crate::kapi::{EventFd, Flag, OwnerMemory};
-use crate::memory::Table;
 use crate::stats::Stats;
 use crate::virtqueue::{
-    self, Next, Scratch, UsedBatch, Virtqueue, BATCH, MAX_ROUND_BYTES, MAX_ROUND_PACKETS,
+    self, Next, Running, Scratch, UsedBatch, Virtqueue, BATCH, MAX_ROUND_BYTES, MAX_ROUND_PACKETS,
 };
 
 /// Offset of the number of buffers in the header, in bytes (`struct virtio_net_hdr_mrg_rxbuf`).
@@ -27,7 +29,7 @@ const NUM_BUFFERS_OFFSET: u64 = 10;
 const BUSY: usize = 8;
 
 /// A header that says nothing, for backends that have none.
-const EMPTY_HEADER: [u8; 10] = [0; 10];
+const EMPTY_HEADER: [u8; 24] = [0; 24];
 
 /// Moves packets until there are none, the guest is out of buffers, or the round is full. `pending`
 /// is set when the queue is woken meanwhile, and may be taken for it.
@@ -35,48 +37,64 @@ const EMPTY_HEADER: [u8; 10] = [0; 10];
 /// # Errors
 ///
 /// A [`Fault`] of the guest; the packets before it have been published.
-#[inline(never)]
 pub(crate) fn run(vq: &mut Virtqueue, stats: &Stats, pending: &Flag) -> Result<Next, Fault> {
-    let Virtqueue {
-        ring,
-        features,
-        header,
-        table: Some(table),
-        backend: Some(backend),
-        call,
-        scratch: Scratch { segments, used, .. },
-        ..
-    } = vq
-    else {
-        return Ok(Next::Wait);
-    };
-    let mut round = Round {
-        ring,
-        header: *header,
-        guest_header: header.guest(),
-        mergeable: features.has(MRG_RXBUF),
-        num_buffers: features.has_num_buffers(),
-        table,
-        backend,
-        call: call.as_ref(),
-        stats,
-        used,
-        packets: 0,
-        bytes: 0,
-        lost: 0,
-    };
-    let next = round.run(segments, pending);
-    // Also after a fault: the packets before it are complete.
-    let next = round.publish().and(next);
-    if next.is_err() {
-        // Until the guest kicks; packets from outside must not run into the fault again and again.
-        round.backend.disarm();
+    vq.run(Receive { stats, pending })
+}
+
+/// A round of the receive queue, before it is known how it reaches guest memory.
+struct Receive<'a> {
+    stats: &'a Stats,
+    pending: &'a Flag,
+}
+
+impl virtqueue::Round for Receive<'_> {
+    #[inline(never)]
+    fn run<M: GuestMemory, T: Translate>(
+        self,
+        queue: Running<'_>,
+        memory: M,
+        table: &T,
+    ) -> Result<Next, Fault> {
+        let Running {
+            ring,
+            features,
+            header,
+            backend,
+            call,
+            scratch: Scratch { segments, used, .. },
+        } = queue;
+        let mut round = Round {
+            memory,
+            table,
+            ring,
+            header,
+            guest_header: header.guest(),
+            mergeable: features.has(MRG_RXBUF),
+            num_buffers: features.has_num_buffers(),
+            backend,
+            call,
+            stats: self.stats,
+            used,
+            packets: 0,
+            bytes: 0,
+            lost: 0,
+        };
+        let next = round.run(segments, self.pending);
+        // Also after a fault: the packets before it are complete.
+        let next = round.publish().and(next);
+        if next.is_err() {
+            // Until the guest kicks; packets from outside must not run into the fault again and
+            // again.
+            round.backend.disarm();
+        }
+        next
     }
-    next
 }
 
 /// A round of the receive queue.
-struct Round<'a> {
+struct Round<'a, M, T> {
+    memory: M,
+    table: &'a T,
     ring: &'a mut SplitRing,
     header: Header,
     /// Bytes that the guest sees before each packet.
@@ -85,7 +103,6 @@ struct Round<'a> {
     mergeable: bool,
     /// Whether the header has their number.
     num_buffers: bool,
-    table: &'a Table,
     backend: &'a mut Backend,
     call: Option<&'a EventFd>,
     stats: &'a Stats,
@@ -107,9 +124,9 @@ enum Buffers {
     Missing,
 }
 
-impl Round<'_> {
+impl<M: GuestMemory, T: Translate> Round<'_, M, T> {
     fn run(&mut self, storage: &mut [Segment], pending: &Flag) -> Result<Next, Fault> {
-        self.ring.disable_kick(&OwnerMemory)?;
+        self.ring.disable_kick(&self.memory)?;
         loop {
             let most = match self.backend.socket.backlog() {
                 Some(0) => {
@@ -147,8 +164,8 @@ impl Round<'_> {
                     Buffers::Missing => {
                         // Published first: the guest may be waiting for these to post more.
                         self.publish()?;
-                        if self.ring.enable_kick(&OwnerMemory)? {
-                            self.ring.disable_kick(&OwnerMemory)?;
+                        if self.ring.enable_kick(&self.memory)? {
+                            self.ring.disable_kick(&self.memory)?;
                             continue;
                         }
                         // More packets change nothing.
@@ -181,7 +198,7 @@ impl Round<'_> {
         let mut chains = 0u16;
         let mut left = len as u64;
         let outcome = loop {
-            let chain = match self.ring.next_chain(&OwnerMemory, self.table, segments) {
+            let chain = match self.ring.next_chain(&self.memory, self.table, segments) {
                 Ok(Some(chain)) => chain,
                 Ok(None) => break Ok(Buffers::Missing),
                 Err(fault) => break Err(fault),
@@ -214,6 +231,14 @@ impl Round<'_> {
     /// Receives the packet that was peeked at into `segments`.
     #[inline(always)]
     fn receive(&mut self, len: usize, chains: u16, segments: &[Segment]) -> Result<(), Fault> {
+        let received = self.fill(len, chains, segments);
+        self.memory.wrote(segments, len);
+        received
+    }
+
+    /// Writes header and packet to `segments`.
+    #[inline(always)]
+    fn fill(&mut self, len: usize, chains: u16, segments: &[Segment]) -> Result<(), Fault> {
         let packet = self.backend.socket.take();
         let Header { vhost, .. } = self.header;
         let want = len.wrapping_sub(vhost);
@@ -246,18 +271,20 @@ impl Round<'_> {
     #[inline(always)]
     fn finish_header(&self, chains: u16, segments: &[Segment]) -> Result<(), Fault> {
         if self.header.vhost != 0 {
-            OwnerMemory.scatter(segments, 0, &EMPTY_HEADER)?;
+            let header = EMPTY_HEADER.get(..self.header.vhost).unwrap_or_default();
+            OwnerMemory.scatter(segments, 0, header)?;
         }
         if !self.num_buffers {
             return Ok(());
         }
+        let chains = self.memory.field(chains);
         let end = NUM_BUFFERS_OFFSET.wrapping_add(2);
         match segments.first() {
             Some(first) if first.len >= end => {
                 let at = first.addr.wrapping_add(NUM_BUFFERS_OFFSET);
-                OwnerMemory.store(at, chains.to_le())?;
+                OwnerMemory.store(at, chains)?;
             }
-            _ => OwnerMemory.scatter(segments, NUM_BUFFERS_OFFSET, &chains.to_le_bytes())?,
+            _ => OwnerMemory.scatter(segments, NUM_BUFFERS_OFFSET, &chains.to_ne_bytes())?,
         }
         Ok(())
     }
@@ -272,14 +299,14 @@ impl Round<'_> {
     #[inline]
     fn publish(&mut self) -> Result<(), Fault> {
         if self.used.len() != 0 {
-            self.used.publish(self.ring, self.stats)?;
-            virtqueue::call(self.ring, self.call, self.stats);
+            self.used.publish(&self.memory, self.ring, self.stats)?;
+            virtqueue::call(&self.memory, self.ring, self.call, self.stats);
         }
         Ok(())
     }
 }
 
-impl Drop for Round<'_> {
+impl<M, T> Drop for Round<'_, M, T> {
     fn drop(&mut self) {
         self.stats.rounds.add(1);
         self.stats.packets.add(self.packets.wrapping_sub(self.lost));

@@ -9,15 +9,15 @@
 
 use kernel::page::PAGE_SIZE;
 use kernel::prelude::*;
-use vring::{Chain, Fault, Segment, Segments, SplitRing, Unmapped, UserAddr};
+use vring::{Chain, Fault, Segment, Segments, SplitRing, Translate, Unmapped, UserAddr};
 
+use crate::access::GuestMemory;
 use crate::backend::Backend;
 use crate::features::Header;
-use crate::kapi::{EventFd, Frames, OwnerMemory};
-use crate::memory::Table;
+use crate::kapi::{EventFd, Frames};
 use crate::stats::Stats;
 use crate::virtqueue::{
-    self, Next, Scratch, UsedBatch, Virtqueue, BATCH, MAX_ROUND_BYTES, MAX_ROUND_PACKETS,
+    self, Next, Running, Scratch, UsedBatch, Virtqueue, BATCH, MAX_ROUND_BYTES, MAX_ROUND_PACKETS,
 };
 
 /// Room for XDP to grow a packet, in bytes (`XDP_PACKET_HEADROOM`).
@@ -33,58 +33,73 @@ const HDR_F_NEEDS_CSUM: u8 = 1;
 /// # Errors
 ///
 /// A [`Fault`] of the guest; the chains before the faulty one have been sent and published.
-#[inline(never)]
 pub(crate) fn run(vq: &mut Virtqueue, stats: &Stats) -> Result<Next, Fault> {
-    let Virtqueue {
-        ring,
-        header,
-        table: Some(table),
-        backend: Some(backend),
-        call,
-        scratch: Scratch {
-            segments,
+    vq.run(Transmit { stats })
+}
+
+/// A round of the transmit queue, before it is known how it reaches guest memory.
+struct Transmit<'a> {
+    stats: &'a Stats,
+}
+
+impl virtqueue::Round for Transmit<'_> {
+    #[inline(never)]
+    fn run<M: GuestMemory, T: Translate>(
+        self,
+        queue: Running<'_>,
+        memory: M,
+        table: &T,
+    ) -> Result<Next, Fault> {
+        let Running {
+            ring,
+            header,
+            backend,
+            call,
+            scratch:
+                Scratch {
+                    segments,
+                    used,
+                    frames,
+                },
+            ..
+        } = queue;
+        backend.disarm();
+        let state = backend.socket.send_state();
+        let mut round = Round {
+            memory,
+            table,
+            ring,
+            header,
+            headroom: if state.has_xdp { XDP_HEADROOM } else { 0 },
+            max_frame: match state.takes_frames {
+                false => 0,
+                // An XDP program sees frames of up to a page.
+                true if state.has_xdp => PAGE_SIZE,
+                true => Frames::MAX_SIZE,
+            },
+            backend,
+            call,
+            stats: self.stats,
             used,
             frames,
-        },
-        ..
-    } = vq
-    else {
-        return Ok(Next::Wait);
-    };
-    backend.disarm();
-    let state = backend.socket.send_state();
-    let mut round = Round {
-        ring,
-        header: *header,
-        table,
-        headroom: if state.has_xdp { XDP_HEADROOM } else { 0 },
-        max_frame: match state.takes_frames {
-            false => 0,
-            // An XDP program sees frames of up to a page.
-            true if state.has_xdp => PAGE_SIZE,
-            true => Frames::MAX_SIZE,
-        },
-        backend,
-        call: call.as_ref(),
-        stats,
-        used,
-        frames,
-        packets: 0,
-        bytes: 0,
-        uncalled: 0,
-    };
-    let next = round.run(segments);
-    // Also after a fault: what was taken before it is good.
-    let flushed = round.flush();
-    round.call();
-    flushed.and(next)
+            packets: 0,
+            bytes: 0,
+            uncalled: 0,
+        };
+        let next = round.run(segments);
+        // Also after a fault: what was taken before it is good.
+        let flushed = round.flush();
+        round.call();
+        flushed.and(next)
+    }
 }
 
 /// A round of the transmit queue.
-struct Round<'a> {
+struct Round<'a, M, T> {
+    memory: M,
+    table: &'a T,
     ring: &'a mut SplitRing,
     header: Header,
-    table: &'a Table,
     backend: &'a mut Backend,
     call: Option<&'a EventFd>,
     stats: &'a Stats,
@@ -106,7 +121,7 @@ enum Sent {
     Retry,
 }
 
-impl Round<'_> {
+impl<M: GuestMemory, T: Translate> Round<'_, M, T> {
     fn run(&mut self, storage: &mut [Segment]) -> Result<Next, Fault> {
         while self.packets < MAX_ROUND_PACKETS && self.bytes < MAX_ROUND_BYTES {
             if self.used.len() >= BATCH {
@@ -115,14 +130,14 @@ impl Round<'_> {
             let mut segments = Segments::new(storage);
             let Some(chain) = self
                 .ring
-                .next_chain(&OwnerMemory, self.table, &mut segments)?
+                .next_chain(&self.memory, self.table, &mut segments)?
             else {
                 self.flush()?;
                 if self.ring.kicks_are_on() {
                     return Ok(Next::Wait);
                 }
-                if self.ring.enable_kick(&OwnerMemory)? {
-                    self.ring.disable_kick(&OwnerMemory)?;
+                if self.ring.enable_kick(&self.memory)? {
+                    self.ring.disable_kick(&self.memory)?;
                     continue;
                 }
                 return Ok(Next::Wait);
@@ -152,7 +167,7 @@ impl Round<'_> {
                     self.flush()?;
                     return Ok(Next::Wait);
                 }
-                2 => self.ring.disable_kick(&OwnerMemory)?,
+                2 => self.ring.disable_kick(&self.memory)?,
                 _ => {}
             }
         }
@@ -160,7 +175,7 @@ impl Round<'_> {
     }
 
     /// Copies a packet into a frame, or sends it by itself.
-    #[inline]
+    #[inline(always)]
     fn send(&mut self, chain: &Chain, segments: &[Segment]) -> Result<Sent, Fault> {
         if chain.writable != 0 {
             return Err(Fault::Direction);
@@ -220,7 +235,7 @@ impl Round<'_> {
         self.stats.packets.add(packets);
         self.uncalled = self.uncalled.wrapping_add(packets);
         self.used.merge(packets);
-        self.used.publish(self.ring, self.stats)?;
+        self.used.publish(&self.memory, self.ring, self.stats)?;
         if self.uncalled >= BATCH {
             self.call();
         }
@@ -235,12 +250,12 @@ impl Round<'_> {
     fn call(&mut self) {
         if self.uncalled != 0 {
             self.uncalled = 0;
-            virtqueue::call(self.ring, self.call, self.stats);
+            virtqueue::call(&self.memory, self.ring, self.call, self.stats);
         }
     }
 }
 
-impl Drop for Round<'_> {
+impl<M, T> Drop for Round<'_, M, T> {
     fn drop(&mut self) {
         self.stats.rounds.add(1);
         self.stats.bytes.add(self.bytes);

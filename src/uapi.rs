@@ -6,7 +6,7 @@
 //! into these types by hand.
 
 use kernel::ioctl::{_IO, _IOR, _IOW, _IOWR};
-use vring::{GuestAddr, Region, UserAddr};
+use vring::{GuestAddr, Region, RingAddrs, UserAddr};
 
 const VHOST_VIRTIO: u32 = 0xaf;
 
@@ -29,13 +29,21 @@ pub(crate) const SET_FEATURES: u32 = _IOW::<u64>(VHOST_VIRTIO, 0x00);
 pub(crate) const SET_OWNER: u32 = _IO(VHOST_VIRTIO, 0x01);
 pub(crate) const RESET_OWNER: u32 = _IO(VHOST_VIRTIO, 0x02);
 pub(crate) const SET_MEM_TABLE: u32 = _IOW::<RawMemory>(VHOST_VIRTIO, 0x03);
+pub(crate) const SET_LOG_BASE: u32 = _IOW::<u64>(VHOST_VIRTIO, 0x04);
+pub(crate) const SET_LOG_FD: u32 = _IOW::<i32>(VHOST_VIRTIO, 0x07);
 pub(crate) const SET_VRING_NUM: u32 = _IOW::<RawPair>(VHOST_VIRTIO, 0x10);
 pub(crate) const SET_VRING_ADDR: u32 = _IOW::<RawAddr>(VHOST_VIRTIO, 0x11);
 pub(crate) const SET_VRING_BASE: u32 = _IOW::<RawPair>(VHOST_VIRTIO, 0x12);
 pub(crate) const GET_VRING_BASE: u32 = _IOWR::<RawPair>(VHOST_VIRTIO, 0x12);
+pub(crate) const SET_VRING_ENDIAN: u32 = _IOW::<RawPair>(VHOST_VIRTIO, 0x13);
+/// Writes to user space, whatever its direction bits say.
+pub(crate) const GET_VRING_ENDIAN: u32 = _IOW::<RawPair>(VHOST_VIRTIO, 0x14);
 pub(crate) const SET_VRING_KICK: u32 = _IOW::<RawPair>(VHOST_VIRTIO, 0x20);
 pub(crate) const SET_VRING_CALL: u32 = _IOW::<RawPair>(VHOST_VIRTIO, 0x21);
 pub(crate) const SET_VRING_ERR: u32 = _IOW::<RawPair>(VHOST_VIRTIO, 0x22);
+pub(crate) const SET_VRING_BUSYLOOP_TIMEOUT: u32 = _IOW::<RawPair>(VHOST_VIRTIO, 0x23);
+/// Writes to user space, whatever its direction bits say.
+pub(crate) const GET_VRING_BUSYLOOP_TIMEOUT: u32 = _IOW::<RawPair>(VHOST_VIRTIO, 0x24);
 pub(crate) const SET_BACKEND_FEATURES: u32 = _IOW::<u64>(VHOST_VIRTIO, 0x25);
 pub(crate) const GET_BACKEND_FEATURES: u32 = _IOR::<u64>(VHOST_VIRTIO, 0x26);
 pub(crate) const NET_SET_BACKEND: u32 = _IOW::<RawPair>(VHOST_VIRTIO, 0x30);
@@ -56,6 +64,15 @@ pub(crate) const IOTLB_INVALIDATE: u8 = 3;
 pub(crate) const ACCESS_RO: u8 = 1;
 pub(crate) const ACCESS_WO: u8 = 2;
 
+/// `VHOST_VRING_LITTLE_ENDIAN`.
+pub(crate) const VRING_LITTLE_ENDIAN: u32 = 0;
+/// `VHOST_VRING_BIG_ENDIAN`.
+pub(crate) const VRING_BIG_ENDIAN: u32 = 1;
+/// `VHOST_VRING_F_LOG`, as a mask: writes to the used ring are logged.
+pub(crate) const VRING_F_LOG: u32 = 1 << 0;
+/// `VHOST_BACKEND_F_IOTLB_MSG_V2`, as a mask: IOTLB messages have the newer format.
+pub(crate) const BACKEND_F_IOTLB_MSG_V2: u64 = 1 << 1;
+
 /// The used ring must lie at a multiple of this many bytes (`VRING_USED_ALIGN_SIZE`).
 const USED_ALIGN: u64 = 4;
 /// The available ring must lie at a multiple of this many bytes (`VRING_AVAIL_ALIGN_SIZE`).
@@ -66,11 +83,11 @@ const AVAIL_ALIGN: u64 = 2;
 pub(crate) struct VringAddr {
     /// `VHOST_VRING_F_*`.
     pub(crate) flags: u32,
-    pub(crate) desc: UserAddr,
-    pub(crate) used: UserAddr,
-    pub(crate) avail: UserAddr,
+    desc: UserAddr,
+    used: UserAddr,
+    avail: UserAddr,
     /// Guest-physical address that stands for the used ring in the dirty log.
-    pub(crate) log: GuestAddr,
+    log: GuestAddr,
 }
 
 impl VringAddr {
@@ -84,6 +101,20 @@ impl VringAddr {
             avail: UserAddr(avail),
             log: GuestAddr(log),
         }
+    }
+
+    /// The three parts.
+    pub(crate) fn ring(&self) -> RingAddrs {
+        RingAddrs {
+            desc: self.desc,
+            avail: self.avail,
+            used: self.used,
+        }
+    }
+
+    /// Where the used ring lies in the dirty log, if it is to be logged.
+    pub(crate) fn log_used(&self) -> Option<GuestAddr> {
+        (self.flags & VRING_F_LOG != 0).then_some(self.log)
     }
 
     /// Whether the parts lie where `vhost_vring_set_addr()` wants them.

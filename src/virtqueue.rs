@@ -4,12 +4,17 @@
 
 use kernel::prelude::*;
 use kernel::sync::Arc;
-use vring::{Fault, RawUsed, Segment, SplitRing, MAX_CHAIN_SEGMENTS};
+use vring::{
+    ByteOrder, Fault, GuestAddr, Memory, Miss, RawUsed, RingAddrs, Segment, SplitRing, Translate,
+    UserAddr, MAX_CHAIN_SEGMENTS,
+};
 
+use crate::access::{GuestMemory, Mediation};
 use crate::backend::Backend;
-use crate::features::{Features, Header, EVENT_IDX, IN_ORDER, NOTIFY_ON_EMPTY};
+use crate::features::{Features, Header, EVENT_IDX, IN_ORDER, LOG_ALL, NOTIFY_ON_EMPTY};
+use crate::iotlb::Iotlb;
 use crate::kapi::{self, EventFd, Frames, OwnerMemory, Poller, FRAMES, POLLIN, POLLOUT};
-use crate::memory::Table;
+use crate::memory::{self, Table};
 use crate::stats::Stats;
 use crate::worker::Waker;
 
@@ -59,6 +64,19 @@ pub(crate) enum Next {
     Wait,
     /// There is more to do; the other queue comes first.
     Again,
+    /// The owner has to translate an IO address, and wakes the queue when it has.
+    Translate(Miss),
+}
+
+/// How rounds reach guest memory.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Path {
+    /// Not at all: there is no memory table, or no ring.
+    Nowhere,
+    /// Ring and buffers are simply the owner's memory.
+    Direct,
+    /// There is an IOTLB, a dirty log or a change of byte order.
+    Mediated,
 }
 
 /// One virtqueue.
@@ -73,7 +91,39 @@ pub(crate) struct Virtqueue {
     pub(crate) kick: Option<Poller<Waker>>,
     pub(crate) call: Option<EventFd>,
     pub(crate) error: Option<EventFd>,
-    pub(crate) scratch: Scratch,
+    mediation: Mediation,
+    /// `VHOST_BACKEND_F_IOTLB_MSG_V2`: format of the messages about IO addresses.
+    pub(crate) messages_v2: bool,
+    /// `VHOST_SET_VRING_BUSYLOOP_TIMEOUT`, in microseconds.
+    pub(crate) busy_timeout: u32,
+    /// Follows from all else.
+    path: Path,
+    scratch: Scratch,
+}
+
+/// A queue that has all it needs for a round.
+pub(crate) struct Running<'a> {
+    pub(crate) ring: &'a mut SplitRing,
+    pub(crate) features: Features,
+    pub(crate) header: Header,
+    pub(crate) backend: &'a mut Backend,
+    pub(crate) call: Option<&'a EventFd>,
+    pub(crate) scratch: &'a mut Scratch,
+}
+
+/// A round of a queue, whatever its memory is.
+pub(crate) trait Round {
+    /// Runs the queue.
+    ///
+    /// # Errors
+    ///
+    /// A [`Fault`] of the guest.
+    fn run<M: GuestMemory, T: Translate>(
+        self,
+        queue: Running<'_>,
+        memory: M,
+        table: &T,
+    ) -> Result<Next, Fault>;
 }
 
 /// Memory that a round needs, allocated once.
@@ -114,6 +164,10 @@ impl Virtqueue {
             kick: None,
             call: None,
             error: None,
+            mediation: Mediation::default(),
+            messages_v2: false,
+            busy_timeout: 0,
+            path: Path::Nowhere,
             scratch: Scratch {
                 segments: KVec::from_elem(Segment::default(), MAX_CHAIN_SEGMENTS, GFP_KERNEL)?,
                 used: UsedBatch {
@@ -135,19 +189,184 @@ impl Virtqueue {
         self.ring
             .set_features(features.has(EVENT_IDX), features.has(NOTIFY_ON_EMPTY));
         self.scratch.used.in_order = features.has(IN_ORDER);
+        self.choose_path();
     }
 
-    /// Whether a backend may be set: there is a memory table, and it and the ring lie where user
-    /// space can have memory (`vhost_vq_access_ok()`).
+    /// Replaces the memory table.
+    pub(crate) fn set_table(&mut self, table: Option<Arc<Table>>) {
+        self.table = table;
+        self.choose_path();
+    }
+
+    /// Moves the ring, and the address of its used part in the log, if that is logged.
+    pub(crate) fn set_addrs(&mut self, addrs: RingAddrs, log_used: Option<GuestAddr>) {
+        self.ring.set_addrs(addrs);
+        self.mediation.log_used = log_used;
+        self.choose_path();
+    }
+
+    /// Moves the dirty log.
+    ///
+    /// # Errors
+    ///
+    /// `EFAULT`, and no change, when the queue is running and needs more than there can be.
+    pub(crate) fn set_log_base(&mut self, base: UserAddr) -> Result {
+        if self.backend.is_some() && !self.log_is_accessible(base) {
+            return Err(EFAULT);
+        }
+        self.mediation.log_base = base;
+        Ok(())
+    }
+
+    /// Sets what is signalled when something has been logged.
+    pub(crate) fn set_log_call(&mut self, call: Option<Arc<EventFd>>) -> Option<Arc<EventFd>> {
+        core::mem::replace(&mut self.mediation.log_call, call)
+    }
+
+    /// Sets the byte order of a legacy ring.
+    pub(crate) fn set_order(&mut self, order: ByteOrder) {
+        self.mediation.order = order;
+        self.choose_path();
+    }
+
+    /// The byte order of a legacy ring.
+    pub(crate) fn order(&self) -> ByteOrder {
+        self.mediation.order
+    }
+
+    /// The IOTLB, with `VIRTIO_F_ACCESS_PLATFORM`.
+    pub(crate) fn iotlb(&mut self) -> Option<&mut Iotlb> {
+        self.mediation.iotlb.as_mut()
+    }
+
+    /// Starts with an empty IOTLB, or goes on without one. The ring is nowhere until it is set
+    /// again, unless there was an IOTLB and still is.
+    pub(crate) fn set_iotlb(&mut self, iotlb: Option<Iotlb>) {
+        if self.mediation.iotlb.is_some() != iotlb.is_some() {
+            self.set_addrs(RingAddrs::default(), None);
+        }
+        self.mediation.iotlb = iotlb;
+        self.choose_path();
+    }
+
+    fn choose_path(&mut self) {
+        self.path = if self.table.is_none() || self.ring.addrs() == RingAddrs::default() {
+            Path::Nowhere
+        } else if self.mediation.is_needed(&self.features) {
+            Path::Mediated
+        } else {
+            Path::Direct
+        };
+    }
+
+    /// Starts the ring at what the used index in memory says.
+    ///
+    /// # Errors
+    ///
+    /// A [`Fault`] when the used ring cannot be accessed.
+    pub(crate) fn start(&mut self) -> Result<(), Fault> {
+        let Some(table) = &self.table else {
+            return Ok(());
+        };
+        if self.path == Path::Mediated {
+            let addrs = self.ring.addrs();
+            let memory = self.mediation.memory(table, &self.features, addrs);
+            let started = self.ring.start(&&memory);
+            self.mediation.conclude(&memory, started)
+        } else {
+            self.ring.start(&OwnerMemory)
+        }
+    }
+
+    /// Runs a round of the queue, if it has all that it needs.
+    ///
+    /// # Errors
+    ///
+    /// A [`Fault`] of the guest, or of the owner's dirty log.
+    #[inline(always)]
+    pub(crate) fn run(&mut self, round: impl Round) -> Result<Next, Fault> {
+        let Self {
+            ring,
+            features,
+            header,
+            backend: Some(backend),
+            table: Some(table),
+            call,
+            mediation,
+            scratch,
+            ..
+        } = self
+        else {
+            return Ok(Next::Wait);
+        };
+        let table = &**table;
+        let queue = Running {
+            ring,
+            features: *features,
+            header: *header,
+            backend,
+            call: call.as_ref(),
+            scratch,
+        };
+        match self.path {
+            Path::Direct => round.run(queue, OwnerMemory, table),
+            Path::Nowhere => Ok(Next::Wait),
+            Path::Mediated => run_mediated(mediation, table, queue, round),
+        }
+    }
+
+    /// Whether a backend may be set: there is a memory table, and it, the ring and the dirty log lie
+    /// where user space can have memory (`vhost_vq_access_ok()`).
     pub(crate) fn is_accessible(&self) -> bool {
-        self.table
-            .as_ref()
-            .is_some_and(|table| table.is_accessible())
+        let accessible = |table: &Arc<Table>| table.is_accessible();
+        self.table.as_ref().is_some_and(accessible)
+            && self.log_is_accessible(self.mediation.log_base)
             && self.ring_is_accessible(self.ring.addrs())
     }
 
-    /// Whether a ring of this size may lie at `addrs`.
-    pub(crate) fn ring_is_accessible(&self, addrs: vring::RingAddrs) -> bool {
+    /// Whether the queue may log at `base` what it has to (`vq_log_access_ok()`).
+    fn log_is_accessible(&self, base: UserAddr) -> bool {
+        let all = self.features.has(LOG_ALL);
+        (!all || self.table_can_be_logged(base))
+            && self.used_can_be_logged(base, self.mediation.log_used)
+    }
+
+    /// Whether the queue, if it runs, could go on with `table` (`memory_access_ok()`).
+    pub(crate) fn accepts(&self, table: &Table) -> bool {
+        let loggable = !self.features.has(LOG_ALL) || table.can_be_logged(self.mediation.log_base);
+        self.backend.is_none() || (table.is_accessible() && loggable)
+    }
+
+    /// Whether a log at `base` may have room for the memory table.
+    fn table_can_be_logged(&self, base: UserAddr) -> bool {
+        let can_be_logged = |table: &Arc<Table>| table.can_be_logged(base);
+        self.table.as_ref().is_some_and(can_be_logged)
+    }
+
+    /// Whether writes to all memory may be logged (`vhost_log_access_ok()`); asked of a running queue.
+    pub(crate) fn can_log_all(&self) -> bool {
+        self.backend.is_none() || self.table_can_be_logged(self.mediation.log_base)
+    }
+
+    /// Whether the used ring may have the address `used` in the log.
+    pub(crate) fn used_is_loggable(&self, used: Option<GuestAddr>) -> bool {
+        self.used_can_be_logged(self.mediation.log_base, used)
+    }
+
+    /// Whether a log at `base` may have room for a used ring at address `used` of it. With an IOTLB
+    /// that address is not used.
+    fn used_can_be_logged(&self, base: UserAddr, used: Option<GuestAddr>) -> bool {
+        let [_, _, len] = self.ring.extents();
+        self.mediation.iotlb.is_some()
+            || used.is_none_or(|addr| memory::log_access_ok(base, addr, len))
+    }
+
+    /// Whether a ring of this size may lie at `addrs`. With an IOTLB that is found out by
+    /// translation.
+    pub(crate) fn ring_is_accessible(&self, addrs: RingAddrs) -> bool {
+        if self.mediation.iotlb.is_some() {
+            return true;
+        }
         let [desc, avail, used] = self.ring.extents();
         kapi::access_ok(addrs.desc, desc)
             && kapi::access_ok(addrs.avail, avail)
@@ -187,6 +406,10 @@ impl Virtqueue {
         self.header = Header::default();
         self.scratch.used.in_order = false;
         self.table = None;
+        self.mediation = Mediation::default();
+        self.messages_v2 = false;
+        self.busy_timeout = 0;
+        self.choose_path();
         Detached {
             _backend: self.set_backend(None),
             _kick: self.kick.take(),
@@ -194,6 +417,29 @@ impl Virtqueue {
             _error: self.error.take(),
         }
     }
+}
+
+/// Runs a round on memory that is not simply the owner's.
+#[cold]
+#[inline(never)]
+fn run_mediated(
+    mediation: &Mediation,
+    table: &Table,
+    queue: Running<'_>,
+    round: impl Round,
+) -> Result<Next, Fault> {
+    let memory = mediation.memory(table, &queue.features, queue.ring.addrs());
+    let next = memory
+        .prefetch(queue.ring.extents())
+        .and_then(|()| round.run(queue, &memory, &memory));
+    let next = match next {
+        Err(fault) => memory.notes.missed(fault).map_or(Err(fault), |miss| {
+            // The owner's answer is worth as much as a kick.
+            Ok(Next::Translate(miss))
+        }),
+        next => next,
+    };
+    mediation.conclude(&memory, next)
 }
 
 /// What a queue had open, to be dropped when its mutex is no longer held.
@@ -269,7 +515,12 @@ impl UsedBatch {
     ///
     /// [`Fault::Unmapped`] when the used ring cannot be written.
     #[inline]
-    pub(crate) fn publish(&mut self, ring: &mut SplitRing, stats: &Stats) -> Result<(), Fault> {
+    pub(crate) fn publish<M: Memory>(
+        &mut self,
+        memory: &M,
+        ring: &mut SplitRing,
+        stats: &Stats,
+    ) -> Result<(), Fault> {
         let len = core::mem::replace(&mut self.len, 0);
         self.merged = 0;
         let Some(used) = self.entries.get(..len).filter(|used| !used.is_empty()) else {
@@ -277,11 +528,11 @@ impl UsedBatch {
         };
         if self.in_order {
             let chains = self.chains.get_mut(..len).unwrap_or_default();
-            let completed = ring.complete_in_order(&OwnerMemory, used, chains);
+            let completed = ring.complete_in_order(memory, used, chains);
             chains.fill(1);
             completed?;
         } else {
-            ring.complete(&OwnerMemory, used)?;
+            ring.complete(memory, used)?;
         }
         stats.batches.add(1);
         Ok(())
@@ -290,9 +541,14 @@ impl UsedBatch {
 
 /// Calls the guest if it wants to be called for what has been published since the last time.
 #[inline(always)]
-pub(crate) fn call(ring: &mut SplitRing, call: Option<&EventFd>, stats: &Stats) {
+pub(crate) fn call<M: Memory>(
+    memory: &M,
+    ring: &mut SplitRing,
+    call: Option<&EventFd>,
+    stats: &Stats,
+) {
     if let Some(call) = call {
-        if ring.needs_call(&OwnerMemory) {
+        if ring.needs_call(memory) {
             call.signal();
             stats.calls.add(1);
         }

@@ -63,6 +63,7 @@ impl Work for Device {
             };
             match round {
                 Ok(Next::Wait) => {}
+                Ok(Next::Translate(miss)) => self.messages.miss(direction, miss, vq.messages_v2),
                 // The task looks again before it sleeps.
                 Ok(Next::Again) => {
                     queue.pending.set();

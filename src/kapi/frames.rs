@@ -86,7 +86,7 @@ impl Frames {
     /// # Errors
     ///
     /// [`Unmapped`] when not all could be read.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn fill(
         &mut self,
         segments: &[Segment],

@@ -27,7 +27,7 @@ pub(crate) use flag::Flag;
 pub(crate) use frames::{Frames, FRAMES};
 pub(crate) use poller::{Poller, Wake, POLLIN, POLLOUT, POLLRDNORM};
 pub(crate) use socket::Socket;
-pub(crate) use user::{access_ok, clear_user, or_u32, OwnerMemory};
+pub(crate) use user::{access_ok, clear_user, OwnerMemory};
 pub(crate) use vhost_task::{VhostTask, Work};
 
 /// Whether another line may be logged now; the kernel's usual limit for guest-triggered messages.

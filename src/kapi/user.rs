@@ -8,7 +8,7 @@ use kernel::error::to_result;
 use kernel::ffi::c_int;
 use kernel::prelude::*;
 use kernel::sync::barrier;
-use vring::{Memory, RawDesc, RawUsed, Segment, Unmapped, UserAddr};
+use vring::{Memory, OwnerAccess, RawDesc, RawUsed, Segment, Unmapped, UserAddr};
 
 use super::shim;
 
@@ -26,18 +26,6 @@ pub(crate) fn access_ok(addr: UserAddr, len: u64) -> bool {
 pub(crate) fn clear_user(addr: UserAddr, len: u64) -> Result {
     // SAFETY: any address may be given; faults are handled.
     to_result(unsafe { shim::rnet_clear_user(addr.0, len) })
-}
-
-/// Sets the bits of `mask` in a 32-bit word of user memory that others may change at the same time.
-///
-/// Whoever sees the bits sees what was stored before. Sleeps when the page is not there.
-///
-/// # Errors
-///
-/// [`Unmapped`] when the word cannot be written, or is not aligned.
-pub(crate) fn or_u32(addr: UserAddr, mask: u32) -> Result<(), Unmapped> {
-    // SAFETY: any address may be given; faults are handled.
-    check(unsafe { shim::rnet_user_or_u32(addr.0, mask) }, addr)
 }
 
 /// The memory of the owner, for code that runs in the owner or its worker.
@@ -224,5 +212,18 @@ fn check(ret: c_int, addr: UserAddr) -> Result<(), Unmapped> {
         Ok(())
     } else {
         Err(Unmapped(addr))
+    }
+}
+
+impl OwnerAccess for OwnerMemory {
+    fn store_bytes(&self, addr: UserAddr, from: &[u8]) -> Result<(), Unmapped> {
+        // SAFETY: reads `from.len()` bytes of `from`. Any user address may be given.
+        let ret = unsafe { shim::rnet_copy_to_user(addr.0, from.as_ptr().cast(), from.len()) };
+        check(ret, addr)
+    }
+
+    fn set_bits(&self, addr: UserAddr, bits: u32) -> Result<(), Unmapped> {
+        // SAFETY: any user address may be given; faults are handled.
+        check(unsafe { shim::rnet_user_or_u32(addr.0, bits) }, addr)
     }
 }

@@ -3,7 +3,9 @@
 //! Descriptor chains: the buffers of one request, direct or in an indirect table.
 
 use crate::addr::GuestAddr;
-use crate::desc::{Desc, RawDesc, DESC_F_INDIRECT, DESC_F_NEXT, DESC_F_WRITE, DESC_SIZE};
+use crate::desc::{
+    raw_from_bytes, Desc, RawDesc, DESC_F_INDIRECT, DESC_F_NEXT, DESC_F_WRITE, DESC_SIZE,
+};
 use crate::fault::Fault;
 use crate::memory::Memory;
 use crate::region::Hint;
@@ -227,9 +229,7 @@ impl<'a, 'b, M: Memory, T: Translate> Walk<'a, 'b, M, T> {
         }
         let order = self.memory.byte_order();
         for (slot, desc) in window.iter_mut().zip(buffer.chunks_exact(16)) {
-            let (addr, rest) = desc.split_first_chunk::<8>().unwrap_or((&[0; 8], &[]));
-            let rest = rest.first_chunk::<8>().unwrap_or(&[0; 8]);
-            *slot = order.desc([u64::from_ne_bytes(*addr), u64::from_ne_bytes(*rest)]);
+            *slot = order.desc(raw_from_bytes(desc.first_chunk().unwrap_or(&[0; 16])));
         }
         Ok(())
     }

@@ -131,6 +131,14 @@ impl Desc {
     }
 }
 
+/// The descriptor of which these are the bytes, as they lie in memory.
+#[inline]
+pub(crate) fn raw_from_bytes(bytes: &[u8; DESC_SIZE as usize]) -> RawDesc {
+    let (addr, rest) = bytes.split_first_chunk::<8>().unwrap_or((&[0; 8], &[]));
+    let rest = rest.first_chunk::<8>().unwrap_or(&[0; 8]);
+    [u64::from_ne_bytes(*addr), u64::from_ne_bytes(*rest)]
+}
+
 /// Offset of an entry in the available or the used ring; of the event field behind the last one,
 /// for `position` equal to the ring's size.
 #[inline(always)]

@@ -4,6 +4,7 @@
 
 use core::fmt;
 
+use crate::addr::UserAddr;
 use crate::memory::Unmapped;
 
 /// A guest broke the rules of the ring, or its memory cannot be reached: the queue has to stop.
@@ -53,6 +54,8 @@ pub enum Fault {
     },
     /// User memory of the owner could not be accessed.
     Unmapped(Unmapped),
+    /// A write could not be entered in the owner's dirty log, or its log has no place for it.
+    Unlogged(UserAddr),
     /// A transmit chain has writable descriptors, or a receive chain has readable ones or none.
     Direction,
     /// A transmit chain is no longer than the packet header.
@@ -77,6 +80,7 @@ impl Fault {
             Self::OutsideMemory { .. } => "outside_memory",
             Self::Denied { .. } => "denied",
             Self::Unmapped(_) => "unmapped",
+            Self::Unlogged(_) => "unlogged",
             Self::Direction => "direction",
             Self::ShortHeader { .. } => "short_header",
         }
@@ -102,6 +106,7 @@ impl fmt::Display for Fault {
             }
             Self::Denied { addr } => write!(f, "no permission for IO address {addr:#x}"),
             Self::Unmapped(_) => f.write_str("memory of the owner cannot be accessed"),
+            Self::Unlogged(_) => f.write_str("a write cannot be logged"),
             Self::Direction => f.write_str("descriptor chain of the wrong direction"),
             Self::ShortHeader { len } => write!(f, "packet of {len} bytes, header included"),
         }

@@ -353,6 +353,34 @@ impl<S: AsRef<[IotlbEntry]>> Iotlb<S> {
         access: Access,
         out: &mut Segments<'_>,
     ) -> Result<(), Untranslated> {
+        self.walk(hint, iova, len, access, |segment| out.push(segment))
+    }
+
+    /// As [`Iotlb::translate_range`], for who only wants to know whether there is a translation.
+    ///
+    /// # Errors
+    ///
+    /// [`Untranslated`].
+    pub fn check_range(
+        &self,
+        hint: &mut Hint,
+        iova: GuestAddr,
+        len: u64,
+        access: Access,
+    ) -> Result<(), Untranslated> {
+        self.walk(hint, iova, len, access, |_| Ok(()))
+    }
+
+    /// Gives `push` the segments that make up `len` bytes from `iova`.
+    #[inline]
+    fn walk(
+        &self,
+        hint: &mut Hint,
+        iova: GuestAddr,
+        len: u64,
+        access: Access,
+        mut push: impl FnMut(Segment) -> Result<(), Fault>,
+    ) -> Result<(), Untranslated> {
         let Some(more) = len.checked_sub(1) else {
             return Ok(());
         };
@@ -382,7 +410,7 @@ impl<S: AsRef<[IotlbEntry]>> Iotlb<S> {
                 segment.len = segment.len.wrapping_add(here);
             } else {
                 if segment.len > 0 {
-                    out.push(segment)?;
+                    push(segment)?;
                 }
                 segment = Segment {
                     addr: user,
@@ -390,7 +418,7 @@ impl<S: AsRef<[IotlbEntry]>> Iotlb<S> {
                 };
             }
             if end == last {
-                out.push(segment)?;
+                push(segment)?;
                 return Ok(());
             }
             // No wrap: end < last.

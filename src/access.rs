@@ -1,0 +1,119 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! How a round reaches guest memory.
+//!
+//! Most queues have their ring in the owner's memory and tell nobody what they write: for them there
+//! is [`OwnerMemory`], and nothing else is compiled into their path. Queues with IO addresses, a
+//! dirty log or big-endian rings go through [`Mediated`](vring::Mediated).
+
+use kernel::sync::Arc;
+use vring::{ByteOrder, DirtyLog, Fault, GuestAddr, Memory, Notes, RingAddrs, Segment, UserAddr};
+
+use crate::features::{Features, LOG_ALL, VERSION_1};
+use crate::iotlb::{Entries, Iotlb};
+use crate::kapi::{EventFd, OwnerMemory};
+use crate::memory::Table;
+
+/// Guest memory that is not simply the owner's.
+pub(crate) type Mediated<'a> = vring::Mediated<'a, OwnerMemory, Table, Entries>;
+
+/// Guest memory, during a round of a queue.
+pub(crate) trait GuestMemory: Memory {
+    /// Takes note that the first `len` bytes of `segments` have been written, or may have been.
+    fn wrote(&self, segments: &[Segment], len: usize);
+
+    /// A field of a packet header as it lies in memory.
+    fn field(&self, value: u16) -> u16;
+}
+
+impl GuestMemory for OwnerMemory {
+    #[inline(always)]
+    fn wrote(&self, _segments: &[Segment], _len: usize) {}
+
+    #[inline(always)]
+    fn field(&self, value: u16) -> u16 {
+        value.to_le()
+    }
+}
+
+impl GuestMemory for &Mediated<'_> {
+    fn wrote(&self, segments: &[Segment], len: usize) {
+        self.log_segments(segments, len as u64);
+    }
+
+    fn field(&self, value: u16) -> u16 {
+        Mediated::field(self, value)
+    }
+}
+
+/// What makes a queue's memory [`Mediated`].
+#[derive(Default)]
+pub(crate) struct Mediation {
+    /// `VHOST_SET_LOG_BASE`.
+    pub(crate) log_base: UserAddr,
+    /// `VHOST_VRING_F_LOG`: the address of the used ring in the log.
+    pub(crate) log_used: Option<GuestAddr>,
+    /// `VHOST_SET_LOG_FD`.
+    pub(crate) log_call: Option<Arc<EventFd>>,
+    /// Present with `VIRTIO_F_ACCESS_PLATFORM`.
+    pub(crate) iotlb: Option<Iotlb>,
+    /// `VHOST_SET_VRING_ENDIAN`; of no effect with `VIRTIO_F_VERSION_1`.
+    pub(crate) order: ByteOrder,
+}
+
+impl Mediation {
+    /// Whether the owner's memory will not do.
+    pub(crate) fn is_needed(&self, features: &Features) -> bool {
+        self.iotlb.is_some()
+            || self.log_used.is_some()
+            || features.has(LOG_ALL)
+            || self.order(features) != ByteOrder::Little
+    }
+
+    fn order(&self, features: &Features) -> ByteOrder {
+        match features.has(VERSION_1) {
+            true => ByteOrder::Little,
+            false => self.order,
+        }
+    }
+
+    /// The memory of a queue with its ring at `ring`.
+    pub(crate) fn memory<'a>(
+        &'a self,
+        table: &'a Table,
+        features: &Features,
+        ring: RingAddrs,
+    ) -> Mediated<'a> {
+        Mediated {
+            memory: OwnerMemory,
+            table,
+            iotlb: self.iotlb.as_ref(),
+            log: DirtyLog {
+                base: self.log_base,
+                buffers: features.has(LOG_ALL),
+                used: self.log_used,
+            },
+            order: self.order(features),
+            ring,
+            notes: Notes::default(),
+        }
+    }
+
+    /// Tells the owner that something has been logged during what ended with `outcome`.
+    ///
+    /// # Errors
+    ///
+    /// [`Fault::Unlogged`] when something could not be; else that of `outcome`.
+    pub(crate) fn conclude<R>(
+        &self,
+        memory: &Mediated<'_>,
+        outcome: Result<R, Fault>,
+    ) -> Result<R, Fault> {
+        if memory.notes.logged() {
+            if let Some(call) = &self.log_call {
+                call.signal();
+            }
+        }
+        memory.notes.unlogged().map_or(outcome, Err)
+    }
+}

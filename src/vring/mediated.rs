@@ -1,0 +1,408 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Guest memory that is not simply the owner's: behind an IOTLB, with a dirty log, or with rings in
+//! big-endian byte order.
+//!
+//! The ring code knows nothing of it: it is given this in place of the owner's memory.
+
+use core::cell::Cell;
+
+use crate::addr::{GuestAddr, UserAddr};
+use crate::desc::{
+    raw_from_bytes, ByteOrder, RawDesc, RawUsed, AVAIL_ENTRY_SIZE, DESC_SIZE, USED_ENTRY_SIZE,
+};
+use crate::fault::Fault;
+use crate::iotlb::{Iotlb, IotlbEntry, Miss, Untranslated};
+use crate::log::for_each_log_word;
+use crate::memory::{Memory, Unmapped};
+use crate::region::Hint;
+use crate::segment::{Access, Segment, Segments, Translate};
+use crate::split::RingAddrs;
+
+/// The most pieces that a descriptor or an element of the used ring may be cut into.
+const PIECES: usize = 16;
+
+/// What mediation needs of the owner's memory, besides what a ring needs.
+pub trait OwnerAccess: Memory {
+    /// Stores bytes.
+    ///
+    /// # Errors
+    ///
+    /// [`Unmapped`].
+    fn store_bytes(&self, addr: UserAddr, from: &[u8]) -> Result<(), Unmapped>;
+
+    /// Sets bits of an aligned little-endian 32-bit word, atomically: the owner takes them out at any
+    /// time. Earlier accesses stay before it.
+    ///
+    /// # Errors
+    ///
+    /// [`Unmapped`].
+    fn set_bits(&self, addr: UserAddr, bits: u32) -> Result<(), Unmapped>;
+}
+
+/// The guest-physical addresses of user memory; a [`MemTable`](crate::MemTable) has them.
+pub trait GuestRanges {
+    /// As [`MemTable::guest_ranges`](crate::MemTable::guest_ranges).
+    ///
+    /// # Errors
+    ///
+    /// What `visit` answers.
+    fn guest_ranges<E>(
+        &self,
+        user: UserAddr,
+        len: u64,
+        visit: impl FnMut(GuestAddr, u64) -> Result<(), E>,
+    ) -> Result<bool, E>;
+}
+
+/// Where writes are logged: a bitmap in the owner's memory, a bit for each page of guest memory.
+#[derive(Clone, Copy, Debug)]
+pub struct DirtyLog {
+    /// The byte with the bit of guest page 0 (`VHOST_SET_LOG_BASE`).
+    pub base: UserAddr,
+    /// Whether writes to buffers are logged (`VHOST_F_LOG_ALL`).
+    pub buffers: bool,
+    /// Whether writes to the used ring are logged (`VHOST_VRING_F_LOG`), and the guest address that
+    /// the ring has in the log; with an IOTLB it is looked up instead.
+    pub used: Option<GuestAddr>,
+}
+
+/// The owner's memory `M`, seen through an IOTLB with entries in `S`, logging writes to memory that
+/// `T` describes.
+///
+/// It translates for the ring as well as for the buffers: with an IOTLB the addresses of the ring
+/// are IO addresses. Nothing that it refers to may change while it exists.
+pub struct Mediated<'a, M, T, S> {
+    /// The owner's memory.
+    pub memory: M,
+    /// Guest-physical memory.
+    pub table: &'a T,
+    /// Translates all addresses of the guest, if there is one.
+    pub iotlb: Option<&'a Iotlb<S>>,
+    /// What is logged.
+    pub log: DirtyLog,
+    /// Byte order of ring and packet headers.
+    pub order: ByteOrder,
+    /// Where the ring lies.
+    pub ring: RingAddrs,
+    /// What came of it.
+    pub notes: Notes,
+}
+
+/// What an owner has to be told after a round.
+#[derive(Debug, Default)]
+pub struct Notes {
+    hint: Cell<Hint>,
+    missed: Cell<Option<Miss>>,
+    logged: Cell<bool>,
+    unlogged: Cell<Option<UserAddr>>,
+}
+
+impl Notes {
+    /// The IO address that the owner has to be asked for, if that is what `fault` is about.
+    #[must_use]
+    pub fn missed(&self, fault: Fault) -> Option<Miss> {
+        match fault {
+            Fault::OutsideMemory { .. } | Fault::Unmapped(_) => self.missed.take(),
+            _ => None,
+        }
+    }
+
+    /// Whether anything has been logged.
+    #[must_use]
+    pub fn logged(&self) -> bool {
+        self.logged.get()
+    }
+
+    /// A write that could not be logged, if there was one.
+    #[must_use]
+    pub fn unlogged(&self) -> Option<Fault> {
+        self.unlogged.get().map(Fault::Unlogged)
+    }
+}
+
+impl<M, T, S> Mediated<'_, M, T, S>
+where
+    M: OwnerAccess,
+    T: GuestRanges,
+    S: AsRef<[IotlbEntry]>,
+{
+    /// Makes sure that a ring of these extents can be reached as a whole, so that a round need not
+    /// stop between sending a packet and completing its chain.
+    ///
+    /// # Errors
+    ///
+    /// [`Fault::OutsideMemory`] or another reason why there is no translation.
+    pub fn prefetch(&self, extents: [u64; 3]) -> Result<(), Fault> {
+        let Some(iotlb) = self.iotlb else {
+            return Ok(());
+        };
+        let [desc, avail, used] = extents;
+        for (addr, len, access) in [
+            (self.ring.desc, desc, Access::Read),
+            (self.ring.avail, avail, Access::Read),
+            (self.ring.used, used, Access::Write),
+        ] {
+            let mut hint = self.notes.hint.get();
+            self.note(iotlb.check_range(&mut hint, GuestAddr(addr.0), len, access))?;
+        }
+        Ok(())
+    }
+
+    /// Logs the first `len` bytes of `segments`.
+    pub fn log_segments(&self, segments: &[Segment], len: u64) {
+        if !self.log.buffers {
+            return;
+        }
+        let mut left = len;
+        for segment in segments {
+            if left == 0 {
+                break;
+            }
+            let len = segment.len.min(left);
+            self.log_user(Segment { len, ..*segment });
+            left = left.wrapping_sub(len);
+        }
+    }
+
+    /// A 16-bit field of a packet header as it lies in memory.
+    #[must_use]
+    pub fn field(&self, value: u16) -> u16 {
+        self.order.half(value.to_le())
+    }
+
+    /// Remembers what a translation missed.
+    fn note(&self, translated: Result<(), Untranslated>) -> Result<(), Fault> {
+        self.notes.missed.set(match translated {
+            Err(Untranslated::Miss(miss)) => Some(miss),
+            _ => None,
+        });
+        translated.map_err(Fault::from)
+    }
+
+    /// Does `f` with the pieces of the owner's memory that `len` bytes of the ring lie in.
+    fn with_pieces<R>(
+        &self,
+        addr: UserAddr,
+        len: u64,
+        access: Access,
+        f: impl FnOnce(&[Segment]) -> Result<R, Unmapped>,
+    ) -> Result<R, Unmapped> {
+        let Some(iotlb) = self.iotlb else {
+            return f(&[Segment { addr, len }]);
+        };
+        let mut storage = [Segment::default(); PIECES];
+        let mut pieces = Segments::new(&mut storage);
+        let mut hint = self.notes.hint.get();
+        let iova = GuestAddr(addr.0);
+        let translated = iotlb.translate_range(&mut hint, iova, len, access, &mut pieces);
+        self.notes.hint.set(hint);
+        self.note(translated).map_err(|_| Unmapped(addr))?;
+        f(pieces.as_slice())
+    }
+
+    /// Where a field of the ring lies that may not be cut, since it is accessed at once.
+    fn whole(&self, addr: UserAddr, access: Access) -> Result<UserAddr, Unmapped> {
+        self.with_pieces(addr, 2, access, |pieces| match pieces {
+            [whole] => Ok(whole.addr),
+            _ => Err(Unmapped(addr)),
+        })
+    }
+
+    /// Logs a write to the used ring.
+    fn log_ring(&self, addr: UserAddr, len: u64) {
+        let Some(used) = self.log.used else {
+            return;
+        };
+        if self.iotlb.is_none() {
+            // Wraps only for a ring or a log address that does.
+            let offset = addr.0.wrapping_sub(self.ring.used.0);
+            let logged = self.log_range(GuestAddr(used.0.wrapping_add(offset)), len);
+            if let Err(Unmapped(at)) = logged {
+                self.notes.unlogged.set(Some(at));
+            }
+            return;
+        }
+        // What has just been written has a translation.
+        let _ = self.with_pieces(addr, len, Access::Write, |pieces| {
+            pieces.iter().for_each(|piece| self.log_user(*piece));
+            Ok(())
+        });
+    }
+
+    /// Logs a write that is known by its user address, at every guest address that it has.
+    fn log_user(&self, piece: Segment) {
+        let log = |addr, len| self.log_range(addr, len);
+        match self.table.guest_ranges(piece.addr, piece.len, log) {
+            Ok(true) => {}
+            Ok(false) => self.notes.unlogged.set(Some(piece.addr)),
+            Err(Unmapped(at)) => self.notes.unlogged.set(Some(at)),
+        }
+    }
+
+    fn log_range(&self, addr: GuestAddr, len: u64) -> Result<(), Unmapped> {
+        self.notes.logged.set(true);
+        let set = |word, bits| self.memory.set_bits(word, bits);
+        for_each_log_word(self.log.base, addr, len, set)
+    }
+
+    /// Loads descriptor `index` of the table at `table`.
+    fn load_desc(&self, table: UserAddr, index: u16) -> Result<RawDesc, Unmapped> {
+        let at = table.wrapping_add(u64::from(index).wrapping_mul(DESC_SIZE));
+        let mut bytes = [0u8; DESC_SIZE as usize];
+        self.with_pieces(at, DESC_SIZE, Access::Read, |pieces| {
+            let mut rest = &mut bytes[..];
+            for piece in pieces {
+                // CAST: at most a descriptor.
+                let (now, later) = rest
+                    .split_at_mut_checked(piece.len as usize)
+                    .ok_or(Unmapped(at))?;
+                self.memory.load_bytes(piece.addr, now)?;
+                rest = later;
+            }
+            Ok(())
+        })?;
+        Ok(self.order.desc(raw_from_bytes(&bytes)))
+    }
+
+    /// Stores one element of the used ring.
+    fn store_one(&self, addr: UserAddr, used: RawUsed) -> Result<(), Unmapped> {
+        let [id, len] = self.order.used(used).map(u32::to_ne_bytes);
+        let ([a, b, c, d], [e, f, g, h]) = (id, len);
+        let bytes = [a, b, c, d, e, f, g, h];
+        self.with_pieces(addr, USED_ENTRY_SIZE, Access::Write, |pieces| {
+            let mut rest = &bytes[..];
+            for piece in pieces {
+                // CAST: at most an element.
+                let (now, later) = rest
+                    .split_at_checked(piece.len as usize)
+                    .ok_or(Unmapped(addr))?;
+                self.memory.store_bytes(piece.addr, now)?;
+                rest = later;
+            }
+            Ok(())
+        })
+    }
+}
+
+impl<M, T, S> Memory for &Mediated<'_, M, T, S>
+where
+    M: OwnerAccess,
+    T: GuestRanges,
+    S: AsRef<[IotlbEntry]>,
+{
+    fn load(&self, addr: UserAddr) -> Result<u16, Unmapped> {
+        let at = self.whole(addr, Access::Read)?;
+        self.memory.load(at).map(|value| self.order.half(value))
+    }
+
+    fn load_acquire(&self, addr: UserAddr) -> Result<u16, Unmapped> {
+        let at = self.whole(addr, Access::Read)?;
+        self.memory
+            .load_acquire(at)
+            .map(|value| self.order.half(value))
+    }
+
+    fn store(&self, addr: UserAddr, value: u16) -> Result<(), Unmapped> {
+        let at = self.whole(addr, Access::Write)?;
+        self.memory.store(at, self.order.half(value))?;
+        self.log_ring(addr, 2);
+        Ok(())
+    }
+
+    fn store_release(&self, addr: UserAddr, value: u16) -> Result<(), Unmapped> {
+        let at = self.whole(addr, Access::Write)?;
+        self.memory.store_release(at, self.order.half(value))?;
+        self.log_ring(addr, 2);
+        Ok(())
+    }
+
+    fn load_entries(
+        &self,
+        ring: UserAddr,
+        table: UserAddr,
+        size: u16,
+        indexes: &mut [u16],
+        descs: &mut [RawDesc],
+    ) -> Result<usize, Unmapped> {
+        let mut at = ring;
+        let mut good = 0usize;
+        for (index, desc) in indexes.iter_mut().zip(descs) {
+            *index = u16::from_le((*self).load(at)?);
+            if *index >= size {
+                break;
+            }
+            *desc = self.load_desc(table, *index)?;
+            at = at.wrapping_add(AVAIL_ENTRY_SIZE);
+            good = good.wrapping_add(1);
+        }
+        Ok(good)
+    }
+
+    fn gather_descs(
+        &self,
+        table: UserAddr,
+        indexes: &[u16],
+        out: &mut [RawDesc],
+    ) -> Result<(), Unmapped> {
+        for (index, desc) in indexes.iter().zip(out) {
+            *desc = self.load_desc(table, *index)?;
+        }
+        Ok(())
+    }
+
+    /// Those of an indirect table, whose address has been translated.
+    fn load_descs(&self, addr: UserAddr, out: &mut [RawDesc]) -> Result<(), Unmapped> {
+        self.memory.load_descs(addr, out)?;
+        for desc in out {
+            *desc = self.order.desc(*desc);
+        }
+        Ok(())
+    }
+
+    fn load_bytes(&self, addr: UserAddr, out: &mut [u8]) -> Result<(), Unmapped> {
+        self.memory.load_bytes(addr, out)
+    }
+
+    fn byte_order(&self) -> ByteOrder {
+        self.order
+    }
+
+    fn store_used(&self, addr: UserAddr, used: &[RawUsed]) -> Result<(), Unmapped> {
+        let mut at = addr;
+        for element in used {
+            self.store_one(at, *element)?;
+            at = at.wrapping_add(USED_ENTRY_SIZE);
+        }
+        self.log_ring(addr, at.0.wrapping_sub(addr.0));
+        Ok(())
+    }
+
+    fn full_barrier(&self) {
+        self.memory.full_barrier();
+    }
+}
+
+impl<M, T, S> Translate for Mediated<'_, M, T, S>
+where
+    M: OwnerAccess,
+    T: Translate + GuestRanges,
+    S: AsRef<[IotlbEntry]>,
+{
+    fn translate(
+        &self,
+        hint: &mut Hint,
+        addr: GuestAddr,
+        len: u32,
+        access: Access,
+        out: &mut Segments<'_>,
+    ) -> Result<(), Fault> {
+        match self.iotlb {
+            Some(iotlb) => {
+                let len = u64::from(len);
+                self.note(iotlb.translate_range(hint, addr, len, access, out))
+            }
+            None => self.table.translate(hint, addr, len, access, out),
+        }
+    }
+}
