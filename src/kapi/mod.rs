@@ -7,6 +7,7 @@
 
 #![deny(unsafe_op_in_unsafe_fn, clippy::undocumented_unsafe_blocks)]
 
+mod busy;
 mod chardev;
 mod counter;
 mod eventfd;
@@ -20,6 +21,7 @@ mod socket;
 mod user;
 mod vhost_task;
 
+pub(crate) use busy::{need_resched, BusyPoll};
 pub(crate) use chardev::{is_nonblocking, register_pollable, PollDevice};
 pub(crate) use counter::Counter;
 pub(crate) use eventfd::{kick_file, EventFd};

@@ -270,6 +270,11 @@ void rnet_cond_resched(void)
 	cond_resched();
 }
 
+bool rnet_need_resched(void)
+{
+	return need_resched();
+}
+
 u32 rnet_vfs_poll(struct file *file, poll_table *table)
 {
 	return (__force u32)vfs_poll(file, table);

@@ -36,6 +36,7 @@ int rnet_user_or_u32(u64 addr, u32 mask);
 
 void rnet_set_running(void);
 void rnet_cond_resched(void);
+bool rnet_need_resched(void);
 u32 rnet_vfs_poll(struct file *file, poll_table *table);
 bool rnet_log_allowed(void);
 
