@@ -28,6 +28,8 @@ pub mod feature {
     pub const IN_ORDER: u64 = 1 << 35;
     /// A single queue can be reset.
     pub const RING_RESET: u64 = 1 << 40;
+    /// Backend feature: messages are `struct vhost_msg_v2`.
+    pub const BACKEND_MSG_V2: u64 = 1 << 1;
     /// A received frame may span buffers.
     pub const MRG_RXBUF: u64 = 1 << 15;
 }
@@ -100,8 +102,16 @@ pub mod message {
     pub const V1: u32 = 1;
     /// Format of `struct vhost_msg_v2`.
     pub const V2: u32 = 2;
+    /// The device lacks a translation.
+    pub const MISS: u8 = 1;
     /// The owner maps a range.
     pub const UPDATE: u8 = 2;
+    /// The owner unmaps a range.
+    pub const INVALIDATE: u8 = 3;
+    /// The device may read, or did (`VHOST_ACCESS_RO`).
+    pub const READ: u8 = 1;
+    /// The device may write, or did (`VHOST_ACCESS_WO`).
+    pub const WRITE: u8 = 2;
     /// The device may read and write (`VHOST_ACCESS_RW`).
     pub const READ_WRITE: u8 = 3;
     /// Size of either structure.
@@ -136,6 +146,25 @@ pub mod message {
             }
             [out[32], out[33]] = [self.perm, self.kind];
             out
+        }
+
+        /// The format of a message, and what it says.
+        #[must_use]
+        pub fn parse(bytes: &[u8; BYTES]) -> (u32, Self) {
+            let word = |at: usize| {
+                let mut word = [0; 8];
+                word.copy_from_slice(&bytes[at..at + 8]);
+                word
+            };
+            let [a, b, c, d, ..] = word(0);
+            let message = Self {
+                iova: u64::from_ne_bytes(word(8)),
+                size: u64::from_ne_bytes(word(16)),
+                user: u64::from_ne_bytes(word(24)),
+                perm: bytes[32],
+                kind: bytes[33],
+            };
+            (u32::from_ne_bytes([a, b, c, d]), message)
         }
     }
 }

@@ -13,6 +13,7 @@ mod ioctl_features;
 mod ioctl_memory;
 mod ioctl_owner;
 mod ioctl_vring;
+mod iotlb;
 mod kill;
 mod lifecycle;
 mod live;
@@ -124,6 +125,7 @@ pub fn all() -> Vec<Case> {
         ioctl_memory::CASES,
         ioctl_vring::CASES,
         messages::CASES,
+        iotlb::CASES,
         integrity::CASES,
         wrap::CASES,
         base::CASES,
