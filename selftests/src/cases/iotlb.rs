@@ -4,10 +4,11 @@
 
 use super::{Case, Context, Skip, accepts, case, check, refuses};
 use crate::device::{NetDevice, Setup};
+use crate::frame;
 use crate::iotlb::{Answers, Iotlb};
 use crate::sys::mapping::PAGE;
 use crate::traffic::{self, Plan};
-use crate::uapi::{feature, message};
+use crate::uapi::{NetHeader, feature, message};
 use crate::vhost::{RX, TX, Vhost};
 use crate::wait::Deadline;
 use anyhow::{Context as _, Result, bail};
@@ -21,6 +22,7 @@ pub(super) const CASES: &[Case] = &[
     case("iotlb.blocked_read", 60, blocked_read),
     case("iotlb.pages", 120, pages),
     case("iotlb.invalidate", 120, invalidate),
+    case("iotlb.permission", 60, permission),
 ];
 
 const FEATURES: u64 = feature::VERSION_1 | feature::ACCESS_PLATFORM;
@@ -188,4 +190,58 @@ fn invalidate(ctx: &Context) -> Result<()> {
         iotlb.unmap_all()?;
     }
     Ok(())
+}
+
+/// A queue stops where it may not do what it has to, and goes on when it may.
+fn permission(ctx: &Context) -> Result<()> {
+    let (mut device, iotlb) = prepare(ctx, message::V2)?;
+    let region = device.memory.table()[0];
+    let allow = |perm| {
+        // A translation does not replace another.
+        accepts("invalidate", iotlb.unmap(region.guest, region.size))?;
+        let (iova, size) = (region.guest, region.size);
+        accepts("buffers", iotlb.map(iova, size, region.user, perm))
+    };
+    let rings = iotlb.map(region.user, region.size, region.user, message::READ_WRITE);
+    accepts("rings", rings)?;
+    device.bind(TX)?;
+    device.bind(RX)?;
+    let mut frame = Vec::new();
+    frame::build(ctx.seed, 0, 200, &mut frame);
+
+    allow(message::READ)?;
+    traffic::transmit(&mut device, Plan::new(ctx.seed, 100, |_| 200))?;
+    device.rx_fill()?;
+    device.rx.flush()?;
+    device.peer.send(NetHeader::default(), &frame)?;
+    check(Deadline::patient().readable(&[&device.rx.err])?, || {
+        "wrote to what it may only read".into()
+    })?;
+    let mut got = Vec::new();
+    check(device.rx_take(&mut got)?.is_none(), || {
+        "used a buffer that it may not write".into()
+    })?;
+    check(!is_readable(&device.vhost)?, || {
+        "missed what is there".into()
+    })?;
+    allow(message::READ_WRITE)?;
+    device.rx.kick.signal()?;
+    Deadline::patient().until("the frame", || Ok(device.rx_take(&mut got)?.is_some()))?;
+    frame::expect("received", 0, &frame, &got)?;
+
+    allow(message::WRITE)?;
+    check(device.tx_post(NetHeader::default(), &frame)?, || {
+        "no room".into()
+    })?;
+    device.tx.flush()?;
+    device.tx.kick.signal()?;
+    check(Deadline::patient().readable(&[&device.tx.err])?, || {
+        "read what it may only write".into()
+    })?;
+    allow(message::READ_WRITE)?;
+    device.tx.kick.signal()?;
+    Deadline::patient().until("the buffer", || Ok(device.tx_reap()? == 1))?;
+    let seen = device.peer.receive(&mut got)?;
+    check(seen.is_some(), || "the frame is lost".into())?;
+    frame::expect("transmitted", 0, &frame, &got)
 }
