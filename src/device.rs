@@ -11,7 +11,8 @@
 //!    mutexes are never held together.
 //! 3. The wait queue of a kick's or a backend's file, by the kernel: callbacks come with it held and
 //!    take no lock of this module.
-//! 4. The spinlock in [`Stats`], for an assignment.
+//! 4. The spinlock in [`Messages`], for a few assignments, and with it the wait queue of its readers.
+//! 5. The spinlock in [`Stats`], for an assignment.
 //!
 //! The worker takes queue mutexes only, so it may be stopped under the device mutex, but not under
 //! a queue's.

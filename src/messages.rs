@@ -74,7 +74,7 @@ impl Message {
 /// Misses on their way to the owner: at most one of each queue, which stops at its first.
 #[pin_data]
 pub(crate) struct Messages {
-    /// Whether reads have something to wait for, and what they have. Taken last of all locks.
+    /// Whether reads have something to wait for, and what they have.
     #[pin]
     state: SpinLock<State>,
     /// Who waits for something to read.
