@@ -8,12 +8,13 @@ use crate::sys::mapping::PAGE;
 use crate::uapi::MemoryRegion;
 use crate::uapi::message::{self, IotlbMessage};
 use crate::vhost::Vhost;
-use crate::wait::Deadline;
+use crate::wait::{Deadline, is_readable};
 use anyhow::{Context, Result, bail};
 use std::io::{self, IoSlice};
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 /// What a device may access, known to its owner but not to the device.
 #[derive(Debug)]
@@ -144,7 +145,7 @@ impl Iotlb {
     /// When the device refuses without a miss.
     pub fn bind(&self, device: &NetDevice, index: u32) -> Result<()> {
         while let Err(error) = device.bind(index) {
-            if !Deadline::after(std::time::Duration::ZERO).readable(&[&self.vhost])? {
+            if !is_readable(&self.vhost)? {
                 return Err(error);
             }
             let (_, miss) = self.next_miss(Deadline::patient())?;
@@ -172,11 +173,10 @@ impl Answers {
         let stopped = stop.clone();
         let thread = std::thread::spawn(move || {
             let mut count = 0;
-            let now = || Deadline::after(std::time::Duration::ZERO);
-            let wait = Deadline::after(std::time::Duration::from_secs(600));
+            let wait = Deadline::after(Duration::from_secs(600));
             while wait.readable(&[iotlb.vhost.as_fd(), stopped.as_fd()])? {
-                if now().readable(&[&iotlb.vhost])? {
-                    let (_, miss) = iotlb.next_miss(now())?;
+                if is_readable(&iotlb.vhost)? {
+                    let (_, miss) = iotlb.next_miss(Deadline::patient())?;
                     iotlb.map_page(miss.iova)?;
                     count += 1;
                 } else {

@@ -11,6 +11,15 @@ use std::time::{Duration, Instant};
 /// How long anything that should happen soon may take on a slow emulated machine.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
+/// Whether a descriptor is readable now.
+///
+/// # Errors
+///
+/// When the kernel refuses to poll.
+pub fn is_readable(fd: impl AsFd) -> Result<bool> {
+    Deadline::after(Duration::ZERO).readable(&[fd])
+}
+
 /// A point in time after which waiting is a failure.
 #[derive(Clone, Copy, Debug)]
 pub struct Deadline(Instant);

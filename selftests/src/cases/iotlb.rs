@@ -10,7 +10,7 @@ use crate::sys::mapping::PAGE;
 use crate::traffic::{self, Plan};
 use crate::uapi::{NetHeader, feature, message};
 use crate::vhost::{RX, TX, Vhost};
-use crate::wait::Deadline;
+use crate::wait::{Deadline, is_readable};
 use anyhow::{Context as _, Result, bail};
 use std::os::fd::AsFd;
 use std::sync::Arc;
@@ -41,10 +41,6 @@ fn prepare(ctx: &Context, format: u32) -> Result<(NetDevice, Iotlb)> {
     device.vhost.set_backend_features(backend)?;
     let iotlb = Iotlb::new(&device, format)?;
     Ok((device, iotlb))
-}
-
-fn is_readable(vhost: &Vhost) -> Result<bool> {
-    Deadline::after(Duration::ZERO).readable(&[vhost])
 }
 
 /// A queue reports one miss, and no other before that is answered.

@@ -8,13 +8,11 @@ use crate::traffic::{self, Plan};
 use crate::uapi::feature;
 use crate::uapi::message::{self, IotlbMessage};
 use crate::vhost::Vhost;
-use crate::wait::Deadline;
+use crate::wait::is_readable;
 use anyhow::Result;
 use rand::{Rng as _, SeedableRng as _, rngs::SmallRng};
 use rustix::event::{Timespec, epoll};
 use std::io::{self, IoSlice};
-use std::os::fd::AsFd;
-use std::time::Duration;
 
 pub(super) const CASES: &[Case] = &[
     case("messages.none", 20, none),
@@ -36,10 +34,6 @@ const UPDATE: IotlbMessage = IotlbMessage {
 
 /// Both formats.
 const FORMATS: [u32; 2] = [message::V1, message::V2];
-
-fn is_readable(fd: impl AsFd) -> Result<bool> {
-    Deadline::after(Duration::ZERO).readable(&[fd])
-}
 
 /// Nothing can be read, and who would wait for it is told that it is in vain.
 fn nothing_to_read(vhost: &Vhost) -> Result<()> {
