@@ -28,6 +28,11 @@ impl Backend {
         Ok(Self { socket, poller })
     }
 
+    /// Hands what the socket becomes ready for to another waker.
+    pub(crate) fn set_waker(&mut self, waker: Waker) {
+        self.poller.set_waker(waker);
+    }
+
     /// Wakes the queue when the socket is ready, at once if it is now. Does nothing if armed: the
     /// queue has been woken for every event since.
     ///

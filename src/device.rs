@@ -1,25 +1,24 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A device: two virtqueues, their owner and its worker.
+//! A device: two virtqueues, their owner and its workers.
 //!
 //! # Locking
 //!
 //! In this order:
 //!
 //! 1. [`Device::owner`], the device mutex: taken by every ioctl that changes the device.
-//! 2. A queue's `vq` mutex: taken by the worker for a whole round, and by ioctls. The two queues'
+//! 2. A queue's `vq` mutex: taken by its worker for a whole round, and by ioctls. The two queues'
 //!    mutexes are never held together.
 //! 3. The wait queue of a kick's or a backend's file, by the kernel: callbacks come with it held and
 //!    take no lock of this module.
 //! 4. The spinlock in [`Messages`], for a few assignments, and with it the wait queue of its readers.
 //! 5. The spinlock in [`Stats`], for an assignment.
 //!
-//! The worker takes queue mutexes only, so it may be stopped under the device mutex, but not under
-//! a queue's.
+//! A worker takes queue mutexes only, so it may be stopped under the device mutex, but not under a
+//! queue's.
 
 use kernel::mm::Mm;
 use kernel::prelude::*;
-use kernel::str::CString;
 use kernel::sync::aref::ARef;
 use kernel::sync::{new_mutex, Arc, Mutex, MutexGuard};
 use vring::UserAddr;
@@ -27,13 +26,13 @@ use vring::UserAddr;
 use crate::backend::Backend;
 use crate::features::{Features, ACCESS_PLATFORM, LOG_ALL};
 use crate::iotlb;
-use crate::kapi::{self, EventFd, Flag, Poller, Wake, POLLIN};
+use crate::kapi::{self, EventFd, Poller, Wake, POLLIN};
 use crate::memory::Table;
 use crate::messages::{Message, Messages};
 use crate::stats::Stats;
 use crate::uapi::{VringAddr, BACKEND_F_IOTLB_MSG_V2, FILE_UNBIND, VRING_F_LOG};
 use crate::virtqueue::{Direction, Virtqueue};
-use crate::worker::{Waker, Worker};
+use crate::worker::Workers;
 
 /// A device: what an open file of `/dev/vhost-rnet` stands for.
 #[pin_data]
@@ -55,8 +54,6 @@ pub(crate) struct Device {
 pub(crate) struct Queue {
     #[pin]
     pub(crate) vq: Mutex<Virtqueue>,
-    /// Whether the worker has something to do for the queue.
-    pub(crate) pending: Flag,
     #[pin]
     pub(crate) stats: Stats,
 }
@@ -65,14 +62,13 @@ pub(crate) struct Queue {
 pub(crate) struct Owner {
     /// Its memory; compared, not accessed.
     mm: ARef<Mm>,
-    worker: Arc<Worker>,
+    pub(crate) workers: Workers,
 }
 
 impl Queue {
     fn new() -> impl PinInit<Self, Error> {
         try_pin_init!(Self {
             vq <- new_mutex!(Virtqueue::new()?, "vhost_rnet_vq"),
-            pending: Flag::new(),
             stats <- Stats::new(),
         })
     }
@@ -112,14 +108,24 @@ impl Device {
     /// `EPERM` when the caller's memory is not the owner's, or there is no owner.
     pub(crate) fn lock_owned(&self) -> Result<MutexGuard<'_, Option<Owner>>> {
         let guard = self.owner.lock();
-        let ours = match (&*guard, current!().mm()) {
-            (Some(owner), Some(mm)) => owner.mm.as_raw() == mm.as_raw(),
-            _ => false,
-        };
-        if ours {
+        if guard.as_ref().is_some_and(Owner::is_caller) {
             Ok(guard)
         } else {
             Err(EPERM)
+        }
+    }
+
+    /// Takes the device mutex, for calls about workers, which tell apart why a caller may not.
+    ///
+    /// # Errors
+    ///
+    /// `EINVAL` when there is no owner, `EPERM` when it is another.
+    pub(crate) fn lock_workers(&self) -> Result<MutexGuard<'_, Option<Owner>>> {
+        let guard = self.owner.lock();
+        match guard.as_ref().map(Owner::is_caller) {
+            Some(true) => Ok(guard),
+            Some(false) => Err(EPERM),
+            None => Err(EINVAL),
         }
     }
 
@@ -135,14 +141,13 @@ impl Device {
         }
         let task = current!();
         let mm = task.mm().ok_or(EPERM)?;
-        let name = CString::try_from_fmt(fmt!("vhost-{}", task.pid()))?;
-        let worker = Worker::start(self.clone(), &name).map_err(|_| ENOMEM)?;
+        let workers = Workers::start(self).map_err(|_| ENOMEM)?;
         for direction in [Direction::Rx, Direction::Tx] {
             self.queue(direction).vq.lock().owner = task.pid();
         }
         *owner = Some(Owner {
             mm: ARef::from(&**mm),
-            worker: Arc::new(worker, GFP_KERNEL)?,
+            workers,
         });
         Ok(())
     }
@@ -170,7 +175,7 @@ impl Device {
         self.reset(&mut self.owner.lock());
     }
 
-    /// Resets the queues, then lets the worker go: by then nothing wakes it any more.
+    /// Resets the queues, then lets the workers go: by then nothing wakes them any more.
     fn reset(&self, owner: &mut Option<Owner>) {
         for direction in [Direction::Rx, Direction::Tx] {
             let detached = self.queue(direction).vq.lock().reset();
@@ -231,7 +236,7 @@ impl Device {
             let [rx, tx] = self.messages.answered(iova, size);
             for (direction, waits) in [(Direction::Rx, rx), (Direction::Tx, tx)] {
                 if waits {
-                    owner.waker(self, direction).wake();
+                    owner.workers.waker(direction).wake();
                 }
             }
         }
@@ -241,8 +246,11 @@ impl Device {
 
 /// What the owner sets up. Callers hold the device mutex, of which `owner` is the proof.
 impl Owner {
-    fn waker(&self, device: &Arc<Device>, direction: Direction) -> Waker {
-        Waker::new(device.clone(), self.worker.clone(), direction)
+    /// Whether the calling process, or one that shares its memory, is the owner.
+    fn is_caller(&self) -> bool {
+        current!()
+            .mm()
+            .is_some_and(|mm| self.mm.as_raw() == mm.as_raw())
     }
 
     /// Replaces the memory table of both queues.
@@ -330,7 +338,7 @@ impl Owner {
             if old == Some(file.as_ptr()) {
                 return Ok(());
             }
-            Some(Poller::new(file, POLLIN, self.waker(device, direction))?)
+            Some(Poller::new(file, POLLIN, self.workers.waker(direction))?)
         };
         let old = core::mem::replace(&mut vq.kick, new);
         let armed = vq.kick.as_mut().map_or(Ok(()), Poller::arm);
@@ -363,7 +371,7 @@ impl Owner {
         let new = if unbind {
             None
         } else {
-            let waker = self.waker(device, direction);
+            let waker = self.workers.waker(direction);
             let mut new = Backend::from_fd(fd, direction.backend_event(), waker)?;
             if let Some(old) = vq.backend.as_ref() {
                 if old.socket.is(&new.socket) {

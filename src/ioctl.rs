@@ -16,6 +16,7 @@ use crate::kapi;
 use crate::memory::Table;
 use crate::uapi::{self, RawAddr, RawPair, VringAddr};
 use crate::virtqueue::Direction;
+use crate::worker::Workers;
 
 /// Bytes of a `struct vhost_memory` that may be read; [`Table::read`] reads what it needs.
 const MAX_TABLE_BYTES: usize = 1 << 20;
@@ -57,6 +58,14 @@ pub(crate) fn dispatch(device: &Arc<Device>, cmd: u32, arg: usize) -> Result {
             let guard = device.lock_owned()?;
             let owner = guard.as_ref().ok_or(EPERM)?;
             owner.set_backend(device, direction(index)?, fd as i32)
+        }
+        uapi::NEW_WORKER
+        | uapi::FREE_WORKER
+        | uapi::ATTACH_VRING_WORKER
+        | uapi::GET_VRING_WORKER => {
+            let mut guard = device.lock_workers()?;
+            let owner = Option::as_mut(&mut guard).ok_or(EINVAL)?;
+            workers(device, &mut owner.workers, cmd, arg)
         }
         _ => {
             let guard = device.lock_owned()?;
@@ -141,6 +150,27 @@ fn vring(device: &Arc<Device>, owner: &Owner, cmd: u32, arg: usize) -> Result {
     }
 }
 
+/// Ioctls on workers, as `vhost_worker_ioctl()`.
+fn workers(device: &Arc<Device>, workers: &mut Workers, cmd: u32, arg: usize) -> Result {
+    match cmd {
+        uapi::NEW_WORKER => {
+            let id = workers.add(device)?;
+            // Without knowing its id the owner could not free it.
+            write(arg, &id).or_else(|e| workers.remove(id).and(Err(e)))
+        }
+        uapi::FREE_WORKER => workers.remove(read(arg)?),
+        uapi::ATTACH_VRING_WORKER => {
+            let direction = direction(read(arg)?)?;
+            workers.attach(device, direction, read_second(arg)?)
+        }
+        _ => {
+            let index = read::<u32>(arg)?;
+            let id = workers.attached(direction(index)?);
+            write::<RawPair>(arg, &[index, id])
+        }
+    }
+}
+
 /// The queue with `index`.
 fn direction(index: u32) -> Result<Direction> {
     // No table is indexed: nothing to mis-speculate into.
@@ -207,8 +237,8 @@ fn read<T: FromBytes>(arg: usize) -> Result<T> {
         .read()
 }
 
-/// The second word of a `struct vhost_vring_state` or `struct vhost_vring_file`, whose first, the
-/// queue index, has been read.
+/// The second word of a `struct vhost_vring_state`, `vhost_vring_file` or `vhost_vring_worker`, whose
+/// first, the queue index, has been read.
 fn read_second(arg: usize) -> Result<u32> {
     read(arg.wrapping_add(size_of::<u32>()))
 }

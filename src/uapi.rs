@@ -10,7 +10,7 @@ use vring::{GuestAddr, Region, RingAddrs, UserAddr};
 
 const VHOST_VIRTIO: u32 = 0xaf;
 
-/// `struct vhost_vring_state` and `struct vhost_vring_file` on the wire.
+/// `struct vhost_vring_state`, `struct vhost_vring_file` and `struct vhost_vring_worker` on the wire.
 pub(crate) type RawPair = [u32; 2];
 /// `struct vhost_vring_addr` on the wire.
 pub(crate) type RawAddr = [u64; 5];
@@ -31,6 +31,8 @@ pub(crate) const RESET_OWNER: u32 = _IO(VHOST_VIRTIO, 0x02);
 pub(crate) const SET_MEM_TABLE: u32 = _IOW::<RawMemory>(VHOST_VIRTIO, 0x03);
 pub(crate) const SET_LOG_BASE: u32 = _IOW::<u64>(VHOST_VIRTIO, 0x04);
 pub(crate) const SET_LOG_FD: u32 = _IOW::<i32>(VHOST_VIRTIO, 0x07);
+pub(crate) const NEW_WORKER: u32 = _IOR::<u32>(VHOST_VIRTIO, 0x08);
+pub(crate) const FREE_WORKER: u32 = _IOW::<u32>(VHOST_VIRTIO, 0x09);
 pub(crate) const SET_VRING_NUM: u32 = _IOW::<RawPair>(VHOST_VIRTIO, 0x10);
 pub(crate) const SET_VRING_ADDR: u32 = _IOW::<RawAddr>(VHOST_VIRTIO, 0x11);
 pub(crate) const SET_VRING_BASE: u32 = _IOW::<RawPair>(VHOST_VIRTIO, 0x12);
@@ -38,6 +40,8 @@ pub(crate) const GET_VRING_BASE: u32 = _IOWR::<RawPair>(VHOST_VIRTIO, 0x12);
 pub(crate) const SET_VRING_ENDIAN: u32 = _IOW::<RawPair>(VHOST_VIRTIO, 0x13);
 /// Writes to user space, whatever its direction bits say.
 pub(crate) const GET_VRING_ENDIAN: u32 = _IOW::<RawPair>(VHOST_VIRTIO, 0x14);
+pub(crate) const ATTACH_VRING_WORKER: u32 = _IOW::<RawPair>(VHOST_VIRTIO, 0x15);
+pub(crate) const GET_VRING_WORKER: u32 = _IOWR::<RawPair>(VHOST_VIRTIO, 0x16);
 pub(crate) const SET_VRING_KICK: u32 = _IOW::<RawPair>(VHOST_VIRTIO, 0x20);
 pub(crate) const SET_VRING_CALL: u32 = _IOW::<RawPair>(VHOST_VIRTIO, 0x21);
 pub(crate) const SET_VRING_ERR: u32 = _IOW::<RawPair>(VHOST_VIRTIO, 0x22);

@@ -83,6 +83,8 @@ enum Path {
 pub(crate) struct Virtqueue {
     /// Thread id of the owner, for the log; its worker is named after it.
     pub(crate) owner: i32,
+    /// Id of the worker that runs the queue; others leave it alone.
+    pub(crate) worker: u32,
     pub(crate) ring: SplitRing,
     pub(crate) features: Features,
     pub(crate) header: Header,
@@ -156,6 +158,7 @@ impl Virtqueue {
     pub(crate) fn new() -> Result<Self> {
         Ok(Self {
             owner: 0,
+            worker: 0,
             ring: SplitRing::default(),
             features: Features::default(),
             header: Header::default(),

@@ -1,34 +1,176 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The worker: the thread of the owner that runs the queues.
+//! Workers: the threads that run the queues.
+//!
+//! A device has one from `VHOST_SET_OWNER` on, for both queues. Its owner may start more and attach
+//! each queue to one of them, also under traffic. Error codes are those of `vhost_worker_ioctl()`.
 
 use kernel::current;
+use kernel::prelude::*;
+use kernel::str::CString;
 use kernel::sync::Arc;
 
 use crate::device::Device;
-use crate::kapi::{self, VhostTask, Wake, Work};
+use crate::kapi::{self, Flag, VhostTask, Wake, Work};
 use crate::virtqueue::{Direction, Next};
 use crate::{rx, tx};
 
-/// A device's worker thread.
-pub(crate) type Worker = VhostTask<Device>;
-
-/// Wakes a device's worker for one of its queues; what kick and backend callbacks hold.
+/// The most workers of a device.
 ///
-/// It refers to the device that holds it. [`Device::stop`] breaks the circle.
-pub(crate) struct Waker {
+/// As threads of the owner they count against its `RLIMIT_NPROC`, of which a privileged owner is
+/// free. Two queues keep two threads busy; the others are for those who start the next ones before
+/// they free the last ones.
+const MAX_WORKERS: u32 = 16;
+
+/// A worker: a thread, and what it has been woken for. Dropping it stops the thread.
+struct Worker {
+    thread: VhostTask<Job>,
+    job: Arc<Job>,
+}
+
+/// What a worker's thread does: rounds of the queues that are attached to it.
+///
+/// It refers to the device that holds the worker. [`Device::stop`] breaks the circle.
+struct Job {
     device: Arc<Device>,
+    id: u32,
+    /// Whether there is something to do for the receive queue.
+    rx: Flag,
+    /// Whether there is something to do for the transmit queue.
+    tx: Flag,
+}
+
+/// The workers of a device, under the device mutex.
+pub(crate) struct Workers {
+    all: KVec<Arc<Worker>>,
+    rx: Arc<Worker>,
+    tx: Arc<Worker>,
+}
+
+/// Wakes the worker of a queue; what kick and backend callbacks hold.
+#[derive(Clone)]
+pub(crate) struct Waker {
     worker: Arc<Worker>,
     direction: Direction,
 }
 
-impl Waker {
-    pub(crate) fn new(device: Arc<Device>, worker: Arc<Worker>, direction: Direction) -> Self {
-        Self {
-            device,
-            worker,
+impl Workers {
+    /// Starts the first worker of a device, with id 0, and attaches both queues to it. None of them
+    /// may have been attached.
+    ///
+    /// # Errors
+    ///
+    /// Those of the thread's creation, and `ENOMEM`.
+    pub(crate) fn start(device: &Arc<Device>) -> Result<Self> {
+        let first = Worker::start(device, 0)?;
+        let mut all = KVec::new();
+        all.push(first.clone(), GFP_KERNEL)?;
+        for direction in [Direction::Rx, Direction::Tx] {
+            device.queue(direction).vq.lock().worker = 0;
+        }
+        Ok(Self {
+            all,
+            rx: first.clone(),
+            tx: first,
+        })
+    }
+
+    /// Starts another worker (`VHOST_NEW_WORKER`); its id is the lowest that is free.
+    ///
+    /// # Errors
+    ///
+    /// `ENOSPC` when there are [`MAX_WORKERS`], which vhost does not bound; `ENOMEM` when the thread
+    /// cannot be started, whatever the reason, as vhost.
+    pub(crate) fn add(&mut self, device: &Arc<Device>) -> Result<u32> {
+        let id = (0..MAX_WORKERS)
+            .find(|id| self.find(*id).is_err())
+            .ok_or(ENOSPC)?;
+        let worker = Worker::start(device, id).map_err(|_| ENOMEM)?;
+        self.all.push(worker, GFP_KERNEL)?;
+        Ok(id)
+    }
+
+    /// Stops a worker that no queue is attached to (`VHOST_FREE_WORKER`).
+    ///
+    /// # Errors
+    ///
+    /// `ENODEV` for an unknown id, `EBUSY` when a queue is attached.
+    pub(crate) fn remove(&mut self, id: u32) -> Result {
+        self.find(id)?;
+        if self.rx.job.id == id || self.tx.job.id == id {
+            return Err(EBUSY);
+        }
+        // The last reference: wakers are of workers with a queue.
+        self.all.retain(|worker| worker.job.id != id);
+        Ok(())
+    }
+
+    /// Gives a queue another worker (`VHOST_ATTACH_VRING_WORKER`), for good when it returns.
+    ///
+    /// # Errors
+    ///
+    /// `ENODEV` for an unknown id.
+    pub(crate) fn attach(&mut self, device: &Device, direction: Direction, id: u32) -> Result {
+        let worker = self.find(id)?.clone();
+        match direction {
+            Direction::Rx => self.rx = worker,
+            Direction::Tx => self.tx = worker,
+        }
+        let waker = self.waker(direction);
+        let mut vq = device.queue(direction).vq.lock();
+        vq.worker = id;
+        // No waker has the last reference to its worker, so nothing is stopped under the mutex.
+        if let Some(kick) = vq.kick.as_mut() {
+            kick.set_waker(waker.clone());
+        }
+        if let Some(backend) = vq.backend.as_mut() {
+            backend.set_waker(waker.clone());
+        }
+        drop(vq);
+        // For what the old worker has been woken for and no longer does.
+        waker.wake();
+        Ok(())
+    }
+
+    /// The id of a queue's worker (`VHOST_GET_VRING_WORKER`).
+    pub(crate) fn attached(&self, direction: Direction) -> u32 {
+        self.of(direction).job.id
+    }
+
+    /// What wakes the worker of a queue.
+    pub(crate) fn waker(&self, direction: Direction) -> Waker {
+        Waker {
+            worker: self.of(direction).clone(),
             direction,
         }
+    }
+
+    fn of(&self, direction: Direction) -> &Arc<Worker> {
+        match direction {
+            Direction::Rx => &self.rx,
+            Direction::Tx => &self.tx,
+        }
+    }
+
+    fn find(&self, id: u32) -> Result<&Arc<Worker>> {
+        let mut all = self.all.iter();
+        all.find(|worker| worker.job.id == id).ok_or(ENODEV)
+    }
+}
+
+impl Worker {
+    /// Starts a thread named after the calling one.
+    fn start(device: &Arc<Device>, id: u32) -> Result<Arc<Self>> {
+        let name = CString::try_from_fmt(fmt!("vhost-{}", current!().pid()))?;
+        let job = Job {
+            device: device.clone(),
+            id,
+            rx: Flag::new(),
+            tx: Flag::new(),
+        };
+        let job = Arc::new(job, GFP_KERNEL)?;
+        let thread = VhostTask::start(job.clone(), &name)?;
+        Ok(Arc::new(Self { thread, job }, GFP_KERNEL)?)
     }
 }
 
@@ -36,37 +178,54 @@ impl Wake for Waker {
     #[inline]
     fn wake(&self) {
         // Orders the event before the flag, for the worker that sees the flag.
-        if self.device.queue(self.direction).pending.set() {
-            self.worker.wake();
+        if self.worker.job.pending(self.direction).set() {
+            self.worker.thread.wake();
         }
     }
 }
 
-impl Work for Device {
+impl Job {
+    #[inline]
+    fn pending(&self, direction: Direction) -> &Flag {
+        match direction {
+            Direction::Rx => &self.rx,
+            Direction::Tx => &self.tx,
+        }
+    }
+}
+
+impl Work for Job {
     #[inline]
     fn pending(&self) -> bool {
         // The task set its sleeping state with a full barrier before it looks here.
-        self.queue(Direction::Rx).pending.is_set() || self.queue(Direction::Tx).pending.is_set()
+        self.rx.is_set() || self.tx.is_set()
     }
 
     fn run(&self) {
         for direction in [Direction::Rx, Direction::Tx] {
-            let queue = self.queue(direction);
+            let queue = self.device.queue(direction);
+            let pending = self.pending(direction);
             // Orders the flag before the look for work, so that an event after it sets the flag again.
-            if !queue.pending.take() {
+            if !pending.take() {
                 continue;
             }
             let mut vq = queue.vq.lock();
+            if vq.worker != self.id {
+                // Attached to another one since, which has been woken for it.
+                continue;
+            }
             let round = match direction {
-                Direction::Rx => rx::run(&mut vq, &queue.stats, &queue.pending),
+                Direction::Rx => rx::run(&mut vq, &queue.stats, pending),
                 Direction::Tx => tx::run(&mut vq, &queue.stats),
             };
             match round {
                 Ok(Next::Wait) => {}
-                Ok(Next::Translate(miss)) => self.messages.miss(direction, miss, vq.messages_v2),
+                Ok(Next::Translate(miss)) => {
+                    self.device.messages.miss(direction, miss, vq.messages_v2);
+                }
                 // The task looks again before it sleeps.
                 Ok(Next::Again) => {
-                    queue.pending.set();
+                    pending.set();
                     drop(vq);
                     kapi::cond_resched();
                 }

@@ -106,7 +106,7 @@ impl<W: Wake> Poller<W> {
         // INVARIANT: `enqueue` sets `head` when it adds the entry.
         let ready =
             unsafe { shim::rnet_vfs_poll(self.file.as_ptr(), addr_of_mut!((*entry).table)) };
-        // SAFETY: `events` and `waker` never change.
+        // SAFETY: `events` never changes, and `waker` only through `&mut self`.
         let (events, waker) = unsafe { ((*entry).events, &(*entry).waker) };
         if ready & events != 0 {
             waker.wake();
@@ -116,6 +116,21 @@ impl<W: Wake> Poller<W> {
             return Err(EINVAL);
         }
         Ok(())
+    }
+
+    /// Replaces the waker, from the next event on. Armed afterwards if it was before and the file is
+    /// not broken; the new waker is then woken at once for an event that is there already.
+    pub(crate) fn set_waker(&mut self, waker: W) {
+        let entry = self.entry.as_ptr();
+        // SAFETY: `&mut self` gives the only access to `head`.
+        let armed = !unsafe { (*entry).head }.is_null();
+        self.disarm();
+        // SAFETY: the entry is in no queue now, so that `&mut self` gives the only access to it.
+        unsafe { (*entry).waker = waker };
+        if armed {
+            // A broken file has no more events.
+            let _ = self.arm();
+        }
     }
 
     /// Stops waiting. No callback is running or will run when it returns.
@@ -175,7 +190,7 @@ unsafe extern "C" fn wake<W: Wake>(
 ) -> c_int {
     // SAFETY: by the requirement on `wait`.
     let entry = unsafe { container_of!(wait, Entry<W>, wait) };
-    // SAFETY: the two fields never change while the entry is in a queue.
+    // SAFETY: the two fields do not change while the entry is in a queue.
     let (events, waker) = unsafe { ((*entry).events, &(*entry).waker) };
     // CAST: the key is a set of 32 event bits in a pointer's clothes.
     if key as usize as u32 & events != 0 {
