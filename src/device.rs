@@ -26,13 +26,13 @@ use vring::UserAddr;
 use crate::backend::Backend;
 use crate::features::{Features, ACCESS_PLATFORM, LOG_ALL};
 use crate::iotlb;
-use crate::kapi::{self, EventFd, Poller, Wake, POLLIN};
+use crate::kapi::{self, EventFd, Flag, Poller, Wake, POLLIN};
 use crate::memory::Table;
 use crate::messages::{Message, Messages};
 use crate::stats::Stats;
 use crate::uapi::{VringAddr, BACKEND_F_IOTLB_MSG_V2, FILE_UNBIND, VRING_F_LOG};
 use crate::virtqueue::{Direction, Virtqueue};
-use crate::worker::Workers;
+use crate::worker::{Mode, Workers};
 
 /// A device: what an open file of `/dev/vhost-rnet` stands for.
 #[pin_data]
@@ -40,6 +40,8 @@ pub(crate) struct Device {
     /// Who may change the device.
     #[pin]
     owner: Mutex<Option<Owner>>,
+    /// Whether the next owner gets [`Mode::Kthread`]. Changed under the device mutex.
+    kthreads: Flag,
     #[pin]
     rx: Queue,
     #[pin]
@@ -84,6 +86,7 @@ impl Device {
         Arc::pin_init(
             try_pin_init!(Self {
                 owner <- new_mutex!(None, "vhost_rnet_owner"),
+                kthreads: Flag::new(),
                 rx <- Queue::new(),
                 tx <- Queue::new(),
                 messages <- Messages::new(),
@@ -129,6 +132,31 @@ impl Device {
         }
     }
 
+    /// What kind of thread the workers are, or will be (`VHOST_GET_FORK_FROM_OWNER`).
+    pub(crate) fn mode(&self) -> Mode {
+        match self.kthreads.is_set() {
+            false => Mode::Task,
+            true => Mode::Kthread,
+        }
+    }
+
+    /// Takes what kind of thread they will be from `mode` (`VHOST_SET_FORK_FROM_OWNER`).
+    ///
+    /// # Errors
+    ///
+    /// `EBUSY` when there is an owner, before those of `mode`.
+    pub(crate) fn set_mode(&self, mode: impl FnOnce() -> Result<Mode>) -> Result {
+        let owner = self.owner.lock();
+        if owner.is_some() {
+            return Err(EBUSY);
+        }
+        match mode()? {
+            Mode::Task => self.kthreads.take(),
+            Mode::Kthread => self.kthreads.set(),
+        };
+        Ok(())
+    }
+
     /// Makes the caller the owner (`VHOST_SET_OWNER`) and starts a worker in its process.
     ///
     /// # Errors
@@ -141,7 +169,7 @@ impl Device {
         }
         let task = current!();
         let mm = task.mm().ok_or(EPERM)?;
-        let workers = Workers::start(self).map_err(|_| ENOMEM)?;
+        let workers = Workers::start(self, self.mode()).map_err(|_| ENOMEM)?;
         for direction in [Direction::Rx, Direction::Tx] {
             self.queue(direction).vq.lock().owner = task.pid();
         }
@@ -161,6 +189,7 @@ impl Device {
         let mut owner = self.lock_owned()?;
         let table = Arc::new(Table::empty()?, GFP_KERNEL)?;
         self.reset(&mut owner);
+        self.kthreads.take();
         for direction in [Direction::Rx, Direction::Tx] {
             self.queue(direction)
                 .vq

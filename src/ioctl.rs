@@ -16,7 +16,7 @@ use crate::kapi;
 use crate::memory::Table;
 use crate::uapi::{self, RawAddr, RawPair, VringAddr};
 use crate::virtqueue::Direction;
-use crate::worker::Workers;
+use crate::worker::{Mode, Workers};
 
 /// Bytes of a `struct vhost_memory` that may be read; [`Table::read`] reads what it needs.
 const MAX_TABLE_BYTES: usize = 1 << 20;
@@ -51,6 +51,15 @@ pub(crate) fn dispatch(device: &Arc<Device>, cmd: u32, arg: usize) -> Result {
             device.set_backend_features(features);
             Ok(())
         }
+        uapi::GET_FORK_FROM_OWNER => match device.mode() {
+            Mode::Task => write(arg, &uapi::FORK_OWNER_TASK),
+            Mode::Kthread => write(arg, &uapi::FORK_OWNER_KTHREAD),
+        },
+        uapi::SET_FORK_FROM_OWNER => device.set_mode(|| match read(arg)? {
+            uapi::FORK_OWNER_TASK => Ok(Mode::Task),
+            uapi::FORK_OWNER_KTHREAD => Ok(Mode::Kthread),
+            _ => Err(EINVAL),
+        }),
         uapi::SET_OWNER => device.set_owner(),
         uapi::RESET_OWNER => device.reset_owner(),
         uapi::NET_SET_BACKEND => {

@@ -53,6 +53,13 @@ pub(crate) const GET_BACKEND_FEATURES: u32 = _IOR::<u64>(VHOST_VIRTIO, 0x26);
 pub(crate) const NET_SET_BACKEND: u32 = _IOW::<RawPair>(VHOST_VIRTIO, 0x30);
 pub(crate) const GET_FEATURES_ARRAY: u32 = _IOR::<u64>(VHOST_VIRTIO, 0x83);
 pub(crate) const SET_FEATURES_ARRAY: u32 = _IOW::<u64>(VHOST_VIRTIO, 0x83);
+pub(crate) const SET_FORK_FROM_OWNER: u32 = _IOW::<u8>(VHOST_VIRTIO, 0x84);
+pub(crate) const GET_FORK_FROM_OWNER: u32 = _IOR::<u8>(VHOST_VIRTIO, 0x85);
+
+/// Workers are kernel threads (`VHOST_FORK_OWNER_KTHREAD`).
+pub(crate) const FORK_OWNER_KTHREAD: u8 = 0;
+/// Workers are threads of the owner (`VHOST_FORK_OWNER_TASK`).
+pub(crate) const FORK_OWNER_TASK: u8 = 1;
 
 /// File descriptor that unbinds (`VHOST_FILE_UNBIND`).
 pub(crate) const FILE_UNBIND: i32 = -1;

@@ -11,7 +11,7 @@ use kernel::str::CString;
 use kernel::sync::Arc;
 
 use crate::device::Device;
-use crate::kapi::{self, Flag, VhostTask, Wake, Work};
+use crate::kapi::{self, Flag, Kthread, VhostTask, Wake, Work};
 use crate::virtqueue::{Direction, Next};
 use crate::{rx, tx};
 
@@ -22,10 +22,24 @@ use crate::{rx, tx};
 /// they free the last ones.
 const MAX_WORKERS: u32 = 16;
 
+/// What kind of thread a worker is (`VHOST_SET_FORK_FROM_OWNER`).
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Mode {
+    /// A thread of the owner.
+    Task,
+    /// A kernel thread that uses the owner's memory.
+    Kthread,
+}
+
 /// A worker: a thread, and what it has been woken for. Dropping it stops the thread.
 struct Worker {
-    thread: VhostTask<Job>,
+    thread: Thread,
     job: Arc<Job>,
+}
+
+enum Thread {
+    Task(VhostTask<Job>),
+    Kthread(Kthread<Job>),
 }
 
 /// What a worker's thread does: rounds of the queues that are attached to it.
@@ -45,6 +59,7 @@ pub(crate) struct Workers {
     all: KVec<Arc<Worker>>,
     rx: Arc<Worker>,
     tx: Arc<Worker>,
+    mode: Mode,
 }
 
 /// Wakes the worker of a queue; what kick and backend callbacks hold.
@@ -61,8 +76,8 @@ impl Workers {
     /// # Errors
     ///
     /// Those of the thread's creation, and `ENOMEM`.
-    pub(crate) fn start(device: &Arc<Device>) -> Result<Self> {
-        let first = Worker::start(device, 0)?;
+    pub(crate) fn start(device: &Arc<Device>, mode: Mode) -> Result<Self> {
+        let first = Worker::start(device, 0, mode)?;
         let mut all = KVec::new();
         all.push(first.clone(), GFP_KERNEL)?;
         for direction in [Direction::Rx, Direction::Tx] {
@@ -72,6 +87,7 @@ impl Workers {
             all,
             rx: first.clone(),
             tx: first,
+            mode,
         })
     }
 
@@ -79,13 +95,17 @@ impl Workers {
     ///
     /// # Errors
     ///
-    /// `ENOSPC` when there are [`MAX_WORKERS`], which vhost does not bound; `ENOMEM` when the thread
-    /// cannot be started, whatever the reason, as vhost.
+    /// `EFAULT` when workers are kernel threads, which no limit of the owner counts; `ENOSPC` when
+    /// there are [`MAX_WORKERS`], which vhost does not bound; `ENOMEM` when the thread cannot be
+    /// started, whatever the reason, as vhost.
     pub(crate) fn add(&mut self, device: &Arc<Device>) -> Result<u32> {
+        if self.mode == Mode::Kthread {
+            return Err(EFAULT);
+        }
         let id = (0..MAX_WORKERS)
             .find(|id| self.find(*id).is_err())
             .ok_or(ENOSPC)?;
-        let worker = Worker::start(device, id).map_err(|_| ENOMEM)?;
+        let worker = Worker::start(device, id, self.mode).map_err(|_| ENOMEM)?;
         self.all.push(worker, GFP_KERNEL)?;
         Ok(id)
     }
@@ -160,7 +180,7 @@ impl Workers {
 
 impl Worker {
     /// Starts a thread named after the calling one.
-    fn start(device: &Arc<Device>, id: u32) -> Result<Arc<Self>> {
+    fn start(device: &Arc<Device>, id: u32, mode: Mode) -> Result<Arc<Self>> {
         let name = CString::try_from_fmt(fmt!("vhost-{}", current!().pid()))?;
         let job = Job {
             device: device.clone(),
@@ -169,7 +189,10 @@ impl Worker {
             tx: Flag::new(),
         };
         let job = Arc::new(job, GFP_KERNEL)?;
-        let thread = VhostTask::start(job.clone(), &name)?;
+        let thread = match mode {
+            Mode::Task => Thread::Task(VhostTask::start(job.clone(), &name)?),
+            Mode::Kthread => Thread::Kthread(Kthread::start(job.clone(), &name)?),
+        };
         Ok(Arc::new(Self { thread, job }, GFP_KERNEL)?)
     }
 }
@@ -179,7 +202,10 @@ impl Wake for Waker {
     fn wake(&self) {
         // Orders the event before the flag, for the worker that sees the flag.
         if self.worker.job.pending(self.direction).set() {
-            self.worker.thread.wake();
+            match &self.worker.thread {
+                Thread::Task(task) => task.wake(),
+                Thread::Kthread(kthread) => kthread.wake(),
+            }
         }
     }
 }

@@ -78,6 +78,7 @@ unsafe extern "C" {
     pub(super) fn rnet_user_or_u32(addr: u64, mask: u32) -> c_int;
 
     pub(super) fn rnet_set_running();
+    pub(super) fn rnet_set_sleeping();
     pub(super) fn rnet_cond_resched();
     pub(super) fn rnet_need_resched() -> bool;
     pub(super) fn rnet_vfs_poll(

@@ -14,15 +14,16 @@ use kernel::sync::Arc;
 
 use super::shim;
 
-/// What a [`VhostTask`] does.
+/// What a [`VhostTask`] or a [`Kthread`](super::Kthread) does.
 pub(crate) trait Work: Send + Sync {
-    /// Whether there is something to do. Must not sleep: the task is about to.
+    /// Whether there is something to do. Must not sleep: the thread is about to.
     fn pending(&self) -> bool;
 
-    /// Does it. Called in the task, whose user memory is the creator's.
+    /// Does it. Called in the thread, whose user memory is the creator's.
     fn run(&self);
 
-    /// The task has been killed and will not run again. Called in the task, once.
+    /// The thread has been killed and will not run again. Called in the thread, once; never in a
+    /// kernel thread, which cannot be killed.
     fn killed(&self);
 }
 

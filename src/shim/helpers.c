@@ -265,6 +265,12 @@ void rnet_set_running(void)
 	__set_current_state(TASK_RUNNING);
 }
 
+/* A wake-up after this is not lost, even before the task has gone to sleep. */
+void rnet_set_sleeping(void)
+{
+	set_current_state(TASK_INTERRUPTIBLE);
+}
+
 void rnet_cond_resched(void)
 {
 	cond_resched();

@@ -35,6 +35,7 @@ int rnet_clear_user(u64 addr, u64 len);
 int rnet_user_or_u32(u64 addr, u32 mask);
 
 void rnet_set_running(void);
+void rnet_set_sleeping(void);
 void rnet_cond_resched(void);
 bool rnet_need_resched(void);
 u32 rnet_vfs_poll(struct file *file, poll_table *table);
