@@ -7,6 +7,9 @@ use anyhow::{Context, Result, bail};
 use std::fs;
 use std::time::Duration;
 
+/// The process id of the parent of all kernel threads.
+const KTHREADD: u64 = 2;
+
 /// A thread of this process.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Thread {
@@ -55,6 +58,38 @@ pub fn workers() -> Result<Vec<Thread>> {
         .into_iter()
         .filter(|thread| thread.name == name)
         .collect())
+}
+
+/// The kernel threads that work for this process.
+///
+/// # Errors
+///
+/// When the process information is missing.
+pub fn kernel_workers() -> Result<Vec<Thread>> {
+    let name = format!("vhost-{}", std::process::id());
+    let mut out = Vec::new();
+    for entry in fs::read_dir("/proc").context("list processes")? {
+        let entry = entry?;
+        let Some(tid) = entry
+            .file_name()
+            .to_str()
+            .and_then(|name| name.parse().ok())
+        else {
+            continue;
+        };
+        // A process may end between the listing and the look at it.
+        let Ok(status) = fs::read_to_string(entry.path().join("status")) else {
+            continue;
+        };
+        let named = status.lines().next() == Some(&format!("Name:\t{name}"));
+        if named && field(&status, "PPid:") == Some(KTHREADD) {
+            out.push(Thread {
+                tid,
+                name: name.clone(),
+            });
+        }
+    }
+    Ok(out)
 }
 
 /// What a thread has run so far.

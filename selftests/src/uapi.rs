@@ -184,6 +184,10 @@ pub const SET_MEM_TABLE: Request<MemoryHeader> = Request::write(KIND, 0x03);
 pub const SET_LOG_BASE: Request<u64> = Request::write(KIND, 0x04);
 /// `VHOST_SET_LOG_FD`.
 pub const SET_LOG_FD: Request<i32> = Request::write(KIND, 0x07);
+/// `VHOST_NEW_WORKER`; a `struct vhost_worker_state` is a worker's id.
+pub const NEW_WORKER: Request<u32> = Request::read(KIND, 0x08);
+/// `VHOST_FREE_WORKER`.
+pub const FREE_WORKER: Request<u32> = Request::write(KIND, 0x09);
 /// `VHOST_SET_VRING_NUM`.
 pub const SET_VRING_NUM: Request<VringState> = Request::write(KIND, 0x10);
 /// `VHOST_SET_VRING_ADDR`.
@@ -192,6 +196,10 @@ pub const SET_VRING_ADDR: Request<VringAddr> = Request::write(KIND, 0x11);
 pub const SET_VRING_BASE: Request<VringState> = Request::write(KIND, 0x12);
 /// `VHOST_GET_VRING_BASE`.
 pub const GET_VRING_BASE: Request<VringState> = Request::read_write(KIND, 0x12);
+/// `VHOST_ATTACH_VRING_WORKER`; the value is a worker's id.
+pub const ATTACH_VRING_WORKER: Request<VringState> = Request::write(KIND, 0x15);
+/// `VHOST_GET_VRING_WORKER`; the value is a worker's id.
+pub const GET_VRING_WORKER: Request<VringState> = Request::read_write(KIND, 0x16);
 /// `VHOST_SET_VRING_KICK`.
 pub const SET_VRING_KICK: Request<VringFile> = Request::write(KIND, 0x20);
 /// `VHOST_SET_VRING_CALL`.
@@ -212,6 +220,10 @@ pub const NET_SET_BACKEND: Request<VringFile> = Request::write(KIND, 0x30);
 pub const GET_FEATURES_ARRAY: Request<u64> = Request::read(KIND, 0x83);
 /// `VHOST_SET_FEATURES_ARRAY`.
 pub const SET_FEATURES_ARRAY: Request<u64> = Request::write(KIND, 0x83);
+/// `VHOST_SET_FORK_FROM_OWNER`.
+pub const SET_FORK_FROM_OWNER: Request<u8> = Request::write(KIND, 0x84);
+/// `VHOST_GET_FORK_FROM_OWNER`.
+pub const GET_FORK_FROM_OWNER: Request<u8> = Request::read(KIND, 0x85);
 /// A number of the vhost family that no network device serves.
 pub const UNKNOWN: Request<VringState> = Request::write(KIND, 0x7e);
 

@@ -218,6 +218,63 @@ impl Vhost {
         self.set(uapi::SET_VRING_ERR, VringFile { index, fd })
     }
 
+    /// Starts another worker; its id.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM` or `ENOSPC` when there cannot be more, `EFAULT` if workers are kernel threads.
+    pub fn new_worker(&self) -> io::Result<u32> {
+        self.get(uapi::NEW_WORKER, u32::MAX)
+    }
+
+    /// Stops a worker.
+    ///
+    /// # Errors
+    ///
+    /// `ENODEV` for an unknown one, `EBUSY` for one that a queue is attached to.
+    pub fn free_worker(&self, id: u32) -> io::Result<()> {
+        self.set(uapi::FREE_WORKER, id)
+    }
+
+    /// Gives a queue another worker.
+    ///
+    /// # Errors
+    ///
+    /// `ENODEV` for an unknown one.
+    pub fn attach_worker(&self, index: u32, id: u32) -> io::Result<()> {
+        self.set(uapi::ATTACH_VRING_WORKER, VringState { index, num: id })
+    }
+
+    /// The worker of a queue.
+    ///
+    /// # Errors
+    ///
+    /// `ENOBUFS` for a queue that is not there.
+    pub fn worker(&self, index: u32) -> io::Result<u32> {
+        let num = u32::MAX;
+        Ok(self
+            .get(uapi::GET_VRING_WORKER, VringState { index, num })?
+            .num)
+    }
+
+    /// Whether workers are threads of the owner (1) or of the kernel (0), before there is an owner.
+    ///
+    /// # Errors
+    ///
+    /// `EINVAL` for another value, `EBUSY` with an owner.
+    pub fn set_fork_from_owner(&self, value: u8) -> io::Result<()> {
+        self.set(uapi::SET_FORK_FROM_OWNER, value)
+    }
+
+    /// What [`Self::set_fork_from_owner`] set.
+    ///
+    /// # Errors
+    ///
+    /// None expected.
+    pub fn fork_from_owner(&self) -> io::Result<u8> {
+        self.get(uapi::GET_FORK_FROM_OWNER, u8::MAX)
+    }
+
     /// Binds a queue to a tap or socket, -1 unbinds.
     ///
     /// # Errors

@@ -11,7 +11,7 @@ use crate::vhost::{RX, TX};
 use crate::wait::Deadline;
 use anyhow::{Context as _, Result, bail};
 use std::io::{Read, Write};
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 pub(super) const CASES: &[Case] = &[
@@ -26,7 +26,7 @@ pub(super) const ROLES: &[Role] = &[
     role("adopt-and-die", adopt),
 ];
 
-fn say_ready() -> Result<()> {
+pub(super) fn say_ready() -> Result<()> {
     let mut out = std::io::stdout();
     out.write_all(b"!")
         .and_then(|()| out.flush())
@@ -36,7 +36,16 @@ fn say_ready() -> Result<()> {
 /// Moves frames both ways until killed.
 fn endless_traffic(ctx: &Context) -> Result<()> {
     let setup = Setup::new(feature::VERSION_1 | feature::EVENT_IDX);
-    let mut device = NetDevice::start(&ctx.device, setup)?;
+    let device = NetDevice::start(&ctx.device, setup)?;
+    until_killed(ctx, device, |_| Ok(()))
+}
+
+/// Tells the parent when frames have moved both ways, and goes on; `change` is called all the time.
+pub(super) fn until_killed(
+    ctx: &Context,
+    mut device: NetDevice,
+    mut change: impl FnMut(&NetDevice) -> Result<()>,
+) -> Result<()> {
     let plan = Plan {
         window: 200,
         ..Plan::new(ctx.seed, u64::MAX, |n| 60 + (n % 1400) as usize)
@@ -52,6 +61,7 @@ fn endless_traffic(ctx: &Context) -> Result<()> {
         if !moved && !traffic::wait_activity(&mut device, crate::wait::PATIENCE)? {
             bail!("nothing moves");
         }
+        change(&device)?;
     }
 }
 
@@ -83,8 +93,12 @@ fn adopt(_ctx: &Context) -> Result<()> {
 }
 
 /// Starts a role and waits until it says that it is ready.
-fn start(ctx: &Context, name: &str, stdin: Stdio) -> Result<Child> {
-    let mut command = runner::again(ctx, "--role", name)?;
+pub(super) fn start(ctx: &Context, name: &str, stdin: Stdio) -> Result<Child> {
+    start_as(runner::again(ctx, "--role", name)?, name, stdin)
+}
+
+/// As [`start`], by a command that plays the role.
+pub(super) fn start_as(mut command: Command, name: &str, stdin: Stdio) -> Result<Child> {
     let mut child = command
         .stdout(Stdio::piped())
         .stdin(stdin)
@@ -106,7 +120,7 @@ fn start(ctx: &Context, name: &str, stdin: Stdio) -> Result<Child> {
 }
 
 /// Kills with a signal that cannot be caught, and waits for the end.
-fn kill(mut child: Child, after: Duration) -> Result<()> {
+pub(super) fn kill(mut child: Child, after: Duration) -> Result<()> {
     // A different moment each time is the point here, not a wait for anything.
     std::thread::sleep(after);
     child.kill().context("kill")?;
@@ -116,7 +130,7 @@ fn kill(mut child: Child, after: Duration) -> Result<()> {
     })
 }
 
-fn still_works(ctx: &Context) -> Result<()> {
+pub(super) fn still_works(ctx: &Context) -> Result<()> {
     let mut device = NetDevice::start(&ctx.device, Setup::new(feature::VERSION_1))?;
     traffic::exchange(&mut device, Plan::new(ctx.seed, 50, |_| 100))
 }

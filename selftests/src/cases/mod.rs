@@ -5,6 +5,7 @@
 mod base;
 mod events;
 mod evil;
+mod fork;
 mod guest;
 mod guest_rx;
 mod in_order;
@@ -20,6 +21,7 @@ mod live;
 mod messages;
 mod rxbuf;
 mod worker;
+mod workers;
 mod wrap;
 
 use crate::vhost::Vhost;
@@ -138,6 +140,8 @@ pub fn all() -> Vec<Case> {
         lifecycle::CASES,
         kill::CASES,
         worker::CASES,
+        workers::CASES,
+        fork::CASES,
     ]
     .concat()
 }
@@ -145,7 +149,7 @@ pub fn all() -> Vec<Case> {
 /// All helper roles.
 #[must_use]
 pub fn roles() -> Vec<Role> {
-    [ioctl_owner::ROLES, kill::ROLES].concat()
+    [ioctl_owner::ROLES, kill::ROLES, workers::ROLES, fork::ROLES].concat()
 }
 
 /// Fails unless `result` is the error number `errno`.
