@@ -80,6 +80,8 @@ pub struct Queue {
     pub kicks: u64,
     /// How chains are laid out.
     pub shape: Shape,
+    /// Guest address and length of all that the device says it wrote, if a case collects it.
+    pub written: Option<Vec<(u64, u32)>>,
     pool: Pool,
 }
 
@@ -107,6 +109,7 @@ impl Queue {
             err: EventFd::new()?,
             kicks: 0,
             shape,
+            written: None,
             pool: Pool::new(memory, buffers, table)?,
         })
     }
@@ -139,6 +142,13 @@ impl Queue {
     #[must_use]
     pub fn buffers_free(&self) -> usize {
         self.pool.free.len()
+    }
+
+    /// Guest address and length of the memory that holds all buffers.
+    #[must_use]
+    pub fn buffers(&self) -> (u64, usize) {
+        let len = self.pool.count * self.pool.len.next_multiple_of(64);
+        (self.pool.addr, len)
     }
 
     /// Takes all buffers back, for a ring that was replaced by an empty one.
@@ -447,6 +457,9 @@ impl NetDevice {
     }
 
     fn rx_append(&mut self, slot: u32, len: u32, frame: &mut Vec<u8>) -> Result<()> {
+        if let Some(written) = &mut self.rx.written {
+            written.push((self.rx.pool.buffer(slot), len));
+        }
         let len = usize::try_from(len)?;
         if len > self.rx.pool.len {
             bail!("{len} bytes written to a buffer of {}", self.rx.pool.len);

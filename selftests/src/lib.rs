@@ -9,6 +9,8 @@
 //! [`vhost`] the ioctls; [`memory`] what the device sees as guest memory; [`ring`] and [`split`]
 //! the driver's half of a virtqueue; [`tap`] and [`peer`] the other end of the wire; [`setup`] and
 //! [`device`] put them together; [`iotlb`] translates for it; [`traffic`] moves numbered frames through it and checks every byte;
+//! the driver's half of a virtqueue; [`log`] reads the dirty log; [`tap`] and [`peer`] the other end of the wire; [`setup`] and
+//! [`device`] put them together; [`traffic`] moves numbered frames through it and checks every byte;
 //! [`cases`] are the tests and [`runner`] runs each in a process of its own. [`bench`] measures, with
 //! a driver of its own that does less.
 
@@ -20,6 +22,7 @@ pub mod device;
 pub mod eventfd;
 pub mod frame;
 pub mod iotlb;
+pub mod log;
 pub mod memory;
 pub mod peer;
 pub mod procfs;

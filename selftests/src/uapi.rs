@@ -168,6 +168,8 @@ pub mod message {
         }
     }
 }
+/// `VHOST_VRING_F_LOG` as a mask: writes to the used ring are logged.
+pub const VRING_LOG: u32 = 1;
 
 const KIND: u8 = 0xaf;
 /// `VHOST_GET_FEATURES`.

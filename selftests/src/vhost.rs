@@ -147,6 +147,24 @@ impl Vhost {
         self.raw(uapi::SET_MEM_TABLE.number(), &map, 0)
     }
 
+    /// Places the dirty log, an address of the process.
+    ///
+    /// # Errors
+    ///
+    /// `EFAULT` for what cannot be written, if a bound queue logs.
+    pub fn set_log_base(&self, address: u64) -> io::Result<()> {
+        self.set(uapi::SET_LOG_BASE, address)
+    }
+
+    /// Sets the descriptor that is called when something was logged, -1 for none.
+    ///
+    /// # Errors
+    ///
+    /// `EBADF` or `EINVAL` for what is no event descriptor.
+    pub fn set_log_fd(&self, fd: i32) -> io::Result<()> {
+        self.set(uapi::SET_LOG_FD, fd)
+    }
+
     /// Sets the ring size.
     ///
     /// # Errors

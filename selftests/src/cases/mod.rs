@@ -19,6 +19,7 @@ mod kill;
 mod lifecycle;
 mod live;
 mod messages;
+mod log;
 mod rxbuf;
 mod worker;
 mod workers;
@@ -137,6 +138,7 @@ pub fn all() -> Vec<Case> {
         guest::CASES,
         guest_rx::CASES,
         live::CASES,
+        log::CASES,
         lifecycle::CASES,
         kill::CASES,
         worker::CASES,

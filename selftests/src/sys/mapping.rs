@@ -77,14 +77,27 @@ impl Mapping {
     ///
     /// When the range is not made of whole pages of the mapping.
     pub fn protect(&self, offset: usize, len: usize, accessible: bool) -> io::Result<()> {
-        if offset.checked_add(len).is_none_or(|end| end > self.len) {
-            return Err(io::ErrorKind::InvalidInput.into());
-        }
         let prot = if accessible {
             libc::PROT_READ | libc::PROT_WRITE
         } else {
             libc::PROT_NONE
         };
+        self.set_protection(offset, len, prot)
+    }
+
+    /// Makes a range of pages readable only, for the device too.
+    ///
+    /// # Errors
+    ///
+    /// When the range is not made of whole pages of the mapping.
+    pub fn protect_writes(&self, offset: usize, len: usize) -> io::Result<()> {
+        self.set_protection(offset, len, libc::PROT_READ)
+    }
+
+    fn set_protection(&self, offset: usize, len: usize, prot: i32) -> io::Result<()> {
+        if offset.checked_add(len).is_none_or(|end| end > self.len) {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
         // SAFETY: the range was just checked to lie inside this mapping; an access to a closed
         // page faults, it does not reach other memory.
         super::check(unsafe { libc::mprotect(self.base.add(offset).cast(), len, prot) })?;
@@ -149,6 +162,16 @@ impl Mapping {
     #[must_use]
     pub fn load_u16(&self, offset: usize, order: Ordering) -> u16 {
         u16::from_le(self.word(offset).load(order))
+    }
+
+    /// Takes an aligned 16-bit word and leaves zero, in one step.
+    ///
+    /// # Panics
+    ///
+    /// When the word leaves the mapping or is misaligned.
+    #[must_use]
+    pub fn take_u16(&self, offset: usize) -> u16 {
+        u16::from_le(self.word(offset).swap(0, Ordering::AcqRel))
     }
 
     /// Writes an aligned 16-bit word.
