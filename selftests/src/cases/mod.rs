@@ -20,6 +20,7 @@ mod lifecycle;
 mod live;
 mod messages;
 mod log;
+mod log_control;
 mod rxbuf;
 mod worker;
 mod workers;
@@ -139,6 +140,7 @@ pub fn all() -> Vec<Case> {
         guest_rx::CASES,
         live::CASES,
         log::CASES,
+        log_control::CASES,
         lifecycle::CASES,
         kill::CASES,
         worker::CASES,
