@@ -21,6 +21,7 @@ mod live;
 mod messages;
 mod log;
 mod log_control;
+mod log_live;
 mod rxbuf;
 mod worker;
 mod workers;
@@ -141,6 +142,7 @@ pub fn all() -> Vec<Case> {
         live::CASES,
         log::CASES,
         log_control::CASES,
+        log_live::CASES,
         lifecycle::CASES,
         kill::CASES,
         worker::CASES,
