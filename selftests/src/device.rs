@@ -9,7 +9,7 @@ use crate::ring::RingDriver;
 pub use crate::setup::{GUEST_BASE, Setup, Shape};
 use crate::split::{SplitDriver, SplitLayout};
 use crate::tap::{Tap, TapConfig};
-use crate::uapi::{NetHeader, VringAddr, feature};
+use crate::uapi::{NetHeader, VringAddr};
 use crate::vhost::{RX, TX, Vhost};
 use anyhow::{Context, Result, bail};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -195,7 +195,7 @@ pub struct NetDevice {
     pub rx: Queue,
     /// The transmit queue.
     pub tx: Queue,
-    /// The backend.
+    /// The backend; most often a tap.
     pub tap: Tap,
     /// The other end of the wire.
     pub peer: Peer,
@@ -216,31 +216,27 @@ impl NetDevice {
         Ok(device)
     }
 
-    /// Makes a device with everything set up but the backend.
+    /// Makes a device on the tap `name`, with everything set up but the backend.
     ///
     /// # Errors
     ///
     /// When anything on the way fails.
     pub fn prepare(path: &Path, setup: Setup, name: &str, multiqueue: bool) -> Result<Self> {
-        let own_header = setup.features & feature::NET_HDR != 0;
-        let header = if own_header {
-            0
-        } else {
-            u8::try_from(setup.header())?
+        let config = TapConfig {
+            multiqueue,
+            ..setup.tap()
         };
-        let tap = Tap::new(
-            name,
-            TapConfig {
-                header,
-                offloads: setup.offloads,
-                multiqueue,
-            },
-        )?;
-        let peer = if setup.tcp {
-            Peer::with_headers(tap.if_index())?
-        } else {
-            Peer::new(tap.if_index())?
-        };
+        let tap = Tap::new(name, config)?;
+        let peer = setup.peer(tap.if_index())?;
+        Self::on(path, setup, tap, peer)
+    }
+
+    /// Makes a device on a backend, with everything set up but that.
+    ///
+    /// # Errors
+    ///
+    /// When the device refuses.
+    pub fn on(path: &Path, setup: Setup, tap: Tap, peer: Peer) -> Result<Self> {
         let memory = setup.memory()?;
         let rx = (setup.rx_buffers, setup.rx_shape);
         let tx = (setup.tx_buffers, setup.tx_shape);

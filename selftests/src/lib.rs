@@ -36,3 +36,4 @@ pub mod traffic;
 pub mod uapi;
 pub mod vhost;
 pub mod wait;
+pub mod wire;

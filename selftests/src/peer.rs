@@ -8,11 +8,11 @@ use crate::uapi::NetHeader;
 use anyhow::{Context, Result, bail};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-const SOL_PACKET: i32 = 263;
+pub(crate) const SOL_PACKET: i32 = 263;
 const PACKET_VNET_HDR: i32 = 15;
 const PACKET_QDISC_BYPASS: i32 = 20;
-const SOL_SOCKET: i32 = 1;
-const SO_RCVBUFFORCE: i32 = 33;
+pub(crate) const SOL_SOCKET: i32 = 1;
+pub(crate) const SO_RCVBUFFORCE: i32 = 33;
 const SO_SNDBUFFORCE: i32 = 32;
 const ETH_P_IP: u16 = 0x0800;
 /// Enough for a full ring of the largest frames.

@@ -3,7 +3,9 @@
 //! What a device is made from: features, sizes, and the layout of memory and chains.
 
 use crate::memory::GuestMemory;
+use crate::peer::Peer;
 use crate::ring::Segment;
+use crate::tap::TapConfig;
 use crate::uapi::feature;
 use anyhow::Result;
 use std::sync::Arc;
@@ -76,7 +78,7 @@ pub struct Setup {
     pub table: usize,
     /// What the tap may hand to the guest unsegmented.
     pub offloads: u32,
-    /// Whether the peer speaks TCP with segmentation headers.
+    /// Whether the peer speaks IP, with segmentation headers.
     pub tcp: bool,
     /// Regions of guest memory beside the first, as address and length.
     pub regions: Vec<(u64, usize)>,
@@ -109,6 +111,32 @@ impl Setup {
             10
         } else {
             12
+        }
+    }
+
+    /// How a tap has to be for this device.
+    #[must_use]
+    pub fn tap(&self) -> TapConfig {
+        // CAST: 10 or 12.
+        let header = self.header() as u8;
+        let own_header = self.features & feature::NET_HDR != 0;
+        TapConfig {
+            header: if own_header { 0 } else { header },
+            offloads: self.offloads,
+            multiqueue: false,
+        }
+    }
+
+    /// The peer for this device on the interface that its frames come from.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel answers.
+    pub fn peer(&self, if_index: i32) -> Result<Peer> {
+        if self.tcp {
+            Peer::with_headers(if_index)
+        } else {
+            Peer::new(if_index)
         }
     }
 

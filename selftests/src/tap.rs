@@ -13,7 +13,7 @@ const IFF_VNET_HDR: i32 = 0x4000;
 const IFF_MULTI_QUEUE: i32 = 0x0100;
 
 /// Frames of up to 64 KiB must pass without segmentation.
-const MTU: i32 = 65521;
+pub const MTU: i32 = 65521;
 
 /// Offload: checksums are left to the guest.
 pub const OFFLOAD_CSUM: u32 = 1;
@@ -60,6 +60,23 @@ pub fn open_unattached() -> Result<OwnedFd> {
     Ok(file.context("open /dev/net/tun")?.into())
 }
 
+/// Flags and sizes that all taps share.
+fn configure(fd: BorrowedFd<'_>, name: &str, config: TapConfig) -> Result<()> {
+    let mut flags = IFF_TAP | IFF_NO_PI;
+    if config.header > 0 {
+        flags |= IFF_VNET_HDR;
+    }
+    if config.multiqueue {
+        flags |= IFF_MULTI_QUEUE;
+    }
+    net::tun_attach(fd, name, flags).context("attach to tap")?;
+    if config.header > 0 {
+        net::tun_header_size(fd, i32::from(config.header)).context("header size")?;
+        net::tun_offload(fd, config.offloads).context("tap offloads")?;
+    }
+    net::tun_send_buffer(fd, i32::MAX).context("tap send buffer")
+}
+
 /// One queue of a tap interface.
 #[derive(Debug)]
 pub struct Tap {
@@ -75,21 +92,28 @@ impl Tap {
     /// What the kernel answers.
     pub fn new(name: &str, config: TapConfig) -> Result<Self> {
         let fd = open_unattached()?;
-        let mut flags = IFF_TAP | IFF_NO_PI;
-        if config.header > 0 {
-            flags |= IFF_VNET_HDR;
-        }
-        if config.multiqueue {
-            flags |= IFF_MULTI_QUEUE;
-        }
-        net::tun_attach(fd.as_fd(), name, flags).context("attach to tap")?;
-        if config.header > 0 {
-            net::tun_header_size(fd.as_fd(), i32::from(config.header)).context("header size")?;
-            net::tun_offload(fd.as_fd(), config.offloads).context("tap offloads")?;
-        }
-        net::tun_send_buffer(fd.as_fd(), i32::MAX).context("tap send buffer")?;
+        configure(fd.as_fd(), name, config)?;
         net::if_up(name, MTU).context("bring tap up")?;
-        let if_index = net::if_index(name).context("tap index")?;
+        Self::adopt(fd, name)
+    }
+
+    /// A queue of a macvtap or ipvtap interface: `fd` is its node, opened.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel answers.
+    pub fn of_node(fd: OwnedFd, name: &str, config: TapConfig) -> Result<Self> {
+        configure(fd.as_fd(), name, config)?;
+        Self::adopt(fd, name)
+    }
+
+    /// Any other file that serves as a backend on interface `name`.
+    ///
+    /// # Errors
+    ///
+    /// When there is no such interface.
+    pub fn adopt(fd: OwnedFd, name: &str) -> Result<Self> {
+        let if_index = net::if_index(name).with_context(|| format!("index of {name}"))?;
         Ok(Self { fd, if_index })
     }
 

@@ -26,6 +26,8 @@ pub struct Plan {
     pub size: fn(u64) -> usize,
     /// Whether they are TCP frames to be segmented later.
     pub tcp: bool,
+    /// Whether they are TCP frames as they are, for interfaces that pass nothing but IP.
+    pub ip: bool,
 }
 
 impl Plan {
@@ -38,12 +40,13 @@ impl Plan {
             window: 64,
             size,
             tcp: false,
+            ip: false,
         }
     }
 
     fn build(&self, sequence: u64, out: &mut Vec<u8>) {
         let len = (self.size)(sequence);
-        if self.tcp {
+        if self.tcp || self.ip {
             frame::build_tcp(self.seed, sequence, len, out);
         } else {
             frame::build(self.seed, sequence, len, out);

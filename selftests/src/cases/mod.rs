@@ -2,6 +2,7 @@
 
 //! The tests: one function each, run in a process and network namespace of its own.
 
+mod backends;
 mod base;
 mod events;
 mod evil;
@@ -137,6 +138,7 @@ pub fn all() -> Vec<Case> {
         events::CASES,
         rxbuf::CASES,
         in_order::CASES,
+        backends::CASES,
         guest::CASES,
         guest_rx::CASES,
         live::CASES,

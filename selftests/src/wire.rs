@@ -1,0 +1,293 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Every kind of interface whose file or socket a device takes as a backend, and the wire to a peer.
+
+use crate::cases::Skip;
+use crate::device::NetDevice;
+use crate::peer::{Peer, SO_RCVBUFFORCE, SOL_PACKET, SOL_SOCKET};
+use crate::setup::Setup;
+use crate::sys::net;
+use crate::tap::{MTU, Tap, TapConfig};
+use crate::vhost::{RX, TX};
+use anyhow::{Context, Result, bail};
+use rustix::fs::{CWD, Dev, FileType, Mode};
+use rustix::mount::{MountFlags, UnmountFlags};
+use std::fs;
+use std::io::Write;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+const PACKET_VNET_HDR_SZ: i32 = 24;
+const ETH_P_ALL: u16 = 3;
+/// Enough for a ring of the largest frames.
+const PACKET_BUFFER: i32 = 64 << 20;
+
+/// What the guest's end of a wire is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A tap, whose peer is on the same interface.
+    Tap,
+    /// A macvtap on one end of a veth pair, the peer on the other.
+    Macvtap,
+    /// An ipvtap in the same place, with the address that TCP frames go to.
+    Ipvtap,
+    /// A packet socket on one end of a veth pair, the peer on the other.
+    Packet,
+}
+
+impl Kind {
+    /// Whether other frames than IP get lost.
+    #[must_use]
+    pub fn only_ip(self) -> bool {
+        self == Self::Ipvtap
+    }
+
+    /// Whether it is a file of tun or tap, with their calls.
+    #[must_use]
+    pub fn is_tap(self) -> bool {
+        self != Self::Packet
+    }
+
+    fn module(self) -> &'static str {
+        match self {
+            Self::Tap => "tun",
+            Self::Macvtap => "macvtap",
+            Self::Ipvtap => "ipvtap",
+            Self::Packet => "veth",
+        }
+    }
+}
+
+/// Loads a module, or skips the case on a kernel without it.
+fn load(module: &str) -> Result<()> {
+    let output = Command::new("modprobe")
+        .arg(module)
+        .output()
+        .context("run modprobe")?;
+    if output.status.success() || fs::exists(format!("/sys/module/{module}"))? {
+        return Ok(());
+    }
+    Err(Skip(format!("no module {module}")).into())
+}
+
+/// Runs commands of ip(8), one a line.
+///
+/// # Errors
+///
+/// When one fails.
+pub fn ip(commands: &str) -> Result<()> {
+    let mut child = Command::new("ip")
+        .args(["-batch", "-"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .context("run ip")?;
+    let mut stdin = child.stdin.take().context("ip has no input")?;
+    stdin.write_all(commands.as_bytes())?;
+    drop(stdin);
+    let output = child.wait_with_output()?;
+    if !output.status.success() {
+        let said = String::from_utf8_lossy(&output.stderr);
+        bail!("ip: {} ({commands:?})", said.trim());
+    }
+    Ok(())
+}
+
+/// What `/sys` says of the interfaces of this process's own network namespace.
+fn with_sysfs<T>(look: impl FnOnce(&Path) -> Result<T>) -> Result<T> {
+    let place = std::env::temp_dir().join(format!("sysfs-{}", std::process::id()));
+    fs::create_dir_all(&place)?;
+    let no_data: Option<&std::ffi::CStr> = None;
+    rustix::mount::mount("sysfs", &place, "sysfs", MountFlags::empty(), no_data)
+        .context("mount sysfs")?;
+    let result = look(&place.join("class/net"));
+    rustix::mount::unmount(&place, UnmountFlags::DETACH)?;
+    fs::remove_dir(&place)?;
+    result
+}
+
+/// Interfaces from a backend to a peer, which go when this is dropped.
+#[derive(Debug)]
+pub struct Wire {
+    /// What kind of backend it has.
+    pub kind: Kind,
+    /// The interface of the backend.
+    pub name: String,
+    far: String,
+    node: Option<Dev>,
+}
+
+impl Wire {
+    /// Makes the interfaces; `number` tells wires apart.
+    ///
+    /// # Errors
+    ///
+    /// When they cannot be made. A kernel without the module skips the case.
+    pub fn new(kind: Kind, number: u32) -> Result<Self> {
+        load(kind.module())?;
+        let (near, low, far) = (
+            format!("near{number}"),
+            format!("low{number}"),
+            format!("far{number}"),
+        );
+        let up = |name: &str| format!("link set {name} mtu {MTU} up\n");
+        let pair = |name: &str| {
+            format!("link add {name} type veth peer name {far}\n") + &up(name) + &up(&far)
+        };
+        let on_pair =
+            |what: &str| pair(&low) + &format!("link add link {low} name {near} {what}\n");
+        let wire = Self {
+            kind,
+            far: if kind == Kind::Tap {
+                near.clone()
+            } else {
+                far.clone()
+            },
+            name: near.clone(),
+            node: None,
+        };
+        match kind {
+            Kind::Tap => return Ok(wire),
+            Kind::Macvtap => ip(&(on_pair("type macvtap mode passthru") + &up(&near)))?,
+            Kind::Ipvtap => ip(&(on_pair("type ipvtap mode l2")
+                + &format!("link set {near} up\naddress add 192.0.2.2/24 dev {near}\n")))?,
+            Kind::Packet => ip(&pair(&near))?,
+        }
+        wire.on_pair()
+    }
+
+    /// Frames cross a veth pair through the backlog of some CPU. In order, if it is always the same.
+    fn on_pair(mut self) -> Result<Self> {
+        let low = self.low();
+        with_sysfs(|net| {
+            for name in [low.as_str(), &self.far] {
+                fs::write(net.join(name).join("queues/rx-0/rps_cpus"), "1")
+                    .with_context(|| format!("steering of {name}"))?;
+            }
+            if self.kind.is_tap() {
+                self.node = Some(node_of(&net.join(&self.name).join(self.kind.module()))?);
+            }
+            Ok(())
+        })?;
+        Ok(self)
+    }
+
+    /// The interface of the pair on the backend's side.
+    fn low(&self) -> String {
+        if self.kind.is_tap() {
+            self.name.replace("near", "low")
+        } else {
+            self.name.clone()
+        }
+    }
+
+    /// A backend that fits a device, one queue of several if the kind has them.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel answers.
+    pub fn backend(&self, config: TapConfig) -> Result<Tap> {
+        match (self.kind, self.node) {
+            (Kind::Tap, _) => Tap::new(&self.name, config),
+            (Kind::Packet, _) => Tap::adopt(self.packet_socket(config)?, &self.name),
+            (_, node) => {
+                let node = node.context("no node")?;
+                Tap::of_node(open_node(node)?, &self.name, config)
+            }
+        }
+    }
+
+    fn packet_socket(&self, config: TapConfig) -> Result<OwnedFd> {
+        // Protocol zero: nothing arrives before the socket is bound.
+        let fd = net::socket(libc::AF_PACKET, libc::SOCK_RAW, 0).context("packet socket")?;
+        let set = |level, name, value| net::set_option(fd.as_fd(), level, name, value);
+        set(SOL_SOCKET, SO_RCVBUFFORCE, PACKET_BUFFER).context("receive buffer")?;
+        if config.header > 0 {
+            set(SOL_PACKET, PACKET_VNET_HDR_SZ, i32::from(config.header)).context("headers")?;
+        }
+        let index = net::if_index(&self.name)?;
+        net::packet_bind(fd.as_fd(), index, ETH_P_ALL).context("bind packet socket")?;
+        Ok(fd)
+    }
+
+    /// The other end.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel answers; there is no tap before its backend.
+    pub fn peer(&self, setup: &Setup) -> Result<Peer> {
+        setup.peer(net::if_index(&self.far).context("index of the far end")?)
+    }
+
+    /// A device on this wire, with both queues started.
+    ///
+    /// # Errors
+    ///
+    /// When anything on the way fails.
+    pub fn start(&self, path: &Path, setup: Setup) -> Result<NetDevice> {
+        let tap = self.backend(setup.tap())?;
+        let peer = self.peer(&setup)?;
+        let device = NetDevice::on(path, setup, tap, peer)?;
+        device.bind(RX)?;
+        device.bind(TX)?;
+        Ok(device)
+    }
+
+    /// Takes the backend's interface down, or up again.
+    ///
+    /// # Errors
+    ///
+    /// When it is gone.
+    pub fn set_up(&self, up: bool) -> Result<()> {
+        let state = if up { "up" } else { "down" };
+        ip(&format!("link set {} {state}\n", self.name))
+    }
+
+    /// Deletes the backend's interface.
+    ///
+    /// # Errors
+    ///
+    /// When it is gone.
+    pub fn delete(&self) -> Result<()> {
+        ip(&format!("link delete {}\n", self.name))
+    }
+}
+
+impl Drop for Wire {
+    fn drop(&mut self) {
+        // A tap goes with its last file, all others with the pair they are on; it may be gone.
+        if self.kind != Kind::Tap {
+            let _ = ip(&format!("link delete {}\n", self.far));
+        }
+    }
+}
+
+/// The number of the device node that `dir`, of the interface, tells of.
+fn node_of(dir: &Path) -> Result<Dev> {
+    let entry = fs::read_dir(dir)
+        .with_context(|| format!("list {}", dir.display()))?
+        .next()
+        .context("the interface has no node")??;
+    let text = fs::read_to_string(entry.path().join("dev"))?;
+    let (major, minor) = text.trim().split_once(':').context("a node's number")?;
+    Ok(rustix::fs::makedev(major.parse()?, minor.parse()?))
+}
+
+/// Opens a character device by its number: the name in `/dev` may be another namespace's.
+fn open_node(node: Dev) -> Result<OwnedFd> {
+    let name = format!("wire-{}", std::process::id());
+    let path: PathBuf = Path::new("/dev").join(name);
+    rustix::fs::mknodat(
+        CWD,
+        &path,
+        FileType::CharacterDevice,
+        Mode::RUSR | Mode::WUSR,
+        node,
+    )
+    .context("make a node")?;
+    let file = fs::OpenOptions::new().read(true).write(true).open(&path);
+    fs::remove_file(&path)?;
+    Ok(file.context("open the node")?.into())
+}
