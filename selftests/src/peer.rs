@@ -65,6 +65,17 @@ impl Peer {
         })
     }
 
+    /// Sends by way of the interface's queue, as the network stack does, or past it.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel answers.
+    pub fn set_queued(&self, queued: bool) -> Result<()> {
+        let bypass = i32::from(!queued);
+        net::set_option(self.fd.as_fd(), SOL_PACKET, PACKET_QDISC_BYPASS, bypass)
+            .context("qdisc bypass")
+    }
+
     /// Sends a frame towards the guest.
     ///
     /// # Errors

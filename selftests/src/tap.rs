@@ -146,6 +146,24 @@ impl Tap {
     pub fn set_send_buffer(&self, bytes: i32) -> Result<()> {
         net::tun_send_buffer(self.fd.as_fd(), bytes).context("tap send buffer")
     }
+
+    /// Changes the offloads that the guest takes.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel answers.
+    pub fn set_offloads(&self, offloads: u32) -> Result<()> {
+        net::tun_offload(self.fd.as_fd(), offloads).context("tap offloads")
+    }
+
+    /// Changes the size of the virtio-net header.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel answers.
+    pub fn set_header_size(&self, bytes: i32) -> std::io::Result<()> {
+        net::tun_header_size(self.fd.as_fd(), bytes)
+    }
 }
 
 impl AsFd for Tap {

@@ -96,6 +96,9 @@ pub trait Flow {
     /// Whether all frames have arrived and all buffers are back.
     fn done(&self, device: &NetDevice) -> bool;
 
+    /// Frames that have arrived.
+    fn seen(&self) -> u64;
+
     /// Where the flow stands, for a failure's message.
     fn describe(&self, device: &NetDevice) -> String;
 }
@@ -166,6 +169,10 @@ impl Flow for TxFlow {
 
     fn done(&self, device: &NetDevice) -> bool {
         self.seen == self.plan.count && device.tx.ring.pending() == 0
+    }
+
+    fn seen(&self) -> u64 {
+        self.seen
     }
 
     fn describe(&self, device: &NetDevice) -> String {
@@ -258,6 +265,10 @@ impl Flow for RxFlow {
 
     fn done(&self, _device: &NetDevice) -> bool {
         self.seen == self.plan.count
+    }
+
+    fn seen(&self) -> u64 {
+        self.seen
     }
 
     fn describe(&self, device: &NetDevice) -> String {

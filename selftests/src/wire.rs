@@ -245,6 +245,16 @@ impl Wire {
         ip(&format!("link set {} {state}\n", self.name))
     }
 
+    /// Takes the peer's interface down, or up again.
+    ///
+    /// # Errors
+    ///
+    /// When it is gone.
+    pub fn set_far_up(&self, up: bool) -> Result<()> {
+        let state = if up { "up" } else { "down" };
+        ip(&format!("link set {} {state}\n", self.far))
+    }
+
     /// Deletes the backend's interface.
     ///
     /// # Errors

@@ -3,6 +3,7 @@
 //! The tests: one function each, run in a process and network namespace of its own.
 
 mod backends;
+mod backends_change;
 mod base;
 mod events;
 mod evil;
@@ -139,6 +140,7 @@ pub fn all() -> Vec<Case> {
         rxbuf::CASES,
         in_order::CASES,
         backends::CASES,
+        backends_change::CASES,
         guest::CASES,
         guest_rx::CASES,
         live::CASES,
@@ -158,6 +160,7 @@ pub fn all() -> Vec<Case> {
 #[must_use]
 pub fn roles() -> Vec<Role> {
     [ioctl_owner::ROLES, kill::ROLES, workers::ROLES, fork::ROLES].concat()
+    [ioctl_owner::ROLES, kill::ROLES, backends_change::ROLES].concat()
 }
 
 /// Fails unless `result` is the error number `errno`.
