@@ -7,10 +7,12 @@ use anyhow::{Context, Result};
 use std::fs::{self, OpenOptions};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
+const IFF_TUN: i32 = 0x0001;
 const IFF_TAP: i32 = 0x0002;
 const IFF_NO_PI: i32 = 0x1000;
 const IFF_VNET_HDR: i32 = 0x4000;
 const IFF_MULTI_QUEUE: i32 = 0x0100;
+const IFF_BACKPRESSURE: i32 = 0x0080;
 
 /// Frames of up to 64 KiB must pass without segmentation.
 pub const MTU: i32 = 65521;
@@ -61,8 +63,9 @@ pub fn open_unattached() -> Result<OwnedFd> {
 }
 
 /// Flags and sizes that all taps share.
-fn configure(fd: BorrowedFd<'_>, name: &str, config: TapConfig) -> Result<()> {
-    let mut flags = IFF_TAP | IFF_NO_PI;
+fn configure(fd: BorrowedFd<'_>, name: &str, config: TapConfig, extra: i32) -> Result<()> {
+    let kind = if extra & IFF_TUN == 0 { IFF_TAP } else { 0 };
+    let mut flags = kind | IFF_NO_PI | extra;
     if config.header > 0 {
         flags |= IFF_VNET_HDR;
     }
@@ -91,10 +94,42 @@ impl Tap {
     ///
     /// What the kernel answers.
     pub fn new(name: &str, config: TapConfig) -> Result<Self> {
+        Self::with_flags(name, config, 0)
+    }
+
+    /// Makes the interface `name`, which stops its queue when the reader is behind.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel answers.
+    pub fn stopping(name: &str, config: TapConfig) -> Result<Self> {
+        Self::with_flags(name, config, IFF_BACKPRESSURE)
+    }
+
+    /// Whether the kernel has taps that stop their queue.
+    ///
+    /// # Errors
+    ///
+    /// When the driver is missing.
+    pub fn can_stop() -> Result<bool> {
+        let features = net::tun_features(open_unattached()?.as_fd()).context("tun features")?;
+        Ok(features & IFF_BACKPRESSURE != 0)
+    }
+
+    fn with_flags(name: &str, config: TapConfig, flags: i32) -> Result<Self> {
         let fd = open_unattached()?;
-        configure(fd.as_fd(), name, config)?;
+        configure(fd.as_fd(), name, config, flags)?;
         net::if_up(name, MTU).context("bring tap up")?;
         Self::adopt(fd, name)
+    }
+
+    /// Makes a tun interface `name`, whose packets have no Ethernet header.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel answers.
+    pub fn layer_3(name: &str, config: TapConfig) -> Result<Self> {
+        Self::with_flags(name, config, IFF_TUN)
     }
 
     /// A queue of a macvtap or ipvtap interface: `fd` is its node, opened.
@@ -103,7 +138,7 @@ impl Tap {
     ///
     /// What the kernel answers.
     pub fn of_node(fd: OwnedFd, name: &str, config: TapConfig) -> Result<Self> {
-        configure(fd.as_fd(), name, config)?;
+        configure(fd.as_fd(), name, config, 0)?;
         Self::adopt(fd, name)
     }
 

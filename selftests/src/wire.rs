@@ -77,20 +77,33 @@ fn load(module: &str) -> Result<()> {
 ///
 /// When one fails.
 pub fn ip(commands: &str) -> Result<()> {
-    let mut child = Command::new("ip")
+    batch("ip", commands)
+}
+
+/// Runs commands of tc(8), one a line.
+///
+/// # Errors
+///
+/// When one fails.
+pub fn tc(commands: &str) -> Result<()> {
+    batch("tc", commands)
+}
+
+fn batch(program: &str, commands: &str) -> Result<()> {
+    let mut child = Command::new(program)
         .args(["-batch", "-"])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
-        .context("run ip")?;
-    let mut stdin = child.stdin.take().context("ip has no input")?;
+        .with_context(|| format!("run {program}"))?;
+    let mut stdin = child.stdin.take().context("no input")?;
     stdin.write_all(commands.as_bytes())?;
     drop(stdin);
     let output = child.wait_with_output()?;
     if !output.status.success() {
         let said = String::from_utf8_lossy(&output.stderr);
-        bail!("ip: {} ({commands:?})", said.trim());
+        bail!("{program}: {} ({commands:?})", said.trim());
     }
     Ok(())
 }
@@ -253,6 +266,26 @@ impl Wire {
     pub fn set_far_up(&self, up: bool) -> Result<()> {
         let state = if up { "up" } else { "down" };
         ip(&format!("link set {} {state}\n", self.far))
+    }
+
+    /// Keeps all frames from the backend in a queue that is as good as shut.
+    ///
+    /// # Errors
+    ///
+    /// A kernel without the queue's module skips the case.
+    pub fn hold(&self) -> Result<()> {
+        load("sch_tbf")?;
+        let shut = "root tbf rate 8bit burst 2kb limit 1gb";
+        tc(&format!("qdisc replace dev {} {shut}\n", self.low()))
+    }
+
+    /// Deletes all interfaces.
+    ///
+    /// # Errors
+    ///
+    /// When they are gone.
+    pub fn delete_all(&self) -> Result<()> {
+        ip(&format!("link delete {}\n", self.far))
     }
 
     /// Deletes the backend's interface.

@@ -3,7 +3,9 @@
 //! The tests: one function each, run in a process and network namespace of its own.
 
 mod backends;
+mod backends_accept;
 mod backends_change;
+mod backends_queues;
 mod base;
 mod events;
 mod evil;
@@ -141,6 +143,8 @@ pub fn all() -> Vec<Case> {
         in_order::CASES,
         backends::CASES,
         backends_change::CASES,
+        backends_queues::CASES,
+        backends_accept::CASES,
         guest::CASES,
         guest_rx::CASES,
         live::CASES,

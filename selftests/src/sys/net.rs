@@ -9,8 +9,10 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 const TUN: u8 = b'T';
 const TUN_SET_IFF: Request<IfRequest> = Request::plain(Request::<i32>::write(TUN, 202).number());
+const TUN_GET_FEATURES: Request<i32> = Request::read(TUN, 207);
 const TUN_SET_OFFLOAD: Request<()> = Request::plain(Request::<u32>::write(TUN, 208).number());
 const TUN_SET_SNDBUF: Request<i32> = Request::write(TUN, 212);
+const TUN_SET_QUEUE: Request<IfRequest> = Request::plain(Request::<i32>::write(TUN, 217).number());
 const TUN_SET_HDR_SIZE: Request<i32> = Request::write(TUN, 216);
 const GET_IF_INDEX: Request<IfRequest> = Request::plain(0x8933);
 const GET_IF_FLAGS: Request<IfRequest> = Request::plain(0x8913);
@@ -54,6 +56,24 @@ pub(crate) fn tun_attach(fd: BorrowedFd<'_>, name: &str, flags: i32) -> io::Resu
     // CAST: interface flags are a 16-bit field.
     let mut request = IfRequest::new(name).set(&(flags as u16).to_ne_bytes());
     call(fd, TUN_SET_IFF, &mut request)?;
+    Ok(())
+}
+
+/// The flags that the tun driver knows.
+pub(crate) fn tun_features(fd: BorrowedFd<'_>) -> io::Result<i32> {
+    let mut flags = 0;
+    call(fd, TUN_GET_FEATURES, &mut flags)?;
+    Ok(flags)
+}
+
+/// Attaches a queue to its interface of several again, or detaches it for now.
+pub(crate) fn tun_set_queue(fd: BorrowedFd<'_>, attach: bool) -> io::Result<()> {
+    let flags: u16 = if attach { 0x0200 } else { 0x0400 };
+    call(
+        fd,
+        TUN_SET_QUEUE,
+        &mut IfRequest::new("").set(&flags.to_ne_bytes()),
+    )?;
     Ok(())
 }
 
@@ -146,6 +166,16 @@ pub(crate) fn set_option(fd: BorrowedFd<'_>, level: i32, name: i32, value: i32) 
     // SAFETY: the pointer is to a live integer of the length given.
     check(unsafe { libc::setsockopt(fd.as_raw_fd(), level, name, pointer, 4) })?;
     Ok(())
+}
+
+/// The error that waits to be told of, which it is by this; zero for none.
+pub(crate) fn take_error(fd: BorrowedFd<'_>) -> io::Result<i32> {
+    let (mut value, mut len) = (0i32, 4);
+    let pointer = std::ptr::from_mut(&mut value).cast();
+    let (level, name) = (libc::SOL_SOCKET, libc::SO_ERROR);
+    // SAFETY: the pointers are to a live integer and its length.
+    check(unsafe { libc::getsockopt(fd.as_raw_fd(), level, name, pointer, &mut len) })?;
+    Ok(value)
 }
 
 /// Sends one datagram without waiting.

@@ -1,0 +1,195 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Backends that are usable only just, or not now.
+
+use super::{Case, Context, accepts, case, check, refuses};
+use crate::device::{NetDevice, Setup};
+use crate::frame;
+use crate::peer::Peer;
+use crate::procfs;
+use crate::sys::net;
+use crate::tap::Tap;
+use crate::traffic::{self, Plan};
+use crate::uapi::{NetHeader, feature};
+use crate::vhost::{RX, TX, Vhost};
+use crate::wait::Deadline;
+use crate::wire::{Kind, Wire};
+use anyhow::{Context as _, Result};
+use std::os::fd::{AsFd, AsRawFd};
+
+pub(super) const CASES: &[Case] = &[
+    case("accept.packet", 60, packet),
+    case("accept.detached", 60, detached),
+    case("accept.gone", 60, gone),
+    case("accept.layer_3", 60, layer_3),
+    case("accept.waiting", 60, waiting),
+];
+
+/// Sets a backend on both queues with the same result, and unbinds.
+fn both(vhost: &Vhost, what: &str, fd: i32, errno: Option<i32>) -> Result<()> {
+    for queue in [RX, TX] {
+        let result = vhost.set_backend(queue, fd);
+        match errno {
+            Some(errno) => refuses(what, errno, result)?,
+            None => {
+                accepts(what, result)?;
+                accepts("unbind", vhost.set_backend(queue, -1))?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn setup() -> Setup {
+    let mut setup = Setup::new(feature::VERSION_1);
+    setup.tcp = true;
+    setup
+}
+
+fn exchange(ctx: &Context, device: &mut NetDevice) -> Result<()> {
+    let plan = Plan {
+        ip: true,
+        ..Plan::new(ctx.seed, 100, |_| 200)
+    };
+    traffic::exchange(device, plan)
+}
+
+/// A packet socket serves without an interface; the error of one that is down is in the way once.
+fn packet(ctx: &Context) -> Result<()> {
+    let wire = Wire::new(Kind::Packet, 0)?;
+    let mut device = wire.start(&ctx.device, setup())?;
+    device.unbind(RX)?;
+    device.unbind(TX)?;
+    let unbound = net::socket(libc::AF_PACKET, libc::SOCK_RAW, 0)?;
+    both(
+        &device.vhost,
+        "without interface",
+        unbound.as_raw_fd(),
+        None,
+    )?;
+    wire.set_up(false)?;
+    let fd = device.tap.number();
+    both(&device.vhost, "interface down", fd, Some(libc::EINVAL))?;
+    wire.set_up(true)?;
+    both(&device.vhost, "interface was down", fd, Some(libc::EINVAL))?;
+    let error = net::take_error(device.tap.as_fd())?;
+    check(error == libc::ENETDOWN, || {
+        format!("error {error} was pending")
+    })?;
+    device.bind(RX)?;
+    device.bind(TX)?;
+    exchange(ctx, &mut device)
+}
+
+/// A queue that its interface does without for now is still a backend.
+fn detached(ctx: &Context) -> Result<()> {
+    let setup = setup();
+    let mut device = NetDevice::prepare(&ctx.device, setup, "tap0", true)?;
+    let fd = device.tap.number();
+    net::tun_set_queue(device.tap.as_fd(), false).context("detach")?;
+    both(&device.vhost, "detached", fd, None)?;
+    net::tun_set_queue(device.tap.as_fd(), true).context("attach")?;
+    device.bind(RX)?;
+    device.bind(TX)?;
+    exchange(ctx, &mut device)?;
+    // What is bound stays so; nothing passes meanwhile.
+    for _ in 0..3 {
+        net::tun_set_queue(device.tap.as_fd(), false).context("detach")?;
+        procfs::idle()?;
+        net::tun_set_queue(device.tap.as_fd(), true).context("attach")?;
+        exchange(ctx, &mut device)?;
+    }
+    Ok(())
+}
+
+/// The interface was deleted: a tap says so, the others take frames and lose them.
+fn gone(ctx: &Context) -> Result<()> {
+    for (kind, errno) in [
+        (Kind::Tap, Some(libc::EINVAL)),
+        (Kind::Macvtap, None),
+        (Kind::Ipvtap, None),
+        (Kind::Packet, Some(libc::EINVAL)),
+    ] {
+        let wire = Wire::new(kind, 0)?;
+        let device = wire.start(&ctx.device, setup())?;
+        device.unbind(RX)?;
+        device.unbind(TX)?;
+        wire.delete()?;
+        both(&device.vhost, "deleted", device.tap.number(), errno)
+            .with_context(|| format!("{kind:?}"))?;
+    }
+    Ok(())
+}
+
+/// A tun interface, whose packets have no Ethernet header, is taken too; as it does not check that,
+/// each packet has to be sent by itself.
+fn layer_3(ctx: &Context) -> Result<()> {
+    let setup = setup();
+    let tap = Tap::layer_3("tun0", setup.tap())?;
+    tap.set_send_buffer(1 << 20)?;
+    let peer = Peer::with_headers(tap.if_index())?;
+    let mut device = NetDevice::on(&ctx.device, setup, tap, peer)?;
+    device.bind(RX)?;
+    device.bind(TX)?;
+    let (mut bytes, mut got) = (Vec::new(), Vec::new());
+    for sequence in 0..100 {
+        device.rx_fill()?;
+        device.rx.flush()?;
+        frame::build_tcp(ctx.seed, sequence, 200, &mut bytes);
+        let packet = &bytes[frame::ETH_HEADER..];
+        device.tx_post(NetHeader::default(), packet)?;
+        device.tx.flush()?;
+        device.peer.send(NetHeader::default(), packet)?;
+        Deadline::patient().until("a packet at the peer", || {
+            Ok(device.peer.receive(&mut got)?.is_some())
+        })?;
+        frame::expect("transmitted", sequence, packet, &got)?;
+        Deadline::patient().until("a packet in the guest", || {
+            Ok(device.rx_take(&mut got)?.is_some())
+        })?;
+        frame::expect("received", sequence, packet, &got)?;
+        device.tx_reap()?;
+    }
+    Ok(())
+}
+
+/// Frames wait for room that the interface will never have: when it is deleted they are lost, but
+/// their chains come back.
+fn waiting(ctx: &Context) -> Result<()> {
+    for kind in [Kind::Packet, Kind::Macvtap] {
+        let wire = Wire::new(kind, 0)?;
+        let mut device = wire.start(&ctx.device, setup())?;
+        if kind.is_tap() {
+            device.tap.set_send_buffer(20_000)?;
+        } else {
+            net::set_option(
+                device.tap.as_fd(),
+                libc::SOL_SOCKET,
+                libc::SO_SNDBUF,
+                10_000,
+            )?;
+        }
+        exchange(ctx, &mut device)?;
+        wire.hold()?;
+        let mut bytes = Vec::new();
+        for sequence in 0..200 {
+            frame::build_tcp(ctx.seed, sequence, 1000, &mut bytes);
+            check(device.tx_post(NetHeader::default(), &bytes)?, || {
+                "no room".into()
+            })?;
+        }
+        device.tx.flush()?;
+        procfs::idle()?;
+        device.tx_reap()?;
+        let left = device.tx.ring.pending();
+        check(left > 100, || format!("only {left} chains wait"))?;
+        wire.delete_all()?;
+        Deadline::patient()
+            .until("all chains to come back", || {
+                device.tx_reap()?;
+                Ok(device.tx.ring.pending() == 0)
+            })
+            .with_context(|| format!("{kind:?}, {left} were waiting"))?;
+    }
+    Ok(())
+}
