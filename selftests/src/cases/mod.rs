@@ -163,8 +163,14 @@ pub fn all() -> Vec<Case> {
 /// All helper roles.
 #[must_use]
 pub fn roles() -> Vec<Role> {
-    [ioctl_owner::ROLES, kill::ROLES, workers::ROLES, fork::ROLES].concat()
-    [ioctl_owner::ROLES, kill::ROLES, backends_change::ROLES].concat()
+    [
+        ioctl_owner::ROLES,
+        kill::ROLES,
+        workers::ROLES,
+        fork::ROLES,
+        backends_change::ROLES,
+    ]
+    .concat()
 }
 
 /// Fails unless `result` is the error number `errno`.
