@@ -13,6 +13,7 @@ use crate::features::{Features, LOG_ALL, VERSION_1};
 use crate::iotlb::{Entries, Iotlb};
 use crate::kapi::{EventFd, OwnerMemory};
 use crate::memory::Table;
+use crate::virtqueue::Next;
 
 /// Guest memory that is not simply the owner's.
 pub(crate) type Mediated<'a> = vring::Mediated<'a, OwnerMemory, Table, Entries>;
@@ -99,21 +100,28 @@ impl Mediation {
         }
     }
 
-    /// Tells the owner that something has been logged during what ended with `outcome`.
+    /// Tells the owner that something has been logged during what ended with `outcome`, which becomes
+    /// [`Next::Translate`] if it was for want of a translation.
     ///
     /// # Errors
     ///
-    /// [`Fault::Unlogged`] when something could not be; else that of `outcome`.
-    pub(crate) fn conclude<R>(
+    /// [`Fault::Unlogged`] when something could not be logged; else that of `outcome`.
+    pub(crate) fn conclude(
         &self,
         memory: &Mediated<'_>,
-        outcome: Result<R, Fault>,
-    ) -> Result<R, Fault> {
+        outcome: Result<Next, Fault>,
+    ) -> Result<Next, Fault> {
         if memory.notes.logged() {
             if let Some(call) = &self.log_call {
                 call.signal();
             }
         }
-        memory.notes.unlogged().map_or(outcome, Err)
+        if let Some(fault) = memory.notes.unlogged() {
+            return Err(fault);
+        }
+        outcome.or_else(|fault| match memory.notes.missed(fault) {
+            Some(miss) => Ok(Next::Translate(miss)),
+            None => Err(fault),
+        })
     }
 }

@@ -31,7 +31,7 @@ use crate::memory::Table;
 use crate::messages::{Message, Messages};
 use crate::stats::Stats;
 use crate::uapi::{VringAddr, BACKEND_F_IOTLB_MSG_V2, FILE_UNBIND, VRING_F_LOG};
-use crate::virtqueue::{Direction, Virtqueue};
+use crate::virtqueue::{Direction, Next, Virtqueue};
 use crate::worker::{Mode, Workers};
 
 /// A device: what an open file of `/dev/vhost-rnet` stands for.
@@ -407,7 +407,13 @@ impl Owner {
                     return Ok(());
                 }
             }
-            vq.start().map_err(|_| EFAULT)?;
+            match vq.start() {
+                Ok(Next::Translate(miss)) => {
+                    device.messages.miss(direction, miss, vq.messages_v2);
+                    return Err(EFAULT);
+                }
+                started => started.map_err(|_| EFAULT)?,
+            };
             new.arm()?;
             Some(new)
         };

@@ -264,20 +264,20 @@ impl Virtqueue {
 
     /// Starts the ring at what the used index in memory says.
     ///
+    /// With [`Next::Translate`] it has not been started.
+    ///
     /// # Errors
     ///
     /// A [`Fault`] when the used ring cannot be accessed.
-    pub(crate) fn start(&mut self) -> Result<(), Fault> {
-        let Some(table) = &self.table else {
-            return Ok(());
-        };
-        if self.path == Path::Mediated {
-            let addrs = self.ring.addrs();
-            let memory = self.mediation.memory(table, &self.features, addrs);
-            let started = self.ring.start(&&memory);
-            self.mediation.conclude(&memory, started)
-        } else {
-            self.ring.start(&OwnerMemory)
+    pub(crate) fn start(&mut self) -> Result<Next, Fault> {
+        match (&self.table, self.path) {
+            (Some(table), Path::Mediated) => {
+                let addrs = self.ring.addrs();
+                let memory = self.mediation.memory(table, &self.features, addrs);
+                let started = self.ring.start(&&memory).map(|()| Next::Wait);
+                self.mediation.conclude(&memory, started)
+            }
+            _ => self.ring.start(&OwnerMemory).map(|()| Next::Wait),
         }
     }
 
@@ -435,13 +435,6 @@ fn run_mediated(
     let next = memory
         .prefetch(queue.ring.extents())
         .and_then(|()| round.run(queue, &memory, &memory));
-    let next = match next {
-        Err(fault) => memory.notes.missed(fault).map_or(Err(fault), |miss| {
-            // The owner's answer is worth as much as a kick.
-            Ok(Next::Translate(miss))
-        }),
-        next => next,
-    };
     mediation.conclude(&memory, next)
 }
 

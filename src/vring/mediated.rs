@@ -102,8 +102,11 @@ impl Notes {
     /// The IO address that the owner has to be asked for, if that is what `fault` is about.
     #[must_use]
     pub fn missed(&self, fault: Fault) -> Option<Miss> {
+        // What is done after it, to end the round, may go well.
+        let missed = self.missed.take();
         match fault {
-            Fault::OutsideMemory { .. } | Fault::Unmapped(_) => self.missed.take(),
+            Fault::OutsideMemory { addr, .. } => missed.filter(|miss| miss.addr.0 == addr),
+            Fault::Unmapped(_) => missed,
             _ => None,
         }
     }
@@ -173,10 +176,9 @@ where
 
     /// Remembers what a translation missed.
     fn note(&self, translated: Result<(), Untranslated>) -> Result<(), Fault> {
-        self.notes.missed.set(match translated {
-            Err(Untranslated::Miss(miss)) => Some(miss),
-            _ => None,
-        });
+        if let Err(Untranslated::Miss(miss)) = translated {
+            self.notes.missed.set(Some(miss));
+        }
         translated.map_err(Fault::from)
     }
 
