@@ -9,15 +9,8 @@ use vring::{Desc, MemTable, Region, RingAddrs, Segment, Segments, SplitRing, Use
 use vring::{DESC_F_INDIRECT, MAX_CHAIN_SEGMENTS};
 
 use crate::mock::driver::desc_bytes;
-use crate::mock::{region, segment, MockMemory, Op};
-
-/// Descriptors of one chain at most, as `split.rs` has it.
-const MAX_DESCS: usize = 2048;
-/// Most loads for one window of an indirect table.
-const WINDOW_PIECES: usize = 16;
-
-/// What is mapped: the rings, and two stretches of guest memory.
-const AREAS: [(u64, usize); 3] = [(0x1_0000, 0x1000), (0x4_0000, 0x1000), (0x8_0000, 0x800)];
+use crate::mock::{region, MockMemory};
+use crate::watch::{Deed, Watch, AREAS, GOOD, MAX_SIZE};
 
 /// A source of bytes that a test can carry into a hook.
 #[derive(Clone)]
@@ -64,8 +57,12 @@ impl Dice {
             }
             1 if addrs == GOOD => {
                 let index = memory.peek16(addrs.avail.0 + 2);
-                let jump = self.roll(8) as u16;
-                memory.poke16(addrs.avail.0 + 2, index.wrapping_add(jump).wrapping_sub(1));
+                // Forth, or anywhere near where it began, which may be back.
+                let index = match self.roll(3) {
+                    0 => self.roll(u64::from(MAX_SIZE)) as u16,
+                    _ => index.wrapping_add(self.roll(8) as u16).wrapping_sub(1),
+                };
+                memory.poke16(addrs.avail.0 + 2, index);
             }
             _ => {
                 let at = start + 16 * self.roll(len as u64 / 16);
@@ -73,30 +70,6 @@ impl Dice {
             }
         }
     }
-}
-
-/// Ring addresses inside the first area, for rings of up to 64.
-const GOOD: RingAddrs = RingAddrs {
-    desc: UserAddr(0x1_0000),
-    avail: UserAddr(0x1_0800),
-    used: UserAddr(0x1_0c00),
-};
-
-/// One call of the owner or the worker.
-#[derive(Clone, Copy, Debug)]
-enum Deed {
-    Next,
-    Rewind(u16),
-    Complete(u16),
-    HasWork,
-    AskForCall,
-    DisableKick,
-    EnableKick,
-    Start,
-    SetBase(u16),
-    SetAddrs(RingAddrs),
-    SetSize(u32),
-    SetFeatures(bool, bool),
 }
 
 fn addrs() -> impl Strategy<Value = RingAddrs> {
@@ -117,6 +90,7 @@ fn deed() -> impl Strategy<Value = Deed> {
         20 => Just(Next),
         2 => (0..4u16).prop_map(Rewind),
         3 => (0..90u16).prop_map(Complete),
+        1 => [1..20u16, 1..20u16, 1..20u16].prop_map(CompleteInOrder),
         2 => Just(HasWork),
         2 => Just(AskForCall),
         1 => Just(DisableKick),
@@ -153,118 +127,8 @@ fn regions() -> impl Strategy<Value = Vec<Region>> {
     prop_oneof![2 => Just(sound), 3 => odd]
 }
 
-/// Whether `len` bytes at `addr` are the image of guest memory.
-fn is_guest_memory(table: &MemTable<Vec<Region>>, addr: u64, len: u64) -> bool {
-    table.regions().iter().any(|region| {
-        let offset = addr.wrapping_sub(region.user.0);
-        offset < region.size && len <= region.size - offset
-    })
-}
-
-/// Whether the ring may make this access.
-fn is_allowed(op: &Op, ring: &SplitRing, table: &MemTable<Vec<Region>>) -> bool {
-    let RingAddrs { desc, avail, used } = ring.addrs();
-    let [desc_len, avail_len, used_len] = ring.extents();
-    let within = |place: UserAddr, extent: u64| {
-        op.ranges().iter().all(|range| {
-            // CAST: back to where it wrapped.
-            let offset = (range.start as u64).wrapping_sub(place.0);
-            offset < extent && (range.end - range.start) <= u128::from(extent - offset)
-        })
-    };
-    match op {
-        Op::Barrier => true,
-        Op::LoadBytes(addr, len) => is_guest_memory(table, addr.0, *len as u64),
-        Op::Gather(table, _) => *table == desc && within(desc, desc_len),
-        Op::LoadAcquire(_) | Op::LoadSlice(..) => within(avail, avail_len),
-        // The used index when the ring starts, else what the driver wishes.
-        Op::Load(_) => within(avail, avail_len) || within(used, used_len),
-        Op::Store(..) | Op::StoreRelease(..) | Op::StoreUsed(..) => {
-            op.ranges().iter().all(|range| range.is_empty()) || within(used, used_len)
-        }
-    }
-}
-
-/// The most accesses that one call may make.
-fn budget(deed: Deed, ring: &SplitRing) -> usize {
-    match deed {
-        // The index; entries and descriptors, perhaps twice; then each descriptor by itself.
-        Deed::Next => 5 + MAX_DESCS * (1 + WINDOW_PIECES),
-        Deed::Complete(count) => 2 + usize::from(count / ring.size()) + 1,
-        _ => 3,
-    }
-}
-
-/// Makes one call and checks what it did.
-fn check(
-    deed: Deed,
-    ring: &mut SplitRing,
-    memory: &MockMemory,
-    table: &MemTable<Vec<Region>>,
-) -> Result<bool, TestCaseError> {
-    memory.take_log();
-    let base = ring.base();
-    let mut took = false;
-    match deed {
-        Deed::Next => {
-            let mut storage = vec![Segment::default(); MAX_CHAIN_SEGMENTS + 10];
-            let mut out = Segments::new(&mut storage);
-            let kept = segment(7, 7);
-            out.push(kept).unwrap();
-            match ring.next_chain(memory, table, &mut out) {
-                Ok(Some(chain)) => {
-                    took = true;
-                    let new = out.from(1);
-                    prop_assert_eq!(chain.readable + chain.writable, new.len());
-                    prop_assert!(new.len() <= MAX_CHAIN_SEGMENTS);
-                    prop_assert!(chain.head < ring.size());
-                    prop_assert_eq!(new.iter().map(|s| s.len).sum::<u64>(), chain.len);
-                    for part in new {
-                        prop_assert!(is_guest_memory(table, part.addr.0, part.len));
-                    }
-                }
-                Ok(None) | Err(_) => prop_assert_eq!(out.len(), 1),
-            }
-            prop_assert_eq!(out.as_slice()[0], kept);
-            prop_assert_eq!(ring.base(), base.wrapping_add(u16::from(took)));
-        }
-        Deed::Rewind(chains) => ring.rewind(chains),
-        Deed::Complete(count) => {
-            let used: Vec<_> = (0..count).map(|id| SplitRing::used_entry(id, 1)).collect();
-            let _ = ring.complete(memory, &used);
-        }
-        Deed::HasWork => {
-            let _ = ring.has_work(memory);
-        }
-        Deed::AskForCall => {
-            let _ = ring.needs_call(memory);
-        }
-        Deed::DisableKick => {
-            let _ = ring.disable_kick(memory);
-        }
-        Deed::EnableKick => {
-            let _ = ring.enable_kick(memory);
-        }
-        Deed::Start => {
-            let _ = ring.start(memory);
-        }
-        Deed::SetBase(base) => ring.set_base(base),
-        Deed::SetAddrs(addrs) => ring.set_addrs(addrs),
-        Deed::SetSize(size) => {
-            let _ = ring.set_size(size);
-        }
-        Deed::SetFeatures(event, empty) => ring.set_features(event, empty),
-    }
-    let log = memory.take_log();
-    prop_assert!(log.len() <= budget(deed, ring), "{} accesses", log.len());
-    for op in &log {
-        prop_assert!(is_allowed(op, ring, table), "{:?} makes {:?}", deed, op);
-    }
-    Ok(took)
-}
-
-/// A machine with memory full of `dice`.
-fn machine(dice: &mut Dice, plain: bool) -> (MockMemory, SplitRing) {
+/// Memory full of `dice`.
+fn memory(dice: &mut Dice, plain: bool) -> MockMemory {
     let memory = MockMemory::default();
     for (start, len) in AREAS {
         memory.map(start, len);
@@ -280,16 +144,14 @@ fn machine(dice: &mut Dice, plain: bool) -> (MockMemory, SplitRing) {
         }
     }
     if plain {
-        // Entries that name descriptors of a ring of 64, and an index a little ahead.
-        for entry in 0..64 {
+        // Entries that name descriptors of the ring, and an index a little ahead.
+        for entry in 0..u64::from(MAX_SIZE) {
             let head = dice.roll(66) as u16;
             memory.poke16(GOOD.avail.0 + 4 + 2 * entry, head);
         }
         memory.poke16(GOOD.avail.0 + 2, 60);
     }
-    let mut ring = SplitRing::default();
-    assert!(ring.set_size(64));
-    (memory, ring)
+    memory
 }
 
 proptest! {
@@ -303,11 +165,10 @@ proptest! {
         addrs in addrs(),
         deeds in proptest::collection::vec(deed(), 1..60),
     ) {
-        let (memory, mut ring) = machine(&mut Dice(seed), plain);
-        ring.set_addrs(addrs);
-        let table = MemTable::new(regions).unwrap();
+        let memory = memory(&mut Dice(seed), plain);
+        let mut watch = Watch::new(memory, MemTable::new(regions).unwrap(), addrs);
         for deed in deeds {
-            check(deed, &mut ring, &memory, &table)?;
+            watch.check(deed);
         }
     }
 
@@ -319,12 +180,11 @@ proptest! {
         deeds in proptest::collection::vec(deed(), 1..60),
     ) {
         let mut dice = Dice(seed);
-        let (memory, mut ring) = machine(&mut dice, true);
-        ring.set_addrs(addrs);
-        let table = MemTable::new(regions).unwrap();
+        let memory = memory(&mut dice, true);
         memory.on_access(move |memory, _| dice.harm(memory, addrs));
+        let mut watch = Watch::new(memory, MemTable::new(regions).unwrap(), addrs);
         for deed in deeds {
-            check(deed, &mut ring, &memory, &table)?;
+            watch.check(deed);
         }
     }
 }
@@ -340,7 +200,9 @@ fn the_wild_runs_get_somewhere() {
     .unwrap();
     let (mut chains, mut faults) = (0, std::collections::BTreeSet::new());
     for _ in 0..200 {
-        let (memory, mut ring) = machine(&mut dice, true);
+        let memory = memory(&mut dice, true);
+        let mut ring = SplitRing::default();
+        assert!(ring.set_size(u32::from(MAX_SIZE)));
         ring.set_addrs(GOOD);
         for base in 0..60 {
             ring.set_base(base);

@@ -19,3 +19,4 @@ mod notify;
 mod order;
 mod ring;
 mod table;
+mod watch;

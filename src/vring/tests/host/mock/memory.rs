@@ -74,6 +74,7 @@ pub struct MockMemory {
     areas: RefCell<Vec<(u64, Vec<u8>)>>,
     holes: RefCell<Vec<Range<u128>>>,
     log: RefCell<Vec<Op>>,
+    loaded: RefCell<Vec<(UserAddr, u16)>>,
     fail_in: Cell<Option<usize>>,
     hook: RefCell<Option<Hook>>,
     hold_stores: Cell<bool>,
@@ -128,6 +129,18 @@ impl MockMemory {
     /// What the ring accessed since the last call.
     pub fn take_log(&self) -> Vec<Op> {
         self.log.take()
+    }
+
+    /// The last 16-bit value that the ring loaded from `addr`, since [`MockMemory::take_loaded`].
+    pub fn loaded_from(&self, addr: UserAddr) -> Option<u16> {
+        let loaded = self.loaded.borrow();
+        let last = loaded.iter().rfind(|(from, _)| *from == addr);
+        last.map(|(_, value)| *value)
+    }
+
+    /// Addresses and values, in host byte order, of 16-bit loads by the ring since the last call.
+    pub fn take_loaded(&self) -> Vec<(UserAddr, u16)> {
+        self.loaded.take()
     }
 
     /// Reads as the guest or the owner does.
@@ -231,6 +244,12 @@ impl MockMemory {
 }
 
 impl MockMemory {
+    fn load16(&self, addr: UserAddr) -> u16 {
+        let value = self.peek16(addr.0);
+        self.loaded.borrow_mut().push((addr, value));
+        value.to_le()
+    }
+
     /// Consecutive entries of an available ring.
     pub fn load_slice(&self, addr: UserAddr, out: &mut [u16]) -> Result<(), Unmapped> {
         self.begin(Op::LoadSlice(addr, out.len()))?;
@@ -245,12 +264,12 @@ impl MockMemory {
 impl Memory for MockMemory {
     fn load(&self, addr: UserAddr) -> Result<u16, Unmapped> {
         self.begin(Op::Load(addr))?;
-        Ok(self.peek16(addr.0).to_le())
+        Ok(self.load16(addr))
     }
 
     fn load_acquire(&self, addr: UserAddr) -> Result<u16, Unmapped> {
         self.begin(Op::LoadAcquire(addr))?;
-        Ok(self.peek16(addr.0).to_le())
+        Ok(self.load16(addr))
     }
 
     fn store(&self, addr: UserAddr, value: u16) -> Result<(), Unmapped> {
