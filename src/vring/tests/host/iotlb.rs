@@ -4,13 +4,12 @@
 
 use proptest::prelude::*;
 use vring::{
-    Access, Fault, GuestAddr, Hint, InvalidMapping, Iotlb, IotlbEntry, Mapping, Miss, Permission,
+    Access, Fault, GuestAddr, Hint, InvalidMapping, Iotlb, IotlbEntry, Mapping, Permission,
     Segment, Segments, Translate, Untranslated, UserAddr,
 };
 
 use crate::mock::segment;
-
-const ACCESSES: [Access; 2] = [Access::Read, Access::Write];
+use crate::oracle::{translate, Deed, Pair, ACCESSES};
 
 fn mapping(iova: u64, last: u64, user: u64, permission: Permission) -> Mapping {
     Mapping {
@@ -23,130 +22,6 @@ fn mapping(iova: u64, last: u64, user: u64, permission: Permission) -> Mapping {
 
 fn iotlb(capacity: usize) -> Iotlb<Vec<IotlbEntry>> {
     Iotlb::new(vec![IotlbEntry::default(); capacity])
-}
-
-/// The same with a list that is searched from end to end, the oldest mapping first.
-struct Naive {
-    mappings: Vec<Mapping>,
-    capacity: usize,
-}
-
-impl Naive {
-    /// What is left of `old` where `new` is: nothing, itself, or a part on one or both sides.
-    fn without(old: &Mapping, new: &Mapping) -> Vec<Mapping> {
-        if old.last < new.iova || new.last < old.iova {
-            return vec![*old];
-        }
-        let mut left = Vec::new();
-        if old.iova < new.iova {
-            let last = GuestAddr(new.iova.0 - 1);
-            left.push(Mapping { last, ..*old });
-        }
-        if old.last > new.last {
-            let iova = GuestAddr(new.last.0 + 1);
-            let user = UserAddr(old.user.0 + (iova.0 - old.iova.0));
-            left.push(Mapping { iova, user, ..*old });
-        }
-        left
-    }
-
-    fn update(&mut self, new: Mapping) {
-        loop {
-            let mut next: Vec<_> = self
-                .mappings
-                .iter()
-                .flat_map(|old| Self::without(old, &new))
-                .collect();
-            next.push(new);
-            if next.len() <= self.capacity {
-                self.mappings = next;
-                return;
-            }
-            if self.mappings.is_empty() {
-                return;
-            }
-            self.mappings.remove(0);
-        }
-    }
-
-    fn invalidate(&mut self, iova: u64, last: u64) {
-        self.mappings
-            .retain(|old| old.last.0 < iova || last < old.iova.0);
-    }
-
-    fn sorted(&self) -> Vec<Mapping> {
-        let mut all = self.mappings.clone();
-        all.sort_by_key(|mapping| mapping.iova);
-        all
-    }
-
-    /// User address of a byte, or why there is none.
-    fn byte(&self, iova: u64, access: Access) -> Result<u64, Gap> {
-        let hit = |m: &&Mapping| m.iova.0 <= iova && iova <= m.last.0;
-        let mapping = self.mappings.iter().find(hit).ok_or(Gap::Missing)?;
-        match mapping.permission.allows(access) {
-            true => Ok(mapping.user.0 + (iova - mapping.iova.0)),
-            false => Err(Gap::Denied),
-        }
-    }
-
-    /// The translation, one byte after the other.
-    fn translate(&self, iova: u64, len: u64, access: Access) -> Result<Vec<Segment>, Untranslated> {
-        let mut segments: Vec<Segment> = Vec::new();
-        for at in 0..len {
-            let left = len - at;
-            let outside = Fault::OutsideMemory { addr: iova, len };
-            let Some(addr) = iova
-                .checked_add(at)
-                .filter(|_| iova.checked_add(len - 1).is_some())
-            else {
-                return Err(Untranslated::Fault(outside));
-            };
-            let user = self.byte(addr, access).map_err(|gap| match gap {
-                Gap::Denied => Untranslated::Fault(Fault::Denied { addr }),
-                Gap::Missing => Untranslated::Miss(Miss {
-                    addr: GuestAddr(addr),
-                    len: left,
-                    access,
-                }),
-            })?;
-            match segments.last_mut() {
-                Some(last) if last.addr.0 + last.len == user => last.len += 1,
-                _ => segments.push(segment(user, 1)),
-            }
-        }
-        Ok(segments)
-    }
-}
-
-enum Gap {
-    Missing,
-    Denied,
-}
-
-fn translate<S: AsRef<[IotlbEntry]>>(
-    iotlb: &Iotlb<S>,
-    hint: &mut Hint,
-    iova: u64,
-    len: u64,
-    access: Access,
-) -> Result<Vec<Segment>, Untranslated> {
-    let mut storage = vec![Segment::default(); 300];
-    let mut out = Segments::new(&mut storage);
-    // What is there already has nothing to do with it, though the first piece may follow it.
-    let kept = segment(0, 0x1000);
-    out.push(kept).unwrap();
-    let result = iotlb.translate_range(hint, GuestAddr(iova), len, access, &mut out);
-    assert_eq!(out.as_slice()[0], kept);
-    result.map(|()| out.from(1).to_vec())
-}
-
-#[derive(Clone, Debug)]
-enum Deed {
-    Update(Mapping),
-    Invalidate(u64, u64),
-    Translate(u64, u64),
-    Clear,
 }
 
 /// Deeds close to each other, at the bottom, in the middle or at the top of the address space.
@@ -195,37 +70,9 @@ proptest! {
         capacity in prop_oneof![0..5usize, Just(12), Just(100)],
         deeds in deeds(),
     ) {
-        let mut iotlb = iotlb(capacity);
-        let mut naive = Naive { mappings: Vec::new(), capacity };
-        let mut hint = Hint::default();
+        let mut pair = Pair::new(capacity);
         for deed in deeds {
-            match deed {
-                Deed::Update(mapping) => {
-                    prop_assert_eq!(iotlb.update(mapping), Ok(()));
-                    naive.update(mapping);
-                }
-                Deed::Invalidate(iova, last) => {
-                    let size = last - iova + 1;
-                    prop_assert_eq!(iotlb.invalidate(GuestAddr(iova), size), Ok(()));
-                    naive.invalidate(iova, last);
-                }
-                Deed::Translate(iova, len) => {
-                    for access in ACCESSES {
-                        let expect = naive.translate(iova, len, access);
-                        for hint in [&mut hint, &mut Hint::default()] {
-                            let got = translate(&iotlb, hint, iova, len, access);
-                            prop_assert_eq!(&got, &expect);
-                        }
-                    }
-                }
-                Deed::Clear => {
-                    iotlb.clear();
-                    naive.mappings.clear();
-                }
-            }
-            prop_assert!(iotlb.mappings().eq(&naive.sorted()));
-            prop_assert_eq!(iotlb.len(), naive.mappings.len());
-            prop_assert_eq!(iotlb.is_empty(), naive.mappings.is_empty());
+            pair.check(deed);
         }
     }
 }

@@ -16,6 +16,7 @@ mod log;
 mod mock;
 mod model;
 mod notify;
+mod oracle;
 mod order;
 mod ring;
 mod table;
