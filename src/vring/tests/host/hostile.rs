@@ -181,8 +181,8 @@ proptest! {
     ) {
         let mut dice = Dice(seed);
         let memory = memory(&mut dice, true);
-        memory.on_access(move |memory, _| dice.harm(memory, addrs));
         let mut watch = Watch::new(memory, MemTable::new(regions).unwrap(), addrs);
+        watch.memory().on_access(move |memory, _| dice.harm(memory, addrs));
         for deed in deeds {
             watch.check(deed);
         }

@@ -268,7 +268,7 @@ pub fn check_log(base: u64, addr: u64, len: u64) {
     let (from, extent) = log_extent(GuestAddr(addr), len).unwrap();
     assert_eq!(bytes.len() as u64, extent);
     if let (Some((first, _)), Some((last, _))) = (bytes.first_key_value(), bytes.last_key_value()) {
-        assert_eq!((*first, *last), (base + from, base + from + extent - 1));
+        assert_eq!((*first, *last), (base + from, base + from + (extent - 1)));
         // No more words than the bytes lie in.
         assert_eq!(words as u64, last / 4 - first / 4 + 1);
     }

@@ -85,6 +85,11 @@ impl Watch {
         }
     }
 
+    /// What the ring and the guest share.
+    pub fn memory(&self) -> &MockMemory {
+        &self.memory
+    }
+
     /// Makes one call and checks what it did; whether it gave a chain or completed some.
     ///
     /// # Panics
