@@ -8,7 +8,7 @@
 //! From the bottom up: [`sys`] holds every `unsafe` line; [`uapi`] the kernel's structures;
 //! [`vhost`] the ioctls; [`memory`] what the device sees as guest memory; [`ring`] and [`split`]
 //! the driver's half of a virtqueue; [`tap`] and [`peer`] the other end of the wire; [`setup`] and
-//! [`device`] put them together; [`iotlb`] translates for it; [`traffic`] moves numbered frames through it and checks every byte;
+//! [`device`] put them together; [`traffic`] moves numbered frames through it and checks every byte;
 //! the driver's half of a virtqueue; [`log`] reads the dirty log; [`tap`] and [`peer`] the other end of the wire; [`setup`] and
 //! [`device`] put them together; [`traffic`] moves numbered frames through it and checks every byte;
 //! [`cases`] are the tests and [`runner`] runs each in a process of its own. [`bench`] measures, with
@@ -21,7 +21,6 @@ pub mod cases;
 pub mod device;
 pub mod eventfd;
 pub mod frame;
-pub mod iotlb;
 pub mod log;
 pub mod memory;
 pub mod peer;

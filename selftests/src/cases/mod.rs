@@ -18,7 +18,6 @@ mod ioctl_features;
 mod ioctl_memory;
 mod ioctl_owner;
 mod ioctl_vring;
-mod iotlb;
 mod kill;
 mod lifecycle;
 mod live;
@@ -134,7 +133,6 @@ pub fn all() -> Vec<Case> {
         ioctl_memory::CASES,
         ioctl_vring::CASES,
         messages::CASES,
-        iotlb::CASES,
         integrity::CASES,
         wrap::CASES,
         base::CASES,
