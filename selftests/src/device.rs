@@ -271,6 +271,25 @@ impl NetDevice {
         Ok(())
     }
 
+    /// Where a ring is: addresses of the process, or IO addresses if there is an IOMMU.
+    #[must_use]
+    pub fn address(&self, queue: &Queue) -> VringAddr {
+        let index = queue.index;
+        if self.setup.features & feature::ACCESS_PLATFORM == 0 {
+            return VringAddr {
+                index,
+                ..queue.ring.place()
+            };
+        }
+        VringAddr {
+            index,
+            desc: queue.layout.desc,
+            avail: queue.layout.avail,
+            used: queue.layout.used,
+            ..VringAddr::default()
+        }
+    }
+
     /// Hands a ring to the device.
     fn place(&self, queue: &Queue) -> Result<()> {
         let index = queue.index;
@@ -280,11 +299,9 @@ impl NetDevice {
         self.vhost
             .set_base(index, queue.ring.base())
             .context("SET_VRING_BASE")?;
-        let address = VringAddr {
-            index,
-            ..queue.ring.place()
-        };
-        self.vhost.set_addr(address).context("SET_VRING_ADDR")?;
+        self.vhost
+            .set_addr(self.address(queue))
+            .context("SET_VRING_ADDR")?;
         let number = |fd: &EventFd| fd.as_fd().as_raw_fd();
         self.vhost
             .set_call(index, number(&queue.call))

@@ -7,10 +7,9 @@
 //!
 //! From the bottom up: [`sys`] holds every `unsafe` line; [`uapi`] the kernel's structures;
 //! [`vhost`] the ioctls; [`memory`] what the device sees as guest memory; [`ring`] and [`split`]
-//! the driver's half of a virtqueue; [`tap`] and [`peer`] the other end of the wire; [`setup`] and
-//! [`device`] put them together; [`traffic`] moves numbered frames through it and checks every byte;
-//! the driver's half of a virtqueue; [`log`] reads the dirty log; [`tap`] and [`peer`] the other end of the wire; [`setup`] and
-//! [`device`] put them together; [`traffic`] moves numbered frames through it and checks every byte;
+//! the driver's half of a virtqueue; [`iotlb`] and [`iommu`] its IO addresses; [`log`] its dirty log;
+//! [`tap`] and [`peer`] the other end of the wire; [`setup`] and [`device`] put them together;
+//! [`traffic`] moves numbered frames through it and checks every byte;
 //! [`cases`] are the tests and [`runner`] runs each in a process of its own. [`bench`] measures, with
 //! a driver of its own that does less.
 
@@ -21,6 +20,8 @@ pub mod cases;
 pub mod device;
 pub mod eventfd;
 pub mod frame;
+pub mod iommu;
+pub mod iotlb;
 pub mod log;
 pub mod memory;
 pub mod peer;

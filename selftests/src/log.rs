@@ -80,9 +80,8 @@ pub fn log_used(device: &NetDevice, index: u32, log: Option<u64>) -> std::io::Re
         &device.tx
     };
     device.vhost.set_addr(VringAddr {
-        index,
         flags: log.map_or(0, |_| VRING_LOG),
         log: log.unwrap_or(0),
-        ..queue.ring.place()
+        ..device.address(queue)
     })
 }

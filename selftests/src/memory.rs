@@ -2,17 +2,60 @@
 
 //! Guest memory: mappings at chosen guest-physical addresses, holes between them included.
 
-use crate::sys::mapping::Mapping;
+use crate::sys::mapping::{Mapping, PAGE};
 use crate::uapi::MemoryRegion;
 use anyhow::{Context, Result, bail};
-use std::sync::atomic::{AtomicU64, Ordering};
+use rand::SeedableRng;
+use rand::rngs::SmallRng;
+use rand::seq::SliceRandom;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+/// Pages of a scattered region that no guest address stands for at first.
+const SPARE: usize = 16;
+
+/// What a page that was moved away holds.
+const SPOILED: u8 = 0xee;
 
 /// One run of guest memory.
 #[derive(Debug)]
 struct Region {
     guest: u64,
+    len: usize,
     map: Mapping,
     next: AtomicU64,
+    /// The page of the mapping behind each page of the region, then those behind none; empty if
+    /// they lie as they are counted.
+    pages: Vec<AtomicUsize>,
+}
+
+impl Region {
+    fn new(guest: u64, len: usize, scattered: bool) -> Result<Self> {
+        let spare = if scattered { SPARE * PAGE } else { 0 };
+        let map = Mapping::new(len.next_multiple_of(PAGE) + spare).context("guest memory")?;
+        let mut pages = Vec::new();
+        if scattered {
+            pages.extend((0..map.len() / PAGE).map(AtomicUsize::new));
+            pages.shuffle(&mut SmallRng::seed_from_u64(guest));
+        }
+        Ok(Self {
+            guest,
+            len: map.len() - spare,
+            map,
+            next: AtomicU64::new(0),
+            pages,
+        })
+    }
+
+    /// Where in the mapping an offset into the region is, and how far the two go on together.
+    fn place(&self, offset: usize) -> (usize, usize) {
+        match self.pages.get(offset / PAGE) {
+            Some(page) => {
+                let within = offset % PAGE;
+                (page.load(Ordering::Relaxed) * PAGE + within, PAGE - within)
+            }
+            None => (offset, self.len - offset),
+        }
+    }
 }
 
 /// Guest memory as the driver sees it, with a bump allocator per region.
@@ -28,18 +71,78 @@ impl GuestMemory {
     ///
     /// When the host has no memory.
     pub fn new(layout: &[(u64, usize)]) -> Result<Self> {
+        Self::with(layout, false)
+    }
+
+    /// As [`Self::new`], with each region's pages in no order: for a device behind an IOMMU, to
+    /// which guest addresses are IO addresses, and the table is physical memory.
+    ///
+    /// # Errors
+    ///
+    /// When the host has no memory.
+    pub fn scattered(layout: &[(u64, usize)]) -> Result<Self> {
+        Self::with(layout, true)
+    }
+
+    fn with(layout: &[(u64, usize)], scattered: bool) -> Result<Self> {
         let regions = layout
             .iter()
-            .map(|&(guest, len)| {
-                let map = Mapping::new(len).context("guest memory")?;
-                Ok(Region {
-                    guest,
-                    map,
-                    next: AtomicU64::new(0),
-                })
-            })
+            .map(|&(guest, len)| Region::new(guest, len, scattered))
             .collect::<Result<_>>()?;
         Ok(Self { regions })
+    }
+
+    /// The address that the table gives to the byte behind a guest address.
+    ///
+    /// # Panics
+    ///
+    /// When the address is in a hole.
+    #[must_use]
+    pub fn physical(&self, guest: u64) -> u64 {
+        let (region, offset) = self.locate(guest);
+        region.guest + region.place(offset).0 as u64
+    }
+
+    /// Puts another page behind a guest address, with the same content, and spoils the old one.
+    ///
+    /// # Panics
+    ///
+    /// When the address is in a hole, or the region is not scattered.
+    pub fn move_page(&self, guest: u64) {
+        let (region, offset) = self.locate(guest);
+        let spares = &region.pages[region.len / PAGE..];
+        let here = &region.pages[offset / PAGE];
+        let old = here.load(Ordering::Relaxed);
+        // The first of the spare pages serves, the old one becomes the last of them.
+        let fresh = spares
+            .iter()
+            .rev()
+            .fold(old, |before, spare| spare.swap(before, Ordering::Relaxed));
+        let mut content = [0; PAGE];
+        region.map.read(old * PAGE, &mut content);
+        region.map.write(fresh * PAGE, &content);
+        here.store(fresh, Ordering::Relaxed);
+        region.map.fill(old * PAGE, PAGE, SPOILED);
+    }
+
+    /// Fails if a page that was moved away was written since.
+    ///
+    /// # Errors
+    ///
+    /// When one was.
+    pub fn spoiled_untouched(&self, moves: usize) -> Result<()> {
+        for region in &self.regions {
+            let spares = region.pages.iter().skip(region.len / PAGE).rev();
+            for spare in spares.take(moves) {
+                let mut content = [0; PAGE];
+                let page = spare.load(Ordering::Relaxed);
+                region.map.read(page * PAGE, &mut content);
+                if content != [SPOILED; PAGE] {
+                    bail!("page {page} was written after it was moved away");
+                }
+            }
+        }
+        Ok(())
     }
 
     /// The table for the device.
@@ -65,7 +168,7 @@ impl GuestMemory {
         let region = self.regions.get(index).context("no such region")?;
         let start = region.next.load(Ordering::Relaxed).next_multiple_of(align);
         let end = start + len as u64;
-        if end > region.map.len() as u64 {
+        if end > region.len as u64 {
             bail!("guest region {index} has no room for {len} bytes");
         }
         region.next.store(end, Ordering::Relaxed);
@@ -81,12 +184,30 @@ impl GuestMemory {
         self.alloc_in(0, len, align)
     }
 
-    fn locate(&self, guest: u64) -> (&Mapping, usize) {
+    fn locate(&self, guest: u64) -> (&Region, usize) {
         let found = self.regions.iter().find_map(|region| {
             let offset = usize::try_from(guest.checked_sub(region.guest)?).ok()?;
-            (offset < region.map.len()).then_some((&region.map, offset))
+            (offset < region.len).then_some((region, offset))
         });
         found.unwrap_or_else(|| panic!("guest address {guest:#x} is not memory"))
+    }
+
+    /// Whether there is memory at a guest address.
+    #[must_use]
+    pub fn contains(&self, guest: u64) -> bool {
+        let inside = |region: &Region| {
+            guest
+                .checked_sub(region.guest)
+                .is_some_and(|offset| offset < region.len as u64)
+        };
+        self.regions.iter().any(inside)
+    }
+
+    /// The mapping and offset of a guest address, and how many bytes follow there.
+    fn run(&self, guest: u64) -> (&Mapping, usize, usize) {
+        let (region, offset) = self.locate(guest);
+        let (place, left) = region.place(offset);
+        (&region.map, place, left)
     }
 
     /// The mapping and offset of a guest address.
@@ -96,7 +217,8 @@ impl GuestMemory {
     /// When the address is in a hole.
     #[must_use]
     pub fn mapping(&self, guest: u64) -> (&Mapping, usize) {
-        self.locate(guest)
+        let (map, offset, _) = self.run(guest);
+        (map, offset)
     }
 
     /// The address of the process behind a guest address.
@@ -106,7 +228,7 @@ impl GuestMemory {
     /// When the address is in a hole.
     #[must_use]
     pub fn user(&self, guest: u64) -> u64 {
-        let (map, offset) = self.locate(guest);
+        let (map, offset) = self.mapping(guest);
         (map.addr() + offset) as u64
     }
 
@@ -117,8 +239,8 @@ impl GuestMemory {
     /// When the range has a hole.
     pub fn read(&self, mut guest: u64, mut to: &mut [u8]) {
         while !to.is_empty() {
-            let (map, offset) = self.locate(guest);
-            let here = to.len().min(map.len() - offset);
+            let (map, offset, left) = self.run(guest);
+            let here = to.len().min(left);
             let (part, rest) = to.split_at_mut(here);
             map.read(offset, part);
             guest += here as u64;
@@ -133,22 +255,27 @@ impl GuestMemory {
     /// When the range has a hole.
     pub fn write(&self, mut guest: u64, mut from: &[u8]) {
         while !from.is_empty() {
-            let (map, offset) = self.locate(guest);
-            let (part, rest) = from.split_at(from.len().min(map.len() - offset));
+            let (map, offset, left) = self.run(guest);
+            let (part, rest) = from.split_at(from.len().min(left));
             map.write(offset, part);
             guest += part.len() as u64;
             from = rest;
         }
     }
 
-    /// Fills guest memory within one region.
+    /// Fills guest memory, across adjacent regions.
     ///
     /// # Panics
     ///
-    /// When the range leaves the region.
-    pub fn fill(&self, guest: u64, len: usize, byte: u8) {
-        let (map, offset) = self.locate(guest);
-        map.fill(offset, len, byte);
+    /// When the range has a hole.
+    pub fn fill(&self, mut guest: u64, mut len: usize, byte: u8) {
+        while len > 0 {
+            let (map, offset, left) = self.run(guest);
+            let here = len.min(left);
+            map.fill(offset, here, byte);
+            guest += here as u64;
+            len -= here;
+        }
     }
 
     /// Reads an index word.
@@ -158,7 +285,7 @@ impl GuestMemory {
     /// When the address is in a hole or misaligned.
     #[must_use]
     pub fn load_u16(&self, guest: u64, order: Ordering) -> u16 {
-        let (map, offset) = self.locate(guest);
+        let (map, offset) = self.mapping(guest);
         map.load_u16(offset, order)
     }
 
@@ -168,7 +295,7 @@ impl GuestMemory {
     ///
     /// When the address is in a hole or misaligned.
     pub fn store_u16(&self, guest: u64, value: u16, order: Ordering) {
-        let (map, offset) = self.locate(guest);
+        let (map, offset) = self.mapping(guest);
         map.store_u16(offset, value, order);
     }
 }

@@ -46,6 +46,19 @@ pub fn threads(pid: u32) -> Result<Vec<Thread>> {
     Ok(out)
 }
 
+/// The state of a thread of this process, as in `ps`: `S` when it waits and can be interrupted.
+///
+/// # Errors
+///
+/// When the thread is gone.
+pub fn state(tid: u32) -> Result<char> {
+    let path = format!("/proc/self/task/{tid}/status");
+    let text = fs::read_to_string(&path).with_context(|| path.clone())?;
+    let line = text.lines().find_map(|line| line.strip_prefix("State:"));
+    let state = line.and_then(|line| line.trim_start().chars().next());
+    state.context("status without a state")
+}
+
 /// The vhost workers of this process.
 ///
 /// # Errors

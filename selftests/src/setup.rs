@@ -82,6 +82,8 @@ pub struct Setup {
     pub tcp: bool,
     /// Regions of guest memory beside the first, as address and length.
     pub regions: Vec<(u64, usize)>,
+    /// Whether the pages of memory are in no order, for a device behind an IOMMU.
+    pub scattered: bool,
 }
 
 impl Setup {
@@ -101,6 +103,7 @@ impl Setup {
             offloads: 0,
             tcp: false,
             regions: Vec::new(),
+            scattered: false,
         }
     }
 
@@ -152,7 +155,12 @@ impl Setup {
             + self.pool(self.tx_buffers, self.tx_shape);
         let mut layout = vec![(GUEST_BASE, first)];
         layout.extend_from_slice(&self.regions);
-        Ok(Arc::new(GuestMemory::new(&layout)?))
+        let memory = if self.scattered {
+            GuestMemory::scattered(&layout)?
+        } else {
+            GuestMemory::new(&layout)?
+        };
+        Ok(Arc::new(memory))
     }
 }
 

@@ -18,6 +18,7 @@ mod ioctl_features;
 mod ioctl_memory;
 mod ioctl_owner;
 mod ioctl_vring;
+mod iotlb;
 mod kill;
 mod lifecycle;
 mod live;
@@ -149,6 +150,7 @@ pub fn all() -> Vec<Case> {
         log::CASES,
         log_control::CASES,
         log_live::CASES,
+        iotlb::CASES,
         lifecycle::CASES,
         kill::CASES,
         worker::CASES,
