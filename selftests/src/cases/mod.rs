@@ -19,6 +19,7 @@ mod ioctl_memory;
 mod ioctl_owner;
 mod ioctl_vring;
 mod iotlb;
+mod iotlb_calls;
 mod kill;
 mod lifecycle;
 mod live;
@@ -151,6 +152,7 @@ pub fn all() -> Vec<Case> {
         log_control::CASES,
         log_live::CASES,
         iotlb::CASES,
+        iotlb_calls::CASES,
         lifecycle::CASES,
         kill::CASES,
         worker::CASES,
@@ -169,6 +171,7 @@ pub fn roles() -> Vec<Role> {
         workers::ROLES,
         fork::ROLES,
         backends_change::ROLES,
+        iotlb_calls::ROLES,
     ]
     .concat()
 }
