@@ -9,7 +9,7 @@ use crate::ring::RingDriver;
 pub use crate::setup::{GUEST_BASE, Setup, Shape};
 use crate::split::{SplitDriver, SplitLayout};
 use crate::tap::{Tap, TapConfig};
-use crate::uapi::{NetHeader, VringAddr};
+use crate::uapi::{NetHeader, VringAddr, feature};
 use crate::vhost::{RX, TX, Vhost};
 use anyhow::{Context, Result, bail};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};

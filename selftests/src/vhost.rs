@@ -6,7 +6,6 @@ use crate::sys::ioctl::{BadPointer, Request, call, call_bad, call_none, call_raw
 use crate::sys::mapping::Mapping;
 use crate::uapi::{self, MemoryRegion, VringAddr, VringFile, VringState};
 use anyhow::{Context, Result};
-use rustix::fs::OFlags;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -302,32 +301,12 @@ impl Vhost {
         self.set(uapi::NET_SET_BACKEND, VringFile { index, fd })
     }
 
-    /// Says whether reads and writes may wait.
-    ///
-    /// # Errors
-    ///
-    /// None expected.
-    pub fn set_nonblocking(&self, nonblocking: bool) -> io::Result<()> {
-        let mut flags = rustix::fs::fcntl_getfl(self)?;
-        flags.set(OFlags::NONBLOCK, nonblocking);
-        Ok(rustix::fs::fcntl_setfl(self, flags)?)
-    }
-
-    /// Reads a message about IO addresses; how many bytes it had.
-    ///
-    /// # Errors
-    ///
-    /// `EAGAIN` or `EBADFD` when there is none and none is to be expected.
-    pub fn receive(&self, to: &mut [u8]) -> io::Result<usize> {
-        Ok(rustix::io::read(self, to)?)
-    }
-
     /// Writes a message about IO addresses, which may lie in pieces.
     ///
     /// # Errors
     ///
     /// `EINVAL` for what is no message, `EFAULT` for one that cannot be followed.
-    pub fn send(&self, from: &[io::IoSlice<'_>]) -> io::Result<usize> {
+    pub fn write_pieces(&self, from: &[io::IoSlice<'_>]) -> io::Result<usize> {
         match from {
             // A system call of its own, which reaches the device even with nothing to write.
             [single] => Ok(rustix::io::write(self, single)?),

@@ -40,17 +40,17 @@ fn nothing_to_read(vhost: &Vhost) -> Result<()> {
     let mut buffer = [0; 2 * message::BYTES];
     check(!is_readable(vhost)?, || "something to read".into())?;
     for (nonblocking, errno) in [(false, libc::EBADFD), (true, libc::EAGAIN)] {
-        vhost.set_nonblocking(nonblocking)?;
+        vhost.set_blocking(!nonblocking)?;
         for len in [0, 1, message::BYTES - 1] {
-            let read = accepts("a short read", vhost.receive(&mut buffer[..len]))?;
+            let read = accepts("a short read", vhost.read(&mut buffer[..len]))?;
             check(read == 0, || format!("{read} bytes of a message in {len}"))?;
         }
         for len in [message::BYTES, message::BYTES + 1, buffer.len()] {
             let what = format!("reading {len} bytes, nonblocking: {nonblocking}");
-            refuses(&what, errno, vhost.receive(&mut buffer[..len]))?;
+            refuses(&what, errno, vhost.read(&mut buffer[..len]))?;
         }
     }
-    vhost.set_nonblocking(false)?;
+    vhost.set_blocking(true)?;
     check(buffer.iter().all(|byte| *byte == 0), || {
         "a refused read wrote something".into()
     })
@@ -101,14 +101,18 @@ fn cut_off(ctx: &Context) -> Result<()> {
                 libc::EFAULT
             };
             let what = format!("{len} bytes of a message of format {format}");
-            refuses(&what, errno, vhost.send(&[IoSlice::new(&bytes[..len])]))?;
+            refuses(
+                &what,
+                errno,
+                vhost.write_pieces(&[IoSlice::new(&bytes[..len])]),
+            )?;
         }
     }
     Ok(())
 }
 
 fn send(vhost: &Vhost, format: u32, message: IotlbMessage) -> io::Result<usize> {
-    vhost.send(&[IoSlice::new(&message.bytes(format))])
+    vhost.write_pieces(&[IoSlice::new(&message.bytes(format))])
 }
 
 fn meaning(ctx: &Context) -> Result<()> {
@@ -139,7 +143,11 @@ fn meaning(ctx: &Context) -> Result<()> {
             let mut bytes = UPDATE.bytes(format);
             bytes[4..8].fill(0xff);
             let what = format!("address space, format {format}");
-            refuses(&what, libc::EFAULT, vhost.send(&[IoSlice::new(&bytes)]))?;
+            refuses(
+                &what,
+                libc::EFAULT,
+                vhost.write_pieces(&[IoSlice::new(&bytes)]),
+            )?;
         }
     }
     nothing_to_read(&vhost)
@@ -154,12 +162,12 @@ fn pieces(ctx: &Context) -> Result<()> {
             let (first, second) = bytes.split_at(cut);
             let parts = [IoSlice::new(first), IoSlice::new(second)];
             let what = format!("cut after {cut} bytes, format {format}");
-            refuses(&what, libc::EFAULT, vhost.send(&parts))?;
+            refuses(&what, libc::EFAULT, vhost.write_pieces(&parts))?;
             let parts = [IoSlice::new(first), IoSlice::new(&second[..1])];
             let whole = cut + 1 >= message::NEEDED;
             let errno = if whole { libc::EFAULT } else { libc::EINVAL };
             let what = format!("ended after {cut} and 1 bytes, format {format}");
-            refuses(&what, errno, vhost.send(&parts))?;
+            refuses(&what, errno, vhost.write_pieces(&parts))?;
         }
     }
     Ok(())
@@ -179,7 +187,7 @@ fn garbage(ctx: &Context) -> Result<()> {
                 bytes[..4].copy_from_slice(&format.to_ne_bytes());
             }
             let len = rng.random_range(0..=bytes.len());
-            match device.vhost.send(&[IoSlice::new(&bytes[..len])]) {
+            match device.vhost.write_pieces(&[IoSlice::new(&bytes[..len])]) {
                 Err(error) if matches!(error.raw_os_error(), Some(libc::EINVAL | libc::EFAULT)) => {
                 }
                 other => anyhow::bail!("{len} bytes of garbage: {other:?}"),
