@@ -20,6 +20,7 @@ mod ioctl_owner;
 mod ioctl_vring;
 mod iotlb;
 mod iotlb_calls;
+mod iotlb_log;
 mod kill;
 mod lifecycle;
 mod live;
@@ -153,6 +154,7 @@ pub fn all() -> Vec<Case> {
         log_live::CASES,
         iotlb::CASES,
         iotlb_calls::CASES,
+        iotlb_log::CASES,
         lifecycle::CASES,
         kill::CASES,
         worker::CASES,
