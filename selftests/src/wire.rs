@@ -23,6 +23,9 @@ const ETH_P_ALL: u16 = 3;
 /// Enough for a ring of the largest frames.
 const PACKET_BUFFER: i32 = 64 << 20;
 
+/// The VLAN of [`Wire::tagged_peer`].
+const VLAN: u16 = 5;
+
 /// What the guest's end of a wire is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -232,6 +235,31 @@ impl Wire {
     /// What the kernel answers; there is no tap before its backend.
     pub fn peer(&self, setup: &Setup) -> Result<Peer> {
         setup.peer(net::if_index(&self.far).context("index of the far end")?)
+    }
+
+    /// The other end, on a VLAN: what it sends comes with a tag, and it gets what has the same.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::peer`]. A kernel without VLANs skips the case.
+    pub fn tagged_peer(&self, setup: &Setup) -> Result<Peer> {
+        load("8021q")?;
+        let (far, name) = (&self.far, format!("{}.{VLAN}", self.far));
+        // One that is left of an earlier device is as good.
+        if net::if_index(&name).is_err() {
+            ip(&format!(
+                "link add link {far} name {name} type vlan id {VLAN}\nlink set {name} up\n"
+            ))?;
+        }
+        setup.peer(net::if_index(&name)?)
+    }
+
+    /// A frame of the tagged peer, as the guest sees it (IEEE 802.1Q).
+    #[must_use]
+    pub fn tag(frame: &[u8]) -> Vec<u8> {
+        let (addresses, rest) = frame.split_at(12);
+        let [high, low] = VLAN.to_be_bytes();
+        [addresses, &[0x81, 0x00, high, low], rest].concat()
     }
 
     /// A device on this wire, with both queues started.

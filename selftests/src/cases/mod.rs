@@ -5,6 +5,7 @@
 mod backends;
 mod backends_accept;
 mod backends_change;
+mod backends_frames;
 mod backends_queues;
 mod base;
 mod events;
@@ -145,6 +146,7 @@ pub fn all() -> Vec<Case> {
         backends::CASES,
         backends_change::CASES,
         backends_queues::CASES,
+        backends_frames::CASES,
         backends_accept::CASES,
         guest::CASES,
         guest_rx::CASES,

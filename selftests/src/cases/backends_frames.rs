@@ -1,0 +1,118 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Frames that are not what they seem: tags beside the data, and more than a buffer holds.
+
+use super::{Case, Context, case, check};
+use crate::device::{NetDevice, Setup};
+use crate::frame;
+use crate::procfs;
+use crate::traffic::{self, Plan};
+use crate::uapi::{NetHeader, feature};
+use crate::wait::Deadline;
+use crate::wire::{Kind, Wire};
+use anyhow::{Context as _, Result};
+
+pub(super) const CASES: &[Case] = &[
+    case("frames.tagged", 60, |ctx| on_all(ctx, tagged)),
+    case("frames.jumbo", 60, |ctx| on_all(ctx, jumbo)),
+];
+
+const MERGE: u64 = feature::VERSION_1 | feature::MRG_RXBUF;
+
+fn on_all(ctx: &Context, run: fn(&Context, &Wire) -> Result<()>) -> Result<()> {
+    for kind in [Kind::Tap, Kind::Macvtap, Kind::Ipvtap, Kind::Packet] {
+        let wire = Wire::new(kind, 0)?;
+        run(ctx, &wire).with_context(|| format!("{kind:?}"))?;
+    }
+    Ok(())
+}
+
+fn start(ctx: &Context, wire: &Wire, features: u64, rx_buffer: usize) -> Result<NetDevice> {
+    let mut setup = Setup::new(features);
+    setup.rx_buffers = (128, rx_buffer);
+    setup.tx_buffers = (64, 10240);
+    setup.tcp = true;
+    wire.start(&ctx.device, setup)
+}
+
+/// Sends a frame to the guest, which gets it or not.
+fn deliver(device: &mut NetDevice, sent: &[u8], expected: Option<&[u8]>) -> Result<()> {
+    let pending = device.rx.ring.pending();
+    let mut got = Vec::new();
+    device.peer.send(NetHeader::default(), sent)?;
+    let Some(expected) = expected else {
+        return Ok(());
+    };
+    Deadline::patient().until("a frame", || Ok(device.rx_take(&mut got)?.is_some()))?;
+    frame::expect("received", 0, expected, &got)?;
+    let size = device.setup.rx_buffers.1;
+    let buffers = (expected.len() + device.setup.header()).div_ceil(size);
+    let used = pending - device.rx.ring.pending();
+    check(used == buffers, || {
+        format!("{used} buffers used, not {buffers}")
+    })?;
+    device.rx_fill()?;
+    device.rx.flush()?;
+    Ok(())
+}
+
+/// A VLAN tag travels beside the frame inside the kernel, and in it to and from the guest. A packet
+/// socket does not hand it out: such frames are lost, and the queue goes on.
+fn tagged(ctx: &Context, wire: &Wire) -> Result<()> {
+    for (features, rx_buffer) in [(MERGE, 128), (MERGE, 2048), (feature::VERSION_1, 2048)] {
+        let mut device = start(ctx, wire, features, rx_buffer)?;
+        let plain = std::mem::replace(&mut device.peer, wire.tagged_peer(&device.setup)?);
+        device.rx_fill()?;
+        device.rx.flush()?;
+        let (mut bytes, mut got) = (Vec::new(), Vec::new());
+        // The tag ends a buffer of 128 bytes, or begins the next.
+        for (sequence, len) in (0..).zip([60, 111, 112, 113, 239, 240, 241, 1500, 2032]) {
+            frame::build_tcp(ctx.seed, sequence, len, &mut bytes);
+            let with_tag = Wire::tag(&bytes);
+            let arrives = wire.kind != Kind::Packet;
+            deliver(&mut device, &bytes, arrives.then_some(&with_tag))
+                .with_context(|| format!("{len} bytes to buffers of {rx_buffer}"))?;
+            device.tx_post(NetHeader::default(), &with_tag)?;
+            device.tx.flush()?;
+            Deadline::patient().until("a frame at the peer", || {
+                Ok(device.peer.receive(&mut got)?.is_some())
+            })?;
+            frame::expect("transmitted", sequence, &bytes, &got)?;
+            device.tx_reap()?;
+        }
+        procfs::idle()?;
+        check(device.rx_take(&mut got)?.is_none(), || {
+            "one frame too many".into()
+        })?;
+        device.peer = plain;
+        while device.peer.receive(&mut got)?.is_some() {}
+        let plan = Plan {
+            ip: true,
+            ..Plan::new(ctx.seed, 50, |_| 300)
+        };
+        traffic::exchange(&mut device, plan)?;
+    }
+    Ok(())
+}
+
+/// Frames of 9000 bytes for buffers of an ordinary frame: merged, or else dropped at no cost.
+fn jumbo(ctx: &Context, wire: &Wire) -> Result<()> {
+    for features in [
+        feature::VERSION_1,
+        MERGE,
+        feature::VERSION_1 | feature::NET_HDR,
+    ] {
+        let mut device = start(ctx, wire, features, 1526)?;
+        device.rx_fill()?;
+        device.rx.flush()?;
+        let mut bytes = Vec::new();
+        for sequence in 0..60 {
+            let len = [9000, 1514, 1515, 60][(sequence % 4) as usize];
+            frame::build_tcp(ctx.seed, sequence, len, &mut bytes);
+            let arrives = len <= 1514 || features & feature::MRG_RXBUF != 0;
+            deliver(&mut device, &bytes, arrives.then_some(&bytes))
+                .with_context(|| format!("frame {sequence}, features {features:#x}"))?;
+        }
+    }
+    Ok(())
+}
