@@ -13,6 +13,8 @@ use crate::worker::Waker;
 pub(crate) struct Backend {
     pub(crate) socket: Socket,
     poller: Poller<Waker>,
+    /// Whether the socket has been waited for.
+    in_use: bool,
 }
 
 impl Backend {
@@ -25,7 +27,11 @@ impl Backend {
         let fd = u32::try_from(fd).map_err(|_| ENOTSOCK)?;
         let socket = Socket::from_fd(fd)?;
         let poller = Poller::new(socket.file().clone(), events, waker)?;
-        Ok(Self { socket, poller })
+        Ok(Self {
+            socket,
+            poller,
+            in_use: false,
+        })
     }
 
     /// Hands what the socket becomes ready for to another waker.
@@ -38,9 +44,15 @@ impl Backend {
     ///
     /// # Errors
     ///
-    /// `EINVAL` when the socket's device is gone.
+    /// `EINVAL` when the socket's device is gone, or, the first time, a packet socket's link is down
+    /// or was since its last use, as vhost-net answers. Later that passes with the link's return.
     pub(crate) fn arm(&mut self) -> Result {
-        self.poller.arm()
+        let mut armed = self.poller.arm();
+        if armed.is_err() && self.in_use && self.socket.take_error() {
+            armed = self.poller.arm();
+        }
+        self.in_use |= armed.is_ok();
+        armed
     }
 
     /// No longer wakes the queue.

@@ -106,6 +106,13 @@ impl Socket {
         self.sock == other.sock
     }
 
+    /// Forgets the error that the socket keeps for its next user, such as that its link went down.
+    /// `false` if there was none.
+    pub(crate) fn take_error(&self) -> bool {
+        // SAFETY: the socket is alive.
+        unsafe { shim::rnet_sock_error(self.as_ptr()) != 0 }
+    }
+
     /// What the socket is like to send to.
     #[inline]
     pub(crate) fn send_state(&self) -> SendState {

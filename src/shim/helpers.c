@@ -308,6 +308,11 @@ unsigned int rnet_sock_send_state(struct socket *sock)
 	       (READ_ONCE(sk->sk_sndbuf) == INT_MAX ? RNET_SOCK_UNLIMITED : 0);
 }
 
+int rnet_sock_error(struct socket *sock)
+{
+	return sock_error(sock->sk);
+}
+
 size_t rnet_sock_peek_len(struct socket *sock)
 {
 	struct sk_buff_head *queue = &sock->sk->sk_receive_queue;

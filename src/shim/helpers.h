@@ -43,6 +43,7 @@ bool rnet_log_allowed(void);
 
 bool rnet_sock_is_packet_raw(struct socket *sock);
 unsigned int rnet_sock_send_state(struct socket *sock);
+int rnet_sock_error(struct socket *sock);
 size_t rnet_sock_peek_len(struct socket *sock);
 int rnet_sock_send(struct socket *sock, const struct iovec *seg, size_t n, size_t len, size_t skip);
 int rnet_sock_recv(struct socket *sock, void *packet, const struct iovec *seg, size_t n,
