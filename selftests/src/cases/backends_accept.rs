@@ -2,7 +2,7 @@
 
 //! Backends that are usable only just, or not now.
 
-use super::{Case, Context, accepts, case, check, refuses};
+use super::{Case, Context, Kind as Driver, accepts, case, check, refuses};
 use crate::device::{NetDevice, Setup};
 use crate::frame;
 use crate::peer::Peer;
@@ -23,6 +23,7 @@ pub(super) const CASES: &[Case] = &[
     case("accept.gone", 60, gone),
     case("accept.layer_3", 60, layer_3),
     case("accept.waiting", 60, waiting),
+    case("accept.error", 60, error),
 ];
 
 /// Sets a backend on both queues with the same result, and unbinds.
@@ -190,6 +191,37 @@ fn waiting(ctx: &Context) -> Result<()> {
                 Ok(device.tx.ring.pending() == 0)
             })
             .with_context(|| format!("{kind:?}, {left} were waiting"))?;
+    }
+    Ok(())
+}
+
+/// A packet socket remembers that its link was down until it is used, and says so to whoever begins
+/// to wait for it. The queue still gets what comes once the link is up.
+fn error(ctx: &Context) -> Result<()> {
+    let wire = Wire::new(Kind::Packet, 0)?;
+    let mut device = wire.start(&ctx.device, setup())?;
+    let (mut bytes, mut got) = (Vec::new(), Vec::new());
+    for round in 0..3 {
+        frame::build_tcp(ctx.seed, round, 300, &mut bytes);
+        device.peer.send(NetHeader::default(), &bytes)?;
+        // There are no buffers, so the queue waits for the guest and not for the socket, from which
+        // someone else takes the frame.
+        procfs::idle()?;
+        net::receive(device.tap.as_fd(), &mut [0; 2048]).context("take the frame")?;
+        wire.set_up(false)?;
+        wire.set_up(true)?;
+        device.rx_post()?;
+        check(device.rx.flush()?, || "no kick wanted".into())?;
+        procfs::idle()?;
+        if ctx.kind == Driver::C {
+            // C waits neither for the guest nor for the socket now.
+            net::take_error(device.tap.as_fd())?;
+            device.rx.kick.signal()?;
+            procfs::idle()?;
+        }
+        device.peer.send(NetHeader::default(), &bytes)?;
+        Deadline::patient().until("the frame", || Ok(device.rx_take(&mut got)?.is_some()))?;
+        frame::expect("received", round, &bytes, &got)?;
     }
     Ok(())
 }
