@@ -12,6 +12,8 @@ const IFF_TAP: i32 = 0x0002;
 const IFF_NO_PI: i32 = 0x1000;
 const IFF_VNET_HDR: i32 = 0x4000;
 const IFF_MULTI_QUEUE: i32 = 0x0100;
+const IFF_NAPI: i32 = 0x0010;
+const IFF_NAPI_FRAGS: i32 = 0x0020;
 const IFF_BACKPRESSURE: i32 = 0x0080;
 
 /// Frames of up to 64 KiB must pass without segmentation.
@@ -95,6 +97,15 @@ impl Tap {
     /// What the kernel answers.
     pub fn new(name: &str, config: TapConfig) -> Result<Self> {
         Self::with_flags(name, config, 0)
+    }
+
+    /// Makes the interface `name`, which takes the guest's frames as a network card does its own.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel answers.
+    pub fn napi(name: &str, config: TapConfig) -> Result<Self> {
+        Self::with_flags(name, config, IFF_NAPI | IFF_NAPI_FRAGS)
     }
 
     /// Makes the interface `name`, which stops its queue when the reader is behind.

@@ -31,6 +31,8 @@ const VLAN: u16 = 5;
 pub enum Kind {
     /// A tap, whose peer is on the same interface.
     Tap,
+    /// A tap that receives as a network card does (NAPI).
+    Napi,
     /// A macvtap on one end of a veth pair, the peer on the other.
     Macvtap,
     /// An ipvtap in the same place, with the address that TCP frames go to.
@@ -46,6 +48,12 @@ impl Kind {
         self == Self::Ipvtap
     }
 
+    /// Whether TCP frames stay in order on the way to the peer: NAPI tries to join them.
+    #[must_use]
+    pub fn orders_tcp(self) -> bool {
+        self != Self::Napi
+    }
+
     /// Whether it is a file of tun or tap, with their calls.
     #[must_use]
     pub fn is_tap(self) -> bool {
@@ -54,7 +62,7 @@ impl Kind {
 
     fn module(self) -> &'static str {
         match self {
-            Self::Tap => "tun",
+            Self::Tap | Self::Napi => "tun",
             Self::Macvtap => "macvtap",
             Self::Ipvtap => "ipvtap",
             Self::Packet => "veth",
@@ -156,7 +164,7 @@ impl Wire {
             |what: &str| pair(&low) + &format!("link add link {low} name {near} {what}\n");
         let wire = Self {
             kind,
-            far: if kind == Kind::Tap {
+            far: if matches!(kind, Kind::Tap | Kind::Napi) {
                 near.clone()
             } else {
                 far.clone()
@@ -165,7 +173,7 @@ impl Wire {
             node: None,
         };
         match kind {
-            Kind::Tap => return Ok(wire),
+            Kind::Tap | Kind::Napi => return Ok(wire),
             Kind::Macvtap => ip(&(on_pair("type macvtap mode passthru") + &up(&near)))?,
             Kind::Ipvtap => ip(&(on_pair("type ipvtap mode l2")
                 + &format!("link set {near} up\naddress add 192.0.2.2/24 dev {near}\n")))?,
@@ -207,6 +215,7 @@ impl Wire {
     pub fn backend(&self, config: TapConfig) -> Result<Tap> {
         match (self.kind, self.node) {
             (Kind::Tap, _) => Tap::new(&self.name, config),
+            (Kind::Napi, _) => Tap::napi(&self.name, config),
             (Kind::Packet, _) => Tap::adopt(self.packet_socket(config)?, &self.name),
             (_, node) => {
                 let node = node.context("no node")?;
@@ -329,7 +338,7 @@ impl Wire {
 impl Drop for Wire {
     fn drop(&mut self) {
         // A tap goes with its last file, all others with the pair they are on; it may be gone.
-        if self.kind != Kind::Tap {
+        if self.far != self.name {
             let _ = ip(&format!("link delete {}\n", self.far));
         }
     }
