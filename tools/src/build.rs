@@ -19,7 +19,7 @@ pub const MODULE: &str = "vhost_rnet.ko";
 const SOURCE: &str = "/src";
 
 /// The Rust target of programs for the VM.
-const TARGET: &str = "x86_64-unknown-linux-gnu";
+pub const TARGET: &str = "x86_64-unknown-linux-gnu";
 
 /// Time limit of a build.
 const LIMIT: Duration = Duration::from_secs(900);
@@ -87,21 +87,31 @@ struct CargoMessage {
     executable: Option<PathBuf>,
 }
 
+/// The cargo that runs us.
+pub fn cargo() -> Command {
+    Command::new(std::env::var_os("CARGO").unwrap_or("cargo".into()))
+}
+
+/// A cargo whose programs for [`TARGET`] are linked statically, since the VM's
+/// C library is not the host's.
+pub fn static_cargo() -> Command {
+    let mut cargo = cargo();
+    cargo.env(
+        "CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUSTFLAGS",
+        "-C target-feature=+crt-static",
+    );
+    cargo
+}
+
 /// Builds the Rust programs that run in the VM.
-///
-/// They are linked statically, since the VM's C library is not the host's.
 pub fn programs(lab: &Lab) -> Result<()> {
     let _lock = lab_steps::lock(lab, "programs.lock")?;
     std::fs::create_dir_all(lab.artifacts())?;
-    let report = Command::new(std::env::var_os("CARGO").unwrap_or("cargo".into()))
+    let report = static_cargo()
         .current_dir(checkout())
         .args(["build", "--quiet", "--release", "--target", TARGET])
         .args(["-p", "selftests", "-p", "rnet-e2e"])
         .arg("--message-format=json-render-diagnostics")
-        .env(
-            "CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUSTFLAGS",
-            "-C target-feature=+crt-static",
-        )
         .stderr(Stdio::inherit())
         .output()
         .context("starting cargo")?;

@@ -12,6 +12,7 @@ use crate::demo;
 use crate::ktap;
 use crate::paths::Lab;
 use crate::process;
+use crate::programs;
 use crate::steps::step;
 use crate::vm::{Outcome, Output, Vm};
 
@@ -26,7 +27,7 @@ const GUEST_SECONDS: u32 = 2;
 
 /// The sum of all tests.
 #[derive(Default)]
-struct Tally {
+pub struct Tally {
     passed: usize,
     failed: Vec<String>,
     skipped: Vec<String>,
@@ -34,7 +35,7 @@ struct Tally {
 
 impl Tally {
     /// Counts `result` as the test called `name`.
-    fn count(&mut self, name: &str, result: Result<()>) {
+    pub fn count(&mut self, name: &str, result: Result<()>) {
         match result {
             Ok(()) => self.passed += 1,
             Err(error) => self.failed.push(format!("{name}: {error:#}")),
@@ -53,6 +54,40 @@ impl Tally {
     fn count_kernel(&mut self, name: &str, outcome: &Outcome) {
         self.count(&format!("{name}: kernel log"), outcome.check_kernel());
     }
+
+    /// Counts a VM that ran a program called `name`, which reports in KTAP.
+    pub fn count_run(&mut self, name: &str, ran: Result<Outcome>) {
+        let outcome = match ran {
+            Ok(outcome) => outcome,
+            Err(error) => {
+                self.failed.push(format!("{error:#}"));
+                return;
+            }
+        };
+        let results = ktap::parse(&outcome.stdout);
+        let told = !results.failed.is_empty();
+        for test in &results.failed {
+            println!("  FAILED {name}: {test}");
+        }
+        self.count_ktap(name, results);
+        // A bad status with only good results is a failure of its own.
+        if !told && outcome.status != 0 {
+            self.count(name, outcome.check_status());
+        }
+        self.count_kernel(name, &outcome);
+    }
+
+    /// Prints the sum; answers whether all passed.
+    fn report(&self) -> bool {
+        for skipped in &self.skipped {
+            println!("skipped: {skipped}");
+        }
+        for failed in &self.failed {
+            println!("FAILED: {failed}");
+        }
+        println!("{} passed, {} failed", self.passed, self.failed.len());
+        self.failed.is_empty()
+    }
 }
 
 /// Runs all tests; answers whether all of them passed.
@@ -66,20 +101,21 @@ pub fn run(lab: &Lab) -> Result<bool> {
             for device in [demo::C_VHOST, demo::RNET] {
                 selftest(lab, device, &mut tally);
             }
+            programs::run(lab, &mut tally);
             for device in [demo::C_VHOST, demo::RNET] {
                 guest(lab, device, &mut tally);
             }
         }
         Err(error) => tally.failed.push(format!("{error:#}")),
     }
-    for skipped in &tally.skipped {
-        println!("skipped: {skipped}");
-    }
-    for failed in &tally.failed {
-        println!("FAILED: {failed}");
-    }
-    println!("{} passed, {} failed", tally.passed, tally.failed.len());
-    Ok(tally.failed.is_empty())
+    Ok(tally.report())
+}
+
+/// Runs the programs of others alone; answers whether all of them passed.
+pub fn run_programs(lab: &Lab) -> bool {
+    let mut tally = Tally::default();
+    programs::run(lab, &mut tally);
+    tally.report()
 }
 
 /// Formatting and lints, of host and kernel code.
@@ -192,24 +228,7 @@ fn selftest(lab: &Lab, device: &str, tally: &mut Tally) {
             .output(Output::Quiet)
             .run(&script)
     });
-    let outcome = match ran {
-        Ok(outcome) => outcome,
-        Err(error) => {
-            tally.failed.push(format!("{error:#}"));
-            return;
-        }
-    };
-    let results = ktap::parse(&outcome.stdout);
-    let told = !results.failed.is_empty();
-    for test in &results.failed {
-        println!("  FAILED {name}: {test}");
-    }
-    tally.count_ktap(&name, results);
-    // A bad status with only good results is a failure of its own.
-    if !told && outcome.status != 0 {
-        tally.count(&name, outcome.check_status());
-    }
-    tally.count_kernel(&name, &outcome);
+    tally.count_run(&name, ran);
 }
 
 /// A real guest on `device`.
@@ -226,7 +245,7 @@ fn guest(lab: &Lab, device: &str, tally: &mut Tally) {
 }
 
 fn cargo() -> Command {
-    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or("cargo".into()));
+    let mut cargo = build::cargo();
     cargo.current_dir(build::checkout());
     cargo
 }

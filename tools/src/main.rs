@@ -16,6 +16,7 @@ mod kvm;
 mod lab;
 mod paths;
 mod process;
+mod programs;
 mod steps;
 mod vm;
 
@@ -54,6 +55,8 @@ enum Task {
     },
     /// Run all tests, of host, kernel and guest.
     Check,
+    /// Run programs of others on both devices: the kernel's test, rust-vmm's.
+    Programs,
     /// Measure both modules: instructions, time, and guests; writes a report.
     Bench(bench::BenchArgs),
     /// Count instructions, and fail if a ratio to vhost-net got worse.
@@ -133,6 +136,14 @@ fn run(task: Task) -> Result<ExitCode> {
         Task::Check => {
             lab::ensure(&lab, false)?;
             Ok(match check::run(&lab)? {
+                true => ExitCode::SUCCESS,
+                false => ExitCode::FAILURE,
+            })
+        }
+        Task::Programs => {
+            lab::ensure(&lab, false)?;
+            build_all(&lab)?;
+            Ok(match check::run_programs(&lab) {
                 true => ExitCode::SUCCESS,
                 false => ExitCode::FAILURE,
             })
