@@ -17,6 +17,7 @@
 
 pub mod bench;
 pub mod cases;
+pub mod conformance;
 pub mod device;
 pub mod eventfd;
 pub mod frame;

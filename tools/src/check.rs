@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 
 use crate::build::{self, Mode};
+use crate::conformance;
 use crate::demo;
 use crate::ktap;
 use crate::paths::Lab;
@@ -101,6 +102,7 @@ pub fn run(lab: &Lab) -> Result<bool> {
             for device in [demo::C_VHOST, demo::RNET] {
                 selftest(lab, device, &mut tally);
             }
+            conformance::run(lab, &mut tally);
             programs::run(lab, &mut tally);
             for device in [demo::C_VHOST, demo::RNET] {
                 guest(lab, device, &mut tally);

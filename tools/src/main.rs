@@ -5,6 +5,7 @@ mod bench;
 mod build;
 mod check;
 mod chroot;
+mod conformance;
 mod cpio;
 mod debian;
 mod demo;
@@ -55,6 +56,12 @@ enum Task {
     },
     /// Run all tests, of host, kernel and guest.
     Check,
+    /// Compare the results of calls on both devices.
+    Conformance {
+        /// Options of the program that compares; --help for a list.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        options: Vec<String>,
+    },
     /// Run programs of others on both devices: the kernel's test, rust-vmm's.
     Programs,
     /// Measure both modules: instructions, time, and guests; writes a report.
@@ -139,6 +146,13 @@ fn run(task: Task) -> Result<ExitCode> {
                 true => ExitCode::SUCCESS,
                 false => ExitCode::FAILURE,
             })
+        }
+        Task::Conformance { options } => {
+            lab::ensure(&lab, false)?;
+            build_all(&lab)?;
+            let outcome = conformance::compare(&lab, &options, Output::Show)?;
+            outcome.check_kernel()?;
+            Ok(ExitCode::from(u8::try_from(outcome.status).unwrap_or(1)))
         }
         Task::Programs => {
             lab::ensure(&lab, false)?;

@@ -7,8 +7,10 @@ use super::mapping::Mapping;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
-const DIR_WRITE: u64 = 1;
-const DIR_READ: u64 = 2;
+/// The kernel reads the argument.
+pub const DIR_WRITE: u64 = 1;
+/// The kernel writes the argument.
+pub const DIR_READ: u64 = 2;
 
 /// An ioctl number together with the type its argument points to.
 #[derive(Clone, Copy, Debug)]
@@ -17,7 +19,9 @@ pub struct Request<T> {
     argument: std::marker::PhantomData<fn(T)>,
 }
 
-const fn number(direction: u64, kind: u8, nr: u8, size: usize) -> u64 {
+/// The number of a call: `_IOC()` of the kernel's `asm-generic/ioctl.h`.
+#[must_use]
+pub const fn number(direction: u64, kind: u8, nr: u8, size: usize) -> u64 {
     // CAST: sizes of ioctl arguments are below 2^14 and widening is exact.
     (direction << 30) | ((size as u64) << 16) | ((kind as u64) << 8) | nr as u64
 }

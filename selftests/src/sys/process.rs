@@ -41,6 +41,39 @@ pub fn die_with_parent() -> io::Result<()> {
     Ok(())
 }
 
+/// Runs `run` in a child, which has a copy of this process's memory, and waits for its end.
+///
+/// Nothing else of this process runs in the child: its memory goes with it, but for shared mappings.
+///
+/// # Errors
+///
+/// When there can be no further process, or the child died.
+pub fn in_child(run: impl FnOnce()) -> io::Result<()> {
+    // SAFETY: the child sees a copy of this memory as it is now. It runs one closure and ends
+    // without unwinding into frames of the parent; a lock that another thread holds would stop it,
+    // not confuse it.
+    let child = check(unsafe { libc::fork() })?;
+    if child == 0 {
+        let ran = std::panic::catch_unwind(std::panic::AssertUnwindSafe(run));
+        // SAFETY: ends this process, and does nothing else.
+        unsafe { libc::_exit(i32::from(ran.is_err())) };
+    }
+    let mut status = 0;
+    // SAFETY: the pointer is to a live integer.
+    check(unsafe { libc::waitpid(child, &raw mut status, 0) })?;
+    if status == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::other(format!("a child ended with {status:#x}")))
+    }
+}
+
+/// Has the kernel kill this process after so many seconds; zero for never. Replaces the last one.
+pub fn alarm(seconds: u32) {
+    // SAFETY: takes an integer only.
+    unsafe { libc::alarm(seconds) };
+}
+
 /// Opens a further descriptor number for the file behind `fd`, closing what `target` was.
 ///
 /// Both are plain numbers: this exists to race a close and a reuse of a number against a call

@@ -1,0 +1,145 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Where `vhost_rnet` differs from the in-tree driver on purpose, and why.
+
+use super::ioctls::of;
+use super::states::{Owner, State};
+use super::step::{Action, Argument, Outcome, Step};
+
+/// Regions of a memory table that the in-tree driver takes, unless its module parameter
+/// `max_mem_regions` says otherwise.
+const C_REGIONS: u32 = 64;
+/// Regions of a memory table that `vhost_rnet` takes.
+const RNET_REGIONS: u32 = 1024;
+
+/// A difference: which calls it is about, in which states, and what it looks like.
+#[derive(Clone, Copy, Debug)]
+pub struct Difference {
+    /// What differs, and why that is meant.
+    pub reason: &'static str,
+    /// Whether a call is one of those that may differ.
+    pub calls: fn(&Step) -> bool,
+    /// Whether such a call differs in a state.
+    pub states: fn(&State, &Step) -> bool,
+    /// Whether the outcomes, the in-tree driver's first, are those that are meant.
+    pub outcomes: fn(&Outcome, &Outcome) -> bool,
+}
+
+impl Difference {
+    /// Whether a call must differ in a state of the table.
+    #[must_use]
+    pub fn foretells(&self, state: &State, step: &Step) -> bool {
+        (self.calls)(step) && (self.states)(state, step)
+    }
+
+    /// Whether it explains the outcomes of a call in an unknown state.
+    #[must_use]
+    pub fn excuses(&self, step: &Step, c: &Outcome, rnet: &Outcome) -> bool {
+        (self.calls)(step) && (self.outcomes)(c, rnet)
+    }
+}
+
+/// All differences.
+pub const ALL: &[Difference] = &[
+    Difference {
+        reason: "worker ioctls are served: the in-tree vhost implements them and vhost-scsi \
+                 serves them, but vhost-net does not pass them on",
+        calls: |step| is_any(step, WORKERS),
+        states: |state, step| match state.owner {
+            Owner::Nobody => true,
+            Owner::Other => false,
+            Owner::Caller => {
+                let of_a_queue = is_any(step, &["ATTACH_VRING_WORKER", "GET_VRING_WORKER"]);
+                has_index(step) && (!of_a_queue || known_queue(step))
+            }
+        },
+        outcomes: |c, _| c.is(libc::EPERM) || c.is(libc::ENOTTY) || c.is(libc::ENOBUFS),
+    },
+    Difference {
+        reason: "a ring's byte order can be set: the in-tree vhost leaves that to \
+                 CONFIG_VHOST_CROSS_ENDIAN_LEGACY, which few kernels have",
+        calls: |step| is_any(step, &["SET_VRING_ENDIAN", "GET_VRING_ENDIAN"]),
+        states: |state, step| state.owner == Owner::Caller && known_queue(step),
+        outcomes: |c, _| c.is(libc::ENOTTY),
+    },
+    Difference {
+        reason: "a memory table may have 1024 regions, for guests with much hotplugged memory: \
+                 the in-tree vhost takes 64 unless a module parameter says otherwise",
+        calls: |step| {
+            argument(step, "SET_MEM_TABLE").is_some_and(|argument| {
+                let count = argument.word(0).unwrap_or(0);
+                argument.has(8)
+                    && argument.word(1) == Some(0)
+                    && (C_REGIONS + 1..=RNET_REGIONS).contains(&count)
+            })
+        },
+        states: |state, _| state.owner == Owner::Caller,
+        outcomes: |c, rnet| c.is(libc::E2BIG) && !rnet.is(libc::E2BIG),
+    },
+    Difference {
+        reason: "a memory region has a size: the in-tree vhost takes a size of zero at address \
+                 zero for all of 2^64 bytes, and then no backend, since no process has that much",
+        calls: |step| {
+            argument(step, "SET_MEM_TABLE").is_some_and(|argument| {
+                let count = argument.word(0).unwrap_or(0);
+                argument.has(8 + 32 * count as usize)
+                    && argument.word(1) == Some(0)
+                    && (1..=C_REGIONS as usize).contains(&(count as usize))
+                    && (0..count as usize).any(|region| {
+                        // Guest address and size.
+                        let words = 2 + 8 * region..6 + 8 * region;
+                        words.into_iter().all(|word| argument.word(word) == Some(0))
+                    })
+            })
+        },
+        states: |state, _| state.owner == Owner::Caller && !state.bound,
+        outcomes: |c, rnet| c.result == Ok(0) && rnet.is(libc::EFAULT),
+    },
+    Difference {
+        reason: "there is no file position: the in-tree vhost-net lets it be set, to no effect",
+        calls: |step| matches!(step.action, Action::Seek(_)),
+        states: |_, _| true,
+        outcomes: |c, rnet| c.result == Ok(0) && rnet.is(libc::ESPIPE),
+    },
+    Difference {
+        reason: "unbinding always works: the in-tree vhost refuses it when ring or memory are \
+                 unusable, though nothing is bound then, and QEMU takes a refusal for a bug",
+        calls: |step| {
+            argument(step, "NET_SET_BACKEND").is_some_and(|argument| {
+                argument.has(8) && argument.word(1) == Some(u32::MAX) && known_queue(step)
+            })
+        },
+        states: |state, _| state.owner == Owner::Caller && state.unusable,
+        outcomes: |c, rnet| c.is(libc::EFAULT) && rnet.result == Ok(0),
+    },
+];
+
+const WORKERS: &[&str] = &[
+    "NEW_WORKER",
+    "FREE_WORKER",
+    "ATTACH_VRING_WORKER",
+    "GET_VRING_WORKER",
+];
+
+fn argument<'a>(step: &'a Step, name: &str) -> Option<&'a Argument> {
+    step.argument_of(of(name))
+}
+
+fn is_any(step: &Step, names: &[&str]) -> bool {
+    names.iter().any(|name| argument(step, name).is_some())
+}
+
+/// Whether the first word, a queue's index in most ioctls, can be read.
+fn has_index(step: &Step) -> bool {
+    matches!(&step.action, Action::Ioctl(_, argument) if argument.has(4))
+}
+
+/// Whether the first word is the index of a queue that there is.
+fn known_queue(step: &Step) -> bool {
+    match &step.action {
+        Action::Ioctl(_, argument) => {
+            argument.has(4) && argument.word(0).is_some_and(|index| index < 2)
+        }
+        _ => false,
+    }
+}

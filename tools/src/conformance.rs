@@ -1,0 +1,56 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Both devices compared call by call, and whether no call is left out.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use selftests::conformance::ioctls;
+
+use crate::check::Tally;
+use crate::demo;
+use crate::paths::Lab;
+use crate::steps::step;
+use crate::vm::{Outcome, Output, Vm, shell_quote};
+
+/// Time limit of the VM.
+const LIMIT: Duration = Duration::from_secs(3000);
+
+/// Compares the devices.
+pub fn run(lab: &Lab, tally: &mut Tally) {
+    let name = "conformance";
+    tally.count(&format!("{name}: calls of the header"), complete(lab));
+    let ran = step(name, || compare(lab, &[], Output::Quiet));
+    tally.count_run(name, ran);
+}
+
+/// Runs the comparison with `options` for its program.
+pub fn compare(lab: &Lab, options: &[String], output: Output) -> Result<Outcome> {
+    // Closing a device waits for RCU, thousands of times.
+    let script = format!(
+        "echo 1 > /sys/kernel/rcu_expedited\n\
+         {}/artifacts/rnet-conformance {}\n\
+         status=$?\n\
+         rmmod vhost_rnet || exit 1\n\
+         exit $status\n",
+        demo::insmod(),
+        shell_quote(options)
+    );
+    Vm::new(lab, "conformance")
+        .limit(LIMIT)
+        .output(output)
+        .run(&script)
+}
+
+/// Fails if the kernel's header has an ioctl that is not compared.
+fn complete(lab: &Lab) -> Result<()> {
+    let path = lab.kernel().join("include/uapi/linux/vhost.h");
+    let header =
+        std::fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
+    let missing = ioctls::missing(&header);
+    ensure!(
+        missing.is_empty(),
+        "not in the table of ioctls: {}",
+        missing.join(", ")
+    );
+    Ok(())
+}
