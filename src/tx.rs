@@ -123,6 +123,9 @@ enum Sent {
 
 impl<M: GuestMemory, T: Translate> Round<'_, M, T> {
     fn run(&mut self, storage: &mut [Segment]) -> Result<Next, Fault> {
+        // Chains that an earlier round left were found before the wake-up to this one, which may have
+        // been for others.
+        let fresh = self.ring.is_drained();
         while self.packets < MAX_ROUND_PACKETS && self.bytes < MAX_ROUND_BYTES {
             if self.used.len() >= BATCH {
                 self.flush()?;
@@ -163,7 +166,7 @@ impl<M: GuestMemory, T: Translate> Round<'_, M, T> {
             // A packet by itself is not worth writing to the ring twice; and with kicks on there is
             // nothing to look for again.
             match self.packets {
-                1 if self.ring.is_drained() && self.ring.kicks_are_on() => {
+                1 if fresh && self.ring.is_drained() && self.ring.kicks_are_on() => {
                     self.flush()?;
                     return Ok(Next::Wait);
                 }
