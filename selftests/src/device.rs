@@ -259,9 +259,14 @@ impl NetDevice {
     ///
     /// When the device refuses.
     pub fn configure(&self) -> Result<()> {
-        self.vhost
-            .set_features(self.setup.features)
-            .context("SET_FEATURES")?;
+        let (low, high) = (self.setup.features, self.setup.more_features);
+        if high == 0 {
+            self.vhost.set_features(low).context("SET_FEATURES")?;
+        } else {
+            self.vhost
+                .set_features_array(&[low, high])
+                .context("SET_FEATURES_ARRAY")?;
+        }
         self.vhost
             .set_memory(&self.memory.table())
             .context("SET_MEM_TABLE")?;
@@ -449,14 +454,23 @@ impl NetDevice {
         frame.clear();
         self.rx_append(first.token, first.len, frame)?;
         let mut parts = 1;
-        let mut announced = announced_buffers(frame, size);
+        // In the longer headers of legacy devices the field is there, but nobody writes it.
+        let counted = self.setup.features & (feature::MRG_RXBUF | feature::VERSION_1) != 0;
+        let announce = |frame: &[u8]| {
+            if counted {
+                announced_buffers(frame, size)
+            } else {
+                Some(1)
+            }
+        };
+        let mut announced = announce(frame);
         while parts < announced.unwrap_or(usize::MAX) {
             let Some(next) = self.rx.ring.poll()? else {
                 bail!("{parts} buffers of a frame of {announced:?} published")
             };
             self.rx_append(next.token, next.len, frame)?;
             parts += 1;
-            announced = announced.or_else(|| announced_buffers(frame, size));
+            announced = announced.or_else(|| announce(frame));
         }
         if frame.len() < size {
             bail!(
@@ -495,11 +509,8 @@ impl NetDevice {
     }
 }
 
-/// How many buffers the header says, once it is there; without the field always one.
+/// How many buffers the header says, once it is there.
 fn announced_buffers(frame: &[u8], header: usize) -> Option<usize> {
-    if header < 12 {
-        return Some(1);
-    }
     let header = frame.get(..header)?;
     Some(usize::from(NetHeader::parse(header).num_buffers).max(1))
 }

@@ -60,6 +60,8 @@ impl Shape {
 pub struct Setup {
     /// Accepted features.
     pub features: u64,
+    /// Accepted features from bit 64 on.
+    pub more_features: u64,
     /// Descriptors of the receive queue.
     pub rx_size: u16,
     /// Descriptors of the transmit queue.
@@ -92,6 +94,7 @@ impl Setup {
     pub fn new(features: u64) -> Self {
         Self {
             features,
+            more_features: 0,
             rx_size: 256,
             tx_size: 256,
             base: 0,
@@ -110,7 +113,10 @@ impl Setup {
     /// Length of the virtio-net header under these features.
     #[must_use]
     pub fn header(&self) -> usize {
-        if self.features & (feature::MRG_RXBUF | feature::VERSION_1) == 0 {
+        let tunnel = feature::GUEST_UDP_TUNNEL_GSO | feature::HOST_UDP_TUNNEL_GSO;
+        if self.more_features & tunnel != 0 {
+            24
+        } else if self.features & (feature::MRG_RXBUF | feature::VERSION_1) == 0 {
             10
         } else {
             12

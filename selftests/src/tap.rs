@@ -24,6 +24,9 @@ pub const OFFLOAD_CSUM: u32 = 1;
 /// Offload: TCP over IPv4 is not segmented.
 pub const OFFLOAD_TSO4: u32 = 2;
 
+/// Offload: frames in UDP tunnels are not segmented; with one of the others only.
+pub const OFFLOAD_UDP_TUNNEL: u32 = 0x80;
+
 /// How to make a tap.
 #[derive(Clone, Copy, Debug)]
 pub struct TapConfig {

@@ -32,6 +32,11 @@ pub mod feature {
     pub const BACKEND_MSG_V2: u64 = 1 << 1;
     /// A received frame may span buffers.
     pub const MRG_RXBUF: u64 = 1 << 15;
+
+    /// The driver takes segmented frames in UDP tunnels; in the second word.
+    pub const GUEST_UDP_TUNNEL_GSO: u64 = 1 << (65 - 64);
+    /// The device takes segmented frames in UDP tunnels; in the second word.
+    pub const HOST_UDP_TUNNEL_GSO: u64 = 1 << (67 - 64);
 }
 
 /// `struct vhost_vring_state`.
@@ -240,7 +245,7 @@ pub const AVAIL_NO_INTERRUPT: u16 = 1;
 /// Used-ring flag: no kicks wanted.
 pub const USED_NO_NOTIFY: u16 = 1;
 
-/// `struct virtio_net_hdr_v1`, the ten bytes shared with the legacy layout first.
+/// `struct virtio_net_hdr_v1_hash_tunnel`, of which shorter headers are the start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct NetHeader {
     /// Bit 0: a checksum is to be filled in.
@@ -255,15 +260,21 @@ pub struct NetHeader {
     pub csum_start: u16,
     /// Where it goes, from there.
     pub csum_offset: u16,
-    /// Buffers this frame took; only in the 12-byte layout.
+    /// Buffers this frame took; not in the 10-byte layout.
     pub num_buffers: u16,
+    /// Hash, its kind and padding, of which nothing here makes use; only in the 24-byte layout.
+    pub hash: u64,
+    /// Where the outer UDP header of a tunnel starts; only in the 24-byte layout.
+    pub outer_th: u16,
+    /// Where the inner network header starts; only in the 24-byte layout.
+    pub inner_nh: u16,
 }
 
 impl NetHeader {
-    /// Little-endian bytes; callers take the first 10 or 12.
+    /// Little-endian bytes; callers take the first 10 or 12, or all.
     #[must_use]
-    pub fn bytes(&self) -> [u8; 12] {
-        let mut out = [0; 12];
+    pub fn bytes(&self) -> [u8; 24] {
+        let mut out = [0; 24];
         out[0] = self.flags;
         out[1] = self.gso_type;
         let words = [
@@ -276,10 +287,13 @@ impl NetHeader {
         for (to, word) in out[2..].chunks_exact_mut(2).zip(words) {
             to.copy_from_slice(&word.to_le_bytes());
         }
+        out[12..20].copy_from_slice(&self.hash.to_le_bytes());
+        out[20..22].copy_from_slice(&self.outer_th.to_le_bytes());
+        out[22..].copy_from_slice(&self.inner_nh.to_le_bytes());
         out
     }
 
-    /// Reads a header of 10 or 12 bytes.
+    /// Reads a header of 10, 12 or 24 bytes.
     #[must_use]
     pub fn parse(bytes: &[u8]) -> Self {
         let word = |at: usize| {
@@ -294,6 +308,12 @@ impl NetHeader {
             csum_start: word(6),
             csum_offset: word(8),
             num_buffers: word(10),
+            hash: (12..20)
+                .step_by(2)
+                .rev()
+                .fold(0, |all, at| all << 16 | u64::from(word(at))),
+            outer_th: word(20),
+            inner_nh: word(22),
         }
     }
 }

@@ -99,6 +99,20 @@ impl Vhost {
         self.set(uapi::SET_FEATURES, features)
     }
 
+    /// Accepts feature bits, 64 in each word.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::set_features`].
+    pub fn set_features_array(&self, words: &[u64]) -> io::Result<()> {
+        let map = Mapping::new(8 + 8 * words.len())?;
+        map.write(0, &(words.len() as u64).to_ne_bytes());
+        for (i, word) in words.iter().enumerate() {
+            map.write(8 + 8 * i, &word.to_ne_bytes());
+        }
+        self.raw(uapi::SET_FEATURES_ARRAY.number(), &map, 0)
+    }
+
     /// The offered backend features.
     ///
     /// # Errors

@@ -148,7 +148,7 @@ impl Case {
             gso_size: SEGMENT,
             csum_start: 34,
             csum_offset: 16,
-            num_buffers: 0,
+            ..NetHeader::default()
         }
     }
 

@@ -30,6 +30,7 @@ mod log;
 mod log_control;
 mod log_live;
 mod rxbuf;
+mod tunnel;
 mod worker;
 mod workers;
 mod wrap;
@@ -157,6 +158,7 @@ pub fn all() -> Vec<Case> {
         iotlb::CASES,
         iotlb_calls::CASES,
         iotlb_log::CASES,
+        tunnel::CASES,
         lifecycle::CASES,
         kill::CASES,
         worker::CASES,
