@@ -203,6 +203,10 @@ pub const SET_VRING_ADDR: Request<VringAddr> = Request::write(KIND, 0x11);
 pub const SET_VRING_BASE: Request<VringState> = Request::write(KIND, 0x12);
 /// `VHOST_GET_VRING_BASE`.
 pub const GET_VRING_BASE: Request<VringState> = Request::read_write(KIND, 0x12);
+/// `VHOST_SET_VRING_ENDIAN`.
+pub const SET_VRING_ENDIAN: Request<VringState> = Request::write(KIND, 0x13);
+/// `VHOST_GET_VRING_ENDIAN`, whose number says that it is written.
+pub const GET_VRING_ENDIAN: Request<VringState> = Request::write(KIND, 0x14);
 /// `VHOST_ATTACH_VRING_WORKER`; the value is a worker's id.
 pub const ATTACH_VRING_WORKER: Request<VringState> = Request::write(KIND, 0x15);
 /// `VHOST_GET_VRING_WORKER`; the value is a worker's id.

@@ -213,6 +213,27 @@ impl Vhost {
             .num)
     }
 
+    /// Sets the byte order of a legacy ring: 0 for little-endian, 1 for big-endian.
+    ///
+    /// # Errors
+    ///
+    /// `EINVAL` for another number, `EBUSY` with a backend, `ENOTTY` where it is not served.
+    pub fn set_endian(&self, index: u32, num: u32) -> io::Result<()> {
+        self.set(uapi::SET_VRING_ENDIAN, VringState { index, num })
+    }
+
+    /// The byte order of a legacy ring.
+    ///
+    /// # Errors
+    ///
+    /// `ENOTTY` where it is not served.
+    pub fn endian(&self, index: u32) -> io::Result<u32> {
+        let num = u32::MAX;
+        Ok(self
+            .get(uapi::GET_VRING_ENDIAN, VringState { index, num })?
+            .num)
+    }
+
     /// Places the ring.
     ///
     /// # Errors

@@ -348,7 +348,7 @@ fn large_frame(device: &mut NetDevice, seed: u64, segment: bool) -> Result<()> {
         gso_size: 1448,
         csum_start: 34,
         csum_offset: 16,
-        num_buffers: 0,
+        ..NetHeader::default()
     };
     device.rx_fill()?;
     device.rx.flush()?;

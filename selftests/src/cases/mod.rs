@@ -8,6 +8,7 @@ mod backends_change;
 mod backends_frames;
 mod backends_queues;
 mod base;
+mod endian;
 mod events;
 mod evil;
 mod fork;
@@ -159,6 +160,7 @@ pub fn all() -> Vec<Case> {
         iotlb_calls::CASES,
         iotlb_log::CASES,
         tunnel::CASES,
+        endian::CASES,
         lifecycle::CASES,
         kill::CASES,
         worker::CASES,
