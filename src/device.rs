@@ -412,8 +412,9 @@ impl Owner {
                     device.messages.miss(direction, miss, vq.messages_v2);
                     return Err(EFAULT);
                 }
-                started => started.map_err(|_| EFAULT)?,
-            };
+                Ok(_) => {}
+                Err(_) => return Err(EFAULT),
+            }
             new.arm()?;
             Some(new)
         };

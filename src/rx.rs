@@ -14,11 +14,12 @@ use vring::{
 use crate::access::GuestMemory;
 use crate::backend::Backend;
 use crate::features::{Header, MRG_RXBUF};
-use crate::kapi::{EventFd, Flag, OwnerMemory};
+use crate::kapi::{BusyPoll, EventFd, OwnerMemory};
 use crate::stats::Stats;
 use crate::virtqueue::{
     self, Next, Running, Scratch, UsedBatch, Virtqueue, BATCH, MAX_ROUND_BYTES, MAX_ROUND_PACKETS,
 };
+use crate::worker::Pending;
 
 /// Offset of the number of buffers in the header, in bytes (`struct virtio_net_hdr_mrg_rxbuf`).
 const NUM_BUFFERS_OFFSET: u64 = 10;
@@ -37,14 +38,14 @@ const EMPTY_HEADER: [u8; 24] = [0; 24];
 /// # Errors
 ///
 /// A [`Fault`] of the guest; the packets before it have been published.
-pub(crate) fn run(vq: &mut Virtqueue, stats: &Stats, pending: &Flag) -> Result<Next, Fault> {
+pub(crate) fn run(vq: &mut Virtqueue, stats: &Stats, pending: &Pending) -> Result<Next, Fault> {
     vq.run(Receive { stats, pending })
 }
 
 /// A round of the receive queue, before it is known how it reaches guest memory.
 struct Receive<'a> {
     stats: &'a Stats,
-    pending: &'a Flag,
+    pending: &'a Pending,
 }
 
 impl virtqueue::Round for Receive<'_> {
@@ -61,6 +62,7 @@ impl virtqueue::Round for Receive<'_> {
             header,
             backend,
             call,
+            busy_timeout,
             scratch: Scratch { segments, used, .. },
         } = queue;
         let mut round = Round {
@@ -74,12 +76,14 @@ impl virtqueue::Round for Receive<'_> {
             backend,
             call,
             stats: self.stats,
+            pending: self.pending,
+            busy_timeout,
             used,
             packets: 0,
             bytes: 0,
             lost: 0,
         };
-        let next = round.run(segments, self.pending);
+        let next = round.run(segments);
         // Also after a fault: the packets before it are complete.
         let next = round.publish().and(next);
         if next.is_err() {
@@ -106,6 +110,8 @@ struct Round<'a, M, T> {
     backend: &'a mut Backend,
     call: Option<&'a EventFd>,
     stats: &'a Stats,
+    pending: &'a Pending,
+    busy_timeout: u32,
     used: &'a mut UsedBatch,
     /// Packets done with, lost ones included.
     packets: usize,
@@ -125,11 +131,14 @@ enum Buffers {
 }
 
 impl<M: GuestMemory, T: Translate> Round<'_, M, T> {
-    fn run(&mut self, storage: &mut [Segment], pending: &Flag) -> Result<Next, Fault> {
+    fn run(&mut self, storage: &mut [Segment]) -> Result<Next, Fault> {
         self.ring.disable_kick(&self.memory)?;
         loop {
             let most = match self.backend.socket.backlog() {
                 Some(0) => {
+                    if self.more_comes()? {
+                        continue;
+                    }
                     // A backend without its device has nothing to wait for; the next one will.
                     let _ = self.backend.arm();
                     return Ok(Next::Wait);
@@ -143,6 +152,9 @@ impl<M: GuestMemory, T: Translate> Round<'_, M, T> {
             };
             while self.packets < most && self.bytes < MAX_ROUND_BYTES {
                 let Some(packet_len) = self.backend.socket.peek() else {
+                    if self.more_comes()? {
+                        continue;
+                    }
                     let _ = self.backend.arm();
                     return Ok(Next::Wait);
                 };
@@ -181,9 +193,34 @@ impl<M: GuestMemory, T: Translate> Round<'_, M, T> {
             }
             // A queue that has not been busy is still in the backend's wait queue: if it has not been
             // woken again, there is nothing more. If it has, what came is part of the batch.
-            if !pending.take() {
+            if !(self.pending.rx.take() || self.more_comes()?) {
                 let _ = self.backend.arm();
                 return Ok(Next::Wait);
+            }
+        }
+    }
+
+    /// Waits a while for more packets, if the owner wants that; whether there are some.
+    #[inline(always)]
+    fn more_comes(&mut self) -> Result<bool, Fault> {
+        if self.busy_timeout == 0 {
+            return Ok(false);
+        }
+        self.busy_poll()
+    }
+
+    /// Waits for packets until the worker is woken for the other queue or the time is over
+    /// (`vhost_net_busy_poll()`).
+    #[cold]
+    fn busy_poll(&mut self) -> Result<bool, Fault> {
+        self.publish()?;
+        let poll = BusyPoll::new(self.busy_timeout);
+        loop {
+            if self.backend.socket.peek().is_some() {
+                return Ok(true);
+            }
+            if self.pending.tx.is_set() || !poll.goes_on() {
+                return Ok(false);
             }
         }
     }

@@ -14,11 +14,12 @@ use vring::{Chain, Fault, Segment, Segments, SplitRing, Translate, Unmapped, Use
 use crate::access::GuestMemory;
 use crate::backend::Backend;
 use crate::features::Header;
-use crate::kapi::{EventFd, Frames};
+use crate::kapi::{BusyPoll, EventFd, Frames};
 use crate::stats::Stats;
 use crate::virtqueue::{
     self, Next, Running, Scratch, UsedBatch, Virtqueue, BATCH, MAX_ROUND_BYTES, MAX_ROUND_PACKETS,
 };
+use crate::worker::Pending;
 
 /// Room for XDP to grow a packet, in bytes (`XDP_PACKET_HEADROOM`).
 const XDP_HEADROOM: u32 = 256;
@@ -33,13 +34,14 @@ const HDR_F_NEEDS_CSUM: u8 = 1;
 /// # Errors
 ///
 /// A [`Fault`] of the guest; the chains before the faulty one have been sent and published.
-pub(crate) fn run(vq: &mut Virtqueue, stats: &Stats) -> Result<Next, Fault> {
-    vq.run(Transmit { stats })
+pub(crate) fn run(vq: &mut Virtqueue, stats: &Stats, pending: &Pending) -> Result<Next, Fault> {
+    vq.run(Transmit { stats, pending })
 }
 
 /// A round of the transmit queue, before it is known how it reaches guest memory.
 struct Transmit<'a> {
     stats: &'a Stats,
+    pending: &'a Pending,
 }
 
 impl virtqueue::Round for Transmit<'_> {
@@ -55,6 +57,7 @@ impl virtqueue::Round for Transmit<'_> {
             header,
             backend,
             call,
+            busy_timeout,
             scratch:
                 Scratch {
                     segments,
@@ -80,6 +83,8 @@ impl virtqueue::Round for Transmit<'_> {
             backend,
             call,
             stats: self.stats,
+            pending: self.pending,
+            busy_timeout,
             used,
             frames,
             packets: 0,
@@ -103,6 +108,8 @@ struct Round<'a, M, T> {
     backend: &'a mut Backend,
     call: Option<&'a EventFd>,
     stats: &'a Stats,
+    pending: &'a Pending,
+    busy_timeout: u32,
     used: &'a mut UsedBatch,
     frames: &'a mut Frames,
     headroom: u32,
@@ -136,6 +143,9 @@ impl<M: GuestMemory, T: Translate> Round<'_, M, T> {
                 .next_chain(&self.memory, self.table, &mut segments)?
             else {
                 self.flush()?;
+                if self.busy_timeout != 0 && self.busy_poll()? {
+                    continue;
+                }
                 if self.ring.kicks_are_on() {
                     return Ok(Next::Wait);
                 }
@@ -166,7 +176,11 @@ impl<M: GuestMemory, T: Translate> Round<'_, M, T> {
             // A packet by itself is not worth writing to the ring twice; and with kicks on there is
             // nothing to look for again.
             match self.packets {
-                1 if fresh && self.ring.is_drained() && self.ring.kicks_are_on() => {
+                1 if fresh
+                    && self.ring.is_drained()
+                    && self.ring.kicks_are_on()
+                    && self.busy_timeout == 0 =>
+                {
                     self.flush()?;
                     return Ok(Next::Wait);
                 }
@@ -175,6 +189,23 @@ impl<M: GuestMemory, T: Translate> Round<'_, M, T> {
             }
         }
         Ok(Next::Again)
+    }
+
+    /// Waits a while for more packets; whether there are some (`vhost_net_busy_poll()`). It ends when
+    /// the worker is woken for the other queue, or the time is over.
+    #[cold]
+    fn busy_poll(&mut self) -> Result<bool, Fault> {
+        self.call();
+        self.ring.disable_kick(&self.memory)?;
+        let poll = BusyPoll::new(self.busy_timeout);
+        loop {
+            if self.ring.has_work(&self.memory)? {
+                return Ok(true);
+            }
+            if self.pending.rx.is_set() || !poll.goes_on() {
+                return Ok(false);
+            }
+        }
     }
 
     /// Copies a packet into a frame, or sends it by itself.

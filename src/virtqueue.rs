@@ -26,6 +26,9 @@ pub(crate) const MAX_ROUND_PACKETS: usize = 256;
 /// Bytes after which a round ends (`VHOST_NET_WEIGHT`).
 pub(crate) const MAX_ROUND_BYTES: usize = 0x80000;
 
+/// The longest busy wait, in microseconds, whatever the owner wants: the queue's mutex is held.
+const MAX_BUSY_MICROS: u32 = 100_000;
+
 /// The most used entries of one batch: a full one, and the buffers of one more packet.
 const USED: usize = BATCH + MAX_CHAIN_SEGMENTS;
 
@@ -96,7 +99,8 @@ pub(crate) struct Virtqueue {
     mediation: Mediation,
     /// `VHOST_BACKEND_F_IOTLB_MSG_V2`: format of the messages about IO addresses.
     pub(crate) messages_v2: bool,
-    /// `VHOST_SET_VRING_BUSYLOOP_TIMEOUT`, in microseconds.
+    /// `VHOST_SET_VRING_BUSYLOOP_TIMEOUT`: how long a round waits for more before it ends, in
+    /// microseconds.
     pub(crate) busy_timeout: u32,
     /// Follows from all else.
     path: Path,
@@ -110,6 +114,7 @@ pub(crate) struct Running<'a> {
     pub(crate) header: Header,
     pub(crate) backend: &'a mut Backend,
     pub(crate) call: Option<&'a EventFd>,
+    pub(crate) busy_timeout: u32,
     pub(crate) scratch: &'a mut Scratch,
 }
 
@@ -296,6 +301,7 @@ impl Virtqueue {
             table: Some(table),
             call,
             mediation,
+            busy_timeout,
             scratch,
             ..
         } = self
@@ -309,6 +315,7 @@ impl Virtqueue {
             header: *header,
             backend,
             call: call.as_ref(),
+            busy_timeout: (*busy_timeout).min(MAX_BUSY_MICROS),
             scratch,
         };
         match self.path {

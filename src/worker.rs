@@ -48,10 +48,15 @@ enum Thread {
 struct Job {
     device: Arc<Device>,
     id: u32,
+    pending: Pending,
+}
+
+/// What a worker has been woken for.
+pub(crate) struct Pending {
     /// Whether there is something to do for the receive queue.
-    rx: Flag,
+    pub(crate) rx: Flag,
     /// Whether there is something to do for the transmit queue.
-    tx: Flag,
+    pub(crate) tx: Flag,
 }
 
 /// The workers of a device, under the device mutex.
@@ -185,8 +190,10 @@ impl Worker {
         let job = Job {
             device: device.clone(),
             id,
-            rx: Flag::new(),
-            tx: Flag::new(),
+            pending: Pending {
+                rx: Flag::new(),
+                tx: Flag::new(),
+            },
         };
         let job = Arc::new(job, GFP_KERNEL)?;
         let thread = match mode {
@@ -201,7 +208,7 @@ impl Wake for Waker {
     #[inline]
     fn wake(&self) {
         // Orders the event before the flag, for the worker that sees the flag.
-        if self.worker.job.pending(self.direction).set() {
+        if self.worker.job.pending.of(self.direction).set() {
             match &self.worker.thread {
                 Thread::Task(task) => task.wake(),
                 Thread::Kthread(kthread) => kthread.wake(),
@@ -210,9 +217,9 @@ impl Wake for Waker {
     }
 }
 
-impl Job {
+impl Pending {
     #[inline]
-    fn pending(&self, direction: Direction) -> &Flag {
+    fn of(&self, direction: Direction) -> &Flag {
         match direction {
             Direction::Rx => &self.rx,
             Direction::Tx => &self.tx,
@@ -224,13 +231,13 @@ impl Work for Job {
     #[inline]
     fn pending(&self) -> bool {
         // The task set its sleeping state with a full barrier before it looks here.
-        self.rx.is_set() || self.tx.is_set()
+        self.pending.rx.is_set() || self.pending.tx.is_set()
     }
 
     fn run(&self) {
         for direction in [Direction::Rx, Direction::Tx] {
             let queue = self.device.queue(direction);
-            let pending = self.pending(direction);
+            let pending = self.pending.of(direction);
             // Orders the flag before the look for work, so that an event after it sets the flag again.
             if !pending.take() {
                 continue;
@@ -241,8 +248,8 @@ impl Work for Job {
                 continue;
             }
             let round = match direction {
-                Direction::Rx => rx::run(&mut vq, &queue.stats, pending),
-                Direction::Tx => tx::run(&mut vq, &queue.stats),
+                Direction::Rx => rx::run(&mut vq, &queue.stats, &self.pending),
+                Direction::Tx => tx::run(&mut vq, &queue.stats, &self.pending),
             };
             match round {
                 Ok(Next::Wait) => {}

@@ -36,7 +36,7 @@ impl BusyPoll {
 
 /// Whether another task waits for the CPU that this one has.
 #[inline]
-pub(crate) fn need_resched() -> bool {
+fn need_resched() -> bool {
     // SAFETY: looks at a flag of the current task.
     unsafe { shim::rnet_need_resched() }
 }

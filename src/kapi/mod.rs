@@ -22,7 +22,7 @@ mod socket;
 mod user;
 mod vhost_task;
 
-pub(crate) use busy::{need_resched, BusyPoll};
+pub(crate) use busy::BusyPoll;
 pub(crate) use chardev::{is_nonblocking, register_pollable, PollDevice};
 pub(crate) use counter::Counter;
 pub(crate) use eventfd::{kick_file, EventFd};
