@@ -157,12 +157,12 @@ impl<M: GuestMemory, T: Translate> Round<'_, M, T> {
             };
             match self.send(&chain, segments.as_slice()) {
                 Ok(Sent::Done) => {}
-                Ok(Sent::Retry) => {
+                Ok(Sent::Retry) if self.backend.arm().is_ok() => {
                     self.ring.rewind(1);
-                    // A backend without its device has no room to wait for; the next one will.
-                    let _ = self.backend.arm();
                     return Ok(Next::Wait);
                 }
+                // The device is gone, and will not tell of room.
+                Ok(Sent::Retry) => self.stats.dropped.add(1),
                 Err(fault) => {
                     self.ring.rewind(1);
                     return Err(fault);
