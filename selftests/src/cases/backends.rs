@@ -12,11 +12,11 @@ use crate::wire::{Kind, Wire};
 use anyhow::{Context as _, Result};
 
 pub(super) const CASES: &[Case] = &[
-    case("backend.tap", 90, |ctx| traffic_on(ctx, Kind::Tap)),
-    case("backend.napi", 90, |ctx| traffic_on(ctx, Kind::Napi)),
-    case("backend.macvtap", 90, |ctx| traffic_on(ctx, Kind::Macvtap)),
-    case("backend.ipvtap", 90, |ctx| traffic_on(ctx, Kind::Ipvtap)),
-    case("backend.packet", 90, |ctx| traffic_on(ctx, Kind::Packet)),
+    case("backend.tap", 180, |ctx| traffic_on(ctx, Kind::Tap)),
+    case("backend.napi", 180, |ctx| traffic_on(ctx, Kind::Napi)),
+    case("backend.macvtap", 180, |ctx| traffic_on(ctx, Kind::Macvtap)),
+    case("backend.ipvtap", 180, |ctx| traffic_on(ctx, Kind::Ipvtap)),
+    case("backend.packet", 180, |ctx| traffic_on(ctx, Kind::Packet)),
 ];
 
 /// What the guest accepts.

@@ -19,13 +19,13 @@ use std::io::Read;
 use std::process::Stdio;
 
 pub(super) const CASES: &[Case] = &[
-    case("change.link", 90, |ctx| on_all(ctx, link)),
-    case("change.carrier", 90, |ctx| on_all(ctx, carrier)),
-    case("change.deleted", 90, |ctx| on_all(ctx, deleted)),
-    case("change.closed", 90, |ctx| on_all(ctx, closed)),
-    case("change.namespace", 90, |ctx| on_all(ctx, namespace)),
-    case("change.offloads", 60, |ctx| on_all(ctx, offloads)),
-    case("change.header_size", 60, |ctx| on_all(ctx, header_size)),
+    case("change.link", 180, |ctx| on_all(ctx, link)),
+    case("change.carrier", 180, |ctx| on_all(ctx, carrier)),
+    case("change.deleted", 180, |ctx| on_all(ctx, deleted)),
+    case("change.closed", 180, |ctx| on_all(ctx, closed)),
+    case("change.namespace", 180, |ctx| on_all(ctx, namespace)),
+    case("change.offloads", 180, |ctx| on_all(ctx, offloads)),
+    case("change.header_size", 180, |ctx| on_all(ctx, header_size)),
 ];
 
 pub(super) const ROLES: &[Role] = &[role("hold-namespace", hold_namespace)];

@@ -13,7 +13,7 @@ use crate::wire::{Kind, Wire};
 use anyhow::{Context as _, Result};
 
 pub(super) const CASES: &[Case] = &[
-    case("frames.tagged", 60, |ctx| on_all(ctx, tagged)),
+    case("frames.tagged", 120, |ctx| on_all(ctx, tagged)),
     case("frames.jumbo", 60, |ctx| on_all(ctx, jumbo)),
 ];
 
