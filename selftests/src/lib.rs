@@ -7,11 +7,11 @@
 //!
 //! From the bottom up: [`sys`] holds every `unsafe` line; [`uapi`] the kernel's structures;
 //! [`vhost`] the ioctls; [`memory`] what the device sees as guest memory; [`ring`] and [`split`]
-//! the driver's half of a virtqueue; [`iotlb`] and [`iommu`] its IO addresses; [`log`] its dirty log;
-//! [`tap`] and [`peer`] the other end of the wire; [`setup`] and [`device`] put them together;
-//! [`traffic`] moves numbered frames through it and checks every byte;
-//! [`cases`] are the tests and [`runner`] runs each in a process of its own. [`bench`] measures, with
-//! a driver of its own that does less.
+//! the driver's half of a virtqueue; [`iotlb`] and [`iommu`] its IO addresses, [`log`] its dirty log;
+//! [`tap`] and [`peer`] the other end of the wire, [`wire`] the kinds of backend beside taps;
+//! [`setup`] and [`device`] put them together; [`traffic`] moves numbered frames through it and
+//! checks every byte; [`cases`] are the tests and [`runner`] runs each in a process of its own.
+//! [`bench`] measures, with a driver of its own that does less.
 
 #![deny(unsafe_code)]
 
