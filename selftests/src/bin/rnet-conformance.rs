@@ -5,7 +5,7 @@
 
 use anyhow::Result;
 use clap::Parser;
-use selftests::conformance::random::{self, Pool};
+use selftests::conformance::random::{self, Depth, Pool};
 use selftests::conformance::{Pair, differences, states, table};
 use selftests::{sys, tap};
 use std::path::PathBuf;
@@ -108,6 +108,7 @@ fn tables(
 fn sequences(pair: &mut Pair, options: &Options, tap: &mut Tap) -> Result<()> {
     let pool = Pool::new();
     let mut wrong = Vec::new();
+    let mut depth = Depth::default();
     println!(
         "# {} sequences of {} steps from seed {}",
         options.sequences, options.length, options.seed
@@ -118,7 +119,7 @@ fn sequences(pair: &mut Pair, options: &Options, tap: &mut Tap) -> Result<()> {
         if options.verbose {
             steps.iter().for_each(|step| println!("# {step}"));
         }
-        if let Some(finding) = random::check(pair, &steps)? {
+        if let Some(finding) = random::check(pair, &steps, &mut depth)? {
             let mut text = format!(
                 "seed {seed}; again: cargo xtask conformance --state none --sequences 1 \
                  --length {} --seed {seed}\n",
@@ -136,6 +137,14 @@ fn sequences(pair: &mut Pair, options: &Options, tap: &mut Tap) -> Result<()> {
                 break;
             }
         }
+    }
+    println!(
+        "# {} of {} steps succeeded, {} of them bound a queue",
+        depth.succeeded, depth.steps, depth.bound
+    );
+    // A replay is what it is; many that never get a queue to run would show little.
+    if options.sequences > 1 && depth.bound == 0 {
+        wrong.push("no queue was ever bound".to_owned());
     }
     tap.result("random sequences", &wrong);
     Ok(())

@@ -16,6 +16,28 @@ pub struct Pool {
     strange: Vec<Step>,
 }
 
+/// How far sequences went on the in-tree device.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Depth {
+    /// Steps taken.
+    pub steps: usize,
+    /// Steps that succeeded.
+    pub succeeded: usize,
+    /// Queues that were bound to a backend.
+    pub bound: usize,
+}
+
+impl Depth {
+    fn count(&mut self, step: &Step, both: &Both) {
+        let succeeded = both.c.result.is_ok();
+        self.steps += 1;
+        self.succeeded += usize::from(succeeded);
+        let backend = step.argument_of(of("NET_SET_BACKEND"));
+        let tap = backend.is_some_and(|argument| argument.fields.contains(&Field::fd(Fd::Tap)));
+        self.bound += usize::from(succeeded && tap);
+    }
+}
+
 /// A sequence on which the devices differ.
 #[derive(Debug)]
 pub struct Finding {
@@ -80,7 +102,7 @@ impl Default for Pool {
 /// A step of an orderly set-up.
 fn legal(rng: &mut SmallRng) -> Step {
     let index = rng.random_range(0..2);
-    match rng.random_range(0..14) {
+    match rng.random_range(0..15) {
         0 | 1 => calls::ioctl("SET_OWNER", Vec::new()),
         2 | 3 => calls::usual_memory(),
         4 => calls::state("SET_VRING_NUM", index, 1 << rng.random_range(0..9)),
@@ -89,6 +111,9 @@ fn legal(rng: &mut SmallRng) -> Step {
         8..11 => calls::file("NET_SET_BACKEND", index, Fd::Tap),
         11 => calls::file("NET_SET_BACKEND", index, Fd::Unbind),
         12 => calls::state("GET_VRING_BASE", index, 0),
+        // Seldom, since what follows has to begin anew.
+        13 if rng.random_bool(0.2) => calls::ioctl("RESET_OWNER", Vec::new()),
+        13 => calls::state("SET_VRING_BASE", index, rng.random_range(0..0x8000)),
         _ => {
             let bits = [
                 feature::VERSION_1,
@@ -142,14 +167,15 @@ fn translates(step: &Step) -> bool {
 }
 
 /// Takes `steps` on both devices, opened anew; the first at which they differ without excuse.
-///
-/// # Errors
-///
-/// When a step cannot be taken.
-pub fn first_difference(pair: &mut Pair, steps: &[Step]) -> Result<Option<(usize, Both)>> {
+fn first_difference(
+    pair: &mut Pair,
+    steps: &[Step],
+    depth: &mut Depth,
+) -> Result<Option<(usize, Both)>> {
     pair.reopen()?;
     for (at, step) in steps.iter().enumerate() {
         let both = pair.run(step)?;
+        depth.count(step, &both);
         let excused = differences::ALL
             .iter()
             .any(|difference| difference.excuses(step, &both.c, &both.rnet));
@@ -160,13 +186,13 @@ pub fn first_difference(pair: &mut Pair, steps: &[Step]) -> Result<Option<(usize
     Ok(None)
 }
 
-/// Takes `steps` on both devices; if they differ, finds the steps that it takes.
+/// Takes `steps` on both devices and adds to `depth`; if they differ, finds the steps that it takes.
 ///
 /// # Errors
 ///
 /// When a step cannot be taken.
-pub fn check(pair: &mut Pair, steps: &[Step]) -> Result<Option<Finding>> {
-    let Some((at, mut last)) = first_difference(pair, steps)? else {
+pub fn check(pair: &mut Pair, steps: &[Step], depth: &mut Depth) -> Result<Option<Finding>> {
+    let Some((at, mut last)) = first_difference(pair, steps, depth)? else {
         return Ok(None);
     };
     let mut steps = steps[..=at].to_vec();
@@ -174,7 +200,7 @@ pub fn check(pair: &mut Pair, steps: &[Step]) -> Result<Option<Finding>> {
     for without in (0..at).rev() {
         let mut fewer = steps.clone();
         fewer.remove(without);
-        if let Some((at, both)) = first_difference(pair, &fewer)? {
+        if let Some((at, both)) = first_difference(pair, &fewer, &mut Depth::default())? {
             fewer.truncate(at + 1);
             if fewer.last() == steps.last() {
                 (steps, last) = (fewer, both);
