@@ -155,7 +155,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn devices() -> [Setup; 4] {
+pub(super) fn devices() -> [Setup; 4] {
     let small = |features| {
         let mut setup = Setup::new(feature::VERSION_1 | features);
         (setup.rx_size, setup.rx_buffers) = (128, (128, 1500));
@@ -181,7 +181,8 @@ fn migration(ctx: &Context) -> Result<()> {
     Ok(())
 }
 
-fn migrate(ctx: &Context, device: &mut NetDevice) -> Result<()> {
+/// Migrates a device, and calls it off at the end.
+pub(super) fn migrate(ctx: &Context, device: &mut NetDevice) -> Result<()> {
     let target = Mutex::new(Target::new(device)?);
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {

@@ -3,8 +3,9 @@
 //! Several workers for a device: their calls, and queues that change between them under traffic.
 
 use super::live::under_traffic;
-use super::{Case, Context, Kind, Role, accepts, case, check, kill, refuses, role};
+use super::{Case, Context, Kind, Role, accepts, case, check, kill, log_live, refuses, role};
 use crate::device::{NetDevice, Setup};
+use crate::log::{DirtyLog, LOG_PAGE, Pages, log_used};
 use crate::procfs::{self, Thread};
 use crate::runner;
 use crate::sys::ioctl::BadPointer;
@@ -33,6 +34,8 @@ pub(super) const CASES: &[Case] = &[
     case("workers.reset_owner", 60, reset_owner),
     case("workers.close", 90, close),
     case("workers.kill", 120, killed),
+    case("workers.migration", 120, migration),
+    case("workers.shared_log", 60, shared_log),
 ];
 
 pub(super) const ROLES: &[Role] = &[
@@ -515,6 +518,47 @@ fn killed(ctx: &Context) -> Result<()> {
         let child = kill::start(ctx, "workers-traffic", Stdio::null())?;
         kill::kill(child, Duration::from_millis(round * 3))?;
         kill::still_works(ctx).with_context(|| format!("after kill {round}"))?;
+    }
+    Ok(())
+}
+
+/// Two threads log what they write while a machine migrates.
+fn migration(ctx: &Context) -> Result<()> {
+    if !has_workers(ctx)? {
+        return Ok(());
+    }
+    for setup in log_live::devices() {
+        let mut device = NetDevice::start(&ctx.device, setup)?;
+        separate(&device.vhost)?;
+        log_live::migrate(ctx, &mut device)?;
+    }
+    Ok(())
+}
+
+/// Two threads set bits in the same word of the log, again and again; none gets lost.
+fn shared_log(ctx: &Context) -> Result<()> {
+    if !has_workers(ctx)? {
+        return Ok(());
+    }
+    let mut device = NetDevice::start(&ctx.device, Setup::new(feature::VERSION_1))?;
+    separate(&device.vhost)?;
+    let log = DirtyLog::new(16 * LOG_PAGE)?;
+    accepts("SET_LOG_BASE", device.vhost.set_log_base(log.addr()))?;
+    // Where the used rings seem to be, each in a page of its own.
+    for (index, page) in [(RX, 0), (TX, 1)] {
+        let set = log_used(&device, index, Some(page * LOG_PAGE));
+        accepts("SET_VRING_ADDR", set)?;
+    }
+    for round in 0..1000 {
+        traffic::exchange(&mut device, Plan::new(ctx.seed + round, 1, |_| 60))?;
+        let mut pages = Pages::new();
+        let both = Pages::from([0, 1]);
+        Deadline::patient()
+            .until("both used rings to be logged", || {
+                pages.extend(log.take());
+                Ok(pages == both)
+            })
+            .with_context(|| format!("round {round}: only {pages:?}"))?;
     }
     Ok(())
 }
