@@ -1,0 +1,30 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Models of the notifications between a driver and a device of `vring`.
+//!
+//! Both sides are threads over the same memory. No chain may be left while the device waits for a
+//! kick that is not coming ([`kicks`]), and no used buffer while the driver waits for a call
+//! ([`calls`]). With one of the barriers left out, each model has to fail: else it proves nothing.
+
+#![cfg(test)]
+
+mod calls;
+mod driver;
+mod kicks;
+mod memory;
+
+use memory::{Broken, Shared};
+
+/// Chains that pass through the ring: the transmit worker turns kicks off at the second and on when
+/// none is left.
+const CHAINS: u16 = 3;
+
+/// Preemptions tried, unless `LOOM_MAX_PREEMPTIONS` says otherwise. Every broken rule shows with two.
+const PREEMPTIONS: usize = 3;
+
+/// Runs `model` in every order of accesses.
+fn explore(model: impl Fn() + Sync + Send + 'static) {
+    let mut builder = loom::model::Builder::new();
+    builder.preemption_bound = builder.preemption_bound.or(Some(PREEMPTIONS));
+    builder.check(model);
+}

@@ -1,0 +1,171 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Memory that a driver and a device share, with the orders of access that the language allows.
+
+use loom::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
+use loom::sync::atomic::{fence, AtomicU16, AtomicU64};
+use vring::{Memory, RawDesc, RawUsed, RingAddrs, Unmapped, UserAddr};
+
+use crate::CHAINS;
+
+/// Number of descriptors.
+pub const SIZE: u16 = CHAINS.next_power_of_two();
+
+/// Where the parts of the ring lie, for the device.
+pub const PLACE: RingAddrs = RingAddrs {
+    desc: UserAddr(0x1000),
+    avail: UserAddr(0x2000),
+    used: UserAddr(0x3000),
+};
+
+/// What of [`Memory`]'s rules is not kept, to see that it is noticed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Broken {
+    /// All are.
+    Nothing,
+    /// [`Memory::full_barrier`] orders nothing.
+    FullBarrier,
+    /// [`Memory::load_acquire`] is a plain load.
+    Acquire,
+    /// [`Memory::store_release`] is a plain store.
+    Release,
+}
+
+/// The ring itself: flags, index, entries and the event of the driver's part, then the device's.
+pub struct Shared {
+    pub desc: Vec<[AtomicU64; 2]>,
+    pub avail_flags: AtomicU16,
+    pub avail_index: AtomicU16,
+    pub avail: Vec<AtomicU16>,
+    pub used_event: AtomicU16,
+    pub used_flags: AtomicU16,
+    pub used_index: AtomicU16,
+    pub used: Vec<AtomicU64>,
+    pub avail_event: AtomicU16,
+    broken: Broken,
+}
+
+impl Shared {
+    /// A ring of zeroes.
+    pub fn new(broken: Broken) -> Self {
+        let half = || AtomicU16::new(0);
+        let word = || AtomicU64::new(0);
+        Self {
+            desc: (0..SIZE).map(|_| [word(), word()]).collect(),
+            avail_flags: half(),
+            avail_index: half(),
+            avail: (0..SIZE).map(|_| half()).collect(),
+            used_event: half(),
+            used_flags: half(),
+            used_index: half(),
+            used: (0..SIZE).map(|_| word()).collect(),
+            avail_event: half(),
+            broken,
+        }
+    }
+
+    /// The 16-bit value at `addr`.
+    fn half(&self, addr: UserAddr) -> &AtomicU16 {
+        let entries = u64::from(SIZE);
+        let avail = addr.0.wrapping_sub(PLACE.avail.0);
+        let used = addr.0.wrapping_sub(PLACE.used.0);
+        match (avail, used) {
+            (0, _) => &self.avail_flags,
+            (2, _) => &self.avail_index,
+            (at, _) if at == 4 + 2 * entries => &self.used_event,
+            (_, 0) => &self.used_flags,
+            (_, 2) => &self.used_index,
+            (_, at) if at == 4 + 8 * entries => &self.avail_event,
+            _ => panic!("the ring has nothing at {addr:?}"),
+        }
+    }
+}
+
+/// The number of the entry of `size` bytes at `addr` of a list at `start`.
+fn position(addr: UserAddr, start: u64, size: u64) -> usize {
+    let offset = addr.0 - start;
+    assert_eq!(offset % size, 0);
+    (offset / size) as usize
+}
+
+impl Memory for Shared {
+    fn load(&self, addr: UserAddr) -> Result<u16, Unmapped> {
+        Ok(self.half(addr).load(Relaxed))
+    }
+
+    fn load_acquire(&self, addr: UserAddr) -> Result<u16, Unmapped> {
+        let order = if self.broken == Broken::Acquire {
+            Relaxed
+        } else {
+            Acquire
+        };
+        Ok(self.half(addr).load(order))
+    }
+
+    fn store(&self, addr: UserAddr, value: u16) -> Result<(), Unmapped> {
+        self.half(addr).store(value, Relaxed);
+        Ok(())
+    }
+
+    fn store_release(&self, addr: UserAddr, value: u16) -> Result<(), Unmapped> {
+        let order = if self.broken == Broken::Release {
+            Relaxed
+        } else {
+            Release
+        };
+        self.half(addr).store(value, order);
+        Ok(())
+    }
+
+    fn load_entries(
+        &self,
+        ring: UserAddr,
+        table: UserAddr,
+        size: u16,
+        indexes: &mut [u16],
+        descs: &mut [RawDesc],
+    ) -> Result<usize, Unmapped> {
+        let first = position(ring, PLACE.avail.0 + 4, 2);
+        for (index, entry) in indexes.iter_mut().zip(&self.avail[first..]) {
+            *index = u16::from_le(entry.load(Relaxed));
+        }
+        let good = indexes.iter().take_while(|index| **index < size).count();
+        self.gather_descs(table, &indexes[..good], descs)?;
+        Ok(good)
+    }
+
+    fn gather_descs(
+        &self,
+        _table: UserAddr,
+        indexes: &[u16],
+        out: &mut [RawDesc],
+    ) -> Result<(), Unmapped> {
+        for (raw, index) in out.iter_mut().zip(indexes) {
+            let [addr, rest] = &self.desc[usize::from(*index)];
+            *raw = [addr.load(Relaxed), rest.load(Relaxed)];
+        }
+        Ok(())
+    }
+
+    fn load_descs(&self, addr: UserAddr, _out: &mut [RawDesc]) -> Result<(), Unmapped> {
+        panic!("no indirect table, but at {addr:?}");
+    }
+
+    fn load_bytes(&self, addr: UserAddr, _out: &mut [u8]) -> Result<(), Unmapped> {
+        panic!("no indirect table, but at {addr:?}");
+    }
+
+    fn store_used(&self, addr: UserAddr, used: &[RawUsed]) -> Result<(), Unmapped> {
+        let first = position(addr, PLACE.used.0 + 4, 8);
+        for (slot, [id, len]) in self.used[first..].iter().zip(used) {
+            slot.store(u64::from(*id) << 32 | u64::from(*len), Relaxed);
+        }
+        Ok(())
+    }
+
+    fn full_barrier(&self) {
+        if self.broken != Broken::FullBarrier {
+            fence(SeqCst);
+        }
+    }
+}
