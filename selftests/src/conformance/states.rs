@@ -32,6 +32,8 @@ pub struct State {
     pub unusable: bool,
     /// Whether queues run.
     pub bound: bool,
+    /// Whether workers may have misses to report, at a time of their own.
+    pub misses: bool,
 }
 
 impl State {
@@ -43,11 +45,17 @@ impl State {
             owner: Owner::Caller,
             unusable: false,
             bound: false,
+            misses: false,
         }
     }
 
     fn bound(mut self) -> Self {
         self.bound = true;
+        self
+    }
+
+    fn misses(mut self) -> Self {
+        self.misses = true;
         self
     }
 
@@ -205,7 +213,8 @@ pub fn all() -> Vec<State> {
             ]
             .concat(),
         )
-        .bound(),
+        .bound()
+        .misses(),
         State::new(
             "no longer translated",
             then(ready(iotlb), vec![set_features(plain)]),
