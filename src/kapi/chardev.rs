@@ -47,7 +47,7 @@ pub(crate) fn register_pollable<T: PollDevice>(
     };
     // SAFETY: on success the slot is initialised as the type's invariants ask for: it holds a
     // registered `struct miscdevice`, made by `into_raw`, with the file operations that this made
-    // and one more. On failure nothing refers to it, and nothing in it needs to be dropped. It is
+    // and two more. On failure nothing refers to it, and nothing in it needs to be dropped. It is
     // not moved, only written in place.
     unsafe { pin_init::pin_init_from_closure(init) }
 }
@@ -58,6 +58,8 @@ struct Operations<T>(PhantomData<T>);
 impl<T: PollDevice> Operations<T> {
     const ALL: bindings::file_operations = bindings::file_operations {
         poll: Some(Self::poll),
+        // As vhost: a stream of messages has no position, and who asks for one gets no error.
+        llseek: Some(bindings::noop_llseek),
         ..Self::WITHOUT_POLL
     };
 

@@ -96,12 +96,6 @@ pub const ALL: &[Difference] = &[
         outcomes: |c, rnet| c.result == Ok(0) && rnet.is(libc::EFAULT),
     },
     Difference {
-        reason: "there is no file position: the in-tree vhost-net lets it be set, to no effect",
-        calls: |step| matches!(step.action, Action::Seek(_)),
-        states: |_, _| true,
-        outcomes: |c, rnet| c.result == Ok(0) && rnet.is(libc::ESPIPE),
-    },
-    Difference {
         reason: "unbinding always works: the in-tree vhost refuses it when ring or memory are \
                  unusable, though nothing is bound then, and QEMU takes a refusal for a bug",
         calls: |step| {
