@@ -269,7 +269,8 @@ impl Virtqueue {
 
     /// Starts the ring at what the used index in memory says.
     ///
-    /// With [`Next::Translate`] it has not been started.
+    /// With [`Next::Translate`] it has not been started. A dirty log that cannot be written stops the
+    /// first round, not this one, as with vhost.
     ///
     /// # Errors
     ///
@@ -279,8 +280,12 @@ impl Virtqueue {
             (Some(table), Path::Mediated) => {
                 let addrs = self.ring.addrs();
                 let memory = self.mediation.memory(table, &self.features, addrs);
-                let started = self.ring.start(&&memory).map(|()| Next::Wait);
-                self.mediation.conclude(&memory, started)
+                let started = self.ring.start(&&memory);
+                let next = started.map(|()| Next::Wait);
+                match self.mediation.conclude(&memory, next) {
+                    Err(Fault::Unlogged(_)) if started.is_ok() => Ok(Next::Wait),
+                    concluded => concluded,
+                }
             }
             _ => self.ring.start(&OwnerMemory).map(|()| Next::Wait),
         }
