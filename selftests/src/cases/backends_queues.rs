@@ -51,7 +51,7 @@ fn queues(ctx: &Context, kind: Kind) -> Result<()> {
         transmitted: [0; QUEUES],
         sent: 0,
         received: [0; QUEUES],
-        expected: vec![Vec::new(); QUEUES],
+        seen: [[false; FRAMES as usize]; QUEUES],
         arrived: [false; FRAMES as usize],
         seed: ctx.seed,
     };
@@ -77,8 +77,8 @@ struct State {
     transmitted: [u64; QUEUES],
     sent: u64,
     received: [u64; QUEUES],
-    /// The next frame of each device that the peer will see; empty before it is built.
-    expected: Vec<Vec<u8>>,
+    /// Which of each device's frames the peer has seen.
+    seen: [[bool; FRAMES as usize]; QUEUES],
     /// Which of the peer's frames have arrived.
     arrived: [bool; FRAMES as usize],
     seed: u64,
@@ -136,7 +136,7 @@ impl State {
         device.rx_fill()?;
         device.rx.flush()?;
         while device.rx_take(&mut got)?.is_some() {
-            let sequence = u64::from(u16::from_be_bytes([got[1], got[2]]));
+            let sequence = sequence(&got);
             frame::build_tcp(self.seed, sequence, LEN, &mut expected);
             frame::expect("received", sequence, &expected, &got)?;
             self.received[number] += 1;
@@ -147,29 +147,35 @@ impl State {
         Ok(moved)
     }
 
-    /// A frame from some device: the next one of that device.
+    /// A frame from some device, not seen before.
+    ///
+    /// In any order: a worker that moves to another CPU leaves frames in the old one's backlog, where
+    /// later ones overtake them.
     fn seen(&mut self, got: &[u8]) -> Result<()> {
+        let sequence = sequence(got);
+        let mut expected = Vec::new();
         for number in 0..QUEUES {
-            let seed = self.seed_of(number);
-            let expected = &mut self.expected[number];
-            if expected.is_empty() {
-                frame::build_tcp(seed, self.transmitted[number], LEN, expected);
-            }
+            frame::build_tcp(self.seed_of(number), sequence, LEN, &mut expected);
             if expected == got {
-                expected.clear();
+                let seen = self.seen[number].get_mut(sequence as usize);
+                let before = seen.is_none_or(|seen| std::mem::replace(seen, true));
                 self.transmitted[number] += 1;
-                return Ok(());
+                return check(!before, || {
+                    format!("frame {sequence} of device {number} came twice")
+                });
             }
         }
-        bail!(
-            "a frame at the peer is no device's next: {:?}",
-            self.transmitted
-        )
+        bail!("a frame at the peer is no device's: {got:?}")
     }
 
     fn seed_of(&self, number: usize) -> u64 {
         self.seed + 1000 * (1 + number as u64)
     }
+}
+
+/// The number that a frame was built with.
+fn sequence(frame: &[u8]) -> u64 {
+    u64::from(u16::from_be_bytes([frame[1], frame[2]]))
 }
 
 /// Frames that the peer sends while the guest has few buffers, more than the tap's ring holds.
