@@ -167,7 +167,9 @@ pub fn full(lab: &Lab, args: &BenchArgs) -> Result<()> {
     if wants(Part::Guest) {
         // Each backend twice, taking turns.
         let backends = [RNET, C_VHOST, NO_VHOST, RNET, C_VHOST, NO_VHOST];
-        let (outcome, guests) = step("guests", || demo::guests_with(lab, &backends, 5, "--bench"))?;
+        let (outcome, guests) = step("guests", || {
+            demo::guests_with(lab, &backends, 5, &["--bench"])
+        })?;
         // A guest that failed is told in the report; what the others found stands.
         outcome.check_kernel()?;
         report.guests = guests;

@@ -9,10 +9,10 @@ use comfy_table::{CellAlignment, Table};
 use rnet_e2e::{REPORT_MARK, Report};
 
 use crate::build;
+use crate::guests;
 use crate::paths::Lab;
 use crate::steps::step;
 use crate::vm::{Outcome, Output, Vm};
-use crate::{initramfs, kernel};
 
 /// Our device.
 pub const RNET: &str = "/dev/vhost-rnet";
@@ -28,7 +28,7 @@ pub fn insmod() -> String {
 
 /// Runs a guest on each of `backends` for `seconds` of TCP each way.
 pub fn guests(lab: &Lab, backends: &[&str], seconds: u32) -> Result<(Outcome, Vec<Report>)> {
-    guests_with(lab, backends, seconds, "")
+    guests_with(lab, backends, seconds, &[])
 }
 
 /// As [`guests`], with `options` for the agent.
@@ -36,29 +36,18 @@ pub fn guests_with(
     lab: &Lab,
     backends: &[&str],
     seconds: u32,
-    options: &str,
+    options: &[&str],
 ) -> Result<(Outcome, Vec<Report>)> {
-    let initramfs = initramfs::guest(lab)?;
-    build::publish(
-        &lab.dir().join(initramfs),
-        &lab.artifacts().join("initramfs-guest"),
-    )?;
-    let image = kernel::image(lab)?;
-    let mut script = String::new();
-    if backends.contains(&RNET) {
-        script.push_str(&insmod());
-    }
-    script.push_str(&format!(
-        "/artifacts/rnet-e2e --initramfs /artifacts/initramfs-guest --kernel /{image} \
-         --logs /out --seconds {seconds} {options}"
-    ));
-    for backend in backends {
-        script.push_str(&format!(" --backend {backend}"));
-    }
-    script.push_str(" || exit 1\n");
-    if backends.contains(&RNET) {
-        script.push_str("rmmod vhost_rnet || exit 1\n");
-    }
+    let mut program = vec!["/artifacts/rnet-e2e".to_owned()];
+    program.extend(guests::options(lab)?);
+    program.push(format!("--seconds={seconds}"));
+    program.extend(options.iter().map(|&option| option.to_owned()));
+    program.extend(
+        backends
+            .iter()
+            .map(|backend| format!("--backend={backend}")),
+    );
+    let script = guests::script(&program, backends.contains(&RNET));
     let name = backends
         .first()
         .unwrap_or(&"guests")
@@ -117,7 +106,7 @@ fn table(reports: &[Report]) -> Table {
         "boot s",
         "pings",
         "ping ms",
-        "echo ok MiB",
+        "checked MiB",
         "guest sends Mbit/s",
         "guest receives Mbit/s",
         "packets out",

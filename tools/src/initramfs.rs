@@ -14,8 +14,17 @@ use crate::process;
 /// Level 1's init: hands over to the lab's rootfs, seen over 9p.
 const LEVEL1_INIT: &str = include_str!("../vm/level1-init.sh");
 
-/// Level 2's init: the traffic.
-const GUEST_INIT: &str = include_str!("../vm/guest-init.sh");
+/// Level 2's init: a shell on a virtio port.
+const GUEST_INIT: &str = include_str!("../vm/guest-shell.sh");
+
+/// The program that the guest's end of checked traffic is, among the artifacts.
+const GUEST_STREAM: &str = "rnet-stream";
+
+/// Modules of the guest.
+const GUEST_MODULES: &[&str] = &["virtio_net", "8021q"];
+
+/// Programs of the rootfs that the guest has.
+const GUEST_PROGRAMS: &[&str] = &["/usr/bin/iperf3", "/usr/sbin/ethtool"];
 
 /// Modules that level 1 needs to reach its root file system.
 const LEVEL1_MODULES: &[&str] = &["9pnet_virtio", "9p", "overlay"];
@@ -34,10 +43,15 @@ pub fn level1(lab: &Lab) -> Result<String> {
 /// Returns level 2's initramfs, relative to the lab; builds it if need be.
 pub fn guest(lab: &Lab) -> Result<String> {
     let mut hasher = DefaultHasher::new();
-    (GUEST_INIT, "virtio_net iperf3 libgcc").hash(&mut hasher);
+    let stream = lab.artifacts().join(GUEST_STREAM);
+    let stream = std::fs::read(&stream).with_context(|| format!("reading {}", stream.display()))?;
+    (GUEST_INIT, GUEST_MODULES, GUEST_PROGRAMS, &stream).hash(&mut hasher);
     cached(lab, "guest", hasher, |archive| {
-        add_modules(lab, archive, &["virtio_net"])?;
-        add_program(lab, archive, "/usr/bin/iperf3")?;
+        add_modules(lab, archive, GUEST_MODULES)?;
+        for program in GUEST_PROGRAMS {
+            add_program(lab, archive, program)?;
+        }
+        archive.file(&format!("bin/{GUEST_STREAM}"), 0o755, &stream);
         archive.file("init", 0o755, GUEST_INIT.as_bytes());
         Ok(())
     })

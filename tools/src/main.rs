@@ -9,6 +9,7 @@ mod conformance;
 mod cpio;
 mod debian;
 mod demo;
+mod guests;
 mod initramfs;
 mod kernel;
 mod klog;

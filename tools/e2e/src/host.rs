@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Level 1's side of the guest's network: the tap, the servers, KVM.
 
-use std::net::TcpListener;
 use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context, Result, bail};
@@ -10,12 +9,14 @@ use anyhow::{Context, Result, bail};
 pub const ADDRESS: &str = "10.77.0.1";
 /// The guest's address.
 pub const GUEST_ADDRESS: &str = "10.77.0.2";
-/// Where the echo server listens.
-pub const ECHO_PORT: u16 = 7007;
 /// The tap's name.
 pub const TAP: &str = "rnet0";
 
 /// Loads KVM for the processor at hand.
+///
+/// # Errors
+///
+/// When it has no virtualisation.
 pub fn load_kvm() -> Result<()> {
     let flags = std::fs::read_to_string("/proc/cpuinfo")?;
     let module = if flags.contains(" svm") {
@@ -33,32 +34,18 @@ pub fn emulated() -> bool {
     std::fs::read_to_string("/proc/cpuinfo").is_ok_and(|info| info.contains("TCG"))
 }
 
-/// Sends back, on any connection, what it receives.
-pub fn serve_echo() -> Result<()> {
-    let listener = TcpListener::bind(("0.0.0.0", ECHO_PORT))?;
-    std::thread::spawn(move || {
-        for stream in listener.incoming().flatten() {
-            std::thread::spawn(move || {
-                // A broken connection shows as a difference in the guest.
-                let _ = std::io::copy(&mut &stream, &mut &stream);
-                let _ = stream.shutdown(std::net::Shutdown::Write);
-            });
-        }
-    });
-    Ok(())
-}
-
 /// A tap, with the address that the guest talks to. Removed when dropped.
 pub struct Tap;
 
 impl Tap {
-    /// Creates it.
-    pub fn new() -> Result<Self> {
-        run("ip", &["tuntap", "add", TAP, "mode", "tap", "vnet_hdr"])?;
+    /// Creates it for a guest with so many queue pairs.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses.
+    pub fn new(queues: u32) -> Result<Self> {
+        add_tap(TAP, queues)?;
         let tap = Self;
-        // Autoconfiguration would add packets of its own to the counters.
-        let knob = format!("/proc/sys/net/ipv6/conf/{TAP}/disable_ipv6");
-        std::fs::write(&knob, "1").with_context(|| format!("writing {knob}"))?;
         run(
             "ip",
             &["address", "add", &format!("{ADDRESS}/24"), "dev", TAP],
@@ -68,6 +55,10 @@ impl Tap {
     }
 
     /// Packets that the tap took from the guest and gave to it.
+    ///
+    /// # Errors
+    ///
+    /// When it is gone.
     pub fn packets(&self) -> Result<(u64, u64)> {
         let read = |name: &str| -> Result<u64> {
             let path = format!("/sys/class/net/{TAP}/statistics/{name}");
@@ -86,11 +77,31 @@ impl Drop for Tap {
     }
 }
 
+/// Creates a tap called `name` for a guest with so many queue pairs.
+///
+/// # Errors
+///
+/// When the kernel refuses.
+pub fn add_tap(name: &str, queues: u32) -> Result<()> {
+    let mut words = vec!["tuntap", "add", name, "mode", "tap", "vnet_hdr"];
+    if queues > 1 {
+        words.push("multi_queue");
+    }
+    run("ip", &words)?;
+    // Autoconfiguration would add packets of its own to the counters.
+    let knob = format!("/proc/sys/net/ipv6/conf/{name}/disable_ipv6");
+    std::fs::write(&knob, "1").with_context(|| format!("writing {knob}"))
+}
+
 /// An iperf3 server. Ended when dropped.
 pub struct Iperf(Child);
 
 impl Iperf {
     /// Starts it.
+    ///
+    /// # Errors
+    ///
+    /// When it is missing.
     pub fn new() -> Result<Self> {
         let child = Command::new("iperf3")
             .arg("-s")
@@ -110,7 +121,12 @@ impl Drop for Iperf {
     }
 }
 
-fn run(program: &str, args: &[&str]) -> Result<()> {
+/// Runs a program.
+///
+/// # Errors
+///
+/// When it fails.
+pub fn run(program: &str, args: &[&str]) -> Result<()> {
     let status = Command::new(program)
         .args(args)
         .status()

@@ -1,5 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
-//! What a guest's run on one backend reports.
+//! Guests of a VM on vhost devices, and what their runs report.
+
+pub mod host;
+pub mod machine;
+pub mod qmp;
+pub mod shell;
+pub mod stream;
 
 use serde::{Deserialize, Serialize};
 
@@ -17,7 +23,7 @@ pub struct Report {
     pub ping: (u32, u32),
     /// Mean round trip of the pings, in milliseconds.
     pub ping_ms: f64,
-    /// Bytes that the guest sent and got back unchanged.
+    /// Bytes of known content that the guest sent and received, all of them right.
     pub echoed: u64,
     /// TCP from the guest, as received in level 1, in bits per second.
     pub guest_sends: f64,

@@ -3,15 +3,14 @@
 //! and prints a report of each.
 
 mod guest;
-mod host;
-mod transcript;
+mod parse;
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::Parser;
-use rnet_e2e::REPORT_MARK;
+use rnet_e2e::machine::Files;
+use rnet_e2e::{REPORT_MARK, host, stream};
 
 /// Runs a guest on vhost devices.
 #[derive(Parser)]
@@ -25,15 +24,8 @@ pub struct Cli {
     /// Also measure UDP each way and round trips.
     #[arg(long)]
     bench: bool,
-    /// The guest's kernel.
-    #[arg(long)]
-    kernel: PathBuf,
-    /// The guest's initial file system.
-    #[arg(long)]
-    initramfs: PathBuf,
-    /// Directory for the guest's logs.
-    #[arg(long)]
-    logs: PathBuf,
+    #[command(flatten)]
+    files: Files,
 }
 
 fn main() -> ExitCode {
@@ -50,11 +42,11 @@ fn main() -> ExitCode {
 /// Reports on each backend; answers whether all of them worked.
 fn run(cli: &Cli) -> Result<bool> {
     host::load_kvm()?;
-    host::serve_echo()?;
+    let streams = stream::serve()?;
     let mut all_well = true;
     for backend in &cli.backends {
         eprintln!("guest on {backend}");
-        let report = guest::report(cli, backend);
+        let report = guest::report(cli, backend, &streams);
         all_well &= report.error.is_none();
         println!("{REPORT_MARK}{}", serde_json::to_string(&report)?);
     }

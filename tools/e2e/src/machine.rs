@@ -1,0 +1,387 @@
+// SPDX-License-Identifier: GPL-2.0
+//! A QEMU guest on a backend.
+
+use std::collections::BTreeMap;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use clap::Args;
+use rustix::io::{FdFlags, fcntl_dupfd_cloexec, fcntl_setfd};
+use selftests::tap::{Tap, TapConfig};
+
+use crate::host;
+use crate::qmp::Qmp;
+use crate::shell::Shell;
+
+/// The backend that is none: QEMU serves the rings.
+pub const NO_VHOST: &str = "off";
+
+/// How long a guest may take to boot, and then for any one command.
+const PATIENCE: Duration = Duration::from_secs(150);
+
+/// The first of the descriptors that hold the device, one for each queue pair.
+const FIRST_FD: i32 = 3;
+
+/// The least number of a descriptor of a tap's queue: the others are below.
+const TAP_FD: i32 = 100;
+
+/// What guests are booted from, and where their logs go.
+#[derive(Args, Clone, Debug)]
+pub struct Files {
+    /// The guest's kernel.
+    #[arg(long)]
+    pub kernel: PathBuf,
+    /// The guest's initial file system.
+    #[arg(long)]
+    pub initramfs: PathBuf,
+    /// Directory for the guests' logs.
+    #[arg(long)]
+    pub logs: PathBuf,
+}
+
+/// What is special about a guest; all texts are parts of QEMU's options.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// Queue pairs.
+    pub queues: u32,
+    /// Memory, for `-m`.
+    pub memory: &'static str,
+    /// Properties of the machine, each with a comma before it.
+    pub machine: &'static str,
+    /// Properties of the tap's netdev, likewise.
+    pub netdev: &'static str,
+    /// Properties of the guest's network device, likewise.
+    pub nic: &'static str,
+    /// More options.
+    pub extra: &'static str,
+    /// More of the kernel's command line.
+    pub append: &'static str,
+}
+
+impl Options {
+    /// A guest with nothing special.
+    pub const USUAL: Self = Self {
+        queues: 1,
+        memory: "512M",
+        machine: "",
+        netdev: "",
+        nic: "",
+        extra: "",
+        append: "",
+    };
+}
+
+/// A running guest. Killed when dropped.
+pub struct Machine {
+    child: Child,
+    backend: String,
+    queues: u32,
+    sockets: [PathBuf; 2],
+    /// Its shell.
+    pub shell: Shell,
+    /// Its QEMU.
+    pub qmp: Qmp,
+}
+
+impl Machine {
+    /// Starts a guest called `name` with `backend` on the tap `tap`; with `incoming`, one that waits
+    /// for another to move in from that socket.
+    ///
+    /// # Errors
+    ///
+    /// When there is no such backend, or QEMU does not start.
+    pub fn start(
+        files: &Files,
+        name: &str,
+        backend: &str,
+        tap: &str,
+        options: &Options,
+        incoming: Option<&Path>,
+    ) -> Result<Self> {
+        let sockets = ["shell", "qmp"].map(|kind| PathBuf::from(format!("/tmp/{name}.{kind}")));
+        let [shell, qmp] = &sockets;
+        let queues = match options.queues {
+            1 => Vec::new(),
+            _ => tap_queues(tap, options.queues)?,
+        };
+        let tap = match queues.as_slice() {
+            [] => format!("ifname={tap},script=no,downscript=no"),
+            _ => format!("fds={}", numbers(queues.iter().map(AsRawFd::as_raw_fd))),
+        };
+        let mut command = command(files, name, backend, &tap, options);
+        for (id, socket) in [("shell", shell), ("qmp", qmp)] {
+            let socket = socket.display();
+            command.arg("-chardev");
+            command.arg(format!("socket,id={id},path={socket},server=on,wait=off"));
+        }
+        if let Some(socket) = incoming {
+            command
+                .arg("-incoming")
+                .arg(format!("unix:{}", socket.display()));
+        }
+        let log = files.logs.join(format!("{name}.log"));
+        let log = std::fs::File::create(&log).with_context(|| log.display().to_string())?;
+        let mut child = command
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .spawn()
+            .context("starting QEMU")?;
+        let connected =
+            Qmp::connect(qmp).and_then(|qmp| Ok((qmp, Shell::connect(shell, PATIENCE)?)));
+        match connected {
+            Ok((qmp, shell)) => Ok(Self {
+                child,
+                backend: backend.to_owned(),
+                queues: options.queues,
+                sockets,
+                shell,
+                qmp,
+            }),
+            Err(error) => {
+                end(&mut child);
+                Err(error)
+            }
+        }
+    }
+
+    /// Waits for the guest, and gives its network device the usual address.
+    ///
+    /// # Errors
+    ///
+    /// When it does not boot.
+    pub fn boot(&mut self) -> Result<()> {
+        self.shell.wait()?;
+        self.address()
+    }
+
+    /// Gives the guest's network device the usual address.
+    ///
+    /// # Errors
+    ///
+    /// When it has no such device.
+    pub fn address(&mut self) -> Result<()> {
+        let address = host::GUEST_ADDRESS;
+        self.shell.run(&format!(
+            "ip address add {address}/24 dev eth0 && ip link set eth0 up"
+        ))?;
+        Ok(())
+    }
+
+    /// Names of QEMU's threads that are vhost's workers.
+    ///
+    /// # Errors
+    ///
+    /// When QEMU is gone.
+    pub fn workers(&self) -> Result<Vec<String>> {
+        let mut names = Vec::new();
+        for task in std::fs::read_dir(format!("/proc/{}/task", self.child.id()))? {
+            let name = std::fs::read_to_string(task?.path().join("comm"))?;
+            names.push(name.trim().to_owned());
+        }
+        let worker = format!("vhost-{}", self.child.id());
+        names.retain(|name| *name == worker);
+        Ok(names)
+    }
+
+    /// What a vhost device counts, in the order of queue pairs: the words of its `rx:` and `tx:`
+    /// lines, by `rx.name` and `tx.name`. Empty maps from one that counts nothing.
+    ///
+    /// # Errors
+    ///
+    /// When QEMU is gone, or a line cannot be read.
+    pub fn counters(&self) -> Result<Vec<BTreeMap<String, String>>> {
+        (FIRST_FD..)
+            .take(self.queues as usize)
+            .map(|fd| {
+                let path = format!("/proc/{}/fdinfo/{fd}", self.child.id());
+                let text = std::fs::read_to_string(&path).with_context(|| path.clone())?;
+                Ok(counters(&text))
+            })
+            .collect()
+    }
+
+    /// Fails unless the guest's packets went through vhost: there is a worker for each device, and a
+    /// device that counts has seen packets both ways and no fault.
+    ///
+    /// # Errors
+    ///
+    /// As said.
+    pub fn used_vhost(&self) -> Result<()> {
+        let workers = self.workers()?.len();
+        ensure!(workers == self.queues as usize, "{workers} workers");
+        let all = self.counters()?;
+        for counted in &all {
+            for queue in ["rx", "tx"] {
+                let faults = counted.get(&format!("{queue}.faults"));
+                ensure!(faults.is_none_or(|n| n == "0"), "{counted:?}");
+            }
+        }
+        // Only ours counts.
+        if self.backend.ends_with("vhost-rnet") {
+            for queue in ["rx", "tx"] {
+                let packets = |c: &BTreeMap<String, String>| count(c, &format!("{queue}.packets"));
+                let packets = all.iter().map(packets).sum::<u64>();
+                ensure!(packets > 0, "no {queue} packets: {all:?}");
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends the guest in an orderly way.
+    ///
+    /// # Errors
+    ///
+    /// When QEMU fails, or does not end in time.
+    pub fn finish(mut self) -> Result<()> {
+        self.qmp.run("quit", &serde_json::json!({}))?;
+        let start = Instant::now();
+        while start.elapsed() < PATIENCE {
+            if let Some(status) = self.child.try_wait()? {
+                ensure!(status.success(), "QEMU ended with {status}");
+                return Ok(());
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        bail!("QEMU does not end")
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        end(&mut self.child);
+        for socket in &self.sockets {
+            let _ = std::fs::remove_file(socket);
+        }
+    }
+}
+
+/// A counter of [`Machine::counters`]; zero if there is no such.
+pub fn count(counted: &BTreeMap<String, String>, name: &str) -> u64 {
+    counted.get(name).and_then(|n| n.parse().ok()).unwrap_or(0)
+}
+
+fn end(child: &mut Child) {
+    // It may have ended by itself; then there is nothing to do.
+    let _ = child.kill();
+    let _ = child.wait();
+}
+
+/// Opens so many queues of a tap, for a child to inherit.
+fn tap_queues(tap: &str, count: u32) -> Result<Vec<OwnedFd>> {
+    const CONFIG: TapConfig = TapConfig {
+        header: 12,
+        offloads: 0,
+        multiqueue: true,
+    };
+    let queues = (0..count).map(|_| {
+        let queue = Tap::new(tap, CONFIG)?;
+        let fd = fcntl_dupfd_cloexec(&queue, TAP_FD)?;
+        fcntl_setfd(&fd, FdFlags::empty())?;
+        Ok(fd)
+    });
+    let queues = queues.collect::<Result<_>>()?;
+    host::run("ip", &["link", "set", tap, "mtu", "1500"])?;
+    Ok(queues)
+}
+
+/// Descriptors as QEMU takes them.
+fn numbers(fds: impl Iterator<Item = i32>) -> String {
+    fds.map(|fd| fd.to_string()).collect::<Vec<_>>().join(":")
+}
+
+/// The command that starts QEMU, whose tap is described by `tap`.
+fn command(files: &Files, name: &str, backend: &str, tap: &str, options: &Options) -> Command {
+    let Options {
+        queues,
+        memory,
+        machine,
+        netdev,
+        nic,
+        extra,
+        append,
+    } = options;
+    // Under emulated SVM every access to a device's register costs the better
+    // part of a millisecond: the guest gets few devices and skips self-tests.
+    let mut kernel_line = format!(
+        "console=ttyS0 panic=-1 quiet mitigations=off tsc=reliable no_timer_check \
+         8250.nr_uarts=1 cryptomgr.notests initcall_blacklist=load_system_certificate_list {append}"
+    );
+    if host::emulated() {
+        // Emulated SVM restores too little of the extended state.
+        kernel_line.push_str(" noxsave");
+    }
+    let fds: Vec<i32> = (FIRST_FD..).take(*queues as usize).collect();
+    let vhost = match (backend, queues) {
+        (NO_VHOST, _) => "vhost=off".to_owned(),
+        (_, 1) => format!("vhost=on,vhostfd={FIRST_FD}"),
+        _ => format!("vhost=on,vhostfds={}", numbers(fds.iter().copied())),
+    };
+    let words = format!(
+        "qemu-system-x86_64 -accel kvm -cpu host -M q35,i8042=off,hpet=off,sata=off,smbus=off{machine} \
+         -smp 1 -m {memory} -nodefaults -no-user-config -display none -no-reboot \
+         -kernel {kernel} -initrd {initrd} -serial file:{logs}/{name}-console.log {extra} \
+         -netdev tap,id=net,{tap},{vhost}{netdev} \
+         -device virtio-net-pci,netdev=net,romfile=,mac=52:54:00:12:34:56{nic} \
+         -mon chardev=qmp,mode=control \
+         -device virtio-serial-pci -device virtserialport,chardev=shell,name=shell",
+        kernel = files.kernel.display(),
+        initrd = files.initramfs.display(),
+        logs = files.logs.display(),
+    );
+    // The shell opens the device, as any program may that hands it to QEMU.
+    let open: String = match backend {
+        NO_VHOST => String::new(),
+        _ => fds
+            .iter()
+            .map(|fd| format!("exec {fd}<>\"$1\" || exit 1\n"))
+            .collect(),
+    };
+    let mut command = Command::new("sh");
+    command
+        .args([
+            "-c",
+            &format!("{open}shift; exec \"$@\""),
+            "launch",
+            backend,
+        ])
+        .args(words.split_whitespace())
+        .args(["-append", &kernel_line]);
+    command
+}
+
+/// Reads lines like "rx: rounds 812 packets 51200 ...".
+fn counters(text: &str) -> BTreeMap<String, String> {
+    let mut all = BTreeMap::new();
+    for line in text.lines() {
+        let Some((queue @ ("rx" | "tx"), rest)) = line.split_once(':') else {
+            continue;
+        };
+        let mut words = rest.split_whitespace();
+        while let (Some(name), Some(value)) = (words.next(), words.next()) {
+            all.insert(format!("{queue}.{name}"), value.to_owned());
+        }
+    }
+    all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{count, counters};
+
+    #[test]
+    fn counters_are_read() {
+        let all = counters(
+            "pos:\t0\nflags:\t02\n\
+             rx:\trounds 8 packets 5 faults 0 last_fault none\n\
+             tx:\trounds 3 packets 7 faults 1 last_fault short_header\n",
+        );
+        assert_eq!(count(&all, "rx.packets"), 5);
+        assert_eq!(count(&all, "tx.packets"), 7);
+        assert_eq!(all["tx.last_fault"], "short_header");
+        assert_eq!(count(&all, "tx.nothing"), 0);
+    }
+}
