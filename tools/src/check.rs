@@ -10,6 +10,7 @@ use anyhow::{Context, Result};
 use crate::build::{self, Mode};
 use crate::conformance;
 use crate::demo;
+use crate::guests;
 use crate::ktap;
 use crate::paths::Lab;
 use crate::process;
@@ -107,6 +108,7 @@ pub fn run(lab: &Lab) -> Result<bool> {
             for device in [demo::C_VHOST, demo::RNET] {
                 guest(lab, device, &mut tally);
             }
+            guests::run(lab, &mut tally);
         }
         Err(error) => tally.failed.push(format!("{error:#}")),
     }

@@ -1,12 +1,43 @@
 // SPDX-License-Identifier: GPL-2.0
-//! What VMs need that run QEMU guests.
+//! QEMU guests of every kind on vhost devices, inside the level 1 VM.
+
+use std::time::Duration;
 
 use anyhow::Result;
 
-use crate::demo;
+use crate::check::Tally;
+use crate::demo::{self, C_VHOST, RNET};
 use crate::paths::Lab;
-use crate::vm::shell_quote;
+use crate::steps::step;
+use crate::vm::{Outcome, Output, Vm, shell_quote};
 use crate::{build, initramfs, kernel};
+
+/// Time limit of all guests on one device.
+const LIMIT: Duration = Duration::from_secs(1500);
+
+/// Runs all kinds of guests on both devices.
+pub fn run(lab: &Lab, tally: &mut Tally) {
+    for device in [C_VHOST, RNET] {
+        let name = format!("guests {device}");
+        let ran = step(&name, || kinds(lab, device, &[], Output::Quiet));
+        tally.count_run(&name, ran);
+    }
+}
+
+/// Runs the kinds of guests whose name contains one of `filter`, or all, on `device`; they report
+/// in KTAP.
+pub fn kinds(lab: &Lab, device: &str, filter: &[String], output: Output) -> Result<Outcome> {
+    let mut program = vec!["/artifacts/rnet-guests".to_owned()];
+    program.extend(["--device", device].map(str::to_owned));
+    program.extend(options(lab)?);
+    program.extend_from_slice(filter);
+    let name = format!("guests {device}").replace(" /dev/", "-");
+    Vm::new(lab, &name)
+        .nested()
+        .limit(LIMIT)
+        .output(output)
+        .run(&script(&program, device == RNET))
+}
 
 /// What a guest is booted from and where its logs go, as options of programs that run guests.
 pub fn options(lab: &Lab) -> Result<[String; 6]> {

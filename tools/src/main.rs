@@ -30,7 +30,7 @@ use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
 
 use crate::paths::Lab;
-use crate::vm::{Accel, Output, Vm};
+use crate::vm::{Accel, Outcome, Output, Vm};
 
 /// Builds, runs and tests vhost-rnet in a lab of its own.
 #[derive(Parser)]
@@ -65,6 +65,14 @@ enum Task {
     },
     /// Run programs of others on both devices: the kernel's test, rust-vmm's.
     Programs,
+    /// Run QEMU guests of all kinds.
+    Guests {
+        /// The device they run on.
+        #[arg(long, default_value = demo::RNET)]
+        device: String,
+        /// Only kinds whose name contains one of these.
+        filter: Vec<String>,
+    },
     /// Measure both modules: instructions, time, and guests; writes a report.
     Bench(bench::BenchArgs),
     /// Count instructions, and fail if a ratio to vhost-net got worse.
@@ -151,9 +159,7 @@ fn run(task: Task) -> Result<ExitCode> {
         Task::Conformance { options } => {
             lab::ensure(&lab, false)?;
             build_all(&lab)?;
-            let outcome = conformance::compare(&lab, &options, Output::Show)?;
-            outcome.check_kernel()?;
-            Ok(ExitCode::from(u8::try_from(outcome.status).unwrap_or(1)))
+            ended(&conformance::compare(&lab, &options, Output::Show)?)
         }
         Task::Programs => {
             lab::ensure(&lab, false)?;
@@ -162,6 +168,11 @@ fn run(task: Task) -> Result<ExitCode> {
                 true => ExitCode::SUCCESS,
                 false => ExitCode::FAILURE,
             })
+        }
+        Task::Guests { device, filter } => {
+            lab::ensure(&lab, false)?;
+            build_all(&lab)?;
+            ended(&guests::kinds(&lab, &device, &filter, Output::Show)?)
         }
         Task::Bench(args) => {
             bench::full(&lab, &args)?;
@@ -218,7 +229,11 @@ fn run_vm(lab: &Lab, args: VmArgs) -> Result<ExitCode> {
     if args.icount {
         vm = vm.accel(Accel::Icount);
     }
-    let outcome = vm.run(&script)?;
+    ended(&vm.run(&script)?)
+}
+
+/// The exit code of what a VM ran, if its kernel stayed well.
+fn ended(outcome: &Outcome) -> Result<ExitCode> {
     outcome.check_kernel()?;
     Ok(ExitCode::from(u8::try_from(outcome.status).unwrap_or(1)))
 }

@@ -1,0 +1,100 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Guests of every kind on vhost devices, reported in KTAP.
+
+mod scenarios;
+mod steps;
+
+use std::process::ExitCode;
+use std::sync::mpsc::Receiver;
+
+use anyhow::Result;
+use clap::Parser;
+use rnet_e2e::host::{self, Tap};
+use rnet_e2e::machine::{Files, Machine};
+use rnet_e2e::stream::{self, Counts};
+
+use scenarios::Scenario;
+use steps::Run;
+
+/// Runs guests on a vhost device.
+#[derive(Parser)]
+struct Cli {
+    /// The device.
+    #[arg(long)]
+    device: String,
+    #[command(flatten)]
+    files: Files,
+    /// Only scenarios whose name contains one of these.
+    filter: Vec<String>,
+}
+
+fn main() -> Result<ExitCode> {
+    let cli = Cli::parse();
+    host::load_kvm()?;
+    let streams = stream::serve()?;
+    let wanted = |scenario: &&Scenario| {
+        cli.filter.is_empty()
+            || cli
+                .filter
+                .iter()
+                .any(|part| scenario.name.contains(part.as_str()))
+    };
+    let chosen: Vec<&Scenario> = scenarios::ALL.iter().filter(wanted).collect();
+    let plan: usize = chosen.iter().map(|scenario| scenario.steps().count()).sum();
+    println!("KTAP version 1\n1..{plan}");
+    let mut number = 0;
+    let mut failed = 0;
+    for scenario in chosen {
+        let started = std::time::Instant::now();
+        let mut run = start(&cli, scenario, &streams);
+        for (name, step) in scenario.steps() {
+            number += 1;
+            // A guest that is in an unknown state shows nothing.
+            let result = run.as_mut().map_err(|error| format!("not run: {error}"));
+            match result.and_then(|run| step(run).map_err(|error| format!("{error:#}"))) {
+                Ok(()) => println!("ok {number} {}.{name}", scenario.name),
+                Err(error) => {
+                    failed += 1;
+                    for line in error.lines() {
+                        println!("# {line}");
+                    }
+                    println!("not ok {number} {}.{name}", scenario.name);
+                    run = Err(format!("after {name}"));
+                }
+            }
+        }
+        eprintln!("{} took {} s", scenario.name, started.elapsed().as_secs());
+    }
+    Ok(if failed == 0 {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+/// Boots a scenario's guest.
+fn start<'a>(
+    cli: &Cli,
+    scenario: &'a Scenario,
+    streams: &'a Receiver<Result<Counts>>,
+) -> Result<Run<'a>, String> {
+    let boot = || {
+        let tap = Tap::new(scenario.options.queues)?;
+        let mut guest = Machine::start(
+            &cli.files,
+            scenario.name,
+            &cli.device,
+            host::TAP,
+            &scenario.options,
+            None,
+        )?;
+        guest.boot()?;
+        Ok::<_, anyhow::Error>(Run {
+            guest: Some(guest),
+            tap,
+            scenario,
+            streams,
+        })
+    };
+    boot().map_err(|error| format!("{error:#}"))
+}

@@ -1,0 +1,158 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Kinds of guests, and what each has to do.
+
+use rnet_e2e::machine::Options;
+
+use crate::steps::{self, Step};
+
+/// `VIRTIO_NET_F_MRG_RXBUF`.
+const MRG_RXBUF: usize = 15;
+/// `VIRTIO_NET_F_MQ`.
+const MQ: usize = 22;
+/// `VIRTIO_RING_F_INDIRECT_DESC`.
+const INDIRECT_DESC: usize = 28;
+/// `VIRTIO_RING_F_EVENT_IDX`.
+const EVENT_IDX: usize = 29;
+/// `VIRTIO_F_VERSION_1`.
+const VERSION_1: usize = 32;
+/// `VIRTIO_F_ACCESS_PLATFORM`.
+const ACCESS_PLATFORM: usize = 33;
+/// `VIRTIO_F_IN_ORDER`.
+const IN_ORDER: usize = 35;
+/// `VIRTIO_F_RING_RESET`.
+const RING_RESET: usize = 40;
+
+/// A kind of guest.
+pub struct Scenario {
+    /// Its name.
+    pub name: &'static str,
+    /// What is special about it.
+    pub options: Options,
+    /// Feature bits that the guest must have negotiated, or must not have.
+    pub features: &'static [(usize, bool)],
+    /// What it does besides what every guest does.
+    special: &'static [(&'static str, Step)],
+}
+
+impl Scenario {
+    /// What it does.
+    pub fn steps(&self) -> impl Iterator<Item = (&'static str, Step)> {
+        const FIRST: &[(&str, Step)] = &[
+            ("features", steps::features),
+            ("ping", steps::ping),
+            ("stream", steps::stream),
+        ];
+        const LAST: &[(&str, Step)] = &[("vhost", steps::vhost), ("end", steps::end)];
+        [FIRST, self.special, LAST].into_iter().flatten().copied()
+    }
+}
+
+/// All kinds.
+pub const ALL: &[Scenario] = &[
+    Scenario {
+        name: "usual",
+        options: Options {
+            memory: "256M,slots=1,maxmem=1G",
+            nic: ",rx_queue_size=1024,tx_queue_size=256",
+            append: "memhp_default_state=online",
+            ..Options::USUAL
+        },
+        features: &[
+            (MRG_RXBUF, true),
+            (INDIRECT_DESC, true),
+            (EVENT_IDX, true),
+            (VERSION_1, true),
+            (RING_RESET, true),
+            (ACCESS_PLATFORM, false),
+            (IN_ORDER, false),
+        ],
+        special: &[
+            ("vlan", steps::vlan),
+            ("jumbo", steps::jumbo),
+            ("queue_sizes", steps::queue_sizes),
+            ("driver_reload", steps::driver_reload),
+            ("hotplug", steps::hotplug),
+        ],
+    },
+    Scenario {
+        name: "multiqueue",
+        options: Options {
+            queues: 4,
+            nic: ",mq=on,vectors=10",
+            ..Options::USUAL
+        },
+        features: &[(MQ, true)],
+        special: &[("spread", steps::spread)],
+    },
+    Scenario {
+        name: "mrg_rxbuf_off",
+        options: Options {
+            nic: ",mrg_rxbuf=off",
+            ..Options::USUAL
+        },
+        features: &[(MRG_RXBUF, false), (VERSION_1, true)],
+        special: &[],
+    },
+    Scenario {
+        name: "indirect_desc_off",
+        options: Options {
+            nic: ",indirect_desc=off",
+            ..Options::USUAL
+        },
+        features: &[(INDIRECT_DESC, false), (VERSION_1, true)],
+        special: &[],
+    },
+    Scenario {
+        name: "event_idx_off",
+        options: Options {
+            nic: ",event_idx=off",
+            ..Options::USUAL
+        },
+        features: &[(EVENT_IDX, false), (VERSION_1, true)],
+        special: &[("driver_reload", steps::driver_reload)],
+    },
+    Scenario {
+        name: "legacy",
+        options: Options {
+            nic: ",disable-legacy=off,disable-modern=on",
+            ..Options::USUAL
+        },
+        features: &[(VERSION_1, false), (MRG_RXBUF, true)],
+        special: &[("driver_reload", steps::driver_reload)],
+    },
+    Scenario {
+        name: "in_order",
+        options: Options {
+            nic: ",in_order=on",
+            ..Options::USUAL
+        },
+        features: &[(IN_ORDER, true)],
+        special: &[("jumbo", steps::jumbo)],
+    },
+    Scenario {
+        name: "busy_polling",
+        options: Options {
+            netdev: ",poll-us=50",
+            ..Options::USUAL
+        },
+        features: &[(VERSION_1, true)],
+        special: &[],
+    },
+    Scenario {
+        name: "iommu",
+        options: Options {
+            machine: ",kernel-irqchip=split",
+            extra: "-device intel-iommu,intremap=on,device-iotlb=on",
+            nic: ",iommu_platform=on,ats=on,disable-legacy=on",
+            append: "intel_iommu=on iommu.passthrough=0",
+            ..Options::USUAL
+        },
+        features: &[(ACCESS_PLATFORM, true)],
+        // No queue_sizes: QEMU 10.0 restarts a queue without a translation for its used ring, which
+        // no vhost can start then.
+        special: &[
+            ("translates", steps::translates),
+            ("driver_reload", steps::driver_reload),
+        ],
+    },
+];

@@ -1,0 +1,271 @@
+// SPDX-License-Identifier: GPL-2.0
+//! What guests do, and what has to come of it.
+
+use std::sync::mpsc::Receiver;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use rnet_e2e::host::{self, Tap, run};
+use rnet_e2e::machine::{Machine, count};
+use rnet_e2e::stream::{self, Counts};
+use serde_json::json;
+
+use crate::scenarios::Scenario;
+
+/// Something that a guest does.
+pub type Step = fn(&mut Run<'_>) -> Result<()>;
+
+/// The MTU of jumbo frames, in bytes.
+const JUMBO: u32 = 9000;
+
+/// Sizes that a ring is given in turn, in descriptors; the transmit ring has at most the last but one.
+const SIZES: [u32; 5] = [64, 128, 512, 256, 1024];
+
+/// The largest transmit ring that QEMU has with a tap.
+const MAX_TX: u32 = 256;
+
+/// Connections at a time, so that some hash to different queues.
+const CONNECTIONS: u32 = 8;
+
+/// How long a server's end may take to see the end of a connection.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A scenario's guest, running.
+pub struct Run<'a> {
+    /// The guest; none after its end.
+    pub guest: Option<Machine>,
+    /// Its tap.
+    pub tap: Tap,
+    /// What it is.
+    pub scenario: &'a Scenario,
+    /// What came of the server's ends of connections.
+    pub streams: &'a Receiver<Result<Counts>>,
+}
+
+impl Run<'_> {
+    fn guest(&mut self) -> Result<&mut Machine> {
+        self.guest.as_mut().context("the guest has ended")
+    }
+
+    fn sh(&mut self, line: &str) -> Result<String> {
+        self.guest()?.shell.run(line)
+    }
+
+    /// Compares what the guest's end of a connection printed with the other end.
+    fn agree(&self, said: &str) -> Result<()> {
+        let counts: Counts = serde_json::from_str(said).with_context(|| said.to_owned())?;
+        let other = self.streams.recv_timeout(PATIENCE);
+        stream::agree(counts, other.context("the server's end does not end")??)
+    }
+
+    /// Does `disturb` while a connection has traffic both ways, which all arrives.
+    fn under_traffic(&mut self, disturb: impl FnOnce(&mut Self) -> Result<()>) -> Result<()> {
+        let host = host::ADDRESS;
+        self.sh("rm -f /tmp/stop")?;
+        self.sh(&format!(
+            "rnet-stream {host} --until /tmp/stop > /tmp/stream 2>&1 & sleep 0.3"
+        ))?;
+        disturb(self)?;
+        let said = self.sh("sleep 0.3; touch /tmp/stop; wait; cat /tmp/stream")?;
+        self.agree(&said)
+    }
+
+    fn ping_host(&mut self, address: &str, options: &str) -> Result<()> {
+        let said = self.sh(&format!("ping -q -c 5 -i 0.1 -W 5 {options} {address}"))?;
+        ensure!(said.contains("5 packets received"), "{said}");
+        Ok(())
+    }
+}
+
+/// The guest has negotiated what it should have.
+pub fn features(run: &mut Run<'_>) -> Result<()> {
+    let bits = run.sh("cat /sys/class/net/eth0/device/features")?;
+    for &(bit, wanted) in run.scenario.features {
+        let found = bits.as_bytes().get(bit) == Some(&b'1');
+        ensure!(found == wanted, "bit {bit} is {found}: {bits}");
+    }
+    Ok(())
+}
+
+/// The host answers pings.
+pub fn ping(run: &mut Run<'_>) -> Result<()> {
+    run.ping_host(host::ADDRESS, "")
+}
+
+/// Known content arrives, both ways.
+pub fn stream(run: &mut Run<'_>) -> Result<()> {
+    let said = run.sh(&format!("rnet-stream {}", host::ADDRESS))?;
+    run.agree(&said)
+}
+
+/// All that went through vhost.
+pub fn vhost(run: &mut Run<'_>) -> Result<()> {
+    run.guest()?.used_vhost()
+}
+
+/// The guest ends as it should.
+pub fn end(run: &mut Run<'_>) -> Result<()> {
+    run.guest.take().context("the guest has ended")?.finish()
+}
+
+/// Traffic on a VLAN.
+pub fn vlan(run: &mut Run<'_>) -> Result<()> {
+    let tagged = format!("{}.5", host::TAP);
+    let words = format!("link add link {} name {tagged} type vlan id 5", host::TAP);
+    ip(&words)?;
+    ip(&format!("address add 10.77.5.1/24 dev {tagged}"))?;
+    ip(&format!("link set {tagged} up"))?;
+    run.sh(
+        "vconfig add eth0 5 && ip address add 10.77.5.2/24 dev eth0.5 && ip link set eth0.5 up",
+    )?;
+    run.ping_host("10.77.5.1", "")?;
+    let said = run.sh("rnet-stream 10.77.5.1")?;
+    run.agree(&said)?;
+    run.sh("vconfig rem eth0.5")?;
+    ip(&format!("link delete {tagged}"))
+}
+
+/// Frames of 9000 bytes.
+pub fn jumbo(run: &mut Run<'_>) -> Result<()> {
+    ip(&format!("link set {} mtu {JUMBO}", host::TAP))?;
+    run.sh(&format!("ip link set eth0 mtu {JUMBO}"))?;
+    let before = run.tap.packets()?;
+    run.ping_host(host::ADDRESS, &format!("-s {}", JUMBO - 28))?;
+    let after = run.tap.packets()?;
+    // One frame each, and a few for ARP.
+    let frames = after.0 - before.0;
+    ensure!((5..10).contains(&frames), "{frames} frames for 5 pings");
+    stream(run)
+}
+
+/// Queues are reset, and come back with other sizes, under traffic.
+pub fn queue_sizes(run: &mut Run<'_>) -> Result<()> {
+    let known = run.sh("ethtool -g eth0")?;
+    let most = known.lines().find_map(|line| line.strip_prefix("RX:"));
+    let most: u32 = most.context("ethtool tells no size")?.trim().parse()?;
+    run.under_traffic(|run| {
+        for size in SIZES.into_iter().filter(|size| *size <= most) {
+            run.sh(&format!(
+                "ethtool -G eth0 rx {size} tx {} && sleep 0.2",
+                size.min(MAX_TX)
+            ))?;
+        }
+        Ok(())
+    })?;
+    ping(run)
+}
+
+/// The driver leaves the device and comes back, and is unloaded and loaded, under traffic.
+pub fn driver_reload(run: &mut Run<'_>) -> Result<()> {
+    let device = run.sh("basename $(readlink -f /sys/class/net/eth0/device)")?;
+    run.under_traffic(|run| {
+        for _ in 0..3 {
+            run.sh(&format!(
+                "echo {device} > /sys/bus/virtio/drivers/virtio_net/unbind"
+            ))?;
+            run.sh(&format!(
+                "echo {device} > /sys/bus/virtio/drivers/virtio_net/bind"
+            ))?;
+            run.guest()?.address()?;
+            run.sh("sleep 0.3")?;
+        }
+        run.sh("rmmod virtio_net && insmod /modules/virtio_net.ko")?;
+        run.guest()?.address()
+    })?;
+    features(run)?;
+    ping(run)
+}
+
+/// Memory comes under traffic, and packets lie in it.
+pub fn hotplug(run: &mut Run<'_>) -> Result<()> {
+    let total = |run: &mut Run<'_>| -> Result<u64> {
+        let said = run.sh("sed -n 's/MemTotal: *\\([0-9]*\\).*/\\1/p' /proc/meminfo")?;
+        Ok(said.parse()?)
+    };
+    let before = total(run)?;
+    run.under_traffic(|run| {
+        let qmp = &mut run.guest()?.qmp;
+        let memory = json!({"qom-type": "memory-backend-ram", "id": "more", "size": 512 << 20});
+        qmp.run("object-add", &memory)?;
+        let dimm = json!({"driver": "pc-dimm", "id": "dimm", "memdev": "more"});
+        qmp.run("device_add", &dimm)?;
+        for _ in 0..100 {
+            if total(run)? >= before + (500 << 10) {
+                return Ok(());
+            }
+            run.sh("sleep 0.1")?;
+        }
+        anyhow::bail!("the guest does not see its new memory")
+    })?;
+    // What is left for packets is the new memory.
+    run.sh("mkdir -p /full && mount -t tmpfs -o size=400M tmpfs /full")?;
+    run.sh("dd if=/dev/zero of=/full/file bs=1M count=300 2> /dev/null")?;
+    let said = run.sh(&format!("rnet-stream {}", host::ADDRESS))?;
+    run.sh("umount /full")?;
+    run.agree(&said)
+}
+
+/// Several queues have traffic.
+pub fn spread(run: &mut Run<'_>) -> Result<()> {
+    let queues = run.scenario.options.queues;
+    run.sh(&format!("ethtool -L eth0 combined {queues}"))?;
+    let before = per_queue(run)?;
+    let host = host::ADDRESS;
+    run.sh(&format!(
+        "for i in $(seq {CONNECTIONS}); do rnet-stream {host} --seed $i > /tmp/stream$i 2>&1 & done; wait"
+    ))?;
+    let mut ends = Vec::new();
+    for number in 1..=CONNECTIONS {
+        let said = run.sh(&format!("cat /tmp/stream{number}"))?;
+        let counts: Counts = serde_json::from_str(&said).context(said)?;
+        ends.push((counts.sent, counts.received));
+    }
+    let mut others = Vec::new();
+    for _ in 0..CONNECTIONS {
+        let counts = run.streams.recv_timeout(PATIENCE)??;
+        others.push((counts.received, counts.sent));
+    }
+    ends.sort_unstable();
+    others.sort_unstable();
+    ensure!(
+        ends == others,
+        "sent and received: {ends:?}; the other ends: {others:?}"
+    );
+    let after = per_queue(run)?;
+    ensure!(after.len() == queues as usize, "{} queues", after.len());
+    let busy = before.iter().zip(&after).filter(|(b, a)| a > b).count();
+    ensure!(busy >= 2, "interrupts by queue: {before:?}, then {after:?}");
+    for counted in run.guest()?.counters()? {
+        // A device for each pair, if it counts at all.
+        ensure!(
+            counted.is_empty() || count(&counted, "tx.faults") == 0,
+            "{counted:?}"
+        );
+    }
+    Ok(())
+}
+
+/// Interrupts that the guest had from each of its receive queues.
+fn per_queue(run: &mut Run<'_>) -> Result<Vec<u64>> {
+    let said = run.sh("grep -e '-input' /proc/interrupts")?;
+    let counts = said.lines().map(|line| {
+        // A column for its only processor, behind the number.
+        let count = line.split_whitespace().nth(1);
+        Ok(count.context("no count")?.parse()?)
+    });
+    counts.collect()
+}
+
+/// The guest's IOMMU translates for its network device.
+pub fn translates(run: &mut Run<'_>) -> Result<()> {
+    let kind = run.sh("cat $(readlink -f /sys/class/net/eth0/device/../iommu_group)/type")?;
+    ensure!(
+        kind.starts_with("DMA"),
+        "the device's IOMMU group is {kind}"
+    );
+    Ok(())
+}
+
+fn ip(words: &str) -> Result<()> {
+    run("ip", &words.split_whitespace().collect::<Vec<_>>())
+}
