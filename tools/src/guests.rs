@@ -15,13 +15,31 @@ use crate::{build, initramfs, kernel};
 /// Time limit of all guests on one device.
 const LIMIT: Duration = Duration::from_secs(1500);
 
-/// Runs all kinds of guests on both devices.
+/// Runs all kinds of guests on both devices, and moves them between devices.
 pub fn run(lab: &Lab, tally: &mut Tally) {
     for device in [C_VHOST, RNET] {
         let name = format!("guests {device}");
         let ran = step(&name, || kinds(lab, device, &[], Output::Quiet));
         tally.count_run(&name, ran);
     }
+    let ran = step("migration", || migrations(lab, &[], Output::Quiet));
+    tally.count_run("migration", ran);
+}
+
+/// Moves guests along `ways`, pairs of devices with a colon between them, or all; reports in KTAP.
+pub fn migrations(lab: &Lab, ways: &[String], output: Output) -> Result<Outcome> {
+    let all = [C_VHOST, RNET]
+        .map(|from| [C_VHOST, RNET].map(|to| format!("{from}:{to}")))
+        .concat();
+    let ways = if ways.is_empty() { &all } else { ways };
+    let mut program = vec!["/artifacts/rnet-migrate".to_owned()];
+    program.extend(options(lab)?);
+    program.extend(ways.iter().map(|way| format!("--way={way}")));
+    Vm::new(lab, "migration")
+        .nested()
+        .limit(LIMIT)
+        .output(output)
+        .run(&script(&program, true))
 }
 
 /// Runs the kinds of guests whose name contains one of `filter`, or all, on `device`; they report

@@ -73,6 +73,11 @@ enum Task {
         /// Only kinds whose name contains one of these.
         filter: Vec<String>,
     },
+    /// Move a guest between QEMUs.
+    Migrate {
+        /// Pairs of devices with a colon between them [default: all].
+        ways: Vec<String>,
+    },
     /// Measure both modules: instructions, time, and guests; writes a report.
     Bench(bench::BenchArgs),
     /// Count instructions, and fail if a ratio to vhost-net got worse.
@@ -173,6 +178,11 @@ fn run(task: Task) -> Result<ExitCode> {
             lab::ensure(&lab, false)?;
             build_all(&lab)?;
             ended(&guests::kinds(&lab, &device, &filter, Output::Show)?)
+        }
+        Task::Migrate { ways } => {
+            lab::ensure(&lab, false)?;
+            build_all(&lab)?;
+            ended(&guests::migrations(&lab, &ways, Output::Show)?)
         }
         Task::Bench(args) => {
             bench::full(&lab, &args)?;

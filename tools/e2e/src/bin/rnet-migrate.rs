@@ -1,0 +1,190 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Guests that move between QEMUs under traffic, from one vhost device to another, reported in KTAP.
+
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::mpsc::Receiver;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use clap::Parser;
+use rnet_e2e::host;
+use rnet_e2e::machine::{Files, Machine, Options};
+use rnet_e2e::stream::{self, Counts};
+use serde_json::{Value, json};
+
+/// The socket through which guests move.
+const SOCKET: &str = "/tmp/move";
+
+/// The taps of the two QEMUs.
+const TAPS: [&str; 2] = ["rnet1", "rnet2"];
+
+/// How long a guest may take to move.
+const PATIENCE: Duration = Duration::from_secs(180);
+
+/// How fast it moves before it has been seen to write while it does, in bytes a second: too slow to
+/// end.
+const SLOW: u64 = 8 << 20;
+
+/// How fast after that.
+const FAST: u64 = 1 << 30;
+
+/// The longest that it may stand still, in milliseconds: emulated processors write much in a second.
+const DOWNTIME: u64 = 5000;
+
+/// Moves a guest once along each way.
+#[derive(Parser)]
+struct Cli {
+    /// A way, as two devices with a colon between them. May be repeated.
+    #[arg(long = "way", required = true)]
+    ways: Vec<String>,
+    #[command(flatten)]
+    files: Files,
+}
+
+fn main() -> Result<ExitCode> {
+    let cli = Cli::parse();
+    host::load_kvm()?;
+    let streams = stream::serve()?;
+    println!("KTAP version 1\n1..{}", cli.ways.len());
+    let mut failed = 0;
+    for (number, way) in (1..).zip(&cli.ways) {
+        match go(&cli.files, way, &streams) {
+            Ok(said) => println!("# {said}\nok {number} {way}"),
+            Err(error) => {
+                failed += 1;
+                for line in format!("{error:#}").lines() {
+                    println!("# {line}");
+                }
+                println!("not ok {number} {way}");
+            }
+        }
+    }
+    Ok(if failed == 0 {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+/// Moves a guest along `way`; answers how that went.
+fn go(files: &Files, way: &str, streams: &Receiver<Result<Counts>>) -> Result<String> {
+    let (from, to) = way.split_once(':').context("a way has two devices")?;
+    let _bridge = Bridge::new()?;
+    let options = &Options::USUAL;
+    let names = [from, to].map(|device| device.trim_start_matches("/dev/"));
+    let names = ["from", "to"].map(|side| format!("{}-{}-{side}", names[0], names[1]));
+    let mut source = Machine::start(files, &names[0], from, TAPS[0], options, None)?;
+    source.boot()?;
+    let mut target = Machine::start(
+        files,
+        &names[1],
+        to,
+        TAPS[1],
+        options,
+        Some(Path::new(SOCKET)),
+    )?;
+    let line = format!(
+        "rnet-stream {} --until /tmp/stop > /tmp/stream 2>&1 &",
+        host::ADDRESS
+    );
+    source.shell.run(&line)?;
+    let ram = migrate(&mut source, &mut target)?;
+    source.used_vhost()?;
+    source.finish()?;
+    let said = target
+        .shell
+        .run("sleep 1; touch /tmp/stop; wait; cat /tmp/stream")?;
+    let counts = serde_json::from_str(&said).context(said)?;
+    agree(counts, streams)?;
+    // And what begins only after the move.
+    let said = target
+        .shell
+        .run(&format!("rnet-stream {} --seed 2", host::ADDRESS))?;
+    agree(serde_json::from_str(&said).context(said)?, streams)?;
+    target.used_vhost()?;
+    target.finish()?;
+    Ok(format!(
+        "{} rounds, {} MiB sent and {} MiB received by the connection across",
+        ram["dirty-sync-count"],
+        counts.sent >> 20,
+        counts.received >> 20
+    ))
+}
+
+fn agree(counts: Counts, streams: &Receiver<Result<Counts>>) -> Result<()> {
+    let other = streams.recv_timeout(PATIENCE);
+    stream::agree(counts, other.context("the server's end does not end")??)
+}
+
+/// Moves the guest; answers what QEMU tells about its memory.
+fn migrate(source: &mut Machine, target: &mut Machine) -> Result<Value> {
+    let slow = json!({"max-bandwidth": SLOW, "downtime-limit": DOWNTIME});
+    source.qmp.run("migrate-set-parameters", &slow)?;
+    let uri = json!({"uri": format!("unix:{SOCKET}")});
+    source.qmp.run("migrate", &uri)?;
+    let mut hurried = false;
+    let start = Instant::now();
+    while start.elapsed() < PATIENCE {
+        let info = source.qmp.run("query-migrate", &json!({}))?;
+        match info["status"].as_str() {
+            Some("completed") => {
+                ensure!(hurried, "it moved before it wrote anything: {info}");
+                wait_running(target)?;
+                return Ok(info["ram"].clone());
+            }
+            Some("failed" | "cancelled") => bail!("the guest does not move: {info}"),
+            _ => {}
+        }
+        // The second count of dirty pages is the first that the device has a part in.
+        if !hurried && info["ram"]["dirty-sync-count"].as_u64() >= Some(2) {
+            let fast = json!({"max-bandwidth": FAST});
+            source.qmp.run("migrate-set-parameters", &fast)?;
+            hurried = true;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    bail!("the guest is still on its way")
+}
+
+/// Waits for the guest to run where it moved to.
+fn wait_running(target: &mut Machine) -> Result<()> {
+    let start = Instant::now();
+    while start.elapsed() < PATIENCE {
+        let status = target.qmp.run("query-status", &json!({}))?;
+        if status["status"] == "running" {
+            return Ok(());
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    bail!("the guest does not run on")
+}
+
+/// A bridge with the host's address and both taps. Removed when dropped.
+struct Bridge;
+
+impl Bridge {
+    fn new() -> Result<Self> {
+        let name = host::TAP;
+        host::run("ip", &["link", "add", name, "type", "bridge"])?;
+        let bridge = Self;
+        let address = format!("{}/24", host::ADDRESS);
+        host::run("ip", &["address", "add", &address, "dev", name])?;
+        for tap in TAPS {
+            host::add_tap(tap, 1)?;
+            host::run("ip", &["link", "set", tap, "master", name, "up"])?;
+        }
+        host::run("ip", &["link", "set", name, "up"])?;
+        Ok(bridge)
+    }
+}
+
+impl Drop for Bridge {
+    fn drop(&mut self) {
+        for link in TAPS.into_iter().chain([host::TAP]) {
+            if let Err(error) = host::run("ip", &["link", "delete", link]) {
+                eprintln!("removing {link}: {error:#}");
+            }
+        }
+    }
+}
