@@ -61,16 +61,22 @@ impl Content {
     }
 }
 
-/// Runs the guest's end of a connection to `host`, until `done` says so.
+/// Runs the guest's end of a connection to `host`, until `done` says so; waits for `pause` before it
+/// reads more.
 ///
 /// # Errors
 ///
 /// When the connection breaks, stands still or brings a wrong byte.
-pub fn client(host: &str, seed: u64, done: impl Fn() -> bool + Sync) -> Result<Counts> {
+pub fn client(
+    host: &str,
+    seed: u64,
+    pause: Duration,
+    done: impl Fn() -> bool + Sync,
+) -> Result<Counts> {
     let mut stream =
         TcpStream::connect((host, PORT)).with_context(|| format!("connecting to {host}"))?;
     stream.write_all(&seed.to_le_bytes())?;
-    exchange(&stream, [seed, !seed], done)
+    exchange(&stream, [seed, !seed], pause, done, || ())
 }
 
 /// Serves one connection after the other in the background; each leaves its result.
@@ -99,25 +105,21 @@ fn answer(mut stream: &TcpStream) -> Result<Counts> {
     stream.read_exact(&mut seed).context("reading the seed")?;
     let seed = u64::from_le_bytes(seed);
     let ended = AtomicBool::new(false);
-    exchange_until(
+    exchange(
         stream,
         [!seed, seed],
+        Duration::ZERO,
         || ended.load(Ordering::Relaxed),
-        || {
-            ended.store(true, Ordering::Relaxed);
-        },
+        || ended.store(true, Ordering::Relaxed),
     )
 }
 
-fn exchange(stream: &TcpStream, seeds: [u64; 2], done: impl Fn() -> bool + Sync) -> Result<Counts> {
-    exchange_until(stream, seeds, done, || {})
-}
-
-/// Sends the content of the first seed until `done`, and reads that of the second to its end, which
-/// `ended` is told of.
-fn exchange_until(
+/// Sends the content of the first seed until `done`, and reads that of the second with a `pause`
+/// before each block to its end, which `ended` is told of.
+fn exchange(
     stream: &TcpStream,
     seeds: [u64; 2],
+    pause: Duration,
     done: impl Fn() -> bool + Sync,
     ended: impl Fn(),
 ) -> Result<Counts> {
@@ -126,7 +128,7 @@ fn exchange_until(
     let [ours, theirs] = seeds;
     thread::scope(|scope| {
         let sender = scope.spawn(|| send(stream, ours, &done));
-        let received = receive(stream, theirs);
+        let received = receive(stream, theirs, pause);
         ended();
         if received.is_err() {
             // The sender may wait for room that nobody makes.
@@ -152,11 +154,12 @@ fn send(mut stream: &TcpStream, seed: u64, done: &impl Fn() -> bool) -> Result<u
     Ok(sent)
 }
 
-fn receive(mut stream: &TcpStream, seed: u64) -> Result<u64> {
+fn receive(mut stream: &TcpStream, seed: u64, pause: Duration) -> Result<u64> {
     let mut content = Content::new(seed);
     let mut block = vec![0; BLOCK];
     let mut received = 0;
     loop {
+        thread::sleep(pause);
         let mut len = 0;
         while len < BLOCK {
             match stream.read(&mut block[len..]) {
@@ -215,7 +218,7 @@ mod tests {
         client.write_all(&7u64.to_le_bytes()).unwrap();
         let start = std::time::Instant::now();
         let done = || start.elapsed() > Duration::from_millis(50);
-        let guest = exchange(&client, [7, !7], done).unwrap();
+        let guest = exchange(&client, [7, !7], Duration::from_millis(1), done, || ()).unwrap();
         agree(guest, server.join().unwrap().unwrap()).unwrap();
     }
 

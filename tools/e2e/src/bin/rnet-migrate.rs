@@ -70,6 +70,8 @@ fn main() -> Result<ExitCode> {
 /// Moves a guest along `way`; answers how that went.
 fn go(files: &Files, way: &str, streams: &Receiver<Result<Counts>>) -> Result<String> {
     let (from, to) = way.split_once(':').context("a way has two devices")?;
+    // What a guest before left must not count for this one.
+    while streams.try_recv().is_ok() {}
     let _bridge = Bridge::new()?;
     let options = &Options::USUAL;
     let names = [from, to].map(|device| device.trim_start_matches("/dev/"));
@@ -84,8 +86,9 @@ fn go(files: &Files, way: &str, streams: &Receiver<Result<Counts>>) -> Result<St
         options,
         Some(Path::new(SOCKET)),
     )?;
+    // What arrives lies in memory for a while, written by nobody but the device.
     let line = format!(
-        "rnet-stream {} --until /tmp/stop > /tmp/stream 2>&1 &",
+        "rnet-stream {} --pause 10 --until /tmp/stop > /tmp/stream 2>&1 &",
         host::ADDRESS
     );
     source.shell.run(&line)?;

@@ -19,6 +19,9 @@ struct Cli {
     /// Seconds after which to end.
     #[arg(long, default_value_t = 1)]
     seconds: u64,
+    /// Milliseconds to wait before each block that is read, so that content lies in memory unread.
+    #[arg(long, default_value_t = 0)]
+    pause: u64,
     /// Ends when this file exists instead.
     #[arg(long)]
     until: Option<PathBuf>,
@@ -27,10 +30,15 @@ struct Cli {
 fn main() -> Result<()> {
     let cli = Cli::parse();
     let start = Instant::now();
-    let counts = stream::client(&cli.host, cli.seed, || match &cli.until {
-        Some(file) => file.exists(),
-        None => start.elapsed() >= Duration::from_secs(cli.seconds),
-    })?;
+    let counts = stream::client(
+        &cli.host,
+        cli.seed,
+        Duration::from_millis(cli.pause),
+        || match &cli.until {
+            Some(file) => file.exists(),
+            None => start.elapsed() >= Duration::from_secs(cli.seconds),
+        },
+    )?;
     println!("{}", serde_json::to_string(&counts)?);
     Ok(())
 }
