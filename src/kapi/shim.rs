@@ -35,6 +35,8 @@ const _: () = {
 };
 
 // Without lock debugging, kernel structures contain empty ones: no concern behind a pointer.
+//
+// SAFETY: the signatures are those of `src/shim/helpers.h`, and of the files named below.
 #[allow(improper_ctypes)]
 unsafe extern "C" {
     pub(super) fn rnet_access_ok(addr: u64, len: u64) -> bool;

@@ -16,6 +16,7 @@ use crate::paths::Lab;
 use crate::process;
 use crate::programs;
 use crate::steps::step;
+use crate::unsafe_code;
 use crate::vm::{Outcome, Output, Vm};
 
 /// Time limit of one of cargo's jobs, with everything still to compile.
@@ -164,6 +165,8 @@ fn style(lab: &Lab, tally: &mut Tally) {
             build::module(lab, &build::checkout(), Mode::Strict).map(drop)
         }),
     );
+    let name = "unsafe code";
+    tally.count(name, step(name, || unsafe_code::check(&build::checkout())));
 }
 
 /// The tests that need no kernel.

@@ -20,6 +20,7 @@ mod paths;
 mod process;
 mod programs;
 mod steps;
+mod unsafe_code;
 mod vm;
 
 use std::path::PathBuf;
@@ -82,6 +83,8 @@ enum Task {
     Bench(bench::BenchArgs),
     /// Count instructions, and fail if a ratio to vhost-net got worse.
     BenchQuick(bench::QuickArgs),
+    /// List the module's unsafe code, with the reason why it is sound.
+    Unsafe,
     /// Open a shell in a VM with the module loaded.
     Shell,
     /// Run a command in a VM with the packaged kernel.
@@ -192,6 +195,10 @@ fn run(task: Task) -> Result<ExitCode> {
             true => ExitCode::SUCCESS,
             false => ExitCode::FAILURE,
         }),
+        Task::Unsafe => {
+            unsafe_code::report(&build::checkout())?;
+            Ok(ExitCode::SUCCESS)
+        }
         Task::Shell => {
             lab::ensure(&lab, false)?;
             build_all(&lab)?;
