@@ -2,9 +2,11 @@
 
 //! What the kernel tells about threads and memory.
 
+use crate::eventfd::EventFd;
 use crate::wait::Deadline;
 use anyhow::{Context, Result, bail};
 use std::fs;
+use std::os::fd::{AsFd, AsRawFd};
 use std::time::Duration;
 
 /// The process id of the parent of all kernel threads.
@@ -186,4 +188,54 @@ fn field(text: &str, name: &str) -> Option<u64> {
 pub fn meminfo(name: &str) -> Result<u64> {
     let text = fs::read_to_string("/proc/meminfo").context("/proc/meminfo")?;
     field(&text, name).with_context(|| format!("{name} is not in meminfo"))
+}
+
+/// How much memory the kernel uses.
+#[derive(Clone, Copy, Debug)]
+pub struct MemoryUse {
+    /// Slab memory that cannot be reclaimed, in KiB.
+    slab: u64,
+    /// Memory that is available, in KiB.
+    available: u64,
+}
+
+impl MemoryUse {
+    /// What it uses now.
+    ///
+    /// # Errors
+    ///
+    /// When it does not tell.
+    pub fn now() -> Result<Self> {
+        Ok(Self {
+            slab: meminfo("SUnreclaim:")?,
+            available: meminfo("MemAvailable:")?,
+        })
+    }
+
+    /// Waits until there are less than `slab` KiB more of slab memory than this, and less than
+    /// `lost` KiB are missing; some things are freed with a delay.
+    ///
+    /// # Errors
+    ///
+    /// When that does not happen.
+    pub fn returns(&self, slab: u64, lost: u64) -> Result<()> {
+        let mut now = *self;
+        Deadline::patient()
+            .until("memory to be free again", || {
+                now = Self::now()?;
+                Ok(now.slab < self.slab + slab && now.available + lost > self.available)
+            })
+            .with_context(|| format!("{self:?} before, {now:?} after"))
+    }
+}
+
+/// The id of an event descriptor of this process: the lowest that none has had when it was made.
+///
+/// # Errors
+///
+/// When the kernel does not tell.
+pub fn event_id(event: &EventFd) -> Result<u64> {
+    let path = format!("/proc/self/fdinfo/{}", event.as_fd().as_raw_fd());
+    let text = fs::read_to_string(&path).with_context(|| path.clone())?;
+    field(&text, "eventfd-id:").context("an event descriptor without id")
 }

@@ -35,7 +35,8 @@ pub fn again(context: &Context, option: &str, name: &str) -> Result<Command> {
         .arg("--device")
         .arg(&context.device)
         .args(["--kind", kind]);
-    command.args(["--seed", &context.seed.to_string(), option, name]);
+    command.args(["--seed", &context.seed.to_string()]);
+    command.args(["--factor", &context.factor.to_string(), option, name]);
     Ok(command)
 }
 
@@ -86,7 +87,7 @@ fn outcome(case: &Case, context: &Context) -> Result<Outcome> {
         // The runner may have given up on this case.
         let _ = sender.send(String::from_utf8_lossy(&text).into_owned());
     });
-    let code = collect(&mut child, Deadline::after(case.timeout))?;
+    let code = collect(&mut child, Deadline::after(context.timeout(case)))?;
     // Helpers that a failed case left behind must not disturb the next one.
     let _ = kill_process_group(Pid::from_child(&child), Signal::KILL);
     if code.is_none() {
@@ -100,7 +101,7 @@ fn outcome(case: &Case, context: &Context) -> Result<Outcome> {
         Some(code) if code == i32::from(EXIT_SKIP) => Outcome::Skip(text.trim().to_owned()),
         Some(-1) => Outcome::Fail(format!("died by a signal\n{text}")),
         Some(_) => Outcome::Fail(text),
-        None => Outcome::Fail(format!("no end within {:?}\n{text}", case.timeout)),
+        None => Outcome::Fail(format!("no end within {:?}\n{text}", context.timeout(case))),
     })
 }
 

@@ -22,6 +22,9 @@ struct Options {
     /// Seed of all frame content.
     #[arg(long, default_value_t = 1)]
     seed: u64,
+    /// Repeats what shows only after many times so many times as often.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
+    factor: u64,
     /// Lists the cases and ends.
     #[arg(long)]
     list: bool,
@@ -55,6 +58,7 @@ fn run(options: Options) -> Result<ExitCode> {
         kind: options.kind.unwrap_or(guess),
         seed: options.seed,
         argument: options.argument,
+        factor: options.factor,
     };
     if let Some(name) = options.role {
         let role = find(cases::roles(), &name, |role| role.name)?;

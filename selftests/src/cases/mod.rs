@@ -14,6 +14,7 @@ mod evil;
 mod fork;
 mod guest;
 mod guest_rx;
+mod history_leaks;
 mod in_order;
 mod integrity;
 mod ioctl_features;
@@ -74,6 +75,8 @@ pub struct Context {
     pub seed: u64,
     /// A process id or the like, for helper roles.
     pub argument: u64,
+    /// How many times as often as usual to repeat what shows only after many times.
+    pub factor: u64,
 }
 
 impl Context {
@@ -83,6 +86,18 @@ impl Context {
 
     fn owned(&self) -> Result<Vhost> {
         Vhost::owned(&self.device)
+    }
+
+    /// The numbers of as many rounds as `usual`, or more if that is wanted.
+    fn rounds(&self, usual: u64) -> std::ops::Range<u64> {
+        0..usual.saturating_mul(self.factor)
+    }
+
+    /// A case that is repeated more often than usual may take longer.
+    #[must_use]
+    pub fn timeout(&self, case: &Case) -> Duration {
+        let factor = u32::try_from(self.factor).unwrap_or(u32::MAX);
+        case.timeout.saturating_mul(factor)
     }
 }
 
@@ -166,6 +181,7 @@ pub fn all() -> Vec<Case> {
         worker::CASES,
         workers::CASES,
         fork::CASES,
+        history_leaks::CASES,
     ]
     .concat()
 }
