@@ -5,10 +5,10 @@
 use super::{Case, Context, accepts, case, check};
 use crate::device::{NetDevice, Setup};
 use crate::eventfd::EventFd;
-use crate::split::SplitLayout;
+use crate::split::{SplitDriver, SplitLayout};
 use crate::sys::process::{RawSlot, redirect};
 use crate::traffic::{self, Flow, Plan, RxFlow, TxFlow};
-use crate::uapi::{MemoryRegion, VringAddr, feature};
+use crate::uapi::{MemoryRegion, feature};
 use crate::vhost::{RX, TX};
 use anyhow::{Context as _, Result};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -152,48 +152,55 @@ fn ring_move(ctx: &Context) -> Result<()> {
     let mut device = NetDevice::start(&ctx.device, setup)?;
     traffic::exchange(&mut device, Plan::new(ctx.seed, 300, |_| 100))?;
     for index in [RX, TX] {
-        let memory = device.memory.clone();
-        let queue = device.queue(index);
-        let old = queue.layout;
-        let at = || memory.alloc_in(1, 16384, 4096);
-        let new = SplitLayout {
-            size: old.size,
-            desc: at()?,
-            avail: at()?,
-            used: at()?,
-        };
-        let base = u16::try_from(queue.ring.base())?;
-        check(index == RX || queue.ring.pending() == 0, || {
-            "chains are out".into()
-        })?;
-        // All buffers of an idle ring are taken back by starting it anew.
-        let features = device.setup.features;
-        let ring = crate::split::SplitDriver::new(memory.clone(), new, features, base);
-        let place = VringAddr {
-            index,
-            ..new.place(&memory)
-        };
-        device.unbind(index)?;
-        accepts(
-            "SET_VRING_BASE",
-            device.vhost.set_base(index, u32::from(base)),
-        )?;
-        device.bind(index)?;
-        accepts("SET_VRING_ADDR live", device.vhost.set_addr(place))?;
-        let queue = device.queue(index);
-        queue.ring = Box::new(ring);
-        queue.layout = new;
-        queue.forget_buffers()?;
-        for part in [old.desc, old.avail, old.used] {
-            memory.fill(part, 512, 0xee);
-        }
-        let before = old.used_index(&memory);
-        traffic::exchange(&mut device, Plan::new(ctx.seed + 1, 300, |_| 100))?;
-        check(old.used_index(&memory) == before, || {
-            "the old used ring was written".into()
-        })?;
+        move_ring(ctx, &mut device, index)?;
     }
     Ok(())
+}
+
+/// Moves a ring, with no chain of the guest in it, to the second region, and uses it there.
+pub(super) fn move_ring(ctx: &Context, device: &mut NetDevice, index: u32) -> Result<()> {
+    let memory = device.memory.clone();
+    let queue = device.queue(index);
+    let old = queue.layout;
+    let at = || memory.alloc_in(1, 16384, 4096);
+    let new = SplitLayout {
+        size: old.size,
+        desc: at()?,
+        avail: at()?,
+        used: at()?,
+    };
+    let base = u16::try_from(queue.ring.base())?;
+    check(index == RX || queue.ring.pending() == 0, || {
+        "chains are out".into()
+    })?;
+    device.unbind(index)?;
+    accepts(
+        "SET_VRING_BASE",
+        device.vhost.set_base(index, u32::from(base)),
+    )?;
+    device.bind(index)?;
+    // All buffers of an idle ring are taken back by starting it anew.
+    let features = device.setup.features;
+    let queue = device.queue(index);
+    queue.ring = Box::new(SplitDriver::new(memory.clone(), new, features, base));
+    queue.layout = new;
+    queue.forget_buffers()?;
+    let place = if index == RX {
+        device.address(&device.rx)
+    } else {
+        device.address(&device.tx)
+    };
+    accepts("SET_VRING_ADDR live", device.vhost.set_addr(place))?;
+    // Of what it wants to be kicked, the device may have told at the old place.
+    device.queue(index).kick.signal()?;
+    for part in [old.desc, old.avail, old.used] {
+        memory.fill(part, 512, 0xee);
+    }
+    let before = old.used_index(&memory);
+    traffic::exchange(device, Plan::new(ctx.seed + 1, 300, |_| 100))?;
+    check(old.used_index(&memory) == before, || {
+        "the old used ring was written".into()
+    })
 }
 
 /// Ownership is given up with frames under way, and taken again.

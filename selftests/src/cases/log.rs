@@ -176,7 +176,7 @@ impl Logged {
 }
 
 /// Fails unless all `needed` pages are logged, and only `possible` ones.
-fn compare(logged: &Pages, needed: &Pages, possible: &Pages) -> Result<()> {
+pub(super) fn compare(logged: &Pages, needed: &Pages, possible: &Pages) -> Result<()> {
     let some = |pages: Pages| {
         let all: Vec<_> = pages.iter().map(|page| page * LOG_PAGE).collect();
         format!(
@@ -287,14 +287,20 @@ fn rounds(ctx: &Context) -> Result<()> {
     Ok(())
 }
 
-/// Sends one frame into `chain` and answers the pages that it must touch.
-fn receive_into(ctx: &Context, device: &mut NetDevice, chain: &[Segment]) -> Result<Pages> {
+/// Sends one frame into `chain`, in an indirect `table` if there is one, and answers the pages that
+/// it must touch.
+pub(super) fn receive_into(
+    ctx: &Context,
+    device: &mut NetDevice,
+    chain: &[Segment],
+    table: Option<u64>,
+) -> Result<Pages> {
     let room: u32 = chain.iter().map(|segment| segment.len).sum();
     let total = room.min(3000);
     let size = device.setup.header();
     let mut bytes = Vec::new();
     frame::build(ctx.seed, u64::from(room), total as usize - size, &mut bytes);
-    device.rx.ring.add(chain, None, 0)?;
+    device.rx.ring.add(chain, table, 0)?;
     device.rx.flush()?;
     device.peer.send(NetHeader::default(), &bytes)?;
     let mut used = None;
@@ -317,11 +323,11 @@ fn receive_into(ctx: &Context, device: &mut NetDevice, chain: &[Segment]) -> Res
 }
 
 /// Two regions that touch, each of 16 pages.
-const TOUCHING: [u64; 2] = [0x0800_0000, 0x0801_0000];
+pub(super) const TOUCHING: [u64; 2] = [0x0800_0000, 0x0801_0000];
 /// Added to the address of a byte, its second address.
 const ALIAS: u64 = 0x1000_0000;
 
-fn segment(addr: u64, len: u32) -> Segment {
+pub(super) fn segment(addr: u64, len: u32) -> Segment {
     Segment {
         addr,
         len,
@@ -330,8 +336,8 @@ fn segment(addr: u64, len: u32) -> Segment {
 }
 
 /// A device with two touching regions, everything logged but the used rings.
-fn bare(ctx: &Context) -> Result<(NetDevice, DirtyLog)> {
-    let mut setup = Setup::new(feature::VERSION_1 | feature::LOG_ALL);
+pub(super) fn bare(ctx: &Context, mut setup: Setup) -> Result<(NetDevice, DirtyLog)> {
+    setup.features |= feature::LOG_ALL;
     setup.regions = TOUCHING.map(|at| (at, 0x1_0000)).to_vec();
     let device = NetDevice::start(&ctx.device, setup)?;
     let log = DirtyLog::new(END)?;
@@ -340,7 +346,7 @@ fn bare(ctx: &Context) -> Result<(NetDevice, DirtyLog)> {
 }
 
 /// What was logged, once the receive queue is done.
-fn settled(device: &NetDevice, log: &DirtyLog) -> Result<Pages> {
+pub(super) fn settled(device: &NetDevice, log: &DirtyLog) -> Result<Pages> {
     device.unbind(RX)?;
     let logged = log.take();
     device.bind(RX)?;
@@ -349,7 +355,7 @@ fn settled(device: &NetDevice, log: &DirtyLog) -> Result<Pages> {
 
 /// Chains that end and begin anywhere, with buffers that are empty, and with more than is needed.
 fn chains(ctx: &Context) -> Result<()> {
-    let (mut device, log) = bare(ctx)?;
+    let (mut device, log) = bare(ctx, Setup::new(feature::VERSION_1))?;
     let [first, second] = TOUCHING;
     let empty = |addr| segment(addr, 0);
     let many: Vec<_> = (0..200)
@@ -395,7 +401,7 @@ fn chains(ctx: &Context) -> Result<()> {
     ];
     for round in 0..3 {
         for (what, chain) in chains {
-            let pages = receive_into(ctx, &mut device, chain).context(*what)?;
+            let pages = receive_into(ctx, &mut device, chain, None).context(*what)?;
             let logged = settled(&device, &log)?;
             compare(&logged, &pages, &pages).with_context(|| format!("{what}, round {round}"))?;
         }
@@ -407,7 +413,7 @@ fn chains(ctx: &Context) -> Result<()> {
 /// Memory with two guest addresses is logged at the one that the guest used. By rnet also at the
 /// other: what the guest sees there has been written as much.
 fn alias(ctx: &Context) -> Result<()> {
-    let (mut device, log) = bare(ctx)?;
+    let (mut device, log) = bare(ctx, Setup::new(feature::VERSION_1))?;
     let mut table = device.memory.table();
     let second = table.iter().filter(|region| region.guest == TOUCHING[0]);
     let second: Vec<_> = second
@@ -420,7 +426,7 @@ fn alias(ctx: &Context) -> Result<()> {
     accepts("SET_MEM_TABLE", device.vhost.set_memory(&table))?;
     for at in [TOUCHING[0], TOUCHING[0] + ALIAS] {
         let chain = [segment(at + 0xff0, 100), segment(at + 0x8000, 100)];
-        let pages = receive_into(ctx, &mut device, &chain)?;
+        let pages = receive_into(ctx, &mut device, &chain, None)?;
         let logged = settled(&device, &log)?;
         let seen_from = |base: u64| {
             let there = move |page: &u64| page - at / LOG_PAGE + base / LOG_PAGE;

@@ -15,6 +15,7 @@ mod fork;
 mod guest;
 mod guest_rx;
 mod history_leaks;
+mod history_rings;
 mod in_order;
 mod integrity;
 mod ioctl_features;
@@ -182,6 +183,7 @@ pub fn all() -> Vec<Case> {
         workers::CASES,
         fork::CASES,
         history_leaks::CASES,
+        history_rings::CASES,
     ]
     .concat()
 }
