@@ -2,7 +2,7 @@
 
 //! Frames that are not what they seem: tags beside the data, and more than a buffer holds.
 
-use super::{Case, Context, case, check};
+use super::{Case, Context, Kind as Driver, case, check};
 use crate::device::{NetDevice, Setup};
 use crate::frame;
 use crate::procfs;
@@ -11,10 +11,13 @@ use crate::uapi::{NetHeader, feature};
 use crate::wait::Deadline;
 use crate::wire::{Kind, Wire};
 use anyhow::{Context as _, Result};
+use rand::rngs::SmallRng;
+use rand::{Rng as _, SeedableRng as _};
 
 pub(super) const CASES: &[Case] = &[
     case("frames.tagged", 120, |ctx| on_all(ctx, tagged)),
     case("frames.jumbo", 60, |ctx| on_all(ctx, jumbo)),
+    case("frames.headers", 60, |ctx| on_all(ctx, headers)),
 ];
 
 const MERGE: u64 = feature::VERSION_1 | feature::MRG_RXBUF;
@@ -114,5 +117,71 @@ fn jumbo(ctx: &Context, wire: &Wire) -> Result<()> {
                 .with_context(|| format!("frame {sequence}, features {features:#x}"))?;
         }
     }
+    Ok(())
+}
+
+/// Packet headers that say anything: a packet may be dropped, its buffer comes back.
+fn headers(ctx: &Context, wire: &Wire) -> Result<()> {
+    let mut device = start(ctx, wire, feature::VERSION_1, 2048)?;
+    lying_headers(ctx, &mut device)?;
+    let errors = device.tx.err.take()?;
+    check(errors == 0, || format!("{errors} errors"))?;
+    let plan = Plan {
+        ip: true,
+        ..Plan::new(ctx.seed, 50, |_| 300)
+    };
+    traffic::exchange(&mut device, plan)
+}
+
+fn lying_headers(ctx: &Context, device: &mut NetDevice) -> Result<()> {
+    let mut rng = SmallRng::seed_from_u64(ctx.seed);
+    let (mut bytes, mut got) = (Vec::new(), Vec::new());
+    for _ in 0..30 {
+        let mut sent = 0;
+        loop {
+            frame::build_tcp(ctx.seed, sent, rng.random_range(60..3000), &mut bytes);
+            let mut word = || match rng.random_range(0..4) {
+                0 => rng.random(),
+                1 => rng.random_range(0..64),
+                2 => 0,
+                _ => u16::MAX - rng.random_range(0..4),
+            };
+            let mut header = NetHeader {
+                hdr_len: word(),
+                gso_size: word(),
+                csum_start: word(),
+                csum_offset: word(),
+                num_buffers: word(),
+                ..NetHeader::default()
+            };
+            header.flags = rng.random();
+            if ctx.kind == Driver::C {
+                // A checksum beyond the end of the packet it tries again for ever.
+                header.flags &= !1;
+            }
+            header.gso_type = rng.random();
+            if !device.tx_post(header, &bytes)? {
+                break;
+            }
+            sent += 1;
+        }
+        device.tx.flush()?;
+        let mut back = 0;
+        Deadline::patient().until("packets to come back", || {
+            back += device.tx_reap()? as u64;
+            while device.peer.receive(&mut got)?.is_some() {}
+            Ok(back == sent)
+        })?;
+        check(sent > 0, || "nothing was sent".into())?;
+    }
+    // Behind the last of them comes one that is good.
+    frame::build_tcp(ctx.seed + 1, 0, 60, &mut bytes);
+    device.tx_post(NetHeader::default(), &bytes)?;
+    device.tx.flush()?;
+    Deadline::patient().until("a good packet", || {
+        let came = device.peer.receive(&mut got)?.is_some();
+        Ok(came && got == bytes)
+    })?;
+    device.tx_reap()?;
     Ok(())
 }
