@@ -203,6 +203,8 @@ pub const SET_VRING_ADDR: Request<VringAddr> = Request::write(KIND, 0x11);
 pub const SET_VRING_BASE: Request<VringState> = Request::write(KIND, 0x12);
 /// `VHOST_GET_VRING_BASE`.
 pub const GET_VRING_BASE: Request<VringState> = Request::read_write(KIND, 0x12);
+/// `VHOST_SET_VRING_BUSYLOOP_TIMEOUT`.
+pub const SET_VRING_BUSYLOOP_TIMEOUT: Request<VringState> = Request::write(KIND, 0x23);
 /// `VHOST_SET_VRING_ENDIAN`.
 pub const SET_VRING_ENDIAN: Request<VringState> = Request::write(KIND, 0x13);
 /// `VHOST_GET_VRING_ENDIAN`, whose number says that it is written.

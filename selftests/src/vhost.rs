@@ -234,6 +234,15 @@ impl Vhost {
             .num)
     }
 
+    /// Sets how long a queue waits for more without sleep, in microseconds.
+    ///
+    /// # Errors
+    ///
+    /// `ENOBUFS` for a queue that the device has not.
+    pub fn set_busy_timeout(&self, index: u32, num: u32) -> io::Result<()> {
+        self.set(uapi::SET_VRING_BUSYLOOP_TIMEOUT, VringState { index, num })
+    }
+
     /// Places the ring.
     ///
     /// # Errors

@@ -8,6 +8,7 @@ mod backends_change;
 mod backends_frames;
 mod backends_queues;
 mod base;
+mod busy;
 mod endian;
 mod events;
 mod evil;
@@ -161,6 +162,7 @@ pub fn all() -> Vec<Case> {
         events::CASES,
         rxbuf::CASES,
         in_order::CASES,
+        busy::CASES,
         backends::CASES,
         backends_change::CASES,
         backends_queues::CASES,
