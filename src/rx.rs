@@ -83,7 +83,22 @@ impl virtqueue::Round for Receive<'_> {
             bytes: 0,
             lost: 0,
         };
-        let next = round.run(segments);
+        let next = loop {
+            match round.run(segments) {
+                Ok(Ended::Empty) => match round.more_comes() {
+                    Ok(true) => continue,
+                    Ok(false) => {
+                        // A backend without its device has nothing to wait for; the next one will.
+                        let _ = round.backend.arm();
+                        break Ok(Next::Wait);
+                    }
+                    Err(fault) => break Err(fault),
+                },
+                Ok(Ended::Unbuffered) => break Ok(Next::Wait),
+                Ok(Ended::Full) => break Ok(Next::Again),
+                Err(fault) => break Err(fault),
+            }
+        };
         // Also after a fault: the packets before it are complete.
         let next = round.publish().and(next);
         if next.is_err() {
@@ -120,6 +135,16 @@ struct Round<'a, M, T> {
     lost: usize,
 }
 
+/// Why there is nothing to do, or no longer.
+enum Ended {
+    /// No packets.
+    Empty,
+    /// No buffers.
+    Unbuffered,
+    /// The other queue has its turn.
+    Full,
+}
+
 /// What the guest has to offer for a packet.
 enum Buffers {
     /// This many chains, the last entries of the batch of used buffers.
@@ -131,18 +156,12 @@ enum Buffers {
 }
 
 impl<M: GuestMemory, T: Translate> Round<'_, M, T> {
-    fn run(&mut self, storage: &mut [Segment]) -> Result<Next, Fault> {
+    #[inline(always)]
+    fn run(&mut self, storage: &mut [Segment]) -> Result<Ended, Fault> {
         self.ring.disable_kick(&self.memory)?;
         loop {
             let most = match self.backend.socket.backlog() {
-                Some(0) => {
-                    if self.more_comes()? {
-                        continue;
-                    }
-                    // A backend without its device has nothing to wait for; the next one will.
-                    let _ = self.backend.arm();
-                    return Ok(Next::Wait);
-                }
+                Some(0) => return Ok(Ended::Empty),
                 Some(backlog) if backlog < BUSY => self.packets.wrapping_add(backlog),
                 Some(_) => {
                     self.backend.disarm();
@@ -152,11 +171,7 @@ impl<M: GuestMemory, T: Translate> Round<'_, M, T> {
             };
             while self.packets < most && self.bytes < MAX_ROUND_BYTES {
                 let Some(packet_len) = self.backend.socket.peek() else {
-                    if self.more_comes()? {
-                        continue;
-                    }
-                    let _ = self.backend.arm();
-                    return Ok(Next::Wait);
+                    return Ok(Ended::Empty);
                 };
                 let mut segments = Segments::new(storage);
                 // No wrap: a packet's length has 32 bits.
@@ -182,37 +197,29 @@ impl<M: GuestMemory, T: Translate> Round<'_, M, T> {
                         }
                         // More packets change nothing.
                         self.backend.disarm();
-                        return Ok(Next::Wait);
+                        return Ok(Ended::Unbuffered);
                     }
                 }
                 self.packets = self.packets.wrapping_add(1);
                 self.bytes = self.bytes.wrapping_add(len);
             }
             if self.packets >= MAX_ROUND_PACKETS || self.bytes >= MAX_ROUND_BYTES {
-                return Ok(Next::Again);
+                return Ok(Ended::Full);
             }
             // A queue that has not been busy is still in the backend's wait queue: if it has not been
             // woken again, there is nothing more. If it has, what came is part of the batch.
-            if !(self.pending.rx.take() || self.more_comes()?) {
-                let _ = self.backend.arm();
-                return Ok(Next::Wait);
+            if !self.pending.rx.take() {
+                return Ok(Ended::Empty);
             }
         }
     }
 
-    /// Waits a while for more packets, if the owner wants that; whether there are some.
-    #[inline(always)]
+    /// Waits a while for more packets, if the owner wants that; whether there are some. It ends when
+    /// the worker is woken for the other queue, or the time is over (`vhost_net_busy_poll()`).
     fn more_comes(&mut self) -> Result<bool, Fault> {
         if self.busy_timeout == 0 {
             return Ok(false);
         }
-        self.busy_poll()
-    }
-
-    /// Waits for packets until the worker is woken for the other queue or the time is over
-    /// (`vhost_net_busy_poll()`).
-    #[cold]
-    fn busy_poll(&mut self) -> Result<bool, Fault> {
         self.publish()?;
         let poll = BusyPoll::new(self.busy_timeout);
         loop {
