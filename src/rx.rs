@@ -38,6 +38,7 @@ const EMPTY_HEADER: [u8; 24] = [0; 24];
 /// # Errors
 ///
 /// A [`Fault`] of the guest; the packets before it have been published.
+#[inline(never)]
 pub(crate) fn run(vq: &mut Virtqueue, stats: &Stats, pending: &Pending) -> Result<Next, Fault> {
     vq.run(Receive { stats, pending })
 }
@@ -49,7 +50,7 @@ struct Receive<'a> {
 }
 
 impl virtqueue::Round for Receive<'_> {
-    #[inline(never)]
+    #[inline(always)]
     fn run<M: GuestMemory, T: Translate>(
         self,
         queue: Running<'_>,

@@ -34,6 +34,7 @@ const HDR_F_NEEDS_CSUM: u8 = 1;
 /// # Errors
 ///
 /// A [`Fault`] of the guest; the chains before the faulty one have been sent and published.
+#[inline(never)]
 pub(crate) fn run(vq: &mut Virtqueue, stats: &Stats, pending: &Pending) -> Result<Next, Fault> {
     vq.run(Transmit { stats, pending })
 }
@@ -45,7 +46,7 @@ struct Transmit<'a> {
 }
 
 impl virtqueue::Round for Transmit<'_> {
-    #[inline(never)]
+    #[inline(always)]
     fn run<M: GuestMemory, T: Translate>(
         self,
         queue: Running<'_>,
@@ -93,7 +94,10 @@ impl virtqueue::Round for Transmit<'_> {
         };
         let next = round.run(segments);
         // Also after a fault: what was taken before it is good.
-        let flushed = round.flush();
+        let flushed = match round.used.len() {
+            0 => Ok(()),
+            _ => round.flush(),
+        };
         round.call();
         flushed.and(next)
     }

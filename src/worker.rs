@@ -218,11 +218,51 @@ impl Wake for Waker {
 }
 
 impl Pending {
-    #[inline]
+    #[inline(always)]
     fn of(&self, direction: Direction) -> &Flag {
         match direction {
             Direction::Rx => &self.rx,
             Direction::Tx => &self.tx,
+        }
+    }
+}
+
+impl Job {
+    /// Runs a round of a queue, if there is something to do for it.
+    #[inline(always)]
+    fn serve(&self, direction: Direction) {
+        let queue = self.device.queue(direction);
+        let pending = self.pending.of(direction);
+        // Orders the flag before the look for work, so that an event after it sets the flag again.
+        if !pending.take() {
+            return;
+        }
+        let mut vq = queue.vq.lock();
+        if vq.worker != self.id {
+            // Attached to another one since, which has been woken for it.
+            return;
+        }
+        let round = match direction {
+            Direction::Rx => rx::run(&mut vq, &queue.stats, &self.pending),
+            Direction::Tx => tx::run(&mut vq, &queue.stats, &self.pending),
+        };
+        match round {
+            Ok(Next::Wait) => {}
+            Ok(Next::Translate(miss)) => {
+                self.device.messages.miss(direction, miss, vq.messages_v2);
+            }
+            // The task looks again before it sleeps.
+            Ok(Next::Again) => {
+                pending.set();
+                drop(vq);
+                kapi::cond_resched();
+            }
+            // With the owner goes its memory, which is not the guest's fault.
+            Err(_) if current!().signal_pending() => {}
+            Err(fault) => {
+                queue.stats.fault(fault);
+                vq.report(fault, direction);
+            }
         }
     }
 }
@@ -235,41 +275,8 @@ impl Work for Job {
     }
 
     fn run(&self) {
-        for direction in [Direction::Rx, Direction::Tx] {
-            let queue = self.device.queue(direction);
-            let pending = self.pending.of(direction);
-            // Orders the flag before the look for work, so that an event after it sets the flag again.
-            if !pending.take() {
-                continue;
-            }
-            let mut vq = queue.vq.lock();
-            if vq.worker != self.id {
-                // Attached to another one since, which has been woken for it.
-                continue;
-            }
-            let round = match direction {
-                Direction::Rx => rx::run(&mut vq, &queue.stats, &self.pending),
-                Direction::Tx => tx::run(&mut vq, &queue.stats, &self.pending),
-            };
-            match round {
-                Ok(Next::Wait) => {}
-                Ok(Next::Translate(miss)) => {
-                    self.device.messages.miss(direction, miss, vq.messages_v2);
-                }
-                // The task looks again before it sleeps.
-                Ok(Next::Again) => {
-                    pending.set();
-                    drop(vq);
-                    kapi::cond_resched();
-                }
-                // With the owner goes its memory, which is not the guest's fault.
-                Err(_) if current!().signal_pending() => {}
-                Err(fault) => {
-                    queue.stats.fault(fault);
-                    vq.report(fault, direction);
-                }
-            }
-        }
+        self.serve(Direction::Rx);
+        self.serve(Direction::Tx);
     }
 
     fn killed(&self) {
