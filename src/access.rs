@@ -7,7 +7,9 @@
 //! dirty log or big-endian rings go through [`Mediated`](vring::Mediated).
 
 use kernel::sync::Arc;
-use vring::{ByteOrder, DirtyLog, Fault, GuestAddr, Memory, Notes, RingAddrs, Segment, UserAddr};
+use vring::{
+    ByteOrder, DirtyLog, Fault, GuestAddr, Memory, Miss, Notes, RingAddrs, Segment, UserAddr,
+};
 
 use crate::features::{Features, LOG_ALL, VERSION_1};
 use crate::iotlb::{Entries, Iotlb};
@@ -110,6 +112,7 @@ impl Mediation {
         &self,
         memory: &Mediated<'_>,
         outcome: Result<Next, Fault>,
+        missed: &mut Option<Miss>,
     ) -> Result<Next, Fault> {
         if memory.notes.logged() {
             if let Some(call) = &self.log_call {
@@ -120,7 +123,10 @@ impl Mediation {
             return Err(fault);
         }
         outcome.or_else(|fault| match memory.notes.missed(fault) {
-            Some(miss) => Ok(Next::Translate(miss)),
+            Some(miss) => {
+                *missed = Some(miss);
+                Ok(Next::Translate)
+            }
             None => Err(fault),
         })
     }

@@ -408,8 +408,10 @@ impl Owner {
                 }
             }
             match vq.start() {
-                Ok(Next::Translate(miss)) => {
-                    device.messages.miss(direction, miss, vq.messages_v2);
+                Ok(Next::Translate) => {
+                    if let Some(miss) = vq.take_miss() {
+                        device.messages.miss(direction, miss, vq.messages_v2);
+                    }
                     return Err(EFAULT);
                 }
                 Ok(_) => {}

@@ -68,7 +68,7 @@ pub(crate) enum Next {
     /// There is more to do; the other queue comes first.
     Again,
     /// The owner has to translate an IO address, and wakes the queue when it has.
-    Translate(Miss),
+    Translate,
 }
 
 /// How rounds reach guest memory.
@@ -97,6 +97,8 @@ pub(crate) struct Virtqueue {
     pub(crate) call: Option<EventFd>,
     pub(crate) error: Option<EventFd>,
     mediation: Mediation,
+    /// What the owner has to translate before the queue can go on.
+    missed: Option<Miss>,
     /// `VHOST_BACKEND_F_IOTLB_MSG_V2`: format of the messages about IO addresses.
     pub(crate) messages_v2: bool,
     /// `VHOST_SET_VRING_BUSYLOOP_TIMEOUT`: how long a round waits for more before it ends, in
@@ -173,6 +175,7 @@ impl Virtqueue {
             call: None,
             error: None,
             mediation: Mediation::default(),
+            missed: None,
             messages_v2: false,
             busy_timeout: 0,
             path: Path::Nowhere,
@@ -257,6 +260,11 @@ impl Virtqueue {
         self.choose_path();
     }
 
+    /// What [`Next::Translate`] is about, once.
+    pub(crate) fn take_miss(&mut self) -> Option<Miss> {
+        self.missed.take()
+    }
+
     fn choose_path(&mut self) {
         self.path = if self.table.is_none() || self.ring.addrs() == RingAddrs::default() {
             Path::Nowhere
@@ -282,7 +290,7 @@ impl Virtqueue {
                 let memory = self.mediation.memory(table, &self.features, addrs);
                 let started = self.ring.start(&&memory);
                 let next = started.map(|()| Next::Wait);
-                match self.mediation.conclude(&memory, next) {
+                match self.mediation.conclude(&memory, next, &mut self.missed) {
                     Err(Fault::Unlogged(_)) if started.is_ok() => Ok(Next::Wait),
                     concluded => concluded,
                 }
@@ -306,6 +314,7 @@ impl Virtqueue {
             table: Some(table),
             call,
             mediation,
+            missed,
             busy_timeout,
             scratch,
             ..
@@ -326,7 +335,7 @@ impl Virtqueue {
         match self.path {
             Path::Direct => round.run(queue, OwnerMemory, table),
             Path::Nowhere => Ok(Next::Wait),
-            Path::Mediated => run_mediated(mediation, table, queue, round),
+            Path::Mediated => run_mediated(mediation, missed, table, queue, round),
         }
     }
 
@@ -439,6 +448,7 @@ impl Virtqueue {
 #[inline(never)]
 fn run_mediated(
     mediation: &Mediation,
+    missed: &mut Option<Miss>,
     table: &Table,
     queue: Running<'_>,
     round: impl Round,
@@ -447,7 +457,7 @@ fn run_mediated(
     let next = memory
         .prefetch(queue.ring.extents())
         .and_then(|()| round.run(queue, &memory, &memory));
-    mediation.conclude(&memory, next)
+    mediation.conclude(&memory, next, missed)
 }
 
 /// What a queue had open, to be dropped when its mutex is no longer held.

@@ -248,8 +248,10 @@ impl Job {
         };
         match round {
             Ok(Next::Wait) => {}
-            Ok(Next::Translate(miss)) => {
-                self.device.messages.miss(direction, miss, vq.messages_v2);
+            Ok(Next::Translate) => {
+                if let Some(miss) = vq.take_miss() {
+                    self.device.messages.miss(direction, miss, vq.messages_v2);
+                }
             }
             // The task looks again before it sleeps.
             Ok(Next::Again) => {

@@ -193,10 +193,7 @@ impl<'a, 'b, M: Memory, T: Translate> Walk<'a, 'b, M, T> {
         // No wrap: at most 2^16 descriptors.
         let bytes = count.wrapping_mul(DESC_SIZE as u32);
         let at = table.checked_add(u64::from(first).wrapping_mul(DESC_SIZE));
-        let at = at.ok_or(Fault::OutsideMemory {
-            addr: table,
-            len: u64::from(bytes),
-        })?;
+        let at = at.ok_or(Fault::outside(table, u64::from(bytes)))?;
         let before = self.out.len();
         let read = self.read_at(GuestAddr(at), bytes, before);
         self.out.truncate(before);

@@ -3,13 +3,15 @@
 //! Why a ring stopped.
 
 use core::fmt;
+use core::mem::size_of;
 
 use crate::addr::UserAddr;
 use crate::memory::Unmapped;
 
 /// A guest broke the rules of the ring, or its memory cannot be reached: the queue has to stop.
 ///
-/// A fault says nothing about the host and never ends more than its own queue.
+/// A fault says nothing about the host and never ends more than its own queue. It has 16 bytes, so
+/// that functions on the packet path return it in registers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Fault {
@@ -44,8 +46,8 @@ pub enum Fault {
     OutsideMemory {
         /// First address that no region or mapping covers.
         addr: u64,
-        /// Bytes wanted from there.
-        len: u64,
+        /// Bytes wanted from there, up to what 32 bits tell.
+        len: u32,
     },
     /// The owner's IOTLB does not allow the access.
     Denied {
@@ -65,7 +67,18 @@ pub enum Fault {
     },
 }
 
+const _: () = assert!(size_of::<Fault>() == 16);
+
 impl Fault {
+    /// `len` bytes from `addr` on are [outside memory](Self::OutsideMemory).
+    #[must_use]
+    pub fn outside(addr: u64, len: u64) -> Self {
+        Self::OutsideMemory {
+            addr,
+            len: u32::try_from(len).unwrap_or(u32::MAX),
+        }
+    }
+
     /// A short name for counters and traces, one word.
     #[must_use]
     pub const fn name(&self) -> &'static str {

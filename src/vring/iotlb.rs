@@ -176,7 +176,7 @@ impl From<Fault> for Untranslated {
 impl From<Untranslated> for Fault {
     fn from(untranslated: Untranslated) -> Self {
         match untranslated {
-            Untranslated::Miss(Miss { addr, len, .. }) => Self::OutsideMemory { addr: addr.0, len },
+            Untranslated::Miss(Miss { addr, len, .. }) => Self::outside(addr.0, len),
             Untranslated::Fault(fault) => fault,
         }
     }
@@ -387,7 +387,7 @@ impl<S: AsRef<[IotlbEntry]>> Iotlb<S> {
         let last = iova
             .0
             .checked_add(more)
-            .ok_or(Fault::OutsideMemory { addr: iova.0, len })?;
+            .ok_or(Fault::outside(iova.0, len))?;
         let mut addr = iova;
         let mut segment = Segment::default();
         loop {

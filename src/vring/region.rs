@@ -253,10 +253,7 @@ impl<S: AsRef<[Region]>, I: AsRef<[u16]>> MemTable<S, I> {
     ) -> Result<(), Fault> {
         let mut left = len;
         while left > 0 {
-            let outside = Fault::OutsideMemory {
-                addr: addr.0,
-                len: left,
-            };
+            let outside = Fault::outside(addr.0, left);
             let (position, region) = self.find(addr).ok_or(outside)?;
             *hint = Hint(position);
             let offset = region.offset_of(addr).ok_or(outside)?;
@@ -269,10 +266,7 @@ impl<S: AsRef<[Region]>, I: AsRef<[u16]>> MemTable<S, I> {
             left = left.wrapping_sub(here);
             if left > 0 {
                 let next = addr.0.checked_add(here);
-                addr = GuestAddr(next.ok_or(Fault::OutsideMemory {
-                    addr: addr.0,
-                    len: left,
-                })?);
+                addr = GuestAddr(next.ok_or(Fault::outside(addr.0, left))?);
             }
         }
         Ok(())

@@ -467,7 +467,7 @@ fn buffers_lie_in_memory() {
     ] {
         let mut bench = Bench::new(8);
         bench.offer(&[Buf::read(0, 1), buf]);
-        refused(&mut bench, Fault::OutsideMemory { addr, len });
+        refused(&mut bench, Fault::outside(addr, len));
     }
 }
 

@@ -187,7 +187,7 @@ impl Naive {
         let mut segments: Vec<Segment> = Vec::new();
         for at in 0..len {
             let left = len - at;
-            let outside = Fault::OutsideMemory { addr: iova, len };
+            let outside = Fault::outside(iova, len);
             let Some(addr) = iova
                 .checked_add(at)
                 .filter(|_| iova.checked_add(len - 1).is_some())

@@ -74,7 +74,7 @@ fn check_table(
             if let (Some(first), Fault::OutsideMemory { addr, len: left }) =
                 (addr.checked_add(hole), fault)
             {
-                prop_assert_eq!((addr, left), (first, u64::from(len) - hole));
+                prop_assert_eq!((addr, u64::from(left)), (first, u64::from(len) - hole));
             }
         }
     }
