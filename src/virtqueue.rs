@@ -306,37 +306,44 @@ impl Virtqueue {
     /// A [`Fault`] of the guest, or of the owner's dirty log.
     #[inline(always)]
     pub(crate) fn run(&mut self, round: impl Round) -> Result<Next, Fault> {
-        let Self {
-            ring,
-            features,
-            header,
-            backend: Some(backend),
-            table: Some(table),
-            call,
-            mediation,
-            missed,
-            busy_timeout,
-            scratch,
-            ..
-        } = self
-        else {
+        match self.path {
+            Path::Direct => match self.parts() {
+                Some((queue, table, ..)) => round.run(queue, OwnerMemory, table),
+                None => Ok(Next::Wait),
+            },
+            Path::Nowhere => Ok(Next::Wait),
+            Path::Mediated => self.run_mediated(round),
+        }
+    }
+
+    /// Runs a round on memory that is not simply the owner's.
+    #[cold]
+    #[inline(never)]
+    fn run_mediated(&mut self, round: impl Round) -> Result<Next, Fault> {
+        let Some((queue, table, mediation, missed)) = self.parts() else {
             return Ok(Next::Wait);
         };
-        let table = &**table;
+        let memory = mediation.memory(table, &queue.features, queue.ring.addrs());
+        let next = memory
+            .prefetch(queue.ring.extents())
+            .and_then(|()| round.run(queue, &memory, &memory));
+        mediation.conclude(&memory, next, missed)
+    }
+
+    /// What a round needs, and memory is reached by, if it is all there.
+    #[inline(always)]
+    fn parts(&mut self) -> Option<(Running<'_>, &Table, &Mediation, &mut Option<Miss>)> {
         let queue = Running {
-            ring,
-            features: *features,
-            header: *header,
-            backend,
-            call: call.as_ref(),
-            busy_timeout: (*busy_timeout).min(MAX_BUSY_MICROS),
-            scratch,
+            ring: &mut self.ring,
+            features: self.features,
+            header: self.header,
+            backend: self.backend.as_mut()?,
+            call: self.call.as_ref(),
+            busy_timeout: self.busy_timeout.min(MAX_BUSY_MICROS),
+            scratch: &mut self.scratch,
         };
-        match self.path {
-            Path::Direct => round.run(queue, OwnerMemory, table),
-            Path::Nowhere => Ok(Next::Wait),
-            Path::Mediated => run_mediated(mediation, missed, table, queue, round),
-        }
+        let table = &**self.table.as_ref()?;
+        Some((queue, table, &self.mediation, &mut self.missed))
     }
 
     /// Whether a backend may be set: there is a memory table, and it, the ring and the dirty log lie
@@ -441,23 +448,6 @@ impl Virtqueue {
             _error: self.error.take(),
         }
     }
-}
-
-/// Runs a round on memory that is not simply the owner's.
-#[cold]
-#[inline(never)]
-fn run_mediated(
-    mediation: &Mediation,
-    missed: &mut Option<Miss>,
-    table: &Table,
-    queue: Running<'_>,
-    round: impl Round,
-) -> Result<Next, Fault> {
-    let memory = mediation.memory(table, &queue.features, queue.ring.addrs());
-    let next = memory
-        .prefetch(queue.ring.extents())
-        .and_then(|()| round.run(queue, &memory, &memory));
-    mediation.conclude(&memory, next, missed)
 }
 
 /// What a queue had open, to be dropped when its mutex is no longer held.
