@@ -14,7 +14,7 @@ use vring::{
 use crate::access::GuestMemory;
 use crate::backend::Backend;
 use crate::features::{Header, MRG_RXBUF};
-use crate::kapi::{BusyPoll, EventFd, OwnerMemory};
+use crate::kapi::{BusyPoll, EventFd, OwnerMemory, Packet};
 use crate::stats::Stats;
 use crate::virtqueue::{
     self, Next, Running, Scratch, UsedBatch, Virtqueue, BATCH, MAX_ROUND_BYTES, MAX_ROUND_PACKETS,
@@ -171,25 +171,32 @@ impl<M: GuestMemory, T: Translate> Round<'_, M, T> {
                 None => MAX_ROUND_PACKETS,
             };
             while self.packets < most && self.bytes < MAX_ROUND_BYTES {
-                let Some(packet_len) = self.backend.socket.peek() else {
+                let Some((packet, packet_len)) = self.backend.socket.take() else {
                     return Ok(Ended::Empty);
                 };
                 let mut segments = Segments::new(storage);
                 // No wrap: a packet's length has 32 bits.
                 let len = packet_len.wrapping_add(self.guest_header);
-                match self.take_buffers(len, &mut segments)? {
+                let buffers = match self.take_buffers(len, &mut segments) {
+                    Ok(buffers) => buffers,
+                    Err(fault) => {
+                        self.backend.socket.put_back(packet);
+                        return Err(fault);
+                    }
+                };
+                match buffers {
                     Buffers::Enough(chains) => {
-                        self.receive(len, chains, segments.as_slice())?;
+                        self.receive(packet, len, chains, segments.as_slice())?;
                         if self.used.chains() > BATCH {
                             self.publish()?;
                         }
                     }
                     Buffers::TooShort => {
-                        let packet = self.backend.socket.take();
                         self.backend.socket.discard(packet);
                         self.lost = self.lost.wrapping_add(1);
                     }
                     Buffers::Missing => {
+                        self.backend.socket.put_back(packet);
                         // Published first: the guest may be waiting for these to post more.
                         self.publish()?;
                         if self.ring.enable_kick(&self.memory)? {
@@ -224,7 +231,7 @@ impl<M: GuestMemory, T: Translate> Round<'_, M, T> {
         self.publish()?;
         let poll = BusyPoll::new(self.busy_timeout);
         loop {
-            if self.backend.socket.peek().is_some() {
+            if self.backend.socket.has_packet() {
                 return Ok(true);
             }
             if self.pending.tx.is_set() || !poll.goes_on() {
@@ -273,18 +280,29 @@ impl<M: GuestMemory, T: Translate> Round<'_, M, T> {
         outcome
     }
 
-    /// Receives the packet that was peeked at into `segments`.
+    /// Receives a packet into `segments`.
     #[inline(always)]
-    fn receive(&mut self, len: usize, chains: u16, segments: &[Segment]) -> Result<(), Fault> {
-        let received = self.fill(len, chains, segments);
+    fn receive(
+        &mut self,
+        packet: Packet,
+        len: usize,
+        chains: u16,
+        segments: &[Segment],
+    ) -> Result<(), Fault> {
+        let received = self.fill(packet, len, chains, segments);
         self.memory.wrote(segments, len);
         received
     }
 
     /// Writes header and packet to `segments`.
     #[inline(always)]
-    fn fill(&mut self, len: usize, chains: u16, segments: &[Segment]) -> Result<(), Fault> {
-        let packet = self.backend.socket.take();
+    fn fill(
+        &mut self,
+        packet: Packet,
+        len: usize,
+        chains: u16,
+        segments: &[Segment],
+    ) -> Result<(), Fault> {
         let Header { vhost, .. } = self.header;
         let want = len.wrapping_sub(vhost);
         let received = self.backend.socket.recv(packet, segments, len, vhost);

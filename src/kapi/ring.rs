@@ -110,27 +110,28 @@ impl Ring {
         }
     }
 
-    /// Length in bytes of the next packet, VLAN tag included; 0 if there is none.
+    /// Takes the next packet, with its length in bytes, VLAN tag included.
     #[inline]
-    pub(super) fn peek_len(&mut self) -> usize {
+    pub(super) fn take(&mut self) -> Option<(Packet, usize)> {
         self.fill();
-        match self.lens.get(self.next) {
-            // CAST: `u32` fits `usize`.
-            Some(len) if self.next < self.len => *len as usize,
-            _ => 0,
+        match (self.packets.get(self.next), self.lens.get(self.next)) {
+            (Some(packet), Some(len)) if self.next < self.len => {
+                self.next = self.next.wrapping_add(1);
+                // INVARIANT: moved out of the ring's range.
+                // CAST: `u32` fits `usize`.
+                Some((Packet(*packet), *len as usize))
+            }
+            _ => None,
         }
     }
 
-    /// Takes the packet that [`Ring::peek_len`] measured.
-    #[inline]
-    pub(super) fn take(&mut self) -> Packet {
-        match self.packets.get(self.next) {
-            Some(packet) if self.next < self.len => {
-                self.next = self.next.wrapping_add(1);
-                // INVARIANT: moved out of the ring's range.
-                Packet(*packet)
-            }
-            _ => Packet::QUEUED,
+    /// Puts back the packet that [`Ring::take`] answered last; only one at a time.
+    pub(super) fn put_back(&mut self, packet: Packet) {
+        let before = self.next.checked_sub(1);
+        if let Some(place) = before.and_then(|before| self.packets.get_mut(before)) {
+            // INVARIANT: it is the one before the range, which grows by it.
+            *place = packet.into_raw();
+            self.next = self.next.wrapping_sub(1);
         }
     }
 }

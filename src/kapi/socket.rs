@@ -145,15 +145,12 @@ impl Socket {
         kernel::error::to_result(ret.min(0))
     }
 
-    /// Length in bytes of the packet to be received next, without header, if there is one.
-    #[inline]
-    pub(crate) fn peek(&mut self) -> Option<usize> {
-        let len = match &mut self.ring {
-            Some(ring) => ring.peek_len(),
-            // SAFETY: the socket is alive.
-            None => unsafe { shim::rnet_sock_peek_len(self.as_ptr()) },
-        };
-        Some(len).filter(|len| *len > 0)
+    /// Whether there is a packet to be received.
+    pub(crate) fn has_packet(&mut self) -> bool {
+        match &mut self.ring {
+            Some(ring) => ring.backlog() != 0,
+            None => self.queued_len() != 0,
+        }
     }
 
     /// Number of packets known to wait, up to 64; `None` from a socket that does not tell.
@@ -162,13 +159,29 @@ impl Socket {
         self.ring.as_mut().map(Ring::backlog)
     }
 
-    /// Takes the packet that [`Socket::peek`] saw.
+    /// Takes the packet to be received next, with its length in bytes, without header.
     #[inline]
-    pub(crate) fn take(&mut self) -> Packet {
+    pub(crate) fn take(&mut self) -> Option<(Packet, usize)> {
         match &mut self.ring {
             Some(ring) => ring.take(),
-            None => Packet::QUEUED,
+            None => match self.queued_len() {
+                0 => None,
+                len => Some((Packet::QUEUED, len)),
+            },
         }
+    }
+
+    /// Puts back the packet that was taken last, for another time.
+    pub(crate) fn put_back(&mut self, packet: Packet) {
+        if let Some(ring) = &mut self.ring {
+            ring.put_back(packet);
+        }
+    }
+
+    /// Length in bytes of the next packet in the queue of a socket without a ring; 0 if there is none.
+    fn queued_len(&self) -> usize {
+        // SAFETY: the socket is alive.
+        unsafe { shim::rnet_sock_peek_len(self.as_ptr()) }
     }
 
     /// Receives `packet` into user memory: the segments, of `len` bytes together, without their
