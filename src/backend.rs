@@ -46,7 +46,15 @@ impl Backend {
     ///
     /// `EINVAL` when the socket's device is gone, or, the first time, a packet socket's link is down
     /// or was since its last use, as vhost-net answers. Later that passes with the link's return.
+    #[inline]
     pub(crate) fn arm(&mut self) -> Result {
+        if self.poller.is_armed() {
+            return Ok(());
+        }
+        self.join()
+    }
+
+    fn join(&mut self) -> Result {
         let mut armed = self.poller.arm();
         if armed.is_err() && self.in_use && self.socket.take_error() {
             armed = self.poller.arm();

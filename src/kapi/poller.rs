@@ -97,11 +97,10 @@ impl<W: Wake> Poller<W> {
     ///
     /// `EINVAL`, and not armed, if the file is broken (for a tap: its device is gone).
     pub(crate) fn arm(&mut self) -> Result {
-        let entry = self.entry.as_ptr();
-        // SAFETY: `&mut self` gives the only access to `head`.
-        if !unsafe { (*entry).head }.is_null() {
+        if self.is_armed() {
             return Ok(());
         }
+        let entry = self.entry.as_ptr();
         // SAFETY: the file is open, and the table calls `enqueue` with itself, which is in `entry`.
         // INVARIANT: `enqueue` sets `head` when it adds the entry.
         let ready =
@@ -118,12 +117,18 @@ impl<W: Wake> Poller<W> {
         Ok(())
     }
 
+    /// Whether it waits.
+    #[inline]
+    pub(crate) fn is_armed(&mut self) -> bool {
+        // SAFETY: `&mut self` gives the only access to `head`.
+        !unsafe { (*self.entry.as_ptr()).head }.is_null()
+    }
+
     /// Replaces the waker, from the next event on. Armed afterwards if it was before and the file is
     /// not broken; the new waker is then woken at once for an event that is there already.
     pub(crate) fn set_waker(&mut self, waker: W) {
+        let armed = self.is_armed();
         let entry = self.entry.as_ptr();
-        // SAFETY: `&mut self` gives the only access to `head`.
-        let armed = !unsafe { (*entry).head }.is_null();
         self.disarm();
         // SAFETY: the entry is in no queue now, so that `&mut self` gives the only access to it.
         unsafe { (*entry).waker = waker };
