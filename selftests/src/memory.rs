@@ -13,8 +13,11 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 /// Pages of a scattered region that no guest address stands for at first.
 const SPARE: usize = 16;
 
-/// What a page that was moved away holds.
+/// What a page that no guest address stands for holds.
 const SPOILED: u8 = 0xee;
+
+/// What margins hold.
+const MARGIN: u8 = 0xc7;
 
 /// One run of guest memory.
 #[derive(Debug)]
@@ -22,6 +25,8 @@ struct Region {
     guest: u64,
     len: usize,
     map: Mapping,
+    /// Bytes at either end of the mapping that the table leaves out.
+    margin: usize,
     next: AtomicU64,
     /// The page of the mapping behind each page of the region, then those behind none; empty if
     /// they lie as they are counted.
@@ -29,21 +34,60 @@ struct Region {
 }
 
 impl Region {
-    fn new(guest: u64, len: usize, scattered: bool) -> Result<Self> {
+    fn new(guest: u64, len: usize, scattered: bool, margin: usize) -> Result<Self> {
+        let len = len.next_multiple_of(PAGE);
+        let margin = margin.next_multiple_of(PAGE);
         let spare = if scattered { SPARE * PAGE } else { 0 };
-        let map = Mapping::new(len.next_multiple_of(PAGE) + spare).context("guest memory")?;
-        let mut pages = Vec::new();
-        if scattered {
-            pages.extend((0..map.len() / PAGE).map(AtomicUsize::new));
-            pages.shuffle(&mut SmallRng::seed_from_u64(guest));
+        let map = Mapping::new(margin + len + spare + margin).context("guest memory")?;
+        for end in [0, margin + len + spare] {
+            map.fill(end, margin, MARGIN);
         }
-        Ok(Self {
+        let mut region = Self {
             guest,
-            len: map.len() - spare,
+            len,
             map,
+            margin,
             next: AtomicU64::new(0),
-            pages,
-        })
+            pages: Vec::new(),
+        };
+        if scattered {
+            let pages = (len + spare) / PAGE;
+            region.pages.extend((0..pages).map(AtomicUsize::new));
+            region.pages.shuffle(&mut SmallRng::seed_from_u64(guest));
+            for spare in region.spares() {
+                let page = spare.load(Ordering::Relaxed);
+                region.map.fill(region.page(page), PAGE, SPOILED);
+            }
+        }
+        Ok(region)
+    }
+
+    /// Where in the mapping a page is.
+    fn page(&self, number: usize) -> usize {
+        self.margin + number * PAGE
+    }
+
+    /// The pages that no guest address stands for.
+    fn spares(&self) -> &[AtomicUsize] {
+        self.pages.get(self.len / PAGE..).unwrap_or_default()
+    }
+
+    /// The bytes that the table tells of.
+    fn told(&self) -> usize {
+        self.map.len() - 2 * self.margin
+    }
+
+    fn expect(&self, offset: usize, len: usize, byte: u8) -> Result<()> {
+        let mut content = vec![0; len];
+        self.map.read(offset, &mut content);
+        match content.iter().position(|now| *now != byte) {
+            None => Ok(()),
+            Some(at) => bail!(
+                "byte {:#x} of the mapping behind guest address {:#x} was written",
+                offset + at,
+                self.guest
+            ),
+        }
     }
 
     /// Where in the mapping an offset into the region is, and how far the two go on together.
@@ -51,9 +95,10 @@ impl Region {
         match self.pages.get(offset / PAGE) {
             Some(page) => {
                 let within = offset % PAGE;
-                (page.load(Ordering::Relaxed) * PAGE + within, PAGE - within)
+                let page = page.load(Ordering::Relaxed);
+                (self.page(page) + within, PAGE - within)
             }
-            None => (offset, self.len - offset),
+            None => (self.margin + offset, self.len - offset),
         }
     }
 }
@@ -71,23 +116,21 @@ impl GuestMemory {
     ///
     /// When the host has no memory.
     pub fn new(layout: &[(u64, usize)]) -> Result<Self> {
-        Self::with(layout, false)
+        Self::with(layout, false, 0)
     }
 
-    /// As [`Self::new`], with each region's pages in no order: for a device behind an IOMMU, to
-    /// which guest addresses are IO addresses, and the table is physical memory.
+    /// Maps regions, each with `margin` bytes before and behind it that the table does not tell of.
+    ///
+    /// If `scattered`, each region's pages are in no order: for a device behind an IOMMU, to which
+    /// guest addresses are IO addresses, and the table is physical memory.
     ///
     /// # Errors
     ///
     /// When the host has no memory.
-    pub fn scattered(layout: &[(u64, usize)]) -> Result<Self> {
-        Self::with(layout, true)
-    }
-
-    fn with(layout: &[(u64, usize)], scattered: bool) -> Result<Self> {
+    pub fn with(layout: &[(u64, usize)], scattered: bool, margin: usize) -> Result<Self> {
         let regions = layout
             .iter()
-            .map(|&(guest, len)| Region::new(guest, len, scattered))
+            .map(|&(guest, len)| Region::new(guest, len, scattered, margin))
             .collect::<Result<_>>()?;
         Ok(Self { regions })
     }
@@ -100,7 +143,7 @@ impl GuestMemory {
     #[must_use]
     pub fn physical(&self, guest: u64) -> u64 {
         let (region, offset) = self.locate(guest);
-        region.guest + region.place(offset).0 as u64
+        region.guest + (region.place(offset).0 - region.margin) as u64
     }
 
     /// Puts another page behind a guest address, with the same content, and spoils the old one.
@@ -110,37 +153,47 @@ impl GuestMemory {
     /// When the address is in a hole, or the region is not scattered.
     pub fn move_page(&self, guest: u64) {
         let (region, offset) = self.locate(guest);
-        let spares = &region.pages[region.len / PAGE..];
         let here = &region.pages[offset / PAGE];
         let old = here.load(Ordering::Relaxed);
         // The first of the spare pages serves, the old one becomes the last of them.
-        let fresh = spares
+        let fresh = region
+            .spares()
             .iter()
             .rev()
             .fold(old, |before, spare| spare.swap(before, Ordering::Relaxed));
         let mut content = [0; PAGE];
-        region.map.read(old * PAGE, &mut content);
-        region.map.write(fresh * PAGE, &content);
+        region.map.read(region.page(old), &mut content);
+        region.map.write(region.page(fresh), &content);
         here.store(fresh, Ordering::Relaxed);
-        region.map.fill(old * PAGE, PAGE, SPOILED);
+        region.map.fill(region.page(old), PAGE, SPOILED);
     }
 
-    /// Fails if a page that was moved away was written since.
+    /// Fails if a page that no guest address stands for was written, since it was moved away if it
+    /// was.
     ///
     /// # Errors
     ///
     /// When one was.
-    pub fn spoiled_untouched(&self, moves: usize) -> Result<()> {
+    pub fn spoiled_untouched(&self) -> Result<()> {
         for region in &self.regions {
-            let spares = region.pages.iter().skip(region.len / PAGE).rev();
-            for spare in spares.take(moves) {
-                let mut content = [0; PAGE];
+            for spare in region.spares() {
                 let page = spare.load(Ordering::Relaxed);
-                region.map.read(page * PAGE, &mut content);
-                if content != [SPOILED; PAGE] {
-                    bail!("page {page} was written after it was moved away");
-                }
+                region.expect(region.page(page), PAGE, SPOILED)?;
             }
+        }
+        Ok(())
+    }
+
+    /// Fails if anything was written that the table does not tell of.
+    ///
+    /// # Errors
+    ///
+    /// When it was.
+    pub fn margins_untouched(&self) -> Result<()> {
+        for region in &self.regions {
+            region.expect(0, region.margin, MARGIN)?;
+            let behind = region.margin + region.told();
+            region.expect(behind, region.margin, MARGIN)?;
         }
         Ok(())
     }
@@ -152,8 +205,8 @@ impl GuestMemory {
             .iter()
             .map(|region| MemoryRegion {
                 guest: region.guest,
-                size: region.map.len() as u64,
-                user: region.map.addr() as u64,
+                size: region.told() as u64,
+                user: (region.map.addr() + region.margin) as u64,
                 padding: 0,
             })
             .collect()
@@ -297,5 +350,47 @@ impl GuestMemory {
     pub fn store_u16(&self, guest: u64, value: u16, order: Ordering) {
         let (map, offset) = self.mapping(guest);
         map.store_u16(offset, value, order);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{GuestMemory, PAGE};
+
+    const AT: u64 = 0x10_0000;
+
+    #[test]
+    fn what_the_table_leaves_out_is_watched() {
+        for scattered in [false, true] {
+            let memory = GuestMemory::with(&[(AT, 2 * PAGE)], scattered, PAGE).expect("memory");
+            memory.fill(AT, 2 * PAGE, 0);
+            memory.margins_untouched().expect("nothing wrong");
+            memory.spoiled_untouched().expect("nothing wrong");
+            let [region] = memory.table()[..] else {
+                panic!("one region");
+            };
+            let (map, _) = memory.mapping(AT);
+            let start = (region.user - map.addr() as u64) as usize;
+            for offset in [start - 1, start + region.size as usize] {
+                map.write(offset, &[0]);
+                memory.margins_untouched().expect_err("a byte outside");
+                map.write(offset, &[super::MARGIN]);
+            }
+            memory.margins_untouched().expect("all as before");
+        }
+    }
+
+    #[test]
+    fn pages_without_an_address_are_watched() {
+        let memory = GuestMemory::with(&[(AT, PAGE)], true, PAGE).expect("memory");
+        memory.write(AT, &[7]);
+        let (map, old) = memory.mapping(AT);
+        memory.move_page(AT);
+        let mut byte = [0];
+        memory.read(AT, &mut byte);
+        assert_eq!(byte, [7]);
+        memory.spoiled_untouched().expect("nothing wrong");
+        map.write(old, &[0]);
+        memory.spoiled_untouched().expect_err("the old page");
     }
 }

@@ -86,6 +86,8 @@ pub struct Setup {
     pub regions: Vec<(u64, usize)>,
     /// Whether the pages of memory are in no order, for a device behind an IOMMU.
     pub scattered: bool,
+    /// Bytes before and behind each region that the device must not touch.
+    pub margin: usize,
 }
 
 impl Setup {
@@ -107,6 +109,7 @@ impl Setup {
             tcp: false,
             regions: Vec::new(),
             scattered: false,
+            margin: 0,
         }
     }
 
@@ -161,11 +164,7 @@ impl Setup {
             + self.pool(self.tx_buffers, self.tx_shape);
         let mut layout = vec![(GUEST_BASE, first)];
         layout.extend_from_slice(&self.regions);
-        let memory = if self.scattered {
-            GuestMemory::scattered(&layout)?
-        } else {
-            GuestMemory::new(&layout)?
-        };
+        let memory = GuestMemory::with(&layout, self.scattered, self.margin)?;
         Ok(Arc::new(memory))
     }
 }

@@ -394,7 +394,7 @@ fn moved_pages(ctx: &Context) -> Result<()> {
                 for index in [RX, TX] {
                     device.unbind(index)?;
                 }
-                device.memory.spoiled_untouched(16)?;
+                device.memory.spoiled_untouched()?;
                 expect_no_errors(device)
             })
             .with_context(|| format!("features {features:#x}"))?;
