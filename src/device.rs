@@ -398,6 +398,7 @@ impl Owner {
             return Err(EFAULT);
         }
         let new = if unbind {
+            device.messages.clear();
             None
         } else {
             let waker = self.workers.waker(direction);

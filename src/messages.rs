@@ -174,6 +174,12 @@ impl Messages {
         self.readers.notify_all();
     }
 
+    /// Forgets all misses (`vhost_clear_msg()`): they may never be answered, and until then the queues
+    /// would not ask again.
+    pub(crate) fn clear(&self) {
+        self.state.lock().forget();
+    }
+
     /// Forgets the misses that a translation of `size` bytes from `iova` answers, and tells which of
     /// the queues, receive first, can go on.
     ///

@@ -33,6 +33,7 @@ pub(super) const CASES: &[Case] = &[
     case("iotlb.moved_pages", 90, moved_pages),
     case("iotlb.eviction", 120, eviction),
     case("iotlb.storm", 90, storm),
+    case("iotlb.asked_again", 90, asked_again),
 ];
 
 /// What vhost-net keeps at most, unless its module is told otherwise (`max_iotlb_entries`).
@@ -468,4 +469,27 @@ fn storm(ctx: &Context) -> Result<()> {
         })?;
     }
     Ok(())
+}
+
+/// A miss without an answer is not the end: a queue that is set up anew asks again.
+fn asked_again(ctx: &Context) -> Result<()> {
+    Behind::start(ctx, single(0), VERSION_2)?.run(|device, iommu| {
+        let plan = Plan::new(ctx.seed, 10, |_| 100);
+        traffic::exchange(device, plan)?;
+        let (first, len) = inner(device.tx.buffers());
+        let pages = || (first..first + len as u64).step_by(PAGE as usize);
+        for page in pages() {
+            iommu.set_rights(page, 0)?;
+        }
+        send_one(ctx, device, TX, 0)?;
+        Deadline::patient().until("a miss that is refused", || {
+            Ok(!iommu.take_refused().is_empty())
+        })?;
+        for page in pages() {
+            iommu.set_rights(page, READ | WRITE)?;
+        }
+        device.reset_queue(TX, 0)?;
+        traffic::exchange(device, plan)?;
+        expect_no_errors(device)
+    })
 }
