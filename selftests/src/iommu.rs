@@ -2,10 +2,11 @@
 
 //! An IOMMU for a device: a thread that answers what the device asks, as a hypervisor does.
 
+use crate::device::NetDevice;
 use crate::eventfd::EventFd;
 use crate::iotlb::{INVALIDATE, MISS, Message, READ, UPDATE, VERSION_1, WRITE};
 use crate::memory::GuestMemory;
-use crate::vhost::Vhost;
+use crate::vhost::{RX, Vhost};
 use crate::wait::Deadline;
 use anyhow::{Context, Result, bail};
 use std::collections::BTreeMap;
@@ -183,6 +184,21 @@ impl Iommu {
             at = entry.iova + entry.size;
         }
         Ok(())
+    }
+
+    /// Binds a queue, with its used ring mapped, which a kernel may want to see then.
+    ///
+    /// # Errors
+    ///
+    /// When the device refuses.
+    pub fn bind(&self, device: &NetDevice, index: u32) -> Result<()> {
+        let layout = if index == RX {
+            device.rx.layout
+        } else {
+            device.tx.layout
+        };
+        self.map(layout.used, 6 + 8 * usize::from(layout.size))?;
+        device.bind(index)
     }
 
     /// Takes the mappings of a range away; they are the same when the device asks again.

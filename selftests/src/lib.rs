@@ -11,6 +11,7 @@
 //! [`tap`] and [`peer`] the other end of the wire, [`wire`] the kinds of backend beside taps;
 //! [`setup`] and [`device`] put them together; [`traffic`] moves numbered frames through it and
 //! checks every byte; [`cases`] are the tests and [`runner`] runs each in a process of its own.
+//! [`conformance`] compares two devices call by call, [`fuzz`] does to one what nobody should.
 //! [`bench`] measures, with a driver of its own that does less.
 
 #![deny(unsafe_code)]
@@ -21,6 +22,7 @@ pub mod conformance;
 pub mod device;
 pub mod eventfd;
 pub mod frame;
+pub mod fuzz;
 pub mod iommu;
 pub mod iotlb;
 pub mod log;

@@ -97,16 +97,27 @@ impl Peer {
         Ok(())
     }
 
+    /// Receives the next frame from the guest, if there is one, whatever it is; answers its length.
+    ///
+    /// # Errors
+    ///
+    /// When the socket fails.
+    pub fn take(&mut self) -> Result<Option<usize>> {
+        match net::receive(self.fd.as_fd(), &mut self.scratch) {
+            Ok(got) => Ok(Some(got)),
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => Ok(None),
+            Err(error) => Err(error).context("receive a frame"),
+        }
+    }
+
     /// Receives the next frame from the guest into `frame`, if there is one.
     ///
     /// # Errors
     ///
     /// When the socket fails.
     pub fn receive(&mut self, frame: &mut Vec<u8>) -> Result<Option<NetHeader>> {
-        let got = match net::receive(self.fd.as_fd(), &mut self.scratch) {
-            Ok(got) => got,
-            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return Ok(None),
-            Err(error) => return Err(error).context("receive a frame"),
+        let Some(got) = self.take()? else {
+            return Ok(None);
         };
         let skip = if self.headers { HEADER } else { 0 };
         let bytes = self

@@ -69,25 +69,30 @@ fn collect(child: &mut Child, deadline: Deadline) -> Result<Option<i32>> {
     Ok(None)
 }
 
-fn outcome(case: &Case, context: &Context) -> Result<Outcome> {
-    let mut command = again(context, "--case", case.name)?;
+/// Runs `command` until the deadline, in a process group of which nothing is left then; what it
+/// printed, and its exit code: -1 for a death by signal, `None` at the deadline.
+///
+/// # Errors
+///
+/// When it cannot be started.
+pub fn run(command: &mut Command, deadline: Deadline) -> Result<(String, Option<i32>)> {
     let (mut reader, writer) = std::io::pipe().context("pipe")?;
     command
         .stdout(writer.try_clone()?)
         .stderr(writer)
         .stdin(Stdio::null())
         .process_group(0);
-    let mut child = command.spawn().context("start the case")?;
+    let mut child = command.spawn().context("start a process")?;
     // The command holds the pipe's writing end.
-    drop(command);
+    command.stdout(Stdio::null()).stderr(Stdio::null());
     let (sender, output) = mpsc::channel();
     std::thread::spawn(move || {
         let mut text = Vec::new();
         let _ = reader.read_to_end(&mut text);
-        // The runner may have given up on this case.
+        // The runner may have given up on this process.
         let _ = sender.send(String::from_utf8_lossy(&text).into_owned());
     });
-    let code = collect(&mut child, Deadline::after(context.timeout(case)))?;
+    let code = collect(&mut child, deadline)?;
     // Helpers that a failed case left behind must not disturb the next one.
     let _ = kill_process_group(Pid::from_child(&child), Signal::KILL);
     if code.is_none() {
@@ -96,6 +101,12 @@ fn outcome(case: &Case, context: &Context) -> Result<Outcome> {
     let text = output
         .recv_timeout(Duration::from_secs(5))
         .unwrap_or_default();
+    Ok((text, code))
+}
+
+fn outcome(case: &Case, context: &Context) -> Result<Outcome> {
+    let mut command = again(context, "--case", case.name)?;
+    let (text, code) = run(&mut command, Deadline::after(context.timeout(case)))?;
     Ok(match code {
         Some(0) => Outcome::Pass,
         Some(code) if code == i32::from(EXIT_SKIP) => Outcome::Skip(text.trim().to_owned()),

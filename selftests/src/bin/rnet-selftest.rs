@@ -47,15 +47,9 @@ fn find<T: Copy>(all: Vec<T>, name: &str, of: fn(&T) -> &'static str) -> Result<
 }
 
 fn run(options: Options) -> Result<ExitCode> {
-    let node = options.device.file_name().and_then(|name| name.to_str());
-    let guess = if node == Some("vhost-net") {
-        Kind::C
-    } else {
-        Kind::Rnet
-    };
     let context = Context {
+        kind: options.kind.unwrap_or(Kind::of(&options.device)),
         device: options.device,
-        kind: options.kind.unwrap_or(guess),
         seed: options.seed,
         argument: options.argument,
         factor: options.factor,

@@ -71,12 +71,9 @@ impl Behind {
         Ok(behind)
     }
 
-    /// Binds a queue, with its used ring mapped, which a kernel may want to see then.
+    /// Binds a queue.
     pub(super) fn bind(&self, index: u32) -> Result<()> {
-        let layout = self.layout(index);
-        self.iommu
-            .map(layout.used, 6 + 8 * usize::from(layout.size))?;
-        self.device.bind(index)
+        self.iommu.bind(&self.device, index)
     }
 
     pub(super) fn layout(&self, index: u32) -> SplitLayout {

@@ -42,7 +42,7 @@ mod wrap;
 use crate::vhost::Vhost;
 use anyhow::{Context as _, Result, bail};
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// Which driver is behind the device node; expectations differ where one is meant to be better.
@@ -52,6 +52,18 @@ pub enum Kind {
     C,
     /// `vhost_rnet`.
     Rnet,
+}
+
+impl Kind {
+    /// The driver whose node usually has that name.
+    #[must_use]
+    pub fn of(device: &Path) -> Self {
+        if device.file_name().is_some_and(|name| name == "vhost-net") {
+            Self::C
+        } else {
+            Self::Rnet
+        }
+    }
 }
 
 impl std::str::FromStr for Kind {

@@ -1,0 +1,253 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Fuzzers: episodes of random calls and ring contents, each from a seed and in a process of its own.
+//!
+//! What a seed decides is what is done; threads still meet the device, and each other, at times of
+//! their own. An episode fails when the device breaks a promise, and when it does not end.
+
+pub mod guest;
+
+use crate::cases::Context;
+use crate::device::NetDevice;
+use crate::peer::Peer;
+use crate::runner;
+use crate::sys::process;
+use crate::traffic::{self, Plan};
+use crate::vhost::{RX, TX};
+use crate::wait::Deadline;
+use anyhow::{Context as _, Result, anyhow, bail};
+use std::collections::BTreeMap;
+use std::fmt;
+use std::io::Write;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+/// After which an episode counts as hung.
+const LIMIT: Duration = Duration::from_secs(240);
+
+/// Episodes after which a fuzzer must have reached what it is for.
+const ENOUGH: u64 = 8;
+
+/// Frames each way after an episode.
+const FRAMES: u64 = 40;
+
+/// A fuzzer.
+#[derive(Clone, Copy, Debug)]
+pub struct Fuzzer {
+    /// Its name.
+    pub name: &'static str,
+    /// Runs the episode that belongs to the context's seed.
+    pub episode: fn(&Context) -> Result<Counts>,
+    /// What must have been counted after some episodes; else the fuzzer fails, since it shows nothing.
+    pub reaches: &'static [&'static str],
+}
+
+/// All fuzzers.
+pub const ALL: &[Fuzzer] = &[guest::FUZZER];
+
+/// How long a fuzzer runs.
+#[derive(Clone, Copy, Debug)]
+pub enum Length {
+    /// Until so much time is over, at the end of an episode.
+    Time(Duration),
+    /// So many episodes.
+    Episodes(u64),
+}
+
+impl Length {
+    fn is_over(self, start: Instant, episodes: u64) -> bool {
+        match self {
+            Self::Time(time) => episodes > 0 && start.elapsed() >= time,
+            Self::Episodes(count) => episodes >= count,
+        }
+    }
+}
+
+/// What was done how often.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Counts(BTreeMap<String, u64>);
+
+impl Counts {
+    /// Adds to what is called `name`.
+    pub fn add(&mut self, name: &str, count: u64) {
+        *self.0.entry(name.to_owned()).or_default() += count;
+    }
+
+    /// Adds all of `other`.
+    pub fn merge(&mut self, other: &Self) {
+        for (name, count) in &other.0 {
+            self.add(name, *count);
+        }
+    }
+
+    fn get(&self, name: &str) -> u64 {
+        self.0.get(name).copied().unwrap_or(0)
+    }
+
+    /// The counts in the last line, as [`fmt::Display`] wrote them.
+    fn parse(text: &str) -> Option<Self> {
+        let mut counts = Self::default();
+        for pair in text.lines().last()?.split(", ") {
+            let (count, name) = pair.split_once(' ')?;
+            counts.add(name, count.parse().ok()?);
+        }
+        Some(counts)
+    }
+}
+
+impl fmt::Display for Counts {
+    fn fmt(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (at, (name, count)) in self.0.iter().enumerate() {
+            let comma = if at > 0 { ", " } else { "" };
+            write!(to, "{comma}{count} {name}")?;
+        }
+        Ok(())
+    }
+}
+
+/// Runs the episode of the context's seed in this process, and prints what it counted.
+///
+/// # Errors
+///
+/// What the episode found.
+pub fn run_here(fuzzer: Fuzzer, context: &Context) -> Result<()> {
+    // Whatever happens to the parent, nothing is left behind.
+    process::die_with_parent()?;
+    crate::tap::private_network()?;
+    let counts = (fuzzer.episode)(context)?;
+    println!("{counts}");
+    Ok(())
+}
+
+/// Runs the episode of the context's seed in a process of its own.
+fn episode(fuzzer: Fuzzer, context: &Context) -> Result<Counts> {
+    let mut command = runner::again(context, "--episode", fuzzer.name)?;
+    let (text, code) = runner::run(&mut command, Deadline::after(LIMIT))?;
+    match code {
+        Some(0) => Counts::parse(&text).with_context(|| format!("no counts in {text:?}")),
+        Some(-1) => bail!("died by a signal\n{text}"),
+        Some(_) => bail!("{}", text.trim_end()),
+        None => bail!("no end within {LIMIT:?}\n{text}"),
+    }
+}
+
+/// Runs `fuzzer` from the context's seed on; what was done, and what was found.
+fn run(fuzzer: Fuzzer, context: &Context, length: Length) -> (String, Result<()>) {
+    let (name, device) = (fuzzer.name, context.device.display());
+    let start = Instant::now();
+    let mut total = Counts::default();
+    let mut result = Ok(());
+    let mut episodes = 0;
+    while result.is_ok() && !length.is_over(start, episodes) {
+        let seed = context.seed.wrapping_add(episodes);
+        let here = Context {
+            seed,
+            ..context.clone()
+        };
+        episodes += 1;
+        result = episode(fuzzer, &here)
+            .map(|counts| total.merge(&counts))
+            .with_context(|| {
+                format!(
+                    "again: cargo xtask fuzz --device {device} --seed {seed} --episodes 1 {name}"
+                )
+            });
+    }
+    let missed = fuzzer.reaches.iter().find(|what| total.get(what) == 0);
+    if let (Ok(()), Some(what)) = (&result, missed)
+        && episodes >= ENOUGH
+    {
+        result = Err(anyhow!("{episodes} episodes, but no {what}"));
+    }
+    let seconds = start.elapsed().as_secs();
+    let first = context.seed;
+    let done = format!("{episodes} episodes from seed {first} in {seconds} s: {total}");
+    (done, result)
+}
+
+/// Runs fuzzers from the context's seed on, and reports in KTAP; true if nothing was found.
+///
+/// # Errors
+///
+/// When the report cannot be written.
+pub fn run_all(
+    fuzzers: &[Fuzzer],
+    context: &Context,
+    length: Length,
+    to: &mut impl Write,
+) -> Result<bool> {
+    writeln!(to, "KTAP version 1\n1..{}", fuzzers.len())?;
+    let mut good = true;
+    for (number, fuzzer) in (1..).zip(fuzzers) {
+        let (done, result) = run(*fuzzer, context, length);
+        writeln!(
+            to,
+            "# {} on {}: {done}",
+            fuzzer.name,
+            context.device.display()
+        )?;
+        good &= result.is_ok();
+        let not = match result {
+            Ok(()) => "",
+            Err(error) => {
+                for line in format!("{error:#}").lines() {
+                    writeln!(to, "# {line}")?;
+                }
+                "not "
+            }
+        };
+        writeln!(to, "{not}ok {number} {}", fuzzer.name)?;
+        to.flush()?;
+    }
+    Ok(good)
+}
+
+/// Tells other threads to stop, however this one ends.
+struct Stop<'a>(&'a AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Takes frames that the guest sent, some at most; their number.
+fn drain(peer: &mut Peer) -> u64 {
+    let mut count = 0;
+    // One whose header makes no sense to the socket is an error, and gone.
+    while count < 1000 && !matches!(peer.take(), Ok(None)) {
+        count += 1;
+    }
+    count
+}
+
+/// Moves frames both ways and checks them.
+fn exchange(device: &mut NetDevice, seed: u64) -> Result<()> {
+    let plan = Plan {
+        tcp: device.setup.tcp,
+        ..Plan::new(seed, FRAMES, |number| 60 + (number * 397 % 1455) as usize)
+    };
+    traffic::exchange(device, plan)?;
+    for queue in [RX, TX] {
+        if device.queue(queue).err.take()? > 0 {
+            bail!("queue {queue} stopped");
+        }
+    }
+    device.memory.margins_untouched()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Counts;
+
+    #[test]
+    fn counts_are_read_as_they_are_written() {
+        let mut counts = Counts::default();
+        counts.add("calls", 3);
+        counts.add("queues bound", 2);
+        counts.merge(&counts.clone());
+        assert_eq!(counts.to_string(), "6 calls, 4 queues bound");
+        assert_eq!(Counts::parse(&counts.to_string()), Some(counts));
+        assert_eq!(Counts::parse("a panic"), None);
+    }
+}
