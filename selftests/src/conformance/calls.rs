@@ -12,11 +12,11 @@ pub const GUEST: u64 = 2 << 20;
 /// Where the log's bits are, behind the guest's memory.
 pub const LOG: u64 = 3 << 20;
 /// Distance between two queues' rings.
-const QUEUE: u64 = 1 << 20;
+pub const QUEUE: u64 = 1 << 20;
 /// Where the available ring is, behind a descriptor table of the most entries.
-const AVAIL: u64 = 0x8_0000;
+pub const AVAIL: u64 = 0x8_0000;
 /// Where the used ring is.
-const USED: u64 = 0xa_0000;
+pub const USED: u64 = 0xa_0000;
 /// An address of the kernel.
 const KERNEL: u64 = 0xffff_8880_0000_0000;
 

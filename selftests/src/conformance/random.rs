@@ -59,8 +59,31 @@ impl Pool {
         }
     }
 
-    fn draw(steps: &[Step], rng: &mut SmallRng) -> Step {
+    /// All calls, for one device alone; the long ones too, if nothing waits for them.
+    #[must_use]
+    pub fn all(long: bool) -> Self {
+        let mut defined = calls::defined();
+        if long {
+            defined.extend(calls::long());
+        }
+        Self {
+            defined,
+            strange: calls::strange(),
+        }
+    }
+
+    fn pick(steps: &[Step], rng: &mut SmallRng) -> Step {
         steps[rng.random_range(0..steps.len())].clone()
+    }
+
+    /// Any step.
+    pub fn draw(&self, rng: &mut SmallRng) -> Step {
+        match rng.random_range(0..100) {
+            // Legal calls, or nothing would ever run.
+            0..55 => legal(rng),
+            55..95 => Self::pick(&self.defined, rng),
+            _ => Self::pick(&self.strange, rng),
+        }
     }
 
     /// The sequence of `len` steps that belongs to `seed`.
@@ -71,12 +94,7 @@ impl Pool {
         let mut steps = vec![Step::new("nonblock", Action::Nonblock(true))];
         let mut translated = false;
         while steps.len() < len {
-            let mut step = match rng.random_range(0..100) {
-                // Legal calls, or nothing would ever run.
-                0..55 => legal(&mut rng),
-                55..95 => Self::draw(&self.defined, &mut rng),
-                _ => Self::draw(&self.strange, &mut rng),
-            };
+            let mut step = self.draw(&mut rng);
             translated |= translates(&step);
             // What is there to read then is up to the workers.
             if translated && matches!(step.action, Action::Read(_) | Action::Poll) {

@@ -16,6 +16,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
 
 /// Bytes of memory behind the rings.
 pub const MEMORY: usize = 4 << 20;
@@ -91,6 +92,48 @@ impl Side {
     pub fn reopen(&mut self) -> Result<()> {
         self.vhost = Vhost::open(&self.path)?;
         Ok(())
+    }
+
+    /// Puts a device that was just opened behind the descriptor, whatever calls are being made on it.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel has no memory.
+    pub fn replace(&self) -> Result<()> {
+        let fresh = Vhost::open(&self.path)?;
+        Ok(process::replace(self.vhost.as_fd(), fresh.as_fd())?)
+    }
+
+    /// Puts another queue of no interface, or a file, behind the descriptor of the tap.
+    ///
+    /// # Errors
+    ///
+    /// When the process has too many descriptors.
+    pub fn spoil_tap(&self, with: Fd) -> Result<()> {
+        let other = if with == Fd::Unattached {
+            &self.unattached
+        } else {
+            &self.file
+        };
+        Ok(process::replace(self.tap.as_fd(), other.as_fd())?)
+    }
+
+    /// Writes a word into the memory behind the rings.
+    ///
+    /// # Panics
+    ///
+    /// When it is not there.
+    pub fn write_memory(&self, offset: usize, word: u16) {
+        self.memory.store_u16(offset, word, Ordering::Relaxed);
+    }
+
+    /// Kicks all queues that have the descriptor for it.
+    ///
+    /// # Errors
+    ///
+    /// When the count is at its end.
+    pub fn kick(&self) -> Result<()> {
+        self.kick.signal()
     }
 
     fn fd(&self, fd: Fd) -> i32 {

@@ -6,6 +6,7 @@
 //! their own. An episode fails when the device breaks a promise, and when it does not end.
 
 pub mod guest;
+pub mod ioctls;
 
 use crate::cases::Context;
 use crate::device::NetDevice;
@@ -16,7 +17,7 @@ use crate::traffic::{self, Plan};
 use crate::vhost::{RX, TX};
 use crate::wait::Deadline;
 use anyhow::{Context as _, Result, anyhow, bail};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::io::Write;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -43,7 +44,7 @@ pub struct Fuzzer {
 }
 
 /// All fuzzers.
-pub const ALL: &[Fuzzer] = &[guest::FUZZER];
+pub const ALL: &[Fuzzer] = &[guest::FUZZER, ioctls::FUZZER];
 
 /// How long a fuzzer runs.
 #[derive(Clone, Copy, Debug)]
@@ -65,31 +66,53 @@ impl Length {
 
 /// What was done how often.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Counts(BTreeMap<String, u64>);
+pub struct Counts {
+    counts: BTreeMap<String, u64>,
+    /// Addresses of the kernel that calls ran through, if it can tell.
+    pub coverage: BTreeSet<u64>,
+}
+
+/// What the line of addresses begins with.
+const COVERAGE: &str = "coverage ";
 
 impl Counts {
     /// Adds to what is called `name`.
     pub fn add(&mut self, name: &str, count: u64) {
-        *self.0.entry(name.to_owned()).or_default() += count;
+        *self.counts.entry(name.to_owned()).or_default() += count;
     }
 
     /// Adds all of `other`.
     pub fn merge(&mut self, other: &Self) {
-        for (name, count) in &other.0 {
+        for (name, count) in &other.counts {
             self.add(name, *count);
         }
+        self.coverage.extend(&other.coverage);
     }
 
     fn get(&self, name: &str) -> u64 {
-        self.0.get(name).copied().unwrap_or(0)
+        self.counts.get(name).copied().unwrap_or(0)
     }
 
-    /// The counts in the last line, as [`fmt::Display`] wrote them.
+    /// The lines from which another process reads it.
+    fn lines(&self) -> String {
+        let mut lines = String::new();
+        if !self.coverage.is_empty() {
+            let addresses: Vec<_> = self.coverage.iter().map(u64::to_string).collect();
+            lines = format!("{COVERAGE}{}\n", addresses.join(" "));
+        }
+        lines + &self.to_string()
+    }
+
+    /// Reads lines of another process.
     fn parse(text: &str) -> Option<Self> {
         let mut counts = Self::default();
         for pair in text.lines().last()?.split(", ") {
             let (count, name) = pair.split_once(' ')?;
             counts.add(name, count.parse().ok()?);
+        }
+        if let Some(addresses) = text.lines().find_map(|line| line.strip_prefix(COVERAGE)) {
+            let addresses = addresses.split(' ').map(|address| address.parse().ok());
+            counts.coverage = addresses.collect::<Option<_>>()?;
         }
         Some(counts)
     }
@@ -97,7 +120,7 @@ impl Counts {
 
 impl fmt::Display for Counts {
     fn fmt(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (at, (name, count)) in self.0.iter().enumerate() {
+        for (at, (name, count)) in self.counts.iter().enumerate() {
             let comma = if at > 0 { ", " } else { "" };
             write!(to, "{comma}{count} {name}")?;
         }
@@ -115,7 +138,7 @@ pub fn run_here(fuzzer: Fuzzer, context: &Context) -> Result<()> {
     process::die_with_parent()?;
     crate::tap::private_network()?;
     let counts = (fuzzer.episode)(context)?;
-    println!("{counts}");
+    println!("{}", counts.lines());
     Ok(())
 }
 
@@ -161,7 +184,10 @@ fn run(fuzzer: Fuzzer, context: &Context, length: Length) -> (String, Result<()>
     }
     let seconds = start.elapsed().as_secs();
     let first = context.seed;
-    let done = format!("{episodes} episodes from seed {first} in {seconds} s: {total}");
+    let mut done = format!("{episodes} episodes from seed {first} in {seconds} s: {total}");
+    if !total.coverage.is_empty() {
+        done += &format!("; {} places of the kernel reached", total.coverage.len());
+    }
     (done, result)
 }
 
@@ -247,7 +273,8 @@ mod tests {
         counts.add("queues bound", 2);
         counts.merge(&counts.clone());
         assert_eq!(counts.to_string(), "6 calls, 4 queues bound");
-        assert_eq!(Counts::parse(&counts.to_string()), Some(counts));
+        counts.coverage.extend([1 << 63, 7]);
+        assert_eq!(Counts::parse(&counts.lines()), Some(counts));
         assert_eq!(Counts::parse("a panic"), None);
     }
 }

@@ -5,6 +5,7 @@
 #![allow(unsafe_code, reason = "each block below carries its proof")]
 
 pub mod ioctl;
+pub mod kcov;
 pub mod mapping;
 pub mod net;
 pub mod process;

@@ -4,6 +4,7 @@
 
 use super::check;
 use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
 
 /// Moves the calling process into a network namespace of its own.
 ///
@@ -85,6 +86,18 @@ pub fn alarm(seconds: u32) {
 pub fn redirect(fd: i32, target: &RawSlot) -> io::Result<()> {
     // SAFETY: `target` reserves its number for exactly this use, no owner object exists for it.
     check(unsafe { libc::dup2(fd, target.0) })?;
+    Ok(())
+}
+
+/// Puts the file of `fd` behind the open descriptor `target`, in place of its own.
+///
+/// # Errors
+///
+/// When the kernel has no memory.
+pub fn replace(target: BorrowedFd<'_>, fd: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: takes integers only. Both numbers are open, and are so afterwards; what file is behind
+    // the target is no matter of memory safety.
+    check(unsafe { libc::dup2(fd.as_raw_fd(), target.as_raw_fd()) })?;
     Ok(())
 }
 
