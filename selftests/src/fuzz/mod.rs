@@ -7,6 +7,7 @@
 
 pub mod guest;
 pub mod ioctls;
+pub mod messages;
 
 use crate::cases::Context;
 use crate::device::NetDevice;
@@ -44,7 +45,7 @@ pub struct Fuzzer {
 }
 
 /// All fuzzers.
-pub const ALL: &[Fuzzer] = &[guest::FUZZER, ioctls::FUZZER];
+pub const ALL: &[Fuzzer] = &[guest::FUZZER, ioctls::FUZZER, messages::FUZZER];
 
 /// How long a fuzzer runs.
 #[derive(Clone, Copy, Debug)]
