@@ -11,8 +11,9 @@
 CARGO ?= cargo
 XTASK := $(CARGO) xtask
 UDEV_DIR ?= /usr/lib/udev/rules.d
+MINUTES ?= 10
 
-.PHONY: all module lab shell demo check unsafe bench bench-quick fmt clean install modules_install kdir
+.PHONY: all module lab shell demo check fuzz unsafe bench bench-quick fmt clean install modules_install kdir
 
 ifdef KDIR
 # The config is the kernel's own word on itself; its compiler must be ours,
@@ -75,6 +76,9 @@ check:
 
 unsafe:
 	$(XTASK) unsafe
+
+fuzz:
+	$(XTASK) fuzz --minutes $(MINUTES)
 
 bench:
 	$(XTASK) bench

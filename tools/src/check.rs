@@ -10,6 +10,7 @@ use anyhow::{Context, Result};
 use crate::build::{self, Mode};
 use crate::conformance;
 use crate::demo;
+use crate::fuzz;
 use crate::guests;
 use crate::ktap;
 use crate::paths::Lab;
@@ -81,7 +82,7 @@ impl Tally {
     }
 
     /// Prints the sum; answers whether all passed.
-    fn report(&self) -> bool {
+    pub fn report(&self) -> bool {
         for skipped in &self.skipped {
             println!("skipped: {skipped}");
         }
@@ -105,6 +106,7 @@ pub fn run(lab: &Lab) -> Result<bool> {
                 selftest(lab, device, &mut tally);
             }
             conformance::run(lab, &mut tally);
+            fuzz::short(lab, demo::RNET, &mut tally);
             programs::run(lab, &mut tally);
             for device in [demo::C_VHOST, demo::RNET] {
                 guest(lab, device, &mut tally);

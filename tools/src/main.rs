@@ -9,6 +9,7 @@ mod conformance;
 mod cpio;
 mod debian;
 mod demo;
+mod fuzz;
 mod guests;
 mod initramfs;
 mod kernel;
@@ -64,6 +65,8 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         options: Vec<String>,
     },
+    /// Fuzz a device in the VM, and vring on the host; fails on a finding.
+    Fuzz(fuzz::FuzzArgs),
     /// Run programs of others on both devices: the kernel's test, rust-vmm's.
     Programs,
     /// Run QEMU guests of all kinds.
@@ -168,6 +171,13 @@ fn run(task: Task) -> Result<ExitCode> {
             lab::ensure(&lab, false)?;
             build_all(&lab)?;
             ended(&conformance::compare(&lab, &options, Output::Show)?)
+        }
+        Task::Fuzz(args) => {
+            lab::ensure(&lab, false)?;
+            Ok(match fuzz::run(&lab, &args)? {
+                true => ExitCode::SUCCESS,
+                false => ExitCode::FAILURE,
+            })
         }
         Task::Programs => {
             lab::ensure(&lab, false)?;
