@@ -18,7 +18,8 @@ const EXIT_SKIP: u8 = 4;
 /// How a case ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Outcome {
-    Pass,
+    /// With figures that the case printed.
+    Pass(String),
     Skip(String),
     Fail(String),
 }
@@ -108,12 +109,20 @@ fn outcome(case: &Case, context: &Context) -> Result<Outcome> {
     let mut command = again(context, "--case", case.name)?;
     let (text, code) = run(&mut command, Deadline::after(context.timeout(case)))?;
     Ok(match code {
-        Some(0) => Outcome::Pass,
+        Some(0) => Outcome::Pass(text),
         Some(code) if code == i32::from(EXIT_SKIP) => Outcome::Skip(text.trim().to_owned()),
         Some(-1) => Outcome::Fail(format!("died by a signal\n{text}")),
         Some(_) => Outcome::Fail(text),
         None => Outcome::Fail(format!("no end within {:?}\n{text}", context.timeout(case))),
     })
+}
+
+/// Writes lines that are no results.
+fn remark(to: &mut impl Write, text: &str) -> Result<()> {
+    for line in text.lines() {
+        writeln!(to, "# {line}")?;
+    }
+    Ok(())
 }
 
 /// Runs `cases` and writes a KTAP report; true if none failed.
@@ -132,13 +141,14 @@ pub fn run_all(cases: &[Case], context: &Context, to: &mut impl Write) -> Result
             .unwrap_or_else(|error| Outcome::Fail(format!("the case could not be run: {error:#}")));
         let mut line = String::new();
         match &outcome {
-            Outcome::Pass => write!(line, "ok {number} {}", case.name)?,
+            Outcome::Pass(text) => {
+                remark(to, text)?;
+                write!(line, "ok {number} {}", case.name)?;
+            }
             Outcome::Skip(reason) => write!(line, "ok {number} {} # SKIP {reason}", case.name)?,
             Outcome::Fail(text) => {
                 failed += 1;
-                for diagnostic in text.lines() {
-                    writeln!(to, "# {diagnostic}")?;
-                }
+                remark(to, text)?;
                 write!(line, "not ok {number} {}", case.name)?;
             }
         }
