@@ -12,6 +12,8 @@
 //! [`setup`] and [`device`] put them together; [`traffic`] moves numbered frames through it and
 //! checks every byte; [`cases`] are the tests and [`runner`] runs each in a process of its own.
 //! [`conformance`] compares two devices call by call, [`fuzz`] does to one what nobody should.
+//! checks every byte; [`load`] does so on several devices at once; [`cases`] are the tests and
+//! [`runner`] runs each in a process of its own.
 //! [`bench`] measures, with a driver of its own that does less.
 
 #![deny(unsafe_code)]
@@ -25,6 +27,7 @@ pub mod frame;
 pub mod fuzz;
 pub mod iommu;
 pub mod iotlb;
+pub mod load;
 pub mod log;
 pub mod memory;
 pub mod peer;

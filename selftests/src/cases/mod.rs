@@ -29,6 +29,7 @@ mod iotlb_log;
 mod kill;
 mod lifecycle;
 mod live;
+mod load;
 mod messages;
 mod log;
 mod log_control;
@@ -198,6 +199,7 @@ pub fn all() -> Vec<Case> {
         fork::CASES,
         history_leaks::CASES,
         history_rings::CASES,
+        load::CASES,
     ]
     .concat()
 }
