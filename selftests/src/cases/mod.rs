@@ -35,6 +35,7 @@ mod log;
 mod log_control;
 mod log_live;
 mod rxbuf;
+mod stress;
 mod tunnel;
 mod worker;
 mod workers;
@@ -200,6 +201,7 @@ pub fn all() -> Vec<Case> {
         history_leaks::CASES,
         history_rings::CASES,
         load::CASES,
+        stress::CASES,
     ]
     .concat()
 }

@@ -5,6 +5,8 @@
 use super::check;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::unix::process::ExitStatusExt;
+use std::process::ExitStatus;
 
 /// Moves the calling process into a network namespace of its own.
 ///
@@ -42,30 +44,90 @@ pub fn die_with_parent() -> io::Result<()> {
     Ok(())
 }
 
-/// Runs `run` in a child, which has a copy of this process's memory, and waits for its end.
-///
-/// Nothing else of this process runs in the child: its memory goes with it, but for shared mappings.
+/// A child with a copy of this process's memory; it is killed when this is dropped.
+#[derive(Debug)]
+pub struct Forked(libc::pid_t);
+
+impl Forked {
+    /// Runs `run` in a child, whose status is what it answers.
+    ///
+    /// Nothing else of this process runs in the child: its memory goes with it, but for shared
+    /// mappings.
+    ///
+    /// # Errors
+    ///
+    /// When there can be no further process.
+    pub fn start(run: impl FnOnce() -> u8) -> io::Result<Self> {
+        // SAFETY: the child sees a copy of this memory as it is now. It runs one closure and ends
+        // without unwinding into frames of the parent; a lock that another thread holds would stop
+        // it, not confuse it.
+        let child = check(unsafe { libc::fork() })?;
+        if child == 0 {
+            let ran = std::panic::catch_unwind(std::panic::AssertUnwindSafe(run));
+            // SAFETY: ends this process, and does nothing else.
+            unsafe { libc::_exit(i32::from(ran.unwrap_or(u8::MAX))) };
+        }
+        Ok(Self(child))
+    }
+
+    /// The process id.
+    #[must_use]
+    pub fn id(&self) -> u32 {
+        self.0.unsigned_abs()
+    }
+
+    /// Waits for its end.
+    ///
+    /// # Errors
+    ///
+    /// None in practice.
+    pub fn wait(self) -> io::Result<ExitStatus> {
+        let status = self.reap();
+        std::mem::forget(self);
+        status
+    }
+
+    /// Sends it a signal.
+    ///
+    /// # Errors
+    ///
+    /// None in practice: until it is waited for, it has its number.
+    pub fn signal(&self, signal: i32) -> io::Result<()> {
+        // SAFETY: takes integers only, and the child has not been waited for.
+        check(unsafe { libc::kill(self.0, signal) })?;
+        Ok(())
+    }
+
+    fn reap(&self) -> io::Result<ExitStatus> {
+        let mut status = 0;
+        // SAFETY: the pointer is to a live integer.
+        check(unsafe { libc::waitpid(self.0, &raw mut status, 0) })?;
+        Ok(ExitStatus::from_raw(status))
+    }
+}
+
+impl Drop for Forked {
+    fn drop(&mut self) {
+        // There is nobody to tell of an error.
+        let _ = self.signal(libc::SIGKILL).and_then(|()| self.reap());
+    }
+}
+
+/// Runs `run` in a child as [`Forked::start`] does, and waits for its end.
 ///
 /// # Errors
 ///
 /// When there can be no further process, or the child died.
 pub fn in_child(run: impl FnOnce()) -> io::Result<()> {
-    // SAFETY: the child sees a copy of this memory as it is now. It runs one closure and ends
-    // without unwinding into frames of the parent; a lock that another thread holds would stop it,
-    // not confuse it.
-    let child = check(unsafe { libc::fork() })?;
-    if child == 0 {
-        let ran = std::panic::catch_unwind(std::panic::AssertUnwindSafe(run));
-        // SAFETY: ends this process, and does nothing else.
-        unsafe { libc::_exit(i32::from(ran.is_err())) };
-    }
-    let mut status = 0;
-    // SAFETY: the pointer is to a live integer.
-    check(unsafe { libc::waitpid(child, &raw mut status, 0) })?;
-    if status == 0 {
+    let child = Forked::start(|| {
+        run();
+        0
+    })?;
+    let status = child.wait()?;
+    if status.success() {
         Ok(())
     } else {
-        Err(io::Error::other(format!("a child ended with {status:#x}")))
+        Err(io::Error::other(format!("a child ended with {status}")))
     }
 }
 
