@@ -20,6 +20,7 @@
 
 pub mod bench;
 pub mod cases;
+pub mod cgroup;
 pub mod conformance;
 pub mod device;
 pub mod eventfd;

@@ -3,6 +3,7 @@
 //! What kind of thread a worker is (`VHOST_SET_FORK_FROM_OWNER`).
 
 use super::{Case, Context, Kind, Role, Skip, accepts, case, check, kill, refuses, role};
+use crate::cgroup::Group;
 use crate::device::{NetDevice, Setup};
 use crate::sys::ioctl::BadPointer;
 use crate::traffic::{self, Plan};
@@ -14,7 +15,6 @@ use anyhow::{Context as _, Result};
 use std::fs::{self, OpenOptions};
 use std::io;
 use std::os::fd::AsFd;
-use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -145,27 +145,9 @@ fn kthread(ctx: &Context) -> Result<()> {
 /// What a kernel thread uses counts for its owner's control groups.
 fn cgroup(ctx: &Context) -> Result<()> {
     let vhost = open(ctx)?;
-    let root = std::env::temp_dir().join(format!("cgroup-{}", std::process::id()));
-    fs::create_dir(&root)?;
-    let mount = |arguments: &[&str]| -> Result<()> {
-        let (program, arguments) = arguments.split_first().context("no command")?;
-        let status = Command::new(program).args(arguments).arg(&root).status()?;
-        check(status.success(), || format!("{program}: {status}"))
-    };
-    mount(&["mount", "-t", "cgroup2", "none"])?;
-    let result = in_group(&vhost, &root);
-    drop(vhost);
-    let end = mount(&["umount", "-l"]).and_then(|()| Ok(fs::remove_dir(&root)?));
-    result.and(end)
-}
-
-/// As [`cgroup`], below a mounted hierarchy.
-fn in_group(vhost: &Vhost, root: &Path) -> Result<()> {
-    let group = root.join("rnet-owner");
-    fs::create_dir(&group).context("new group")?;
-    let enter = |group: &Path| fs::write(group.join("cgroup.procs"), "0").context("enter a group");
+    let group = Group::new("rnet-owner")?;
     let groups_of = |pid: u32| fs::read_to_string(format!("/proc/{pid}/cgroup")).context("groups");
-    enter(&group)?;
+    group.enter()?;
     let check_group = || -> Result<()> {
         accepts("SET_FORK_FROM_OWNER", vhost.set_fork_from_owner(KTHREAD))?;
         accepts("SET_OWNER", vhost.set_owner())?;
@@ -178,11 +160,8 @@ fn in_group(vhost: &Vhost, root: &Path) -> Result<()> {
         accepts("RESET_OWNER", vhost.reset_owner())
     };
     let result = check_group();
-    enter(root)?;
-    // A thread that has ended leaves its group a moment later.
-    Deadline::patient().until("the group to be empty", || {
-        Ok(fs::remove_dir(&group).is_ok())
-    })?;
+    group.leave()?;
+    group.remove()?;
     result
 }
 
