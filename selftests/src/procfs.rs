@@ -54,7 +54,16 @@ pub fn threads(pid: u32) -> Result<Vec<Thread>> {
 ///
 /// When the thread is gone.
 pub fn state(tid: u32) -> Result<char> {
-    let path = format!("/proc/self/task/{tid}/status");
+    state_of(std::process::id(), tid)
+}
+
+/// The state of a thread of a process, as [`state`].
+///
+/// # Errors
+///
+/// When the thread is gone.
+pub fn state_of(pid: u32, tid: u32) -> Result<char> {
+    let path = format!("/proc/{pid}/task/{tid}/status");
     let text = fs::read_to_string(&path).with_context(|| path.clone())?;
     let line = text.lines().find_map(|line| line.strip_prefix("State:"));
     let state = line.and_then(|line| line.trim_start().chars().next());
@@ -105,6 +114,25 @@ pub fn kernel_workers() -> Result<Vec<Thread>> {
         }
     }
     Ok(out)
+}
+
+/// How many vhost workers there are, of whatever process.
+///
+/// # Errors
+///
+/// When the process information is missing.
+pub fn all_workers() -> Result<usize> {
+    let mut count = 0;
+    for entry in fs::read_dir("/proc").context("list processes")? {
+        let name = entry?.file_name();
+        if let Some(pid) = name.to_str().and_then(|name| name.parse().ok()) {
+            // A process may end between the listing and the look at it.
+            let threads = threads(pid).unwrap_or_default();
+            let worker = |thread: &&Thread| thread.name.starts_with("vhost-");
+            count += threads.iter().filter(worker).count();
+        }
+    }
+    Ok(count)
 }
 
 /// What a thread has run so far.
@@ -178,6 +206,16 @@ pub fn expect_workers(count: usize) -> Result<()> {
 fn field(text: &str, name: &str) -> Option<u64> {
     let line = text.lines().find_map(|line| line.strip_prefix(name))?;
     line.split_whitespace().next()?.parse().ok()
+}
+
+/// A count of `/proc/vmstat`.
+///
+/// # Errors
+///
+/// When there is no such line.
+pub fn vmstat(name: &str) -> Result<u64> {
+    let text = fs::read_to_string("/proc/vmstat").context("/proc/vmstat")?;
+    field(&text, &format!("{name} ")).with_context(|| format!("{name} is not in vmstat"))
 }
 
 /// A line of `/proc/meminfo` in KiB.

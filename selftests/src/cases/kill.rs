@@ -40,7 +40,8 @@ fn endless_traffic(ctx: &Context) -> Result<()> {
     until_killed(ctx, device, |_| Ok(()))
 }
 
-/// Tells the parent when frames have moved both ways, and goes on; `change` is called all the time.
+/// Tells the parent when frames have moved both ways, and goes on; from then on `change` is called
+/// all the time.
 pub(super) fn until_killed(
     ctx: &Context,
     mut device: NetDevice,
@@ -61,7 +62,9 @@ pub(super) fn until_killed(
         if !moved && !traffic::wait_activity(&mut device, crate::wait::PATIENCE)? {
             bail!("nothing moves");
         }
-        change(&device)?;
+        if told {
+            change(&device)?;
+        }
     }
 }
 

@@ -12,6 +12,7 @@ mod busy;
 mod endian;
 mod events;
 mod evil;
+mod faults;
 mod fork;
 mod guest;
 mod guest_rx;
@@ -200,6 +201,7 @@ pub fn all() -> Vec<Case> {
         fork::CASES,
         history_leaks::CASES,
         history_rings::CASES,
+        faults::CASES,
         load::CASES,
         stress::CASES,
     ]
@@ -214,6 +216,7 @@ pub fn roles() -> Vec<Role> {
         kill::ROLES,
         workers::ROLES,
         fork::ROLES,
+        faults::ROLES,
         backends_change::ROLES,
         iotlb_calls::ROLES,
     ]

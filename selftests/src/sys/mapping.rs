@@ -94,10 +94,56 @@ impl Mapping {
         self.set_protection(offset, len, libc::PROT_READ)
     }
 
-    fn set_protection(&self, offset: usize, len: usize, prot: i32) -> io::Result<()> {
+    /// Takes a range of pages out of memory, to swap; an access brings a page back.
+    ///
+    /// # Errors
+    ///
+    /// When the range is not made of whole pages of the mapping.
+    pub fn page_out(&self, offset: usize, len: usize) -> io::Result<()> {
+        self.check_range(offset, len)?;
+        // SAFETY: the range lies inside this mapping, whose content stays as it is.
+        super::check(unsafe {
+            libc::madvise(self.base.add(offset).cast(), len, libc::MADV_PAGEOUT)
+        })?;
+        Ok(())
+    }
+
+    /// Unmaps a range of pages, for the device too, until they are put back with their content.
+    ///
+    /// Meanwhile the process must map nothing, which might get the addresses.
+    ///
+    /// # Errors
+    ///
+    /// When the range is not made of whole pages of the mapping.
+    pub fn unmap(&self, offset: usize, len: usize) -> io::Result<Unmapped<'_>> {
+        self.check_range(offset, len)?;
+        // SAFETY: a fresh mapping at an address of the kernel's choice touches nothing of ours.
+        let away = unsafe {
+            let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+            libc::mmap(std::ptr::null_mut(), len, libc::PROT_NONE, flags, -1, 0)
+        };
+        if away == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        let unmapped = Unmapped {
+            home: self,
+            offset,
+            len,
+            away: away.cast(),
+        };
+        move_pages(self.at(offset, len), unmapped.away, len)?;
+        Ok(unmapped)
+    }
+
+    fn check_range(&self, offset: usize, len: usize) -> io::Result<()> {
         if offset.checked_add(len).is_none_or(|end| end > self.len) {
             return Err(io::ErrorKind::InvalidInput.into());
         }
+        Ok(())
+    }
+
+    fn set_protection(&self, offset: usize, len: usize, prot: i32) -> io::Result<()> {
+        self.check_range(offset, len)?;
         // SAFETY: the range was just checked to lie inside this mapping; an access to a closed
         // page faults, it does not reach other memory.
         super::check(unsafe { libc::mprotect(self.base.add(offset).cast(), len, prot) })?;
@@ -182,6 +228,51 @@ impl Mapping {
     pub fn store_u16(&self, offset: usize, value: u16, order: Ordering) {
         self.word(offset).store(value.to_le(), order);
     }
+}
+
+/// Pages of a mapping that are somewhere else for now.
+#[derive(Debug)]
+#[must_use]
+pub struct Unmapped<'a> {
+    home: &'a Mapping,
+    offset: usize,
+    len: usize,
+    away: *mut u8,
+}
+
+impl Unmapped<'_> {
+    /// Puts the pages back where they were.
+    ///
+    /// # Errors
+    ///
+    /// When something has been mapped there.
+    pub fn put_back(self) -> io::Result<()> {
+        let home = self.home.at(self.offset, self.len);
+        // SAFETY: with this flag nothing that is mapped is replaced.
+        let place = unsafe {
+            let flags = libc::MAP_PRIVATE
+                | libc::MAP_ANONYMOUS
+                | libc::MAP_NORESERVE
+                | libc::MAP_FIXED_NOREPLACE;
+            libc::mmap(home.cast(), self.len, libc::PROT_NONE, flags, -1, 0)
+        };
+        if place == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        move_pages(self.away, home, self.len)
+    }
+}
+
+/// Moves pages, with their content, in place of others that nobody uses.
+fn move_pages(from: *mut u8, to: *mut u8, len: usize) -> io::Result<()> {
+    let flags = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED;
+    // SAFETY: both callers pass pages of a `Mapping`, which no Rust reference points into, and
+    // pages that were just mapped to make room for them.
+    let moved = unsafe { libc::mremap(from.cast(), len, len, flags, to) };
+    if moved == libc::MAP_FAILED {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
 }
 
 impl Drop for Mapping {
