@@ -14,12 +14,15 @@
 //! [`conformance`] compares two devices call by call, [`fuzz`] does to one what nobody should.
 //! checks every byte; [`load`] does so on several devices at once; [`cases`] are the tests and
 //! [`runner`] runs each in a process of its own.
+//! checks every byte; [`load`] does so on several devices at once; [`census`] counts what is left
+//! behind; [`cases`] are the tests and [`runner`] runs each in a process of its own.
 //! [`bench`] measures, with a driver of its own that does less.
 
 #![deny(unsafe_code)]
 
 pub mod bench;
 pub mod cases;
+pub mod census;
 pub mod cgroup;
 pub mod conformance;
 pub mod device;

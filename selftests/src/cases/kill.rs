@@ -3,21 +3,29 @@
 //! Owners that are killed at any moment.
 
 use super::{Case, Context, Role, case, check, role};
+use crate::census::{self, Census};
 use crate::device::{NetDevice, Setup};
 use crate::runner;
+use crate::sys::mapping::Mapping;
+use crate::sys::process::Forked;
 use crate::traffic::{self, Flow, Plan, RxFlow, TxFlow};
 use crate::uapi::feature;
 use crate::vhost::{RX, TX};
 use crate::wait::Deadline;
 use anyhow::{Context as _, Result, bail};
+use rand::rngs::SmallRng;
+use rand::{Rng, SeedableRng};
 use std::io::{Read, Write};
+use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 pub(super) const CASES: &[Case] = &[
     case("kill.under_traffic", 120, under_traffic),
     case("kill.before_kick", 120, before_kick),
     case("kill.shared_device", 120, shared),
+    case("kill.random", 120, random),
 ];
 
 pub(super) const ROLES: &[Role] = &[
@@ -171,4 +179,113 @@ fn shared(ctx: &Context) -> Result<()> {
         still_works(ctx).with_context(|| format!("after kill {round}"))?;
     }
     Ok(())
+}
+
+/// Owners at a time in [`random`].
+const VICTIMS: usize = 4;
+
+/// Kills in [`random`], if it is not to go on longer.
+const KILLS: u64 = 100;
+
+/// Owners that are killed, each on a tap of its own.
+struct Victims<'a> {
+    ctx: &'a Context,
+    rng: SmallRng,
+    alive: Vec<Forked>,
+    /// A word for each: whether it has moved frames.
+    moving: Mapping,
+    /// How many were killed with frames on the move.
+    killed_moving: u64,
+}
+
+impl<'a> Victims<'a> {
+    fn start(ctx: &'a Context) -> Result<Self> {
+        let mut victims = Self {
+            ctx,
+            rng: SmallRng::seed_from_u64(ctx.seed),
+            alive: Vec::new(),
+            moving: Mapping::new(2 * VICTIMS)?,
+            killed_moving: 0,
+        };
+        for slot in 0..VICTIMS {
+            let victim = victims.one(slot)?;
+            victims.alive.push(victim);
+        }
+        Ok(victims)
+    }
+
+    fn one(&mut self, slot: usize) -> Result<Forked> {
+        let seed = self.rng.random();
+        self.moving.store_u16(2 * slot, 0, Ordering::Relaxed);
+        let live = || {
+            if let Err(error) = victim(self.ctx, slot, seed, &self.moving) {
+                println!("owner {slot} gave up: {error:#}");
+            }
+            1
+        };
+        Ok(Forked::start(live)?)
+    }
+
+    /// Kills any of them at any moment, and starts another in its place.
+    fn kill_one(&mut self) -> Result<()> {
+        // No wait for anything: the next may be anywhere by then.
+        std::thread::sleep(Duration::from_micros(self.rng.random_range(0..30_000)));
+        let slot = self.rng.random_range(0..VICTIMS);
+        let victim = self.alive.swap_remove(slot);
+        victim.signal(libc::SIGKILL)?;
+        let status = victim.wait()?;
+        check(status.signal() == Some(libc::SIGKILL), || {
+            format!("owner {slot} ended with {status}")
+        })?;
+        self.killed_moving += u64::from(self.moving.load_u16(2 * slot, Ordering::Relaxed));
+        let next = self.one(slot)?;
+        self.alive.push(next);
+        self.alive.swap(slot, VICTIMS - 1);
+        Ok(())
+    }
+}
+
+/// Sets a device up and moves frames both ways until killed; says when they do move.
+fn victim(ctx: &Context, slot: usize, seed: u64, moving: &Mapping) -> Result<()> {
+    let events = feature::EVENT_IDX * (seed % 2);
+    let merge = feature::MRG_RXBUF * (seed / 2 % 2);
+    let mut setup = Setup::new(feature::VERSION_1 | events | merge);
+    // Little memory, to be there soon.
+    (setup.rx_buffers.0, setup.tx_buffers.0) = (32, 32);
+    let mut device = NetDevice::prepare(&ctx.device, setup, &format!("tap{slot}"), false)?;
+    device.bind(TX)?;
+    device.bind(RX)?;
+    loop {
+        let plan = Plan::new(seed, 20, |n| 60 + (n % 1400) as usize);
+        traffic::exchange(&mut device, plan)?;
+        moving.store_u16(2 * slot, 1, Ordering::Relaxed);
+    }
+}
+
+/// Owners are killed while they set up their device or use it, and leave nothing behind.
+fn random(ctx: &Context) -> Result<()> {
+    // What is allocated once is there afterwards.
+    let kills = KILLS * ctx.factor;
+    still_works(ctx)?;
+    let mut victims = Victims::start(ctx)?;
+    for _ in 0..20 {
+        victims.kill_one()?;
+    }
+    drop(victims);
+    let before = Census::take()?;
+    let mut victims = Victims::start(ctx)?;
+    for number in 0..kills {
+        victims
+            .kill_one()
+            .with_context(|| format!("kill {number}"))?;
+    }
+    let moving = victims.killed_moving;
+    drop(victims);
+    println!("{kills} owners killed, {moving} of them under traffic");
+    check(moving > 0 && moving < kills, || {
+        "all killed at the same stage".into()
+    })?;
+    let lost = census::expect_no_growth(&before, kills)?;
+    println!("{lost} KiB less than before");
+    still_works(ctx)
 }
