@@ -15,7 +15,8 @@
 //! checks every byte; [`load`] does so on several devices at once; [`cases`] are the tests and
 //! [`runner`] runs each in a process of its own.
 //! checks every byte; [`load`] does so on several devices at once; [`census`] counts what is left
-//! behind; [`cases`] are the tests and [`runner`] runs each in a process of its own.
+//! behind; [`soak`] goes on for as long as one likes; [`cases`] are the tests and [`runner`] runs
+//! each in a process of its own.
 //! [`bench`] measures, with a driver of its own that does less.
 
 #![deny(unsafe_code)]
@@ -39,6 +40,7 @@ pub mod procfs;
 pub mod ring;
 pub mod runner;
 pub mod setup;
+pub mod soak;
 pub mod split;
 pub mod sys;
 pub mod tap;

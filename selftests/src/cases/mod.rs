@@ -36,6 +36,7 @@ mod log;
 mod log_control;
 mod log_live;
 mod rxbuf;
+mod soak;
 mod stress;
 mod tunnel;
 mod worker;
@@ -204,6 +205,7 @@ pub fn all() -> Vec<Case> {
         faults::CASES,
         load::CASES,
         stress::CASES,
+        soak::CASES,
     ]
     .concat()
 }

@@ -1,0 +1,22 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The short form of what `rnet-soak` does for long.
+
+use super::{Case, Context, case};
+use crate::soak;
+use anyhow::Result;
+
+pub(super) const CASES: &[Case] = &[case("soak.short", 180, short)];
+
+/// Changes, if it is not to go on longer.
+const CHANGES: u64 = 200;
+
+fn short(ctx: &Context) -> Result<()> {
+    let changes = CHANGES * ctx.factor;
+    let report = soak::run(&ctx.device, ctx.seed, |report| report.changes < changes)?;
+    println!(
+        "{} changes, {} frames, {} KiB less than before",
+        report.changes, report.frames, report.lost
+    );
+    Ok(())
+}

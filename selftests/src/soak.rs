@@ -1,0 +1,221 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Devices that are used, changed and replaced for long, and must leave nothing behind.
+
+use crate::census::{self, Census};
+use crate::device::{NetDevice, Setup};
+use crate::eventfd::EventFd;
+use crate::load::{self, Line};
+use crate::sys::process::Forked;
+use crate::traffic::{self, Plan};
+use crate::uapi::{MemoryRegion, feature};
+use crate::vhost::{RX, TX};
+use anyhow::{Context, Result};
+use rand::rngs::SmallRng;
+use rand::{Rng, SeedableRng};
+use std::os::fd::{AsFd, AsRawFd};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// Devices in use at a time.
+const DEVICES: usize = 4;
+
+/// Frames, both ways, that a device moves from one change to the next.
+const STEP: u64 = 60;
+
+/// What has been done.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Report {
+    /// Changes to a device.
+    pub changes: u64,
+    /// Frames that arrived, each of them whole and in order.
+    pub frames: u64,
+    /// KiB of memory that seem to be gone, which are few.
+    pub lost: u64,
+}
+
+/// A change to a device in use, after which frames go on.
+#[derive(Clone, Copy, Debug)]
+enum Change {
+    /// A queue is stopped and started.
+    Rebind,
+    /// The memory table is replaced by another that has the same memory in it.
+    Memory,
+    /// Kick and call come by other descriptors.
+    Descriptors,
+    /// The same features are set once more.
+    Features,
+    /// The owner gives the device up and takes it again.
+    Owner,
+    /// The device is closed, its tap too, and another one opened.
+    Replace,
+    /// Another owner, of a device of its own, is killed.
+    Kill,
+}
+
+const CHANGES: [Change; 7] = [
+    Change::Rebind,
+    Change::Memory,
+    Change::Descriptors,
+    Change::Features,
+    Change::Owner,
+    Change::Replace,
+    Change::Kill,
+];
+
+struct Soak {
+    path: PathBuf,
+    rng: SmallRng,
+    lines: Vec<Line>,
+    report: Report,
+}
+
+impl Soak {
+    fn start(path: &Path, seed: u64) -> Result<Self> {
+        let mut soak = Self {
+            path: path.to_owned(),
+            rng: SmallRng::seed_from_u64(seed),
+            lines: Vec::new(),
+            report: Report::default(),
+        };
+        for slot in 0..DEVICES {
+            let line = soak.line(slot)?;
+            soak.lines.push(line);
+        }
+        Ok(soak)
+    }
+
+    /// A device on a tap of its own, with endless traffic.
+    fn line(&mut self, slot: usize) -> Result<Line> {
+        let mut features = feature::VERSION_1;
+        for bit in [feature::EVENT_IDX, feature::MRG_RXBUF] {
+            if self.rng.random() {
+                features |= bit;
+            }
+        }
+        let setup = Setup::new(features);
+        let device = NetDevice::prepare(&self.path, setup, &format!("tap{slot}"), false)?;
+        device.bind(RX)?;
+        device.bind(TX)?;
+        let plan = Plan::new(self.rng.random(), u64::MAX, |n| 60 + (n % 1400) as usize);
+        Ok(Line::new(device, plan))
+    }
+
+    /// Makes one change, and lets frames pass.
+    fn step(&mut self, change: Change) -> Result<()> {
+        let slot = self.rng.random_range(0..DEVICES);
+        let index = self.rng.random_range(RX..=TX);
+        let line = &mut self.lines[slot];
+        let device = &mut line.device;
+        match change {
+            Change::Rebind => {
+                device.unbind(index)?;
+                device.bind(index)?;
+            }
+            Change::Memory => {
+                let mut table = device.memory.table();
+                let first = table[0];
+                table.push(MemoryRegion {
+                    guest: 1 << 40,
+                    ..first
+                });
+                device.vhost.set_memory(&table)?;
+            }
+            Change::Descriptors => {
+                let (kick, call) = (EventFd::new()?, EventFd::new()?);
+                device.vhost.set_kick(index, kick.as_fd().as_raw_fd())?;
+                device.vhost.set_call(index, call.as_fd().as_raw_fd())?;
+                // What was signalled on the old ones is still to be looked at.
+                kick.signal()?;
+                call.signal()?;
+                let queue = device.queue(index);
+                (queue.kick, queue.call) = (kick, call);
+            }
+            Change::Features => device.vhost.set_features(device.setup.features)?,
+            Change::Owner => {
+                device.vhost.reset_owner()?;
+                device.vhost.set_owner()?;
+                device.configure()?;
+                device.bind(RX)?;
+                device.bind(TX)?;
+                device.rx.kick.signal()?;
+                device.tx.kick.signal()?;
+            }
+            Change::Replace => {
+                line.tx.finish();
+                line.rx.finish();
+                traffic::run(device, &mut [&mut line.tx, &mut line.rx])?;
+                self.report.frames += line.seen();
+                // The old tap goes first: the new one has its name.
+                drop(self.lines.remove(slot));
+                let line = self.line(slot)?;
+                self.lines.insert(slot, line);
+            }
+            Change::Kill => self.kill()?,
+        }
+        self.report.changes += 1;
+        let target = self.lines[slot].seen() + STEP;
+        while self.lines[slot].seen() < target {
+            load::pump(&mut self.lines)?;
+        }
+        Ok(())
+    }
+
+    /// Starts another owner and kills it at any moment.
+    fn kill(&mut self) -> Result<()> {
+        let moment = Duration::from_micros(self.rng.random_range(0..30_000));
+        let owner = Forked::start(|| {
+            let setup = Setup::new(feature::VERSION_1);
+            let name = format!("tap{DEVICES}");
+            let run = || -> Result<()> {
+                let mut device = NetDevice::prepare(&self.path, setup, &name, false)?;
+                device.bind(RX)?;
+                device.bind(TX)?;
+                traffic::exchange(&mut device, Plan::new(1, u64::MAX, |_| 200))
+            };
+            if let Err(error) = run() {
+                println!("an owner gave up: {error:#}");
+            }
+            1
+        })?;
+        // No wait for anything: it may be anywhere by then.
+        std::thread::sleep(moment);
+        owner.signal(libc::SIGKILL)?;
+        owner.wait()?;
+        Ok(())
+    }
+
+    /// Makes changes of each kind for as long as `goes_on` says so, and closes all.
+    fn run(mut self, mut goes_on: impl FnMut(&Report) -> bool) -> Result<Report> {
+        while goes_on(&self.report) {
+            for change in CHANGES {
+                let number = self.report.changes;
+                self.step(change)
+                    .with_context(|| format!("change {number}, {change:?}"))?;
+            }
+        }
+        for line in &mut self.lines {
+            line.finish();
+        }
+        load::run(&mut self.lines)?;
+        self.report.frames += self.lines.iter().map(Line::seen).sum::<u64>();
+        Ok(self.report)
+    }
+}
+
+/// Uses devices at `path` for as long as `goes_on` says so, and compares what is held before and
+/// after.
+///
+/// # Errors
+///
+/// When a frame is wrong, a call refused, or something stays behind.
+pub fn run(path: &Path, seed: u64, goes_on: impl FnMut(&Report) -> bool) -> Result<Report> {
+    // What is allocated once is there afterwards.
+    Soak::start(path, !seed)?.run(|report| report.changes == 0)?;
+    let before = Census::take()?;
+    let mut report = Soak::start(path, seed)?.run(goes_on)?;
+    let each = report.changes / CHANGES.len() as u64;
+    report.lost = census::expect_no_growth(&before, each)
+        .with_context(|| format!("{} changes", report.changes))?;
+    Ok(report)
+}
