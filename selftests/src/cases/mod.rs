@@ -2,6 +2,7 @@
 
 //! The tests: one function each, run in a process and network namespace of its own.
 
+mod alloc;
 mod backends;
 mod backends_accept;
 mod backends_change;
@@ -206,6 +207,7 @@ pub fn all() -> Vec<Case> {
         load::CASES,
         stress::CASES,
         soak::CASES,
+        alloc::CASES,
     ]
     .concat()
 }

@@ -1,0 +1,342 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Every allocation and copy fails once, in calls and in the worker.
+//!
+//! Only a kernel with fault injection can do that; see `Documentation/fault-injection`.
+
+use super::{Case, Context, Kind, Skip, accepts, case, check};
+use crate::device::{NetDevice, Setup};
+use crate::frame;
+use crate::procfs;
+use crate::traffic::{self, Plan};
+use crate::uapi::{NetHeader, feature};
+use crate::vhost::{RX, TX, Vhost};
+use crate::wait::Deadline;
+use anyhow::{Context as _, Result, bail};
+use std::fs::{self, File};
+use std::io::{self, Read, Seek, Write};
+use std::os::fd::{AsFd, AsRawFd};
+
+pub(super) const CASES: &[Case] = &[
+    case("faults.alloc_setup", 900, setup),
+    case("faults.alloc_live", 600, live),
+    case("faults.alloc_worker", 600, worker),
+];
+
+/// No call allocates more often.
+const MOST: u32 = 400;
+
+/// A thread whose `nth` allocation or copy from now on can be made to fail.
+struct Injector(File);
+
+impl Injector {
+    /// For a thread of this process.
+    fn new(tid: u32) -> Result<Self> {
+        let path = format!("/proc/self/task/{tid}/fail-nth");
+        if !fs::exists(&path)? {
+            return Err(Skip("this kernel has no fault injection".into()).into());
+        }
+        for (kind, name, value) in [
+            // Also what may sleep, and also single pages; and without a trace for each.
+            ("failslab", "ignore-gfp-wait", "N"),
+            ("failslab", "verbose", "0"),
+            ("fail_page_alloc", "ignore-gfp-wait", "N"),
+            ("fail_page_alloc", "ignore-gfp-highmem", "N"),
+            ("fail_page_alloc", "min-order", "0"),
+            ("fail_page_alloc", "verbose", "0"),
+            ("fail_usercopy", "verbose", "0"),
+        ] {
+            let path = format!("/sys/kernel/debug/{kind}/{name}");
+            if !fs::exists(&path)? {
+                continue;
+            }
+            fs::write(&path, value).with_context(|| path.clone())?;
+        }
+        let file = File::options().read(true).write(true).open(&path)?;
+        Ok(Self(file))
+    }
+
+    /// For the calling thread.
+    fn here() -> Result<Self> {
+        // The first thread of a process has its number.
+        Self::new(std::process::id())
+    }
+
+    fn set(&mut self, nth: u32) -> Result<()> {
+        self.0.rewind()?;
+        self.0.write_all(nth.to_string().as_bytes())?;
+        Ok(())
+    }
+
+    /// Whether something has failed since; nothing more will.
+    fn fired(&mut self) -> Result<bool> {
+        let mut text = String::new();
+        self.0.rewind()?;
+        self.0.read_to_string(&mut text)?;
+        self.set(0)?;
+        Ok(text.trim() == "0")
+    }
+
+    /// Runs `call` with its `nth` allocation or copy failing; its answer, and whether it had so many.
+    fn fail<T>(&mut self, nth: u32, call: impl FnOnce() -> T) -> Result<(T, bool)> {
+        self.set(nth)?;
+        let answer = call();
+        Ok((answer, self.fired()?))
+    }
+}
+
+/// Fails unless a call that something failed in tells so.
+fn expect_told<T>(what: &str, result: &Result<T>) -> Result<()> {
+    let Err(error) = result else {
+        // Not everything is needed.
+        return Ok(());
+    };
+    let Some(error) = error.downcast_ref::<io::Error>() else {
+        bail!("{what}: {error:#}");
+    };
+    let told = [libc::ENOMEM, libc::EFAULT, libc::EAGAIN];
+    check(
+        error
+            .raw_os_error()
+            .is_some_and(|errno| told.contains(&errno)),
+        || format!("{what}: {error}"),
+    )
+}
+
+/// The calls that set a device up, in order.
+type Step = (&'static str, fn(&NetDevice) -> io::Result<()>);
+
+const STEPS: &[Step] = &[
+    ("SET_OWNER", |device| device.vhost.set_owner()),
+    ("SET_FEATURES", |device| {
+        device.vhost.set_features(device.setup.features)
+    }),
+    ("SET_MEM_TABLE", |device| {
+        device.vhost.set_memory(&device.memory.table())
+    }),
+    ("SET_VRING_NUM", |device| {
+        device.vhost.set_num(TX, u32::from(device.setup.tx_size))
+    }),
+    ("SET_VRING_BASE", |device| device.vhost.set_base(TX, 0)),
+    ("SET_VRING_ADDR", |device| {
+        device.vhost.set_addr(device.address(&device.tx))
+    }),
+    ("SET_VRING_CALL", |device| {
+        device
+            .vhost
+            .set_call(TX, device.tx.call.as_fd().as_raw_fd())
+    }),
+    ("SET_VRING_ERR", |device| {
+        device.vhost.set_err(TX, device.tx.err.as_fd().as_raw_fd())
+    }),
+    ("SET_VRING_KICK", |device| {
+        device
+            .vhost
+            .set_kick(TX, device.tx.kick.as_fd().as_raw_fd())
+    }),
+    ("NET_SET_BACKEND", |device| {
+        device.vhost.set_backend(TX, device.tap.number())
+    }),
+];
+
+/// Whatever fails while a device is set up: the call says so, and works when it is made again.
+fn setup(ctx: &Context) -> Result<()> {
+    let mut injector = Injector::here()?;
+    let mut injected = 0;
+    for nth in 1..=MOST {
+        let (vhost, fired) = injector.fail(nth, || ctx.open())?;
+        expect_told("open", &vhost)?;
+        if !fired {
+            vhost?;
+            break;
+        }
+        injected += 1;
+        check(nth < MOST, || "open never succeeds".into())?;
+    }
+    let mut device = NetDevice::start(&ctx.device, Setup::new(feature::VERSION_1))?;
+    for (at, (what, step)) in STEPS.iter().enumerate() {
+        for nth in 1..=MOST {
+            // The last one, if it came so far.
+            let _ = device.vhost.set_backend(TX, -1);
+            device.tx.ring.reset(0);
+            device.tx.forget_buffers()?;
+            device.vhost = ctx.open()?;
+            for (what, before) in &STEPS[..at] {
+                accepts(what, before(&device))?;
+            }
+            let (result, fired) = injector.fail(nth, || step(&device))?;
+            let done = result.is_ok();
+            expect_told(what, &result.map_err(Into::into))?;
+            injected += u32::from(fired);
+            let rest = if done { at + 1 } else { at };
+            for (what, after) in &STEPS[rest..] {
+                accepts(what, after(&device)).with_context(|| format!("fault {nth} of {what}"))?;
+            }
+            traffic::transmit(&mut device, Plan::new(ctx.seed, 5, |_| 100))
+                .with_context(|| format!("fault {nth} of {what}"))?;
+            if !fired {
+                check(done, || format!("{what} fails by itself"))?;
+                break;
+            }
+            check(nth < MOST, || format!("{what} never succeeds"))?;
+        }
+    }
+    println!("injected {injected}");
+    Ok(())
+}
+
+/// Calls on a running device that leave it as it is.
+const LIVE: &[Step] = &[
+    ("SET_FEATURES", |device| {
+        device.vhost.set_features(device.setup.features)
+    }),
+    ("SET_MEM_TABLE", |device| {
+        device.vhost.set_memory(&device.memory.table())
+    }),
+    ("SET_VRING_ADDR", |device| {
+        device.vhost.set_addr(device.address(&device.rx))
+    }),
+    ("SET_VRING_CALL", |device| {
+        device
+            .vhost
+            .set_call(RX, device.rx.call.as_fd().as_raw_fd())
+    }),
+    ("SET_VRING_KICK", |device| {
+        device
+            .vhost
+            .set_kick(RX, device.rx.kick.as_fd().as_raw_fd())
+    }),
+    ("SET_LOG_BASE", |device| device.vhost.set_log_base(0)),
+    ("SET_LOG_FD", |device| {
+        device.vhost.set_log_fd(device.rx.err.as_fd().as_raw_fd())
+    }),
+    ("SET_LOG_FD to -1", |device| device.vhost.set_log_fd(-1)),
+    ("GET_VRING_BASE", |device| device.vhost.base(RX).map(drop)),
+    ("NET_SET_BACKEND", |device| {
+        device.vhost.set_backend(TX, device.tap.number())
+    }),
+];
+
+/// Whatever fails in a call on a running device: the device goes on.
+fn live(ctx: &Context) -> Result<()> {
+    let mut injector = Injector::here()?;
+    let setup = Setup::new(feature::VERSION_1 | feature::EVENT_IDX);
+    let mut device = NetDevice::start(&ctx.device, setup)?;
+    let mut injected = 0;
+    for (what, call) in LIVE {
+        for nth in 1..=MOST {
+            let (result, fired) = injector.fail(nth, || call(&device))?;
+            let done = result.is_ok();
+            expect_told(what, &result.map_err(Into::into))?;
+            injected += u32::from(fired);
+            traffic::exchange(&mut device, Plan::new(ctx.seed, 10, |_| 300))
+                .with_context(|| format!("fault {nth} of {what}"))?;
+            if !fired {
+                check(done, || format!("{what} fails by itself"))?;
+                break;
+            }
+            check(nth < MOST, || format!("{what} never succeeds"))?;
+        }
+    }
+    workers(ctx, &mut injector, &mut injected, &device.vhost)?;
+    traffic::exchange(&mut device, Plan::new(ctx.seed, 10, |_| 300))?;
+    println!("injected {injected}");
+    Ok(())
+}
+
+/// A worker that could not be started is not there, nor its id used up.
+fn workers(
+    ctx: &Context,
+    injector: &mut Injector,
+    injected: &mut u32,
+    vhost: &Vhost,
+) -> Result<()> {
+    if ctx.kind == Kind::C {
+        // The in-tree driver has none but the first.
+        return Ok(());
+    }
+    for nth in 1..=MOST {
+        let (result, fired) = injector.fail(nth, || vhost.new_worker())?;
+        *injected += u32::from(fired);
+        match result {
+            Ok(id) => {
+                check(id == 1, || format!("worker {id}"))?;
+                accepts("FREE_WORKER", vhost.free_worker(id))?;
+            }
+            Err(error) => expect_told("NEW_WORKER", &Err::<(), _>(error.into()))?,
+        }
+        procfs::expect_workers(1)?;
+        if !fired {
+            return Ok(());
+        }
+    }
+    bail!("NEW_WORKER never succeeds")
+}
+
+/// Whatever fails in the worker: a frame may be lost or late, or the queue stop until the next kick.
+fn worker(ctx: &Context) -> Result<()> {
+    let mut injected = 0;
+    for (features, len, limit) in [
+        (0, 200, i32::MAX),
+        // A frame of its own, and one too large for those of a batch.
+        (feature::MRG_RXBUF, 200, 100_000),
+        (feature::MRG_RXBUF, 60_000, i32::MAX),
+    ] {
+        let mut setup = Setup::new(feature::VERSION_1 | features);
+        setup.tx_buffers = (32, 1 << 16);
+        let mut device = NetDevice::start(&ctx.device, setup)?;
+        device.tap.set_send_buffer(limit)?;
+        let worker = procfs::workers()?;
+        let mut injector = Injector::new(worker.first().context("no worker")?.tid)?;
+        let mut quiet = 0;
+        for nth in 1..=MOST {
+            // What is kept for the next frames is given back, so that it has to be allocated.
+            device.unbind(TX)?;
+            device.bind(TX)?;
+            device.rx_fill()?;
+            device.rx.flush()?;
+            procfs::idle()?;
+            injector.set(nth)?;
+            let mut bytes = Vec::new();
+            frame::build(ctx.seed, 0, len, &mut bytes);
+            device.tx_post(NetHeader::default(), &bytes)?;
+            device.tx.flush()?;
+            device.peer.send(NetHeader::default(), &bytes)?;
+            procfs::idle()?;
+            let fired = injector.fired()?;
+            injected += u32::from(fired);
+            recover(ctx, &mut device, &bytes).with_context(|| format!("fault {nth}"))?;
+            // Not every round allocates the same.
+            quiet = if fired { 0 } else { quiet + 1 };
+            if quiet == 5 {
+                break;
+            }
+        }
+        check(quiet == 5, || {
+            "there is always something more to fail".into()
+        })?;
+    }
+    println!("injected {injected}");
+    check(injected > 0, || "nothing failed".into())
+}
+
+/// Takes what is left of one frame each way, whole if it came, and moves others.
+fn recover(ctx: &Context, device: &mut NetDevice, sent: &[u8]) -> Result<()> {
+    device.tx.kick.signal()?;
+    device.rx.kick.signal()?;
+    Deadline::patient().until("the chain to come back", || {
+        device.tx_reap()?;
+        Ok(device.tx.ring.pending() == 0)
+    })?;
+    procfs::idle()?;
+    let mut got = Vec::new();
+    while device.peer.receive(&mut got)?.is_some() {
+        frame::expect("transmitted", 0, sent, &got)?;
+    }
+    while device.rx_take(&mut got)?.is_some() {
+        frame::expect("received", 0, sent, &got)?;
+    }
+    device.rx.err.take()?;
+    device.tx.err.take()?;
+    traffic::exchange(device, Plan::new(ctx.seed, 5, |_| 100))
+}
