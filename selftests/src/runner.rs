@@ -36,6 +36,9 @@ pub fn again(context: &Context, option: &str, name: &str) -> Result<Command> {
         .arg("--device")
         .arg(&context.device)
         .args(["--kind", kind]);
+    if let Some(module) = &context.module {
+        command.arg("--module").arg(module);
+    }
     command.args(["--seed", &context.seed.to_string()]);
     command.args(["--factor", &context.factor.to_string(), option, name]);
     Ok(command)

@@ -222,12 +222,12 @@ fn selftest(lab: &Lab, device: &str, tally: &mut Tally) {
     let name = format!("selftest {device}");
     let ran = step(&name, || {
         let mut script = String::new();
+        let mut options = format!("--device {device}");
         if device == demo::RNET {
             script.push_str(&demo::insmod());
+            options.push_str(&format!(" --module /artifacts/{}", build::MODULE));
         }
-        script.push_str(&format!(
-            "/artifacts/rnet-selftest --device {device}\nstatus=$?\n"
-        ));
+        script.push_str(&format!("/artifacts/rnet-selftest {options}\nstatus=$?\n"));
         if device == demo::RNET {
             script.push_str("rmmod vhost_rnet || exit 1\n");
         }

@@ -51,6 +51,7 @@ fn run(options: Options) -> Result<bool> {
         seed: options.seed,
         argument: 0,
         factor: 1,
+        module: None,
     };
     if let Some(name) = options.episode {
         fuzz::run_here(find(&name)?, &context)?;

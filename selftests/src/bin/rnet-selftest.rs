@@ -19,6 +19,9 @@ struct Options {
     /// Which driver that is (`c` or `rnet`), where the name of the node does not tell.
     #[arg(long)]
     kind: Option<Kind>,
+    /// The file of the module behind it, if that is not installed.
+    #[arg(long)]
+    module: Option<PathBuf>,
     /// Seed of all frame content.
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -50,6 +53,7 @@ fn run(options: Options) -> Result<ExitCode> {
     let context = Context {
         kind: options.kind.unwrap_or(Kind::of(&options.device)),
         device: options.device,
+        module: options.module,
         seed: options.seed,
         argument: options.argument,
         factor: options.factor,

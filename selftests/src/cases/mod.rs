@@ -90,6 +90,8 @@ pub struct Context {
     pub device: PathBuf,
     /// Which driver that is.
     pub kind: Kind,
+    /// The file of the module behind it, if that is not installed.
+    pub module: Option<PathBuf>,
     /// Seed of all content.
     pub seed: u64,
     /// A process id or the like, for helper roles.

@@ -4,13 +4,17 @@
 
 use super::{Case, Context, Kind, Skip, accepts, case, check};
 use crate::procfs;
+use crate::wait::Deadline;
 use anyhow::{Context as _, Result};
 use std::fs;
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 pub(super) const CASES: &[Case] = &[
     case("worker.name", 20, name),
     case("module.in_use", 60, in_use),
+    case("module.reload", 120, reload),
 ];
 
 /// Operators and management tools find the worker by this name.
@@ -38,17 +42,23 @@ fn name(ctx: &Context) -> Result<()> {
     procfs::expect_workers(0)
 }
 
-/// The module cannot go while a device is open, and its count is right afterwards.
-fn in_use(ctx: &Context) -> Result<()> {
-    let module = if ctx.kind == Kind::C {
+/// Name and reference count, as a path, of the module behind the device.
+fn module(ctx: &Context) -> Result<(&'static str, String)> {
+    let name = if ctx.kind == Kind::C {
         "vhost_net"
     } else {
         "vhost_rnet"
     };
-    let path = format!("/sys/module/{module}/refcnt");
+    let path = format!("/sys/module/{name}/refcnt");
     if !fs::exists(&path)? {
-        return Err(Skip(format!("{module} is built in")).into());
+        return Err(Skip(format!("{name} is built in")).into());
     }
+    Ok((name, path))
+}
+
+/// The module cannot go while a device is open, and its count is right afterwards.
+fn in_use(ctx: &Context) -> Result<()> {
+    let (module, path) = module(ctx)?;
     let count = || -> Result<u64> {
         let text = fs::read_to_string(&path).context("module reference count")?;
         text.trim().parse().context("module reference count")
@@ -72,4 +82,67 @@ fn in_use(ctx: &Context) -> Result<()> {
     check(after == before, || {
         format!("{before} references, {after} after closing")
     })
+}
+
+/// The module goes and comes back, again and again, while others try to use it.
+fn reload(ctx: &Context) -> Result<()> {
+    const ROUNDS: u32 = 6;
+    let (name, _) = module(ctx)?;
+    let load = || {
+        let mut command = match &ctx.module {
+            Some(file) => {
+                let mut insmod = Command::new("insmod");
+                insmod.arg(file);
+                insmod
+            }
+            None => {
+                let mut modprobe = Command::new("modprobe");
+                modprobe.arg(name);
+                modprobe
+            }
+        };
+        command.output().context("load the module")
+    };
+    if ctx.module.is_none() {
+        let known = Command::new("modinfo").arg(name).output()?.status;
+        if !known.success() {
+            return Err(Skip(format!("{name} is not installed, nor its file given")).into());
+        }
+    }
+    let stop = AtomicBool::new(false);
+    let (mut opened, mut missed) = (0u64, 0u64);
+    std::thread::scope(|scope| -> Result<()> {
+        let user = scope.spawn(|| -> Result<()> {
+            while !stop.load(Ordering::Relaxed) {
+                // Not there, or about to go.
+                let Ok(vhost) = ctx.open() else {
+                    missed += 1;
+                    std::thread::yield_now();
+                    continue;
+                };
+                accepts("SET_OWNER", vhost.set_owner())?;
+                drop(vhost);
+                opened += 1;
+                // The module can only go between two of these.
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            Ok(())
+        });
+        let turn = || -> Result<()> {
+            Deadline::patient().until("the module to go", || {
+                Ok(Command::new("rmmod").arg(name).output()?.status.success())
+            })?;
+            check(!fs::exists(&ctx.device)?, || "the node stays".into())?;
+            let output = load()?;
+            check(output.status.success(), || format!("{output:?}"))
+        };
+        let result =
+            (0..ROUNDS).try_for_each(|round| turn().with_context(|| format!("round {round}")));
+        stop.store(true, Ordering::Relaxed);
+        user.join().expect("no thread panics")?;
+        result
+    })?;
+    println!("{ROUNDS} times gone and back, opened {opened} times, missing {missed} times");
+    check(opened > 0 && missed > 0, || "nobody was in the way".into())?;
+    super::kill::still_works(ctx)
 }
