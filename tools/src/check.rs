@@ -173,9 +173,21 @@ fn style(lab: &Lab, tally: &mut Tally) {
 
 /// The tests that need no kernel.
 fn host_tests(lab: &Lab, tally: &mut Tally) {
-    let name = "host tests";
-    let args = ["test", "--workspace", "--no-fail-fast"];
-    let result = step(name, || logged(lab, name, cargo().args(args)));
+    let mut all = cargo();
+    all.args(["test", "--workspace", "--no-fail-fast"]);
+    cargo_tests(lab, "host tests", &mut all, tally);
+    // A workspace of its own: without optimisation its models take many times longer.
+    let mut models = cargo();
+    models
+        .args(["test", "--release", "--locked", "--no-fail-fast"])
+        .args(["--manifest-path", "src/vring/loom/Cargo.toml"])
+        .args(["--target-dir", "target/loom"]);
+    cargo_tests(lab, "ring models", &mut models, tally);
+}
+
+/// Runs `command`, some `cargo test`, and counts its tests.
+fn cargo_tests(lab: &Lab, name: &str, command: &mut Command, tally: &mut Tally) {
+    let result = step(name, || logged(lab, name, command));
     let text = std::fs::read_to_string(log_path(lab, name)).unwrap_or_default();
     let (passed, failed) = cargo_results(&text);
     tally.passed += passed;
@@ -187,11 +199,11 @@ fn host_tests(lab: &Lab, tally: &mut Tally) {
             tally.failed.extend(
                 failed
                     .into_iter()
-                    .map(|test| format!("host test {test}, see {}", log_path(lab, name).display())),
+                    .map(|test| format!("{name}: {test}, see {}", log_path(lab, name).display())),
             );
         }
     } else if passed == 0 {
-        tally.failed.push("no host test ran".to_owned());
+        tally.failed.push(format!("{name}: none ran"));
     }
 }
 
