@@ -11,9 +11,8 @@
 CARGO ?= cargo
 XTASK := $(CARGO) xtask
 UDEV_DIR ?= /usr/lib/udev/rules.d
-MINUTES ?= 10
 
-.PHONY: all module lab shell demo check fuzz unsafe bench bench-quick fmt clean install modules_install kdir
+.PHONY: all module lab shell demo check fuzz unsafe soak bench bench-quick fmt clean install modules_install kdir
 
 ifdef KDIR
 # The config is the kernel's own word on itself; its compiler must be ours,
@@ -78,7 +77,10 @@ unsafe:
 	$(XTASK) unsafe
 
 fuzz:
-	$(XTASK) fuzz --minutes $(MINUTES)
+	$(XTASK) fuzz --minutes $(or $(MINUTES),10)
+
+soak:
+	$(XTASK) soak --minutes $(or $(MINUTES),60)
 
 bench:
 	$(XTASK) bench

@@ -20,6 +20,7 @@ mod lab;
 mod paths;
 mod process;
 mod programs;
+mod soak;
 mod steps;
 mod unsafe_code;
 mod vm;
@@ -67,6 +68,15 @@ enum Task {
     },
     /// Fuzz a device in the VM, and vring on the host; fails on a finding.
     Fuzz(fuzz::FuzzArgs),
+    /// Use devices for long, and fail if that leaves something behind.
+    Soak {
+        /// For how long.
+        #[arg(long, default_value_t = 60)]
+        minutes: u64,
+        /// The device.
+        #[arg(long, default_value = demo::RNET)]
+        device: String,
+    },
     /// Run programs of others on both devices: the kernel's test, rust-vmm's.
     Programs,
     /// Run QEMU guests of all kinds.
@@ -178,6 +188,12 @@ fn run(task: Task) -> Result<ExitCode> {
                 true => ExitCode::SUCCESS,
                 false => ExitCode::FAILURE,
             })
+        }
+        Task::Soak { minutes, device } => {
+            lab::ensure(&lab, false)?;
+            build_all(&lab)?;
+            soak::run(&lab, &device, minutes)?;
+            Ok(ExitCode::SUCCESS)
         }
         Task::Programs => {
             lab::ensure(&lab, false)?;

@@ -1,0 +1,31 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Devices in use for long.
+
+use std::time::Duration;
+
+use anyhow::Result;
+
+use crate::demo;
+use crate::paths::Lab;
+use crate::vm::{Output, Vm};
+
+/// What the VM may take beside the time asked for.
+const SLACK: Duration = Duration::from_secs(600);
+
+/// Uses devices behind `device` for so many minutes; fails if something stays behind.
+pub fn run(lab: &Lab, device: &str, minutes: u64) -> Result<()> {
+    let (load, unload) = match device {
+        demo::RNET => (demo::insmod(), "rmmod vhost_rnet || exit 1\n"),
+        _ => (String::new(), ""),
+    };
+    let outcome = Vm::new(lab, "soak")
+        .limit(Duration::from_secs(60 * minutes) + SLACK)
+        .output(Output::Show)
+        .run(&format!(
+            "{load}/artifacts/rnet-soak --device {device} --minutes {minutes}\n\
+             status=$?\n\
+             {unload}exit $status\n"
+        ))?;
+    outcome.check_status()?;
+    outcome.check_kernel()
+}
