@@ -259,8 +259,9 @@ impl Job {
                 drop(vq);
                 kapi::cond_resched();
             }
-            // With the owner goes its memory, which is not the guest's fault.
-            Err(_) if current!().signal_pending() => {}
+            // With the owner goes its memory, which is not the guest's fault. An owner that is only
+            // stopped will want to know.
+            Err(_) if kapi::is_dying() => {}
             Err(fault) => {
                 queue.stats.fault(fault);
                 vq.report(fault, direction);

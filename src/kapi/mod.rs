@@ -46,3 +46,9 @@ pub(crate) fn cond_resched() {
     // SAFETY: sleeping is fine in task context, which the callers are in: they hold mutexes at most.
     unsafe { shim::rnet_cond_resched() }
 }
+
+/// Whether the current task has been killed, and is about to end.
+pub(crate) fn is_dying() -> bool {
+    // SAFETY: looks at the signals of the current task.
+    unsafe { shim::rnet_is_dying() }
+}

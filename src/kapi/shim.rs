@@ -83,6 +83,7 @@ unsafe extern "C" {
     pub(super) fn rnet_set_sleeping();
     pub(super) fn rnet_cond_resched();
     pub(super) fn rnet_need_resched() -> bool;
+    pub(super) fn rnet_is_dying() -> bool;
     pub(super) fn rnet_vfs_poll(
         file: *mut bindings::file,
         table: *mut bindings::poll_table_struct,

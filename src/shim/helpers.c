@@ -281,6 +281,11 @@ bool rnet_need_resched(void)
 	return need_resched();
 }
 
+bool rnet_is_dying(void)
+{
+	return fatal_signal_pending(current);
+}
+
 u32 rnet_vfs_poll(struct file *file, poll_table *table)
 {
 	return (__force u32)vfs_poll(file, table);

@@ -38,6 +38,7 @@ void rnet_set_running(void);
 void rnet_set_sleeping(void);
 void rnet_cond_resched(void);
 bool rnet_need_resched(void);
+bool rnet_is_dying(void);
 u32 rnet_vfs_poll(struct file *file, poll_table *table);
 bool rnet_log_allowed(void);
 

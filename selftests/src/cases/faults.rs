@@ -2,23 +2,29 @@
 
 //! What an owner and its memory may go through while a device is in use.
 
-use super::{Case, Context, Kind, Role, Skip, case, check, kill, role};
+use super::{Case, Context, Kind, Role, Skip, accepts, case, check, kill, role};
 use crate::cgroup::Group;
 use crate::device::{NetDevice, Setup};
 use crate::frame;
 use crate::memory::GuestMemory;
 use crate::procfs;
-use crate::sys::mapping::Mapping;
+use crate::split::Descriptor;
+use crate::sys::mapping::{Mapping, PAGE};
+use crate::sys::process::Forked;
+use crate::sys::userfault::Userfault;
 use crate::traffic::{self, Flow, Plan, RxFlow, TxFlow};
-use crate::uapi::{NetHeader, feature};
+use crate::uapi::{MemoryRegion, NetHeader, feature};
 use crate::vhost::{RX, TX};
 use crate::wait::{Deadline, PATIENCE};
 use anyhow::{Context as _, Result};
-use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
+use rustix::process::{
+    Pid, PidfdFlags, PidfdGetfdFlags, Signal, kill_process, pidfd_getfd, pidfd_open,
+};
 use std::fs;
 use std::io::Read;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 pub(super) const CASES: &[Case] = &[
@@ -26,6 +32,7 @@ pub(super) const CASES: &[Case] = &[
     case("faults.receive_memory", 90, receive_memory),
     case("faults.swap", 90, swap),
     case("faults.stopped_owner", 90, stopped_owner),
+    case("faults.stopped_guest", 60, stopped_guest),
     case("faults.out_of_memory", 90, out_of_memory),
 ];
 
@@ -366,6 +373,78 @@ fn stopped_owner(ctx: &Context) -> Result<()> {
         kill::still_works(ctx)?;
     }
     Ok(())
+}
+
+/// Sends a frame whose page is missing, and then one that is nowhere, and waits to be told.
+fn bad_sender(ctx: &Context, page: &Mapping, told: &Mapping) -> Result<()> {
+    const AT: u64 = 1 << 40;
+    let device = prepare(ctx, "tap1", 0)?;
+    let mut table = device.memory.table();
+    table.push(MemoryRegion {
+        guest: AT,
+        size: page.len() as u64,
+        user: page.addr() as u64,
+        padding: 0,
+    });
+    accepts("SET_MEM_TABLE", device.vhost.set_memory(&table))?;
+    let missing = Userfault::new().context("userfaultfd")?;
+    missing.take(page, 0, page.len())?;
+    for (index, addr) in [(0, AT), (1, 2 * AT)] {
+        let descriptor = Descriptor {
+            addr,
+            len: 112,
+            ..Descriptor::default()
+        };
+        device
+            .tx
+            .layout
+            .write_desc(&device.memory, index, descriptor);
+        device.tx.layout.write_avail(&device.memory, index, index);
+    }
+    device.tx.layout.set_avail_index(&device.memory, 2);
+    device.tx.kick.signal()?;
+    told.store_u16(0, u16::try_from(missing.number())?, Ordering::Release);
+    let stopped = Deadline::patient().readable(&[&device.tx.err])?;
+    check(stopped, || "the error descriptor was not signalled".into())
+}
+
+/// The guest breaks a rule just when its owner is stopped: the owner learns of it all the same.
+fn stopped_guest(ctx: &Context) -> Result<()> {
+    let (page, told) = (Mapping::new(PAGE)?, Mapping::new(2)?);
+    for _ in 0..3 {
+        told.store_u16(0, 0, Ordering::Relaxed);
+        let child = Forked::start(|| {
+            let result = bad_sender(ctx, &page, &told);
+            if let Err(error) = &result {
+                println!("the owner: {error:#}");
+            }
+            u8::from(result.is_err())
+        })?;
+        Deadline::patient().until("a missing page", || {
+            Ok(told.load_u16(0, Ordering::Acquire) != 0)
+        })?;
+        let pid = Pid::from_raw(child.id().cast_signed()).context("no process")?;
+        let pidfd = pidfd_open(pid, PidfdFlags::empty())?;
+        let number = i32::from(told.load_u16(0, Ordering::Acquire));
+        let missing = pidfd_getfd(&pidfd, number, PidfdGetfdFlags::empty())?;
+        let missing = Userfault::from_fd(missing);
+        let met = Deadline::patient().readable(&[&missing])?;
+        check(met, || "the worker does not meet the page".into())?;
+        child.signal(libc::SIGSTOP)?;
+        let stopped = |tid| procfs::state_of(child.id(), tid).is_ok_and(|state| state == 'T');
+        Deadline::patient().until("the owner to stop", || Ok(stopped(child.id())))?;
+        missing.fill(page.addr() as u64, page.len())?;
+        Deadline::patient().until("the worker to stop", || {
+            let threads = procfs::threads(child.id())?;
+            Ok(threads.iter().all(|thread| stopped(thread.tid)))
+        })?;
+        child.signal(libc::SIGCONT)?;
+        let status = child.wait()?;
+        check(status.success(), || {
+            format!("the owner ended with {status}")
+        })?;
+    }
+    kill::still_works(ctx)
 }
 
 /// Moves frames and takes more and more memory.

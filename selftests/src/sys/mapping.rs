@@ -108,6 +108,20 @@ impl Mapping {
         Ok(())
     }
 
+    /// Gives a range of pages up with its content; the next access finds zeroes.
+    ///
+    /// # Errors
+    ///
+    /// When the range is not made of whole pages of the mapping.
+    pub fn discard(&self, offset: usize, len: usize) -> io::Result<()> {
+        self.check_range(offset, len)?;
+        // SAFETY: the range lies inside this mapping, which no Rust reference points into.
+        super::check(unsafe {
+            libc::madvise(self.base.add(offset).cast(), len, libc::MADV_REMOVE)
+        })?;
+        Ok(())
+    }
+
     /// Unmaps a range of pages, for the device too, until they are put back with their content.
     ///
     /// Meanwhile the process must map nothing, which might get the addresses.

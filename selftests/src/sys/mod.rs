@@ -9,6 +9,7 @@ pub mod kcov;
 pub mod mapping;
 pub mod net;
 pub mod process;
+pub mod userfault;
 
 /// Turns the C convention of a negative result into an [`std::io::Error`].
 fn check(result: libc::c_int) -> std::io::Result<libc::c_int> {
