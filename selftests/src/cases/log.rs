@@ -10,6 +10,7 @@ use crate::device::{NetDevice, Setup};
 use crate::frame;
 use crate::log::{DirtyLog, LOG_PAGE, Pages, cover, log_used};
 use crate::memory::GuestMemory;
+use crate::procfs;
 use crate::ring::Segment;
 use crate::split::SplitLayout;
 use crate::traffic::{self, Plan};
@@ -25,6 +26,7 @@ pub(super) const CASES: &[Case] = &[
     case("log.rounds", 60, rounds),
     case("log.chains", 60, chains),
     case("log.alias", 60, alias),
+    case("log.half_written", 60, half_written),
 ];
 
 /// Where the used rings seem to be.
@@ -437,6 +439,42 @@ fn alias(ctx: &Context) -> Result<()> {
             Kind::Rnet => &seen_from(TOUCHING[0]) | &seen_from(TOUCHING[0] + ALIAS),
         };
         compare(&logged, &shown, &shown).with_context(|| format!("a chain at {at:#x}"))?;
+    }
+    Ok(())
+}
+
+/// What was written of a packet before it met a page that is not there is logged.
+fn half_written(ctx: &Context) -> Result<()> {
+    let (mut device, log) = bare(ctx, Setup::new(feature::VERSION_1))?;
+    let memory = device.memory.clone();
+    let (first, closed) = (TOUCHING[0] + 0x3000, TOUCHING[0] + 0x4000);
+    let (map, offset) = memory.mapping(closed);
+    for round in 0..4 {
+        memory.fill(first, 4096, PATTERN);
+        let watched = Watched::new(&memory, first, 4096, first);
+        map.protect(offset, 4096, false)?;
+        let chain = [segment(closed - 50, 1000)];
+        device.rx.ring.add(&chain, None, 0)?;
+        device.rx.flush()?;
+        let mut bytes = Vec::new();
+        frame::build(ctx.seed, round, 500, &mut bytes);
+        device.peer.send(NetHeader::default(), &bytes)?;
+        // C says nothing.
+        if ctx.kind == Kind::Rnet {
+            let told = Deadline::patient().readable(&[&device.rx.err])?;
+            check(told, || "the error descriptor was not signalled".into())?;
+        } else {
+            procfs::idle()?;
+        }
+        let logged = settled(&device, &log)?;
+        map.protect(offset, 4096, true)?;
+        let written = watched.changed(&memory);
+        check(!written.is_empty(), || "nothing was written".into())?;
+        let mut possible = written.clone();
+        cover(&mut possible, closed, 4096);
+        compare(&logged, &written, &possible).with_context(|| format!("round {round}"))?;
+        // CAST: small numbers.
+        device.reset_queue(RX, 7 * round as u16)?;
     }
     Ok(())
 }
