@@ -219,10 +219,8 @@ pub const SET_VRING_KICK: Request<VringFile> = Request::write(KIND, 0x20);
 pub const SET_VRING_CALL: Request<VringFile> = Request::write(KIND, 0x21);
 /// `VHOST_SET_VRING_ERR`.
 pub const SET_VRING_ERR: Request<VringFile> = Request::write(KIND, 0x22);
-/// `VHOST_SET_VRING_BUSYLOOP_TIMEOUT`.
-pub const SET_VRING_BUSYLOOP: Request<VringState> = Request::write(KIND, 0x23);
 /// `VHOST_GET_VRING_BUSYLOOP_TIMEOUT`.
-pub const GET_VRING_BUSYLOOP: Request<VringState> = Request::write(KIND, 0x24);
+pub const GET_VRING_BUSYLOOP_TIMEOUT: Request<VringState> = Request::write(KIND, 0x24);
 /// `VHOST_SET_BACKEND_FEATURES`.
 pub const SET_BACKEND_FEATURES: Request<u64> = Request::write(KIND, 0x25);
 /// `VHOST_GET_BACKEND_FEATURES`.

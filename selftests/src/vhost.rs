@@ -336,15 +336,6 @@ impl Vhost {
         self.get(uapi::GET_FORK_FROM_OWNER, u8::MAX)
     }
 
-    /// Sets how long a queue waits for more before it sleeps, in microseconds.
-    ///
-    /// # Errors
-    ///
-    /// `ENOBUFS` for a queue that is not there.
-    pub fn set_busyloop(&self, index: u32, num: u32) -> io::Result<()> {
-        self.set(uapi::SET_VRING_BUSYLOOP, VringState { index, num })
-    }
-
     /// Binds a queue to a tap or socket, -1 unbinds.
     ///
     /// # Errors

@@ -18,6 +18,7 @@ mod fork;
 mod guest;
 mod guest_rx;
 mod history_leaks;
+mod history_races;
 mod history_rings;
 mod in_order;
 mod integrity;
@@ -210,6 +211,7 @@ pub fn all() -> Vec<Case> {
         stress::CASES,
         soak::CASES,
         alloc::CASES,
+        history_races::CASES,
     ]
     .concat()
 }
@@ -225,6 +227,7 @@ pub fn roles() -> Vec<Role> {
         faults::ROLES,
         backends_change::ROLES,
         iotlb_calls::ROLES,
+        history_races::ROLES,
     ]
     .concat()
 }

@@ -164,6 +164,20 @@ impl Mapping {
         Ok(())
     }
 
+    /// Takes the page with a byte out of the page table, but not its content: the next access to it,
+    /// of whomever, faults it in again.
+    ///
+    /// # Errors
+    ///
+    /// When the byte is outside.
+    pub fn unmap_page(&self, offset: usize) -> io::Result<()> {
+        let page = self.at(offset / PAGE * PAGE, PAGE);
+        // SAFETY: the page was just checked to lie inside this mapping, which is shared: the page
+        // stays where it is, and with it what was written.
+        super::check(unsafe { libc::madvise(page.cast(), PAGE, libc::MADV_DONTNEED) })?;
+        Ok(())
+    }
+
     fn at(&self, offset: usize, len: usize) -> *mut u8 {
         let end = offset.checked_add(len);
         assert!(

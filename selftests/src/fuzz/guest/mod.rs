@@ -175,7 +175,7 @@ impl Episode {
                 let micros = *[0, 0, 50, 1000].choose(&mut self.rng).unwrap_or(&0);
                 self.device
                     .vhost
-                    .set_busyloop(queue, micros)
+                    .set_busy_timeout(queue, micros)
                     .context("SET_VRING_BUSYLOOP_TIMEOUT")
             }
             94 => {
@@ -402,7 +402,7 @@ impl Episode {
         device.peer = device.setup.peer(device.tap.if_index())?;
         let base = self.rng.random();
         for queue in [RX, TX] {
-            device.vhost.set_busyloop(queue, 0)?;
+            device.vhost.set_busy_timeout(queue, 0)?;
             let queue = device.queue(queue);
             queue.ring.reset(base);
             queue.forget_buffers()?;
