@@ -17,6 +17,8 @@
 //! checks every byte; [`load`] does so on several devices at once; [`census`] counts what is left
 //! behind; [`soak`] goes on for as long as one likes; [`cases`] are the tests and [`runner`] runs
 //! each in a process of its own.
+//! checks every byte; [`cases`] are the tests and [`runner`] runs each in a process of its own;
+//! [`history`] says which of them are for bugs that such code has had.
 //! [`bench`] measures, with a driver of its own that does less.
 
 #![deny(unsafe_code)]
@@ -30,6 +32,7 @@ pub mod device;
 pub mod eventfd;
 pub mod frame;
 pub mod fuzz;
+pub mod history;
 pub mod iommu;
 pub mod iotlb;
 pub mod load;

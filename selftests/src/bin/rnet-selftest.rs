@@ -5,7 +5,7 @@
 use anyhow::{Context as _, Result, bail};
 use clap::Parser;
 use selftests::cases::{self, Context, Kind};
-use selftests::{runner, sys, tap};
+use selftests::{history, runner, sys, tap};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -31,6 +31,9 @@ struct Options {
     /// Lists the cases and ends.
     #[arg(long)]
     list: bool,
+    /// Lists the bugs that such code has had, with the cases for each, and ends.
+    #[arg(long)]
+    history: bool,
     /// Runs only cases whose name contains one of these.
     filter: Vec<String>,
     /// Runs one case in this process.
@@ -50,6 +53,10 @@ fn find<T: Copy>(all: Vec<T>, name: &str, of: fn(&T) -> &'static str) -> Result<
 }
 
 fn run(options: Options) -> Result<ExitCode> {
+    if options.history {
+        history::ALL.iter().for_each(|bug| println!("{bug}"));
+        return Ok(ExitCode::SUCCESS);
+    }
     let context = Context {
         kind: options.kind.unwrap_or(Kind::of(&options.device)),
         device: options.device,
