@@ -40,6 +40,7 @@ pub fn again(context: &Context, option: &str, name: &str) -> Result<Command> {
         command.arg("--module").arg(module);
     }
     command.args(["--seed", &context.seed.to_string()]);
+    command.args(["--patience", &context.patience.to_string()]);
     command.args(["--factor", &context.factor.to_string(), option, name]);
     Ok(command)
 }
@@ -116,7 +117,10 @@ fn outcome(case: &Case, context: &Context) -> Result<Outcome> {
         Some(code) if code == i32::from(EXIT_SKIP) => Outcome::Skip(text.trim().to_owned()),
         Some(-1) => Outcome::Fail(format!("died by a signal\n{text}")),
         Some(_) => Outcome::Fail(text),
-        None => Outcome::Fail(format!("no end within {:?}\n{text}", context.timeout(case))),
+        None => Outcome::Fail(format!(
+            "no end within {:?}\n{text}",
+            context.timeout(case) * context.patience
+        )),
     })
 }
 

@@ -6,10 +6,19 @@ use anyhow::{Context, Result, bail};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::time::Timespec;
 use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 /// How long anything that should happen soon may take on a slow emulated machine.
 pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// By how much all deadlines are multiplied.
+static FACTOR: AtomicU32 = AtomicU32::new(1);
+
+/// Multiplies all deadlines, of cases too, for a machine that is slower still.
+pub fn be_patient(factor: u32) {
+    FACTOR.store(factor, Ordering::Relaxed);
+}
 
 /// Whether a descriptor is readable now.
 ///
@@ -31,10 +40,10 @@ impl Deadline {
         Self::after(PATIENCE)
     }
 
-    /// A deadline after `time` from now.
+    /// A deadline after `time` from now, or more if [`be_patient`] said so.
     #[must_use]
     pub fn after(time: Duration) -> Self {
-        Self(Instant::now() + time)
+        Self(Instant::now() + time * FACTOR.load(Ordering::Relaxed))
     }
 
     /// The time left, zero when it has passed.

@@ -50,6 +50,7 @@ fn run(options: Options) -> Result<bool> {
         device: options.device,
         seed: options.seed,
         argument: 0,
+        patience: 1,
         factor: 1,
         module: None,
     };

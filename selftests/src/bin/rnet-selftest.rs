@@ -5,7 +5,7 @@
 use anyhow::{Context as _, Result, bail};
 use clap::Parser;
 use selftests::cases::{self, Context, Kind};
-use selftests::{history, runner, sys, tap};
+use selftests::{history, runner, sys, tap, wait};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -28,6 +28,9 @@ struct Options {
     /// Repeats what shows only after many times so many times as often.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
     factor: u64,
+    /// Multiplies all time limits.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    patience: u32,
     /// Lists the cases and ends.
     #[arg(long)]
     list: bool,
@@ -64,7 +67,9 @@ fn run(options: Options) -> Result<ExitCode> {
         seed: options.seed,
         argument: options.argument,
         factor: options.factor,
+        patience: options.patience,
     };
+    wait::be_patient(options.patience);
     if let Some(name) = options.role {
         let role = find(cases::roles(), &name, |role| role.name)?;
         sys::process::die_with_parent()?;

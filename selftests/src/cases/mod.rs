@@ -99,6 +99,8 @@ pub struct Context {
     pub argument: u64,
     /// How many times as often as usual to repeat what shows only after many times.
     pub factor: u64,
+    /// By how much deadlines are multiplied.
+    pub patience: u32,
 }
 
 impl Context {
