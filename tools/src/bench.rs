@@ -19,6 +19,7 @@ use clap::{Args, ValueEnum};
 use selftests::bench::record::{self, Record};
 
 use crate::demo::{self, C_VHOST, NO_VHOST, RNET};
+use crate::flavor::Flavor;
 use crate::kvm;
 use crate::lab;
 use crate::paths::Lab;
@@ -168,7 +169,7 @@ pub fn full(lab: &Lab, args: &BenchArgs) -> Result<()> {
         // Each backend twice, taking turns.
         let backends = [RNET, C_VHOST, NO_VHOST, RNET, C_VHOST, NO_VHOST];
         let (outcome, guests) = step("guests", || {
-            demo::guests_with(lab, &backends, 5, &["--bench"])
+            demo::guests_with(lab, Flavor::Packaged, &backends, 5, &["--bench"])
         })?;
         // A guest that failed is told in the report; what the others found stands.
         outcome.check_kernel()?;
@@ -218,7 +219,7 @@ fn measure(
 ) -> Result<Vec<Record>> {
     let script = format!(
         "{LOAD}{}/artifacts/rnet-bench {arguments}\n",
-        demo::insmod()
+        demo::insmod(Flavor::Packaged)
     );
     let mut vm = Vm::new(lab, name).limit(limit).output(Output::Quiet);
     if let Some(accel) = accel {

@@ -9,8 +9,9 @@ use anyhow::{Context, Result, anyhow, ensure};
 use serde::Deserialize;
 
 use crate::chroot::Access;
+use crate::flavor::Flavor;
 use crate::paths::{INSIDE, Lab};
-use crate::{debian, lab as lab_steps, process};
+use crate::{lab as lab_steps, process};
 
 /// The module's file.
 pub const MODULE: &str = "vhost_rnet.ko";
@@ -39,31 +40,38 @@ pub fn checkout() -> PathBuf {
     tools.parent().unwrap_or(tools).to_owned()
 }
 
-/// Builds everything that a VM needs, into the artifacts directory.
-pub fn all(lab: &Lab) -> Result<()> {
+/// Builds everything that a VM of this kernel needs, into the artifacts directory.
+pub fn all(lab: &Lab, flavor: Flavor) -> Result<()> {
     // The programs first: they are of use with the kernel's own module alone.
     programs(lab)?;
     let _lock = lab_steps::lock(lab, "build.lock")?;
-    let module = module(lab, &checkout(), Mode::Normal)?;
-    publish(&module, &lab.artifacts().join(MODULE))
+    let module = module(lab, &checkout(), flavor, Mode::Normal)?;
+    publish(&module, &lab.artifacts().join(flavor.module()))
 }
 
-/// Builds the module from `source`; returns its file.
+/// Builds the module from `source` for a kernel; returns its file.
 ///
 /// All output goes to a directory of the lab, so the checkout stays clean.
-pub fn module(lab: &Lab, source: &Path, mode: Mode) -> Result<PathBuf> {
+pub fn module(lab: &Lab, source: &Path, flavor: Flavor, mode: Mode) -> Result<PathBuf> {
     let (name, flags) = match mode {
         Mode::Normal => ("build", ""),
         Mode::Strict => ("build-strict", "CLIPPY=1 W=e"),
     };
-    let output = lab.dir().join(name);
+    let name = match flavor {
+        Flavor::Packaged => name.to_owned(),
+        _ => format!("{name}-{}", flavor.name()),
+    };
+    let output = lab.dir().join(&name);
     std::fs::create_dir_all(&output)?;
-    let compiler = debian::installed_kernel(lab)?.compiler(lab)?;
+    let compiler = flavor.compiler(lab)?;
+    let tree = flavor.tree();
     let jobs = std::thread::available_parallelism()?;
     let words = format!(
-        "make -C {INSIDE}/kernel M={SOURCE} MO={INSIDE}/{name} CC={compiler} {flags} -j{jobs} modules"
+        "make -C {INSIDE}/{tree} M={SOURCE} MO={INSIDE}/{name} CC={compiler} {flags} -j{jobs} modules"
     );
-    let args: Vec<&str> = words.split_whitespace().collect();
+    let rust_flags = format!("KRUSTFLAGS={}", flavor.rust_flags());
+    let mut args: Vec<&str> = words.split_whitespace().collect();
+    args.push(&rust_flags);
     let log = lab.logs().join(format!("{name}.log"));
     std::fs::write(&log, "")?;
     let mut make = lab
@@ -137,6 +145,7 @@ pub fn publish(from: &Path, to: &Path) -> Result<()> {
         return Ok(());
     }
     let dir = to.parent().context("no directory to publish into")?;
+    std::fs::create_dir_all(dir)?;
     let temporary = tempfile::Builder::new().tempfile_in(dir)?;
     std::fs::write(temporary.path(), bytes)?;
     std::fs::set_permissions(temporary.path(), std::fs::metadata(from)?.permissions())?;

@@ -10,6 +10,7 @@ use anyhow::{Context, Result};
 use crate::build::{self, Mode};
 use crate::conformance;
 use crate::demo;
+use crate::flavor::Flavor;
 use crate::fuzz;
 use crate::guests;
 use crate::ktap;
@@ -94,28 +95,53 @@ impl Tally {
     }
 }
 
-/// Runs all tests; answers whether all of them passed.
-pub fn run(lab: &Lab) -> Result<bool> {
+/// Runs the tests on `kernels`; answers whether all of them passed.
+pub fn run(lab: &Lab, kernels: &[Flavor]) -> bool {
     let mut tally = Tally::default();
-    style(lab, &mut tally);
-    host_tests(lab, &mut tally);
-    match step("module and programs", || build::all(lab)) {
-        Ok(()) => {
-            tally.passed += 1;
-            for device in [demo::C_VHOST, demo::RNET] {
-                selftest(lab, device, &mut tally);
-            }
-            conformance::run(lab, &mut tally);
-            fuzz::short(lab, demo::RNET, &mut tally);
-            programs::run(lab, &mut tally);
-            for device in [demo::C_VHOST, demo::RNET] {
-                guest(lab, device, &mut tally);
-            }
-            guests::run(lab, &mut tally);
+    for flavor in kernels.iter().copied() {
+        if flavor == Flavor::Packaged {
+            style(lab, &mut tally);
+            host_tests(lab, &mut tally);
         }
-        Err(error) => tally.failed.push(format!("{error:#}")),
+        let built = flavor.ensure(lab).and_then(|()| {
+            step(
+                &format!("module for the {} kernel, programs", flavor.name()),
+                || build::all(lab, flavor),
+            )
+        });
+        if let Err(error) = built {
+            tally.failed.push(format!("{error:#}"));
+            continue;
+        }
+        tally.passed += 1;
+        vms(lab, flavor, &mut tally);
     }
-    Ok(tally.report())
+    tally.report()
+}
+
+/// Runs what is tested in VMs with this kernel.
+fn vms(lab: &Lab, flavor: Flavor, tally: &mut Tally) {
+    match flavor {
+        Flavor::Packaged => {
+            for device in [demo::C_VHOST, demo::RNET] {
+                selftest(lab, flavor, device, tally);
+            }
+            conformance::run(lab, tally);
+            fuzz::short(lab, demo::RNET, tally);
+            programs::run(lab, tally);
+            for device in [demo::C_VHOST, demo::RNET] {
+                guest(lab, flavor, device, tally);
+            }
+            guests::run(lab, tally);
+        }
+        Flavor::Debug => {
+            for device in [demo::C_VHOST, demo::RNET] {
+                selftest(lab, flavor, device, tally);
+            }
+            guest(lab, flavor, demo::RNET, tally);
+        }
+        Flavor::Kcsan => selftest(lab, flavor, demo::RNET, tally),
+    }
 }
 
 /// Runs the programs of others alone; answers whether all of them passed.
@@ -164,7 +190,7 @@ fn style(lab: &Lab, tally: &mut Tally) {
     tally.count(
         "kernel clippy",
         step("kernel clippy", || {
-            build::module(lab, &build::checkout(), Mode::Strict).map(drop)
+            build::module(lab, &build::checkout(), Flavor::Packaged, Mode::Strict).map(drop)
         }),
     );
     let name = "unsafe code";
@@ -229,22 +255,34 @@ fn cargo_results(text: &str) -> (usize, Vec<String>) {
     (passed, failed)
 }
 
+/// What a test on `device` is called.
+fn title(test: &str, flavor: Flavor, device: &str) -> String {
+    match flavor {
+        Flavor::Packaged => format!("{test} {device}"),
+        _ => format!("{} {test} {device}", flavor.name()),
+    }
+}
+
 /// The driver side's tests on `device`.
-fn selftest(lab: &Lab, device: &str, tally: &mut Tally) {
-    let name = format!("selftest {device}");
+fn selftest(lab: &Lab, flavor: Flavor, device: &str, tally: &mut Tally) {
+    let name = title("selftest", flavor, device);
     let ran = step(&name, || {
         let mut script = String::new();
         let mut options = format!("--device {device}");
         if device == demo::RNET {
-            script.push_str(&demo::insmod());
-            options.push_str(&format!(" --module /artifacts/{}", build::MODULE));
+            script.push_str(&demo::insmod(flavor));
+            options.push_str(&format!(" --module /artifacts/{}", flavor.module()));
         }
-        script.push_str(&format!("/artifacts/rnet-selftest {options}\nstatus=$?\n"));
+        script.push_str(&format!(
+            "/artifacts/rnet-selftest {options} --patience {}\nstatus=$?\n",
+            flavor.patience()
+        ));
         if device == demo::RNET {
             script.push_str("rmmod vhost_rnet || exit 1\n");
         }
         script.push_str("exit $status\n");
-        Vm::new(lab, &name.replace(" /dev/", "-"))
+        Vm::new(lab, &name.replace(" /dev/", "-").replace(' ', "-"))
+            .flavor(flavor)
             .limit(SELFTEST_LIMIT)
             .output(Output::Quiet)
             .run(&script)
@@ -253,9 +291,11 @@ fn selftest(lab: &Lab, device: &str, tally: &mut Tally) {
 }
 
 /// A real guest on `device`.
-fn guest(lab: &Lab, device: &str, tally: &mut Tally) {
-    let name = format!("guest {device}");
-    let ran = step(&name, || demo::guests(lab, &[device], GUEST_SECONDS));
+fn guest(lab: &Lab, flavor: Flavor, device: &str, tally: &mut Tally) {
+    let name = title("guest", flavor, device);
+    let ran = step(&name, || {
+        demo::guests_with(lab, flavor, &[device], GUEST_SECONDS, &[])
+    });
     match ran {
         Ok((outcome, reports)) => {
             tally.count(&name, demo::verdict(&outcome, &reports, 1));

@@ -8,6 +8,7 @@ use selftests::conformance::ioctls;
 
 use crate::check::Tally;
 use crate::demo;
+use crate::flavor::Flavor;
 use crate::paths::Lab;
 use crate::steps::step;
 use crate::vm::{Outcome, Output, Vm, shell_quote};
@@ -32,7 +33,7 @@ pub fn compare(lab: &Lab, options: &[String], output: Output) -> Result<Outcome>
          status=$?\n\
          rmmod vhost_rnet || exit 1\n\
          exit $status\n",
-        demo::insmod(),
+        demo::insmod(Flavor::Packaged),
         shell_quote(options)
     );
     Vm::new(lab, "conformance")

@@ -30,6 +30,7 @@ const TOOLS: &[&str] = &[
     "bindgen",
     "bison",
     "busybox-static",
+    "clang",
     "cpio",
     "ethtool",
     "flex",

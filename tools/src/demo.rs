@@ -8,7 +8,7 @@ use comfy_table::presets::UTF8_FULL_CONDENSED;
 use comfy_table::{CellAlignment, Table};
 use rnet_e2e::{REPORT_MARK, Report};
 
-use crate::build;
+use crate::flavor::Flavor;
 use crate::guests;
 use crate::paths::Lab;
 use crate::steps::step;
@@ -21,19 +21,20 @@ pub const C_VHOST: &str = "/dev/vhost-net";
 /// No vhost: QEMU serves the rings.
 pub const NO_VHOST: &str = "off";
 
-/// Loads the module in a VM.
-pub fn insmod() -> String {
-    format!("insmod /artifacts/{} || exit 1\n", build::MODULE)
+/// Loads the module in a VM of this kernel.
+pub fn insmod(flavor: Flavor) -> String {
+    format!("insmod /artifacts/{} || exit 1\n", flavor.module())
 }
 
 /// Runs a guest on each of `backends` for `seconds` of TCP each way.
 pub fn guests(lab: &Lab, backends: &[&str], seconds: u32) -> Result<(Outcome, Vec<Report>)> {
-    guests_with(lab, backends, seconds, &[])
+    guests_with(lab, Flavor::Packaged, backends, seconds, &[])
 }
 
-/// As [`guests`], with `options` for the agent.
+/// As [`guests`], on a kernel of choice, with `options` for the agent.
 pub fn guests_with(
     lab: &Lab,
+    flavor: Flavor,
     backends: &[&str],
     seconds: u32,
     options: &[&str],
@@ -47,12 +48,13 @@ pub fn guests_with(
             .iter()
             .map(|backend| format!("--backend={backend}")),
     );
-    let script = guests::script(&program, backends.contains(&RNET));
+    let script = guests::script(&program, flavor, backends.contains(&RNET));
     let name = backends
         .first()
         .unwrap_or(&"guests")
         .trim_start_matches("/dev/");
     let outcome = Vm::new(lab, &format!("guest-{name}"))
+        .flavor(flavor)
         .nested()
         .limit(Duration::from_secs(600))
         .output(Output::Quiet)

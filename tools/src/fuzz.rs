@@ -10,6 +10,7 @@ use anyhow::{Context, Result, ensure};
 use clap::Args;
 
 use crate::check::Tally;
+use crate::flavor::Flavor;
 use crate::paths::Lab;
 use crate::steps::step;
 use crate::vm::{Outcome, Output, Vm, shell_quote};
@@ -122,7 +123,10 @@ fn machine(
     let mut words = vec!["--device", device, "--seed", &seed, option, &number];
     words.extend(fuzzers);
     let (load, unload) = if device == demo::RNET {
-        (demo::insmod(), "rmmod vhost_rnet || exit 1\n")
+        (
+            demo::insmod(Flavor::Packaged),
+            "rmmod vhost_rnet || exit 1\n",
+        )
     } else {
         (String::new(), "")
     };

@@ -7,6 +7,7 @@ use anyhow::Result;
 
 use crate::check::Tally;
 use crate::demo::{self, C_VHOST, RNET};
+use crate::flavor::Flavor;
 use crate::paths::Lab;
 use crate::steps::step;
 use crate::vm::{Outcome, Output, Vm, shell_quote};
@@ -39,7 +40,7 @@ pub fn migrations(lab: &Lab, ways: &[String], output: Output) -> Result<Outcome>
         .nested()
         .limit(LIMIT)
         .output(output)
-        .run(&script(&program, true))
+        .run(&script(&program, Flavor::Packaged, true))
 }
 
 /// Runs the kinds of guests whose name contains one of `filter`, or all, on `device`; they report
@@ -54,7 +55,7 @@ pub fn kinds(lab: &Lab, device: &str, filter: &[String], output: Output) -> Resu
         .nested()
         .limit(LIMIT)
         .output(output)
-        .run(&script(&program, device == RNET))
+        .run(&script(&program, Flavor::Packaged, device == RNET))
 }
 
 /// What a guest is booted from and where its logs go, as options of programs that run guests.
@@ -76,11 +77,12 @@ pub fn options(lab: &Lab) -> Result<[String; 6]> {
     .map(str::to_owned))
 }
 
-/// The script of a VM that runs `program`, between loading and unloading our module if `ours`.
-pub fn script(program: &[String], ours: bool) -> String {
+/// The script of a VM with a kernel of this flavor that runs `program`, between loading and
+/// unloading our module if `ours`.
+pub fn script(program: &[String], flavor: Flavor, ours: bool) -> String {
     let program = shell_quote(program);
     if ours {
-        let insmod = demo::insmod();
+        let insmod = demo::insmod(flavor);
         format!("{insmod}{program}\nstatus=$?\nrmmod vhost_rnet || exit 1\nexit $status\n")
     } else {
         format!("{program}\n")

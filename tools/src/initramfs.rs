@@ -8,6 +8,7 @@ use std::process::Command;
 use anyhow::{Context, Result};
 
 use crate::cpio::Archive;
+use crate::flavor::Flavor;
 use crate::paths::Lab;
 use crate::process;
 
@@ -26,15 +27,19 @@ const GUEST_MODULES: &[&str] = &["virtio_net", "8021q"];
 /// Programs of the rootfs that the guest has.
 const GUEST_PROGRAMS: &[&str] = &["/usr/bin/iperf3", "/usr/sbin/ethtool"];
 
-/// Modules that level 1 needs to reach its root file system.
+/// Modules that the packaged kernel needs to reach level 1's root file system.
 const LEVEL1_MODULES: &[&str] = &["9pnet_virtio", "9p", "overlay"];
 
 /// Returns level 1's initramfs, relative to the lab; builds it if need be.
-pub fn level1(lab: &Lab) -> Result<String> {
+pub fn level1(lab: &Lab, flavor: Flavor) -> Result<String> {
+    let modules = match flavor {
+        Flavor::Packaged => LEVEL1_MODULES,
+        _ => &[],
+    };
     let mut hasher = DefaultHasher::new();
-    (LEVEL1_INIT, LEVEL1_MODULES).hash(&mut hasher);
+    (LEVEL1_INIT, modules).hash(&mut hasher);
     cached(lab, "level1", hasher, |archive| {
-        add_modules(lab, archive, LEVEL1_MODULES)?;
+        add_modules(lab, archive, modules)?;
         archive.file("init", 0o755, LEVEL1_INIT.as_bytes());
         Ok(())
     })

@@ -18,24 +18,28 @@ use crate::process;
 /// Time limit of preparing a tree, on a slow machine.
 const LIMIT: Duration = Duration::from_secs(1800);
 
-/// Tells whether the source of `kernel` is there, whole.
-pub fn unpacked(lab: &Lab, kernel: &Kernel) -> Result<bool> {
-    let Ok(makefile) = std::fs::read_to_string(lab.kernel().join("Makefile")) else {
+/// The packaged kernel's tree, relative to the lab.
+pub const TREE: &str = "kernel";
+
+/// Tells whether the source of `kernel` is in `tree` of the lab, whole.
+pub fn unpacked(lab: &Lab, tree: &str, kernel: &Kernel) -> Result<bool> {
+    let tree = lab.dir().join(tree);
+    let Ok(makefile) = std::fs::read_to_string(tree.join("Makefile")) else {
         return Ok(false);
     };
     // The stamp tells Debian's revisions of one upstream version apart.
-    let stamp = std::fs::read_to_string(lab.kernel().join(".rnet-source"));
+    let stamp = std::fs::read_to_string(tree.join(".rnet-source"));
     Ok(match stamp {
         Ok(version) => version.trim() == kernel.package_version,
         Err(_) => makefile_version(&makefile).as_deref() == Some(kernel.upstream()),
     })
 }
 
-/// Unpacks the source package in place of another tree.
-pub fn unpack(lab: &Lab, kernel: &Kernel) -> Result<()> {
+/// Unpacks the source package into `tree` of the lab, in place of another.
+pub fn unpack(lab: &Lab, tree: &str, kernel: &Kernel) -> Result<()> {
     let script = format!(
-        "rm -rf {INSIDE}/kernel.new && mkdir {INSIDE}/kernel.new && \
-         tar -xf /usr/src/linux-source-{}.tar.xz -C {INSIDE}/kernel.new --strip-components=1",
+        "rm -rf {INSIDE}/{tree}.new && mkdir -p {INSIDE}/{tree}.new && \
+         tar -xf /usr/src/linux-source-{}.tar.xz -C {INSIDE}/{tree}.new --strip-components=1",
         kernel.series()
     );
     let log = lab.logs().join("kernel-source.log");
@@ -44,16 +48,17 @@ pub fn unpack(lab: &Lab, kernel: &Kernel) -> Result<()> {
         &log,
         LIMIT,
     )?;
-    let new = lab.dir().join("kernel.new");
+    let new = lab.dir().join(format!("{tree}.new"));
     std::fs::write(
         new.join(".rnet-source"),
         format!("{}\n", kernel.package_version),
     )?;
-    let old = lab.dir().join("kernel.old");
-    if lab.kernel().exists() {
-        std::fs::rename(lab.kernel(), &old)?;
+    let old = lab.dir().join(format!("{tree}.old"));
+    let tree = lab.dir().join(tree);
+    if tree.exists() {
+        std::fs::rename(&tree, &old)?;
     }
-    std::fs::rename(new, lab.kernel())?;
+    std::fs::rename(new, &tree)?;
     if old.exists() {
         std::fs::remove_dir_all(old)?;
     }

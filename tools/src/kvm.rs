@@ -10,6 +10,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
+use crate::flavor::Flavor;
 use crate::paths::{INSIDE, Lab};
 use crate::vm::Accel;
 use crate::{initramfs, kernel, process};
@@ -70,7 +71,7 @@ fn boot(lab: &Lab) -> Result<Option<String>> {
         "Probing whether KVM runs a kernel here (at most {} s)",
         LIMIT.as_secs()
     );
-    let initrd = initramfs::level1(lab)?;
+    let initrd = initramfs::level1(lab, Flavor::Packaged)?;
     let image = kernel::image(lab)?;
     std::fs::create_dir_all(lab.logs())?;
     let console = lab.logs().join("kvm-probe.log");

@@ -49,8 +49,10 @@ pub fn ensure(lab: &Lab, update: bool) -> Result<()> {
         )?;
     }
     let version = debian::installed_kernel(lab)?;
-    if !kernel::unpacked(lab, &version)? {
-        step("kernel source", || kernel::unpack(lab, &version))?;
+    if !kernel::unpacked(lab, kernel::TREE, &version)? {
+        step("kernel source", || {
+            kernel::unpack(lab, kernel::TREE, &version)
+        })?;
     }
     if !kernel::prepared(lab, &version) {
         step("kernel tree (builds its Rust crates)", || {

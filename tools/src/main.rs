@@ -9,6 +9,7 @@ mod conformance;
 mod cpio;
 mod debian;
 mod demo;
+mod flavor;
 mod fuzz;
 mod guests;
 mod initramfs;
@@ -32,6 +33,7 @@ use std::time::Duration;
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
 
+use crate::flavor::Flavor;
 use crate::paths::Lab;
 use crate::vm::{Accel, Outcome, Output, Vm};
 
@@ -52,14 +54,24 @@ enum Task {
         update: bool,
     },
     /// Build the module and the programs that run in the VM.
-    Build,
+    Build {
+        /// The kernel that the module is for; it is built if need be.
+        #[arg(long, value_enum, default_value_t)]
+        kernel: Flavor,
+    },
     /// Show a guest's traffic through /dev/vhost-rnet, vhost-net and vhost=off.
     Demo {
         /// Backends to run instead: vhost devices, or "off".
         backends: Vec<String>,
     },
     /// Run all tests, of host, kernel and guest.
-    Check,
+    Check {
+        /// Also run those of check-debug, for one sum of all.
+        #[arg(long)]
+        debug: bool,
+    },
+    /// Run the tests of the VM on kernels that check more.
+    CheckDebug,
     /// Compare the results of calls on both devices.
     Conformance {
         /// Options of the program that compares; --help for a list.
@@ -100,13 +112,16 @@ enum Task {
     Unsafe,
     /// Open a shell in a VM with the module loaded.
     Shell,
-    /// Run a command in a VM with the packaged kernel.
+    /// Run a command in a VM.
     Vm(VmArgs),
 }
 
 /// The VM to run a command in.
 #[derive(Args)]
 struct VmArgs {
+    /// The kernel of the VM; `build` makes it and a module for it.
+    #[arg(long, value_enum, default_value_t)]
+    kernel: Flavor,
     /// Directory for the logs of this run [default: a new one in the lab].
     #[arg(long, value_name = "DIR")]
     log: Option<PathBuf>,
@@ -149,9 +164,10 @@ fn run(task: Task) -> Result<ExitCode> {
             );
             Ok(ExitCode::SUCCESS)
         }
-        Task::Build => {
+        Task::Build { kernel } => {
             lab::ensure(&lab, false)?;
-            build_all(&lab)?;
+            kernel.ensure(&lab)?;
+            steps::step("module and programs", || build::all(&lab, kernel))?;
             println!("Built into {}", lab.artifacts().display());
             Ok(ExitCode::SUCCESS)
         }
@@ -170,13 +186,11 @@ fn run(task: Task) -> Result<ExitCode> {
             demo::run(&lab, &backends)?;
             Ok(ExitCode::SUCCESS)
         }
-        Task::Check => {
-            lab::ensure(&lab, false)?;
-            Ok(match check::run(&lab)? {
-                true => ExitCode::SUCCESS,
-                false => ExitCode::FAILURE,
-            })
+        Task::Check { debug: false } => check_on(&lab, &[Flavor::Packaged]),
+        Task::Check { debug: true } => {
+            check_on(&lab, &[Flavor::Packaged, Flavor::Debug, Flavor::Kcsan])
         }
+        Task::CheckDebug => check_on(&lab, &[Flavor::Debug, Flavor::Kcsan]),
         Task::Conformance { options } => {
             lab::ensure(&lab, false)?;
             build_all(&lab)?;
@@ -234,15 +248,24 @@ fn run(task: Task) -> Result<ExitCode> {
     }
 }
 
+/// Runs the tests on `kernels`.
+fn check_on(lab: &Lab, kernels: &[Flavor]) -> Result<ExitCode> {
+    lab::ensure(lab, false)?;
+    Ok(match check::run(lab, kernels) {
+        true => ExitCode::SUCCESS,
+        false => ExitCode::FAILURE,
+    })
+}
+
 fn build_all(lab: &Lab) -> Result<()> {
-    steps::step("module and programs", || build::all(lab))
+    steps::step("module and programs", || build::all(lab, Flavor::Packaged))
 }
 
 /// Gives a shell in the VM; leaving it powers the VM off.
 fn shell(lab: &Lab) -> Result<ExitCode> {
     let script = format!(
         "{}echo 'vhost_rnet is loaded, /artifacts has the tools; leave with ^D.'\nexec bash -l\n",
-        demo::insmod()
+        demo::insmod(Flavor::Packaged)
     );
     // Longer than anybody stays, and yet an end.
     let outcome = Vm::new(lab, "shell")
@@ -264,6 +287,7 @@ fn run_vm(lab: &Lab, args: VmArgs) -> Result<ExitCode> {
         words => vm::shell_quote(words),
     };
     let mut vm = Vm::new(lab, "vm")
+        .flavor(args.kernel)
         .log_dir(args.log)
         .smp(args.smp)
         .memory(&args.mem)

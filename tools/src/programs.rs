@@ -14,6 +14,7 @@ use serde::Deserialize;
 
 use crate::build;
 use crate::check::Tally;
+use crate::flavor::Flavor;
 use crate::paths::{INSIDE, Lab};
 use crate::steps::step;
 use crate::vm::{Vm, shell_quote};
@@ -175,7 +176,7 @@ fn script(runs: &[Run], device: &str) -> String {
     let ours = device == demo::RNET;
     let mut script = format!("{CHECK}limit={SECONDS}\n");
     if ours {
-        script.push_str(&demo::insmod());
+        script.push_str(&demo::insmod(Flavor::Packaged));
         script.push_str(&format!(
             "mount --bind {device} {c} && test {device} -ef {c} || exit 1\n",
             c = demo::C_VHOST

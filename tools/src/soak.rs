@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::Result;
 
 use crate::demo;
+use crate::flavor::Flavor;
 use crate::paths::Lab;
 use crate::vm::{Output, Vm};
 
@@ -15,7 +16,10 @@ const SLACK: Duration = Duration::from_secs(600);
 /// Uses devices behind `device` for so many minutes; fails if something stays behind.
 pub fn run(lab: &Lab, device: &str, minutes: u64) -> Result<()> {
     let (load, unload) = match device {
-        demo::RNET => (demo::insmod(), "rmmod vhost_rnet || exit 1\n"),
+        demo::RNET => (
+            demo::insmod(Flavor::Packaged),
+            "rmmod vhost_rnet || exit 1\n",
+        ),
         _ => (String::new(), ""),
     };
     let outcome = Vm::new(lab, "soak")

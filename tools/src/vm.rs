@@ -16,9 +16,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow, bail};
 
 use crate::chroot::Access;
+use crate::flavor::Flavor;
 use crate::kvm;
 use crate::paths::{INSIDE, Lab};
-use crate::{initramfs, kernel, klog, process};
+use crate::{initramfs, klog, process};
 
 /// Second half of the VM's init.
 const MAIN: &str = include_str!("../vm/level1-main.sh");
@@ -50,6 +51,7 @@ pub struct Vm<'a> {
     lab: &'a Lab,
     name: String,
     log_dir: Option<PathBuf>,
+    flavor: Flavor,
     accel: Option<Accel>,
     smp: u32,
     memory: String,
@@ -109,6 +111,7 @@ impl<'a> Vm<'a> {
             lab,
             name: name.to_owned(),
             log_dir: None,
+            flavor: Flavor::Packaged,
             accel: None,
             smp: 2,
             memory: "3G".to_owned(),
@@ -122,6 +125,13 @@ impl<'a> Vm<'a> {
     #[must_use]
     pub fn log_dir(mut self, dir: Option<PathBuf>) -> Self {
         self.log_dir = dir;
+        self
+    }
+
+    /// Runs another kernel than the packaged one.
+    #[must_use]
+    pub fn flavor(mut self, flavor: Flavor) -> Self {
+        self.flavor = flavor;
         self
     }
 
@@ -146,7 +156,7 @@ impl<'a> Vm<'a> {
         self
     }
 
-    /// Sets the time after which the VM is killed.
+    /// Sets the time after which the VM is killed, for the packaged kernel.
     #[must_use]
     pub fn limit(mut self, limit: Duration) -> Self {
         self.limit = limit;
@@ -183,14 +193,18 @@ impl<'a> Vm<'a> {
         let start = Instant::now();
         let mut child = command.spawn().context("starting QEMU")?;
         let readers = self.readers(&mut child, &dir)?;
-        let ended = process::wait_timeout(&mut child, self.limit)?;
+        let limit = self.limit * self.flavor.patience();
+        let ended = process::wait_timeout(&mut child, limit)?;
         let stdout = join(readers)?;
 
         let log = std::fs::read(dir.join("kernel.log")).unwrap_or_default();
-        let kernel_trouble = klog::scan(&String::from_utf8_lossy(&log))
+        let mut kernel_trouble: Vec<String> = klog::scan(&String::from_utf8_lossy(&log))
             .into_iter()
             .map(str::to_owned)
             .collect();
+        // Only a debug kernel has a list of leaks.
+        let leaked = std::fs::read_to_string(dir.join("kmemleak")).unwrap_or_default();
+        kernel_trouble.extend(klog::leaks(&leaked));
         let outcome = |status| Outcome {
             status,
             stdout,
@@ -201,7 +215,7 @@ impl<'a> Vm<'a> {
             (Some(_), Ok(status)) => Ok(outcome(status.trim().parse()?)),
             (ended, _) => {
                 let why = match ended {
-                    None => format!("not finished after {} s", self.limit.as_secs()),
+                    None => format!("not finished after {} s", limit.as_secs()),
                     Some(status) => format!(
                         "VM ended ({status}) after {:.1} s without a result",
                         start.elapsed().as_secs_f64()
@@ -250,8 +264,8 @@ impl<'a> Vm<'a> {
     fn qemu(&self, accel: Accel, dir: &Path) -> Result<Command> {
         // In the lab, seen through its own mount, the rootfs has none of the
         // chroot's mounts.
-        let initrd = initramfs::level1(self.lab)?;
-        let image = kernel::image(self.lab)?;
+        let initrd = initramfs::level1(self.lab, self.flavor)?;
+        let image = self.flavor.image(self.lab)?;
         // Without 5-level paging, the page walks of a nested guest are a third
         // shorter, which emulation feels.
         let (smp, accel_args): (u32, &[&str]) = match accel {
@@ -307,11 +321,14 @@ impl<'a> Vm<'a> {
         // A kernel that is in trouble ends the run at once; the limits are wide
         // for emulated processors on a busy machine.
         args.push("-append".into());
-        args.push(
+        args.push(format!(
             "console=ttyS0 panic=-1 oops=panic mitigations=off \
-             tsc=reliable nmi_watchdog=0 watchdog_thresh=60 rcupdate.rcu_cpu_stall_timeout=120 random.trust_cpu=on"
-                .into(),
-        );
+             tsc=reliable nmi_watchdog=0 watchdog_thresh=60 rcupdate.rcu_cpu_stall_timeout=120 \
+             random.trust_cpu=on sysctl.kernel.hung_task_warnings=-1 \
+             sysctl.kernel.hung_task_timeout_secs={} {}",
+            30 * self.flavor.patience(),
+            self.flavor.command_line()
+        ));
         Ok(self
             .lab
             .chroot()

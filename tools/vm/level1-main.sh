@@ -12,8 +12,9 @@ mount -t tmpfs tmpfs /dev/shm
 ln -sfn /proc/self/fd /dev/fd
 hostname rnet
 ip link set lo up
-echo 30 > /proc/sys/kernel/hung_task_timeout_secs
-echo -1 > /proc/sys/kernel/hung_task_warnings
+# A kernel that the root file system has no modules of brings its own.
+modules=/lib/modules/$(uname -r)
+test -e "$modules" || ln -s "/artifacts$modules" "$modules"
 modprobe -a tun tap vhost_net
 
 cd /root
