@@ -324,6 +324,10 @@ impl Episode {
             (crate::device::GUEST_BASE, 1 << 18)
         };
         let page = start + (self.rng.random_range(0..len / PAGE) * PAGE) as u64;
+        // Small rings have less memory than that.
+        if !self.device.memory.contains(page) {
+            return Ok(());
+        }
         match self.rng.random_range(0..6) {
             0 => iommu.unmap(page, PAGE as u64 * self.rng.random_range(1..8)),
             1 => iommu.map(page, PAGE),
