@@ -6,6 +6,7 @@ use anyhow::{Context as _, Result};
 use clap::Parser;
 use selftests::cases::{Context, Kind};
 use selftests::fuzz::{self, Fuzzer, Length};
+use selftests::wait;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -29,6 +30,12 @@ struct Options {
     /// Number of episodes, instead of a time.
     #[arg(long)]
     episodes: Option<u64>,
+    /// Multiplies all time limits.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    patience: u32,
+    /// For cases that repeat more; episodes have no use for it.
+    #[arg(long, hide = true, default_value_t = 1)]
+    factor: u64,
     /// Runs one episode of a fuzzer in this process.
     #[arg(long, hide = true)]
     episode: Option<String>,
@@ -50,10 +57,11 @@ fn run(options: Options) -> Result<bool> {
         device: options.device,
         seed: options.seed,
         argument: 0,
-        patience: 1,
-        factor: 1,
+        patience: options.patience,
+        factor: options.factor,
         module: None,
     };
+    wait::be_patient(options.patience);
     if let Some(name) = options.episode {
         fuzz::run_here(find(&name)?, &context)?;
         return Ok(true);

@@ -146,12 +146,13 @@ pub fn run_here(fuzzer: Fuzzer, context: &Context) -> Result<()> {
 /// Runs the episode of the context's seed in a process of its own.
 fn episode(fuzzer: Fuzzer, context: &Context) -> Result<Counts> {
     let mut command = runner::again(context, "--episode", fuzzer.name)?;
-    let (text, code) = runner::run(&mut command, Deadline::after(LIMIT))?;
+    let limit = LIMIT * context.patience;
+    let (text, code) = runner::run(&mut command, Deadline::after(limit))?;
     match code {
         Some(0) => Counts::parse(&text).with_context(|| format!("no counts in {text:?}")),
         Some(-1) => bail!("died by a signal\n{text}"),
         Some(_) => bail!("{}", text.trim_end()),
-        None => bail!("no end within {LIMIT:?}\n{text}"),
+        None => bail!("no end within {limit:?}\n{text}"),
     }
 }
 
