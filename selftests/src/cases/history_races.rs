@@ -13,6 +13,7 @@ use crate::split::SplitLayout;
 use crate::traffic::{self, Plan};
 use crate::uapi::{NetHeader, feature};
 use crate::vhost::{RX, TX, Vhost};
+use crate::wait::Deadline;
 use anyhow::{Context as _, Result};
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
 use std::fs;
@@ -106,27 +107,56 @@ fn with_long_queue(ctx: &Context) -> Result<NetDevice> {
     Ok(device)
 }
 
-/// A transmit queue that always has work leaves the other its turn.
+/// A transmit queue that always has work leaves the other its turn, and not only when its driver has
+/// been too slow: most frames come while few chains are used.
 fn fairness(ctx: &Context) -> Result<()> {
     let mut device = with_long_queue(ctx)?;
     let endless = Endless::new(&mut device, TX)?;
-    let plan = Plan {
-        window: 16,
-        ..Plan::new(ctx.seed, 100, |_| 100)
-    };
+    let few = u64::from(endless.layout.size) / 4;
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let driver = scope.spawn(|| endless.run(&stop));
-        let result = loop {
-            let result = traffic::receive(&mut device, plan);
-            if result.is_err() || endless.goes_on() || driver.is_finished() {
-                break result;
+        let mut receive = || -> Result<()> {
+            let (mut sent, mut prompt) = (0, 0);
+            while sent < 60 || !endless.goes_on() {
+                check(!driver.is_finished(), || "the driver stopped".into())?;
+                let used = receive_one(ctx, &mut device, &endless, sent)?;
+                sent += 1;
+                prompt += u64::from(used < few);
             }
+            check(prompt > sent / 2, || {
+                format!("{prompt} of {sent} frames came before {few} chains were used")
+            })
         };
+        let result = receive();
         stop.store(true, Ordering::Relaxed);
         driver.join().expect("a driver does not panic")?;
         result
     })
+}
+
+/// Receives a frame; how many chains the other queue has used meanwhile.
+fn receive_one(
+    ctx: &Context,
+    device: &mut NetDevice,
+    other: &Endless,
+    sequence: u64,
+) -> Result<u64> {
+    let (mut bytes, mut got) = (Vec::new(), Vec::new());
+    frame::build(ctx.seed, sequence, 100, &mut bytes);
+    device.rx_fill()?;
+    device.rx.flush()?;
+    let mut last = other.layout.used_index(&other.memory);
+    let mut count = 0;
+    device.peer.send(NetHeader::default(), &bytes)?;
+    Deadline::patient().until("a frame", || {
+        let used = other.layout.used_index(&other.memory);
+        count += u64::from(used.wrapping_sub(last));
+        last = used;
+        Ok(device.rx_take(&mut got)?.is_some())
+    })?;
+    frame::expect("received", sequence, &bytes, &got)?;
+    Ok(count)
 }
 
 /// Floods both queues until killed.
