@@ -165,6 +165,7 @@ pub const ALL: &[Bug] = &[
             "kill.under_traffic",
             "kill.before_kick",
             "kill.shared_device",
+            "kill.random",
             "workers.kill",
         ],
         host: &[],
@@ -228,7 +229,7 @@ pub const ALL: &[Bug] = &[
     Bug {
         id: "syzbot e08a9fac5cf8",
         cause: "guest memory was read with preemption off while busy polling",
-        cases: &["history.busy_faults"],
+        cases: &["history.busy_faults", "faults.swap", "busy.exchange"],
         host: &[],
         note: "a kernel with DEBUG_ATOMIC_SLEEP tells more",
     },
@@ -244,6 +245,7 @@ pub const ALL: &[Bug] = &[
         cause: "buffers that were discarded, or found while busy polling, were counted wrong",
         cases: &[
             "history.busy_faults",
+            "busy.exchange",
             "in_order.too_long",
             "in_order.one_short",
             "in_order.send_buffer",
