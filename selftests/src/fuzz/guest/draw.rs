@@ -172,6 +172,8 @@ pub struct Guest {
     own: Vec<(u64, usize)>,
     /// What it points the device at beside that.
     others: [(u64, usize); 2],
+    /// All that the device has: start and length.
+    regions: Vec<(u64, u64)>,
     header: usize,
     /// How likely something of a chain is wrong.
     wildness: f64,
@@ -201,6 +203,9 @@ impl Guest {
             ],
             own,
             others: [(CLOSED, REGION), (LIMITED, REGION)],
+            regions: (device.memory.table().iter())
+                .map(|region| (region.guest, region.size))
+                .collect(),
             header: device.setup.header(),
             wildness: *[0.0, 0.002, 0.02, 0.2].choose(&mut rng).unwrap_or(&0.0),
             rng,
@@ -288,6 +293,20 @@ impl Guest {
         }
     }
 
+    /// A small buffer that lies over the start or the end of a region.
+    fn overrun(&mut self) -> (u64, u32) {
+        let at = self.rng.random_range(0..self.regions.len());
+        let (start, size) = self.regions[at];
+        let len = self.rng.random_range(2..=64);
+        let outside = self.rng.random_range(1..len);
+        let addr = if self.rng.random_bool(0.7) {
+            start + size - u64::from(len - outside)
+        } else {
+            start - u64::from(outside)
+        };
+        (addr, len)
+    }
+
     /// A descriptor of which nothing has to be right.
     fn wild(&mut self, size: u16) -> Descriptor {
         let rare = self.rng.random_bool(0.1);
@@ -331,11 +350,12 @@ impl Guest {
             }
             if self.rng.random_bool(wildness) {
                 let wild = self.wild(layout.size);
-                match self.rng.random_range(0..5) {
-                    0 => descriptor = wild,
-                    1 => descriptor.addr = wild.addr,
-                    2 => descriptor.len = wild.len,
-                    3 => descriptor.flags = wild.flags,
+                match self.rng.random_range(0..8) {
+                    0..3 => (descriptor.addr, descriptor.len) = self.overrun(),
+                    3 => descriptor = wild,
+                    4 => descriptor.addr = wild.addr,
+                    5 => descriptor.len = wild.len,
+                    6 => descriptor.flags = wild.flags,
                     _ => descriptor.next = wild.next,
                 }
             }
