@@ -5,7 +5,7 @@
 
 use anyhow::Result;
 use clap::Parser;
-use selftests::{soak, tap};
+use selftests::{census, soak, tap};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -31,17 +31,14 @@ fn main() -> Result<()> {
     let options = Options::parse();
     tap::private_network()?;
     let (start, mut told) = (Instant::now(), Duration::ZERO);
-    let report = soak::run(&options.device, options.seed, |report| {
+    let report = soak::run(&options.device, options.seed, |period, report| {
         let passed = start.elapsed();
         if passed >= told + PAUSE {
             told = passed;
             let (minutes, changes) = (passed.as_secs() / 60, report.changes);
-            println!(
-                "{minutes} minutes: {changes} changes, {} frames",
-                report.frames
-            );
+            println!("{minutes} minutes: {changes} changes since the last count");
         }
-        passed < Duration::from_secs(60 * options.minutes)
+        passed < Duration::from_secs(60 * options.minutes * (period + 1) / census::PERIODS)
     })?;
     println!(
         "{}: {} changes, {} frames, nothing left behind ({} KiB less than before; seed {})",

@@ -3,7 +3,7 @@
 //! Owners that are killed at any moment.
 
 use super::{Case, Context, Role, case, check, role};
-use crate::census::{self, Census};
+use crate::census;
 use crate::device::{NetDevice, Setup};
 use crate::runner;
 use crate::sys::mapping::Mapping;
@@ -184,8 +184,8 @@ fn shared(ctx: &Context) -> Result<()> {
 /// Owners at a time in [`random`].
 const VICTIMS: usize = 4;
 
-/// Kills in [`random`], if it is not to go on longer.
-const KILLS: u64 = 100;
+/// Kills in each period of [`random`], if it is not to go on longer.
+const KILLS: u64 = 40;
 
 /// Owners that are killed, each on a tap of its own.
 struct Victims<'a> {
@@ -199,10 +199,10 @@ struct Victims<'a> {
 }
 
 impl<'a> Victims<'a> {
-    fn start(ctx: &'a Context) -> Result<Self> {
+    fn start(ctx: &'a Context, rng: SmallRng) -> Result<Self> {
         let mut victims = Self {
             ctx,
-            rng: SmallRng::seed_from_u64(ctx.seed),
+            rng,
             alive: Vec::new(),
             moving: Mapping::new(2 * VICTIMS)?,
             killed_moving: 0,
@@ -267,25 +267,27 @@ fn random(ctx: &Context) -> Result<()> {
     // What is allocated once is there afterwards.
     let kills = KILLS * ctx.factor;
     still_works(ctx)?;
-    let mut victims = Victims::start(ctx)?;
+    let mut rng = SmallRng::seed_from_u64(ctx.seed);
+    let mut victims = Victims::start(ctx, SmallRng::from_rng(&mut rng))?;
     for _ in 0..20 {
         victims.kill_one()?;
     }
     drop(victims);
-    let before = Census::take()?;
-    let mut victims = Victims::start(ctx)?;
-    for number in 0..kills {
-        victims
-            .kill_one()
-            .with_context(|| format!("kill {number}"))?;
-    }
-    let moving = victims.killed_moving;
-    drop(victims);
-    println!("{kills} owners killed, {moving} of them under traffic");
-    check(moving > 0 && moving < kills, || {
+    let mut moving = 0;
+    let lost = census::expect_no_growth(|| {
+        let mut victims = Victims::start(ctx, SmallRng::from_rng(&mut rng))?;
+        for number in 0..kills {
+            victims
+                .kill_one()
+                .with_context(|| format!("kill {number}"))?;
+        }
+        moving += victims.killed_moving;
+        Ok(kills)
+    })?;
+    let all = kills * census::PERIODS;
+    println!("{all} owners killed, {moving} of them under traffic; {lost} KiB less than before");
+    check(moving > 0 && moving < all, || {
         "all killed at the same stage".into()
     })?;
-    let lost = census::expect_no_growth(&before, kills)?;
-    println!("{lost} KiB less than before");
     still_works(ctx)
 }

@@ -8,12 +8,12 @@ use anyhow::Result;
 
 pub(super) const CASES: &[Case] = &[case("soak.short", 180, short)];
 
-/// Changes, if it is not to go on longer.
-const CHANGES: u64 = 200;
+/// Changes in each period, if it is not to go on longer.
+const CHANGES: u64 = 70;
 
 fn short(ctx: &Context) -> Result<()> {
     let changes = CHANGES * ctx.factor;
-    let report = soak::run(&ctx.device, ctx.seed, |report| report.changes < changes)?;
+    let report = soak::run(&ctx.device, ctx.seed, |_, report| report.changes < changes)?;
     println!(
         "{} changes, {} frames, {} KiB less than before",
         report.changes, report.frames, report.lost
