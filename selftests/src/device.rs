@@ -93,7 +93,10 @@ impl Queue {
         size: u16,
         (buffers, shape): ((usize, usize), Shape),
     ) -> Result<Self> {
-        let layout = SplitLayout::alloc(memory, size)?;
+        let layout = SplitLayout {
+            big_endian: setup.big_endian,
+            ..SplitLayout::alloc(memory, size)?
+        };
         let table = if shape.indirect { setup.table } else { 0 };
         Ok(Self {
             index,
@@ -271,6 +274,10 @@ impl NetDevice {
             .set_memory(&self.memory.table())
             .context("SET_MEM_TABLE")?;
         for queue in [&self.rx, &self.tx] {
+            if self.setup.big_endian {
+                let set = self.vhost.set_endian(queue.index, 1);
+                set.context("SET_VRING_ENDIAN")?;
+            }
             self.place(queue)?;
         }
         Ok(())
@@ -456,9 +463,10 @@ impl NetDevice {
         let mut parts = 1;
         // In the longer headers of legacy devices the field is there, but nobody writes it.
         let counted = self.setup.features & (feature::MRG_RXBUF | feature::VERSION_1) != 0;
+        let layout = self.rx.layout;
         let announce = |frame: &[u8]| {
             if counted {
-                announced_buffers(frame, size)
+                Some(usize::from(header(layout, frame.get(..size)?).num_buffers).max(1))
             } else {
                 Some(1)
             }
@@ -478,7 +486,7 @@ impl NetDevice {
                 frame.len()
             );
         }
-        let header = NetHeader::parse(&frame[..size]);
+        let header = header(layout, &frame[..size]);
         frame.drain(..size);
         Ok(Some(header))
     }
@@ -509,8 +517,10 @@ impl NetDevice {
     }
 }
 
-/// How many buffers the header says, once it is there.
-fn announced_buffers(frame: &[u8], header: usize) -> Option<usize> {
-    let header = frame.get(..header)?;
-    Some(usize::from(NetHeader::parse(header).num_buffers).max(1))
+/// The header in front of a received frame. Only the number of buffers is the device's own word; in
+/// what order the rest is, is between driver and tap.
+fn header(layout: SplitLayout, bytes: &[u8]) -> NetHeader {
+    let mut header = NetHeader::parse(bytes);
+    header.num_buffers = layout.half(header.num_buffers);
+    header
 }

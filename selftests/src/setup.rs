@@ -84,6 +84,8 @@ pub struct Setup {
     pub tcp: bool,
     /// Regions of guest memory beside the first, as address and length.
     pub regions: Vec<(u64, usize)>,
+    /// Whether the driver is a legacy one on a big-endian machine.
+    pub big_endian: bool,
     /// Whether the pages of memory are in no order, for a device behind an IOMMU.
     pub scattered: bool,
     /// Bytes before and behind each region that the device must not touch.
@@ -109,6 +111,7 @@ impl Setup {
             tcp: false,
             regions: Vec::new(),
             scattered: false,
+            big_endian: false,
             margin: 0,
         }
     }

@@ -30,6 +30,17 @@ pub struct Descriptor {
 }
 
 impl Descriptor {
+    /// The descriptor whose bytes, little-endian, are those of this one in big-endian.
+    #[must_use]
+    pub fn swap_bytes(self) -> Self {
+        Self {
+            addr: self.addr.swap_bytes(),
+            len: self.len.swap_bytes(),
+            flags: self.flags.swap_bytes(),
+            next: self.next.swap_bytes(),
+        }
+    }
+
     fn bytes(&self) -> [u8; 16] {
         let mut out = [0; 16];
         out[..8].copy_from_slice(&self.addr.to_le_bytes());
@@ -51,6 +62,8 @@ pub struct SplitLayout {
     pub avail: u64,
     /// Used ring.
     pub used: u64,
+    /// Whether the driver is a legacy one on a big-endian machine.
+    pub big_endian: bool,
 }
 
 impl SplitLayout {
@@ -66,35 +79,61 @@ impl SplitLayout {
             desc: memory.alloc(16 * n, 16)?,
             avail: memory.alloc(6 + 2 * n, 4096)?,
             used: memory.alloc(6 + 8 * n, 4096)?,
+            big_endian: false,
         })
+    }
+
+    /// A field of two bytes as it is, or is read as, in memory.
+    #[must_use]
+    pub fn half(&self, value: u16) -> u16 {
+        if self.big_endian {
+            value.swap_bytes()
+        } else {
+            value
+        }
     }
 
     /// Writes an entry of the descriptor table.
     pub fn write_desc(&self, memory: &GuestMemory, index: u16, descriptor: Descriptor) {
-        write_table(memory, self.desc, usize::from(index), descriptor);
+        self.write_table(memory, self.desc, usize::from(index), descriptor);
+    }
+
+    /// Writes an entry of the descriptor table at `table`, the ring's own or an indirect one.
+    fn write_table(&self, memory: &GuestMemory, table: u64, index: usize, descriptor: Descriptor) {
+        let descriptor = if self.big_endian {
+            descriptor.swap_bytes()
+        } else {
+            descriptor
+        };
+        write_table(memory, table, index, descriptor);
     }
 
     /// Writes the entry of the available ring that index `at` names.
     pub fn write_avail(&self, memory: &GuestMemory, at: u16, head: u16) {
         let slot = u64::from(at % self.size);
-        memory.store_u16(self.avail + 4 + 2 * slot, head, Ordering::Relaxed);
+        memory.store_u16(
+            self.avail + 4 + 2 * slot,
+            self.half(head),
+            Ordering::Relaxed,
+        );
     }
 
     /// Moves the available index.
     pub fn set_avail_index(&self, memory: &GuestMemory, index: u16) {
-        memory.store_u16(self.avail + 2, index, Ordering::Release);
+        memory.store_u16(self.avail + 2, self.half(index), Ordering::Release);
     }
 
     /// The used index.
     #[must_use]
     pub fn used_index(&self, memory: &GuestMemory) -> u16 {
-        memory.load_u16(self.used + 2, Ordering::Acquire)
+        self.half(memory.load_u16(self.used + 2, Ordering::Acquire))
     }
 
     /// The index at which the device asked for the next kick.
     #[must_use]
     pub fn avail_event(&self, memory: &GuestMemory) -> u16 {
-        memory.load_u16(self.used + 4 + 8 * u64::from(self.size), Ordering::Relaxed)
+        let at = self.used + 4 + 8 * u64::from(self.size);
+        self.half(memory.load_u16(at, Ordering::Relaxed))
     }
 
     /// The parts as addresses of the process.
@@ -182,8 +221,11 @@ impl SplitDriver {
     }
 
     fn set_flags(&self, flags: u16) {
-        self.memory
-            .store_u16(self.layout.avail, flags, Ordering::Relaxed);
+        self.memory.store_u16(
+            self.layout.avail,
+            self.layout.half(flags),
+            Ordering::Relaxed,
+        );
     }
 
     fn used_slot(&self, at: u16) -> u64 {
@@ -193,8 +235,14 @@ impl SplitDriver {
     fn used_entry(&self, at: u16) -> (u32, u32) {
         let mut entry = [0u8; 8];
         self.memory.read(self.used_slot(at), &mut entry);
-        let word =
-            |i: usize| u32::from_le_bytes([entry[i], entry[i + 1], entry[i + 2], entry[i + 3]]);
+        let word = |i: usize| {
+            let bytes = [entry[i], entry[i + 1], entry[i + 2], entry[i + 3]];
+            if self.layout.big_endian {
+                u32::from_be_bytes(bytes)
+            } else {
+                u32::from_le_bytes(bytes)
+            }
+        };
         (word(0), word(4))
     }
 
@@ -225,7 +273,8 @@ impl SplitDriver {
             } else {
                 None
             };
-            write_table(&self.memory, table, i, describe(*segment, next, 0));
+            self.layout
+                .write_table(&self.memory, table, i, describe(*segment, next, 0));
         }
         self.take_free(1, owned);
         let index = owned[0];
@@ -360,6 +409,7 @@ impl RingDriver for SplitDriver {
             new.wrapping_sub(event).wrapping_sub(1) < new.wrapping_sub(old)
         } else {
             let flags = self.memory.load_u16(self.layout.used, Ordering::Relaxed);
+            let flags = self.layout.half(flags);
             flags & USED_NO_NOTIFY == 0
         }
     }
@@ -402,8 +452,11 @@ impl RingDriver for SplitDriver {
         let after = after.max(1);
         if self.event_idx {
             let event = self.last_used.wrapping_add(after).wrapping_sub(1);
-            self.memory
-                .store_u16(self.used_event(), event, Ordering::Relaxed);
+            self.memory.store_u16(
+                self.used_event(),
+                self.layout.half(event),
+                Ordering::Relaxed,
+            );
         } else {
             self.set_flags(0);
         }
@@ -419,8 +472,11 @@ impl RingDriver for SplitDriver {
         self.calls_wanted = false;
         if self.event_idx {
             let event = self.last_used.wrapping_sub(1);
-            self.memory
-                .store_u16(self.used_event(), event, Ordering::Relaxed);
+            self.memory.store_u16(
+                self.used_event(),
+                self.layout.half(event),
+                Ordering::Relaxed,
+            );
         } else {
             self.set_flags(AVAIL_NO_INTERRUPT);
         }

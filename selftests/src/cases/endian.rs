@@ -1,16 +1,19 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The byte order of legacy rings, `VHOST_SET_VRING_ENDIAN`: the call itself.
+//! The byte order of legacy rings, `VHOST_SET_VRING_ENDIAN`.
 
-use super::{Case, Context, Kind, accepts, case, check, refuses};
+use super::{Case, Context, Kind, Skip, accepts, case, check, integrity, refuses};
 use crate::device::{NetDevice, Setup};
 use crate::sys::ioctl::BadPointer;
 use crate::traffic::{self, Plan};
-use crate::uapi;
+use crate::uapi::{self, feature};
 use crate::vhost::{RX, TX, Vhost};
-use anyhow::Result;
+use anyhow::{Context as _, Result, bail};
 
-pub(super) const CASES: &[Case] = &[case("endian.arguments", 30, arguments)];
+pub(super) const CASES: &[Case] = &[
+    case("endian.arguments", 30, arguments),
+    case("endian.exchange", 90, exchange),
+];
 
 fn expect(vhost: &Vhost, index: u32, order: u32) -> Result<()> {
     let got = accepts("GET_VRING_ENDIAN", vhost.endian(index))?;
@@ -62,4 +65,26 @@ fn arguments(ctx: &Context) -> Result<()> {
         expect(&device.vhost, index, 0)?;
     }
     traffic::exchange(&mut device, Plan::new(ctx.seed, 50, |_| 100))
+}
+
+/// The driver of a big-endian machine.
+fn exchange(ctx: &Context) -> Result<()> {
+    let device = NetDevice::prepare(&ctx.device, Setup::new(0), "tap0", false)?;
+    if ctx.kind == Kind::C && device.vhost.endian(RX).is_err() {
+        bail!(Skip("this kernel's vhost-net has one order only".into()));
+    }
+    drop(device);
+    for features in [
+        0,
+        feature::EVENT_IDX,
+        feature::INDIRECT | feature::MRG_RXBUF,
+        feature::EVENT_IDX | feature::INDIRECT | feature::MRG_RXBUF,
+    ] {
+        let mut setup = integrity::roomy(features);
+        setup.big_endian = true;
+        let mut device = NetDevice::start(&ctx.device, setup)?;
+        traffic::exchange(&mut device, Plan::new(ctx.seed, 300, integrity::all_sizes))
+            .with_context(|| format!("features {features:#x}"))?;
+    }
+    Ok(())
 }

@@ -164,10 +164,10 @@ pub(super) fn move_ring(ctx: &Context, device: &mut NetDevice, index: u32) -> Re
     let old = queue.layout;
     let at = || memory.alloc_in(1, 16384, 4096);
     let new = SplitLayout {
-        size: old.size,
         desc: at()?,
         avail: at()?,
         used: at()?,
+        ..old
     };
     let base = u16::try_from(queue.ring.base())?;
     check(index == RX || queue.ring.pending() == 0, || {
