@@ -13,6 +13,11 @@ use rnet_e2e::stream::{self, Counts};
 use crate::Cli;
 use crate::parse;
 
+/// The guest's name.
+pub fn name(backend: &str) -> &str {
+    backend.trim_start_matches("/dev/")
+}
+
 /// Runs the guest and tells how it fared, be it badly.
 pub fn report(cli: &Cli, backend: &str, streams: &Receiver<Result<Counts>>) -> Report {
     let mut report = Report {
@@ -47,12 +52,20 @@ fn run(
     streams: &Receiver<Result<Counts>>,
     report: &mut Report,
 ) -> Result<()> {
+    // What a guest before left must not count for this one.
+    while streams.try_recv().is_ok() {}
     let tap = Tap::new(1)?;
     let _iperf = Iperf::new()?;
-    let name = backend.trim_start_matches("/dev/");
     let start = Instant::now();
     let options = Options::USUAL;
-    let mut guest = Machine::start(&cli.files, name, backend, host::TAP, &options, None)?;
+    let mut guest = Machine::start(
+        &cli.files,
+        name(backend),
+        backend,
+        host::TAP,
+        &options,
+        None,
+    )?;
     guest.boot()?;
     report.boot_seconds = start.elapsed().as_secs_f64();
     let measured = measure(cli, &mut guest, streams, report);

@@ -46,7 +46,10 @@ fn run(cli: &Cli) -> Result<bool> {
     let mut all_well = true;
     for backend in &cli.backends {
         eprintln!("guest on {backend}");
-        let report = guest::report(cli, backend, &streams);
+        let name = guest::name(backend);
+        let report = cli
+            .files
+            .attempt(&[name], || guest::report(cli, backend, &streams));
         all_well &= report.error.is_none();
         println!("{REPORT_MARK}{}", serde_json::to_string(&report)?);
     }

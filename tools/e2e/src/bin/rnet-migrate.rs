@@ -70,22 +70,28 @@ fn main() -> Result<ExitCode> {
 /// Moves a guest along `way`; answers how that went.
 fn go(files: &Files, way: &str, streams: &Receiver<Result<Counts>>) -> Result<String> {
     let (from, to) = way.split_once(':').context("a way has two devices")?;
-    // What a guest before left must not count for this one.
-    while streams.try_recv().is_ok() {}
-    let _bridge = Bridge::new()?;
-    let options = &Options::USUAL;
-    let names = [from, to].map(|device| device.trim_start_matches("/dev/"));
-    let names = ["from", "to"].map(|side| format!("{}-{}-{side}", names[0], names[1]));
-    let mut source = Machine::start(files, &names[0], from, TAPS[0], options, None)?;
-    source.boot()?;
-    let mut target = Machine::start(
-        files,
-        &names[1],
-        to,
-        TAPS[1],
-        options,
-        Some(Path::new(SOCKET)),
-    )?;
+    let way = [from, to].map(|device| device.trim_start_matches("/dev/"));
+    let names = ["from", "to"].map(|side| format!("{}-{}-{side}", way[0], way[1]));
+    let [source, target] = names.each_ref().map(String::as_str);
+    files.attempt(&[source, target], || {
+        // What a guest before left must not count for this one.
+        while streams.try_recv().is_ok() {}
+        let _bridge = Bridge::new()?;
+        let options = &Options::USUAL;
+        let mut source = Machine::start(files, source, from, TAPS[0], options, None)?;
+        source.boot()?;
+        let incoming = Some(Path::new(SOCKET));
+        let target = Machine::start(files, target, to, TAPS[1], options, incoming)?;
+        go_under_traffic(source, target, streams)
+    })
+}
+
+/// Moves the guest from `source` to `target`; answers how that went.
+fn go_under_traffic(
+    mut source: Machine,
+    mut target: Machine,
+    streams: &Receiver<Result<Counts>>,
+) -> Result<String> {
     // What arrives lies in memory for a while, written by nobody but the device.
     let line = format!(
         "rnet-stream {} --pause 10 --until /tmp/stop > /tmp/stream 2>&1 &",

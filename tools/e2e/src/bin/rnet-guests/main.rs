@@ -46,22 +46,19 @@ fn main() -> Result<ExitCode> {
     let mut failed = 0;
     for scenario in chosen {
         let started = std::time::Instant::now();
-        let mut run = start(&cli, scenario, &streams);
-        for (name, step) in scenario.steps() {
+        let results = cli.files.attempt(&[scenario.name], || {
+            steps(start(&cli, scenario, &streams), scenario)
+        });
+        for (name, result) in results {
             number += 1;
-            // A guest that is in an unknown state shows nothing.
-            let result = run.as_mut().map_err(|error| format!("not run: {error}"));
-            match result.and_then(|run| step(run).map_err(|error| format!("{error:#}"))) {
-                Ok(()) => println!("ok {number} {}.{name}", scenario.name),
-                Err(error) => {
-                    failed += 1;
-                    for line in error.lines() {
-                        println!("# {line}");
-                    }
-                    println!("not ok {number} {}.{name}", scenario.name);
-                    run = Err(format!("after {name}"));
+            if let Err(error) = result {
+                failed += 1;
+                for line in error.lines() {
+                    println!("# {line}");
                 }
+                print!("not ");
             }
+            println!("ok {number} {}.{name}", scenario.name);
         }
         eprintln!("{} took {} s", scenario.name, started.elapsed().as_secs());
     }
@@ -70,6 +67,24 @@ fn main() -> Result<ExitCode> {
     } else {
         ExitCode::FAILURE
     })
+}
+
+/// Takes a scenario's steps; answers how each went.
+fn steps(
+    mut run: Result<Run<'_>, String>,
+    scenario: &Scenario,
+) -> Vec<(&'static str, Result<(), String>)> {
+    let mut results = Vec::new();
+    for (name, step) in scenario.steps() {
+        // A guest that is in an unknown state shows nothing.
+        let result = run.as_mut().map_err(|error| format!("not run: {error}"));
+        let result = result.and_then(|run| step(run).map_err(|error| format!("{error:#}")));
+        if result.is_err() {
+            run = Err(format!("after {name}"));
+        }
+        results.push((name, result));
+    }
+    results
 }
 
 /// Boots a scenario's guest.
