@@ -14,8 +14,9 @@ use crate::vhost::{RX, TX, Vhost};
 use crate::wait::Deadline;
 use anyhow::{Context as _, Result, bail};
 use std::fs::{self, File};
-use std::io::{self, Read, Seek, Write};
+use std::io;
 use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::fs::FileExt;
 
 pub(super) const CASES: &[Case] = &[
     case("faults.alloc_setup", 900, setup),
@@ -62,27 +63,40 @@ impl Injector {
         Self::new(std::process::id())
     }
 
-    fn set(&mut self, nth: u32) -> Result<()> {
-        self.0.rewind()?;
-        self.0.write_all(nth.to_string().as_bytes())?;
+    fn set(&self, nth: u32) -> Result<()> {
+        let text = nth.to_string();
+        let mut written = self.0.write_at(text.as_bytes(), 0);
+        // What was to fail is in the thread that writes, and it was this.
+        if written.as_ref().is_err_and(is_efault) {
+            written = self.0.write_at(text.as_bytes(), 0);
+        }
+        written.context("writing fail-nth")?;
         Ok(())
     }
 
     /// Whether something has failed since; nothing more will.
-    fn fired(&mut self) -> Result<bool> {
-        let mut text = String::new();
-        self.0.rewind()?;
-        self.0.read_to_string(&mut text)?;
+    fn fired(&self) -> Result<bool> {
+        let mut text = [0; 16];
+        let fired = match self.0.read_at(&mut text, 0) {
+            Ok(len) => text[..len].trim_ascii() == b"0",
+            // It is this that failed, so nothing before has.
+            Err(error) if is_efault(&error) => false,
+            Err(error) => return Err(error).context("reading fail-nth"),
+        };
         self.set(0)?;
-        Ok(text.trim() == "0")
+        Ok(fired)
     }
 
     /// Runs `call` with its `nth` allocation or copy failing; its answer, and whether it had so many.
-    fn fail<T>(&mut self, nth: u32, call: impl FnOnce() -> T) -> Result<(T, bool)> {
+    fn fail<T>(&self, nth: u32, call: impl FnOnce() -> T) -> Result<(T, bool)> {
         self.set(nth)?;
         let answer = call();
         Ok((answer, self.fired()?))
     }
+}
+
+fn is_efault(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(libc::EFAULT)
 }
 
 /// Fails unless a call that something failed in tells so.
@@ -141,7 +155,7 @@ const STEPS: &[Step] = &[
 
 /// Whatever fails while a device is set up: the call says so, and works when it is made again.
 fn setup(ctx: &Context) -> Result<()> {
-    let mut injector = Injector::here()?;
+    let injector = Injector::here()?;
     let mut injected = 0;
     for nth in 1..=MOST {
         let (vhost, fired) = injector.fail(nth, || ctx.open())?;
@@ -219,7 +233,7 @@ const LIVE: &[Step] = &[
 
 /// Whatever fails in a call on a running device: the device goes on.
 fn live(ctx: &Context) -> Result<()> {
-    let mut injector = Injector::here()?;
+    let injector = Injector::here()?;
     let setup = Setup::new(feature::VERSION_1 | feature::EVENT_IDX);
     let mut device = NetDevice::start(&ctx.device, setup)?;
     let mut injected = 0;
@@ -238,19 +252,14 @@ fn live(ctx: &Context) -> Result<()> {
             check(nth < MOST, || format!("{what} never succeeds"))?;
         }
     }
-    workers(ctx, &mut injector, &mut injected, &device.vhost)?;
+    workers(ctx, &injector, &mut injected, &device.vhost)?;
     traffic::exchange(&mut device, Plan::new(ctx.seed, 10, |_| 300))?;
     println!("injected {injected}");
     Ok(())
 }
 
 /// A worker that could not be started is not there, nor its id used up.
-fn workers(
-    ctx: &Context,
-    injector: &mut Injector,
-    injected: &mut u32,
-    vhost: &Vhost,
-) -> Result<()> {
+fn workers(ctx: &Context, injector: &Injector, injected: &mut u32, vhost: &Vhost) -> Result<()> {
     if ctx.kind == Kind::C {
         // The in-tree driver has none but the first.
         return Ok(());
@@ -287,7 +296,7 @@ fn worker(ctx: &Context) -> Result<()> {
         let mut device = NetDevice::start(&ctx.device, setup)?;
         device.tap.set_send_buffer(limit)?;
         let worker = procfs::workers()?;
-        let mut injector = Injector::new(worker.first().context("no worker")?.tid)?;
+        let injector = Injector::new(worker.first().context("no worker")?.tid)?;
         let mut quiet = 0;
         for nth in 1..=MOST {
             // What is kept for the next frames is given back, so that it has to be allocated.
