@@ -146,18 +146,16 @@ impl Vhost {
     ///
     /// As [`Self::set_memory`], and `EOPNOTSUPP` for padding.
     pub fn set_memory_padded(&self, regions: &[MemoryRegion], padding: u32) -> io::Result<()> {
-        let count = u32::try_from(regions.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
-        let mut bytes = Vec::with_capacity(8 + regions.len() * 32);
-        bytes.extend(count.to_ne_bytes());
-        bytes.extend(padding.to_ne_bytes());
-        for region in regions {
-            for word in [region.guest, region.size, region.user, region.padding] {
-                bytes.extend(word.to_ne_bytes());
-            }
-        }
-        let map = Mapping::new(bytes.len())?;
-        map.write(0, &bytes);
-        self.raw(uapi::SET_MEM_TABLE.number(), &map, 0)
+        self.set_memory_from(&memory_table(regions, padding)?)
+    }
+
+    /// Replaces the memory table by what `table` holds.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::set_memory_padded`].
+    pub fn set_memory_from(&self, table: &Mapping) -> io::Result<()> {
+        self.raw(uapi::SET_MEM_TABLE.number(), table, 0)
     }
 
     /// Places the dirty log, an address of the process.
@@ -375,6 +373,26 @@ impl Vhost {
     pub fn bad(&self, number: u64, pointer: BadPointer) -> io::Result<()> {
         call_bad(self.as_fd(), number, pointer).map(|_| ())
     }
+}
+
+/// Lays out a memory table as the kernel reads it.
+///
+/// # Errors
+///
+/// When there is no memory for it.
+pub fn memory_table(regions: &[MemoryRegion], padding: u32) -> io::Result<Mapping> {
+    let count = u32::try_from(regions.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
+    let mut bytes = Vec::with_capacity(8 + regions.len() * 32);
+    bytes.extend(count.to_ne_bytes());
+    bytes.extend(padding.to_ne_bytes());
+    for region in regions {
+        for word in [region.guest, region.size, region.user, region.padding] {
+            bytes.extend(word.to_ne_bytes());
+        }
+    }
+    let table = Mapping::new(bytes.len())?;
+    table.write(0, &bytes);
+    Ok(table)
 }
 
 impl AsFd for Vhost {

@@ -8,9 +8,10 @@ use super::{Case, Context, Kind, Skip, accepts, case, check};
 use crate::device::{NetDevice, Setup};
 use crate::frame;
 use crate::procfs;
+use crate::sys::mapping::Mapping;
 use crate::traffic::{self, Plan};
 use crate::uapi::{NetHeader, feature};
-use crate::vhost::{RX, TX, Vhost};
+use crate::vhost::{self, RX, TX, Vhost};
 use crate::wait::Deadline;
 use anyhow::{Context as _, Result, bail};
 use std::fs::{self, File};
@@ -117,38 +118,41 @@ fn expect_told<T>(what: &str, result: &Result<T>) -> Result<()> {
     )
 }
 
-/// The calls that set a device up, in order.
-type Step = (&'static str, fn(&NetDevice) -> io::Result<()>);
+/// A call, of a device with its memory table.
+///
+/// Nothing is allocated for the call itself, which would fail in its place.
+type Step = (&'static str, fn(&NetDevice, &Mapping) -> io::Result<()>);
 
+/// The calls that set a device up, in order.
 const STEPS: &[Step] = &[
-    ("SET_OWNER", |device| device.vhost.set_owner()),
-    ("SET_FEATURES", |device| {
+    ("SET_OWNER", |device, _| device.vhost.set_owner()),
+    ("SET_FEATURES", |device, _| {
         device.vhost.set_features(device.setup.features)
     }),
-    ("SET_MEM_TABLE", |device| {
-        device.vhost.set_memory(&device.memory.table())
+    ("SET_MEM_TABLE", |device, table| {
+        device.vhost.set_memory_from(table)
     }),
-    ("SET_VRING_NUM", |device| {
+    ("SET_VRING_NUM", |device, _| {
         device.vhost.set_num(TX, u32::from(device.setup.tx_size))
     }),
-    ("SET_VRING_BASE", |device| device.vhost.set_base(TX, 0)),
-    ("SET_VRING_ADDR", |device| {
+    ("SET_VRING_BASE", |device, _| device.vhost.set_base(TX, 0)),
+    ("SET_VRING_ADDR", |device, _| {
         device.vhost.set_addr(device.address(&device.tx))
     }),
-    ("SET_VRING_CALL", |device| {
+    ("SET_VRING_CALL", |device, _| {
         device
             .vhost
             .set_call(TX, device.tx.call.as_fd().as_raw_fd())
     }),
-    ("SET_VRING_ERR", |device| {
+    ("SET_VRING_ERR", |device, _| {
         device.vhost.set_err(TX, device.tx.err.as_fd().as_raw_fd())
     }),
-    ("SET_VRING_KICK", |device| {
+    ("SET_VRING_KICK", |device, _| {
         device
             .vhost
             .set_kick(TX, device.tx.kick.as_fd().as_raw_fd())
     }),
-    ("NET_SET_BACKEND", |device| {
+    ("NET_SET_BACKEND", |device, _| {
         device.vhost.set_backend(TX, device.tap.number())
     }),
 ];
@@ -168,6 +172,7 @@ fn setup(ctx: &Context) -> Result<()> {
         check(nth < MOST, || "open never succeeds".into())?;
     }
     let mut device = NetDevice::start(&ctx.device, Setup::new(feature::VERSION_1))?;
+    let table = vhost::memory_table(&device.memory.table(), 0)?;
     for (at, (what, step)) in STEPS.iter().enumerate() {
         for nth in 1..=MOST {
             // The last one, if it came so far.
@@ -176,15 +181,16 @@ fn setup(ctx: &Context) -> Result<()> {
             device.tx.forget_buffers()?;
             device.vhost = ctx.open()?;
             for (what, before) in &STEPS[..at] {
-                accepts(what, before(&device))?;
+                accepts(what, before(&device, &table))?;
             }
-            let (result, fired) = injector.fail(nth, || step(&device))?;
+            let (result, fired) = injector.fail(nth, || step(&device, &table))?;
             let done = result.is_ok();
             expect_told(what, &result.map_err(Into::into))?;
             injected += u32::from(fired);
             let rest = if done { at + 1 } else { at };
             for (what, after) in &STEPS[rest..] {
-                accepts(what, after(&device)).with_context(|| format!("fault {nth} of {what}"))?;
+                accepts(what, after(&device, &table))
+                    .with_context(|| format!("fault {nth} of {what}"))?;
             }
             traffic::transmit(&mut device, Plan::new(ctx.seed, 5, |_| 100))
                 .with_context(|| format!("fault {nth} of {what}"))?;
@@ -201,32 +207,34 @@ fn setup(ctx: &Context) -> Result<()> {
 
 /// Calls on a running device that leave it as it is.
 const LIVE: &[Step] = &[
-    ("SET_FEATURES", |device| {
+    ("SET_FEATURES", |device, _| {
         device.vhost.set_features(device.setup.features)
     }),
-    ("SET_MEM_TABLE", |device| {
-        device.vhost.set_memory(&device.memory.table())
+    ("SET_MEM_TABLE", |device, table| {
+        device.vhost.set_memory_from(table)
     }),
-    ("SET_VRING_ADDR", |device| {
+    ("SET_VRING_ADDR", |device, _| {
         device.vhost.set_addr(device.address(&device.rx))
     }),
-    ("SET_VRING_CALL", |device| {
+    ("SET_VRING_CALL", |device, _| {
         device
             .vhost
             .set_call(RX, device.rx.call.as_fd().as_raw_fd())
     }),
-    ("SET_VRING_KICK", |device| {
+    ("SET_VRING_KICK", |device, _| {
         device
             .vhost
             .set_kick(RX, device.rx.kick.as_fd().as_raw_fd())
     }),
-    ("SET_LOG_BASE", |device| device.vhost.set_log_base(0)),
-    ("SET_LOG_FD", |device| {
+    ("SET_LOG_BASE", |device, _| device.vhost.set_log_base(0)),
+    ("SET_LOG_FD", |device, _| {
         device.vhost.set_log_fd(device.rx.err.as_fd().as_raw_fd())
     }),
-    ("SET_LOG_FD to -1", |device| device.vhost.set_log_fd(-1)),
-    ("GET_VRING_BASE", |device| device.vhost.base(RX).map(drop)),
-    ("NET_SET_BACKEND", |device| {
+    ("SET_LOG_FD to -1", |device, _| device.vhost.set_log_fd(-1)),
+    ("GET_VRING_BASE", |device, _| {
+        device.vhost.base(RX).map(drop)
+    }),
+    ("NET_SET_BACKEND", |device, _| {
         device.vhost.set_backend(TX, device.tap.number())
     }),
 ];
@@ -236,10 +244,11 @@ fn live(ctx: &Context) -> Result<()> {
     let injector = Injector::here()?;
     let setup = Setup::new(feature::VERSION_1 | feature::EVENT_IDX);
     let mut device = NetDevice::start(&ctx.device, setup)?;
+    let table = vhost::memory_table(&device.memory.table(), 0)?;
     let mut injected = 0;
     for (what, call) in LIVE {
         for nth in 1..=MOST {
-            let (result, fired) = injector.fail(nth, || call(&device))?;
+            let (result, fired) = injector.fail(nth, || call(&device, &table))?;
             let done = result.is_ok();
             expect_told(what, &result.map_err(Into::into))?;
             injected += u32::from(fired);
