@@ -438,7 +438,7 @@ impl RingDriver for SplitDriver {
         self.pending -= 1;
         self.last_used = self.last_used.wrapping_add(1);
         if self.event_idx && !self.calls_wanted {
-            // The event index must stay behind, or it would be met after 65536 chains.
+            // The event index must stay out of reach, or it would be met after 32768 chains.
             self.disarm_call();
         }
         Ok(Some(Used {
@@ -471,7 +471,8 @@ impl RingDriver for SplitDriver {
     fn disarm_call(&mut self) {
         self.calls_wanted = false;
         if self.event_idx {
-            let event = self.last_used.wrapping_sub(1);
+            // Far from all that the device may have used since its last look at this.
+            let event = self.last_used.wrapping_sub(1 << 15);
             self.memory.store_u16(
                 self.used_event(),
                 self.layout.half(event),
