@@ -152,6 +152,14 @@ impl Case {
         }
     }
 
+    /// `frame` behind its header, as it lies in a buffer.
+    #[must_use]
+    pub fn packet(&self, frame: &[u8]) -> Vec<u8> {
+        let mut bytes = self.header().bytes()[..HEADER].to_vec();
+        bytes.extend_from_slice(frame);
+        bytes
+    }
+
     /// Length of a buffer, header included.
     #[must_use]
     pub fn buffer(&self, direction: Direction) -> usize {
@@ -290,6 +298,14 @@ mod tests {
             let batch = u64::from(case.batch());
             assert_eq!(case.packets(12_800) % batch, 0);
             assert!(case.packets(12_800) >= batch);
+        }
+    }
+
+    #[test]
+    fn packets_are_as_long_as_their_descriptors_say() {
+        for case in all() {
+            let packet = case.packet(&vec![0; case.frame]);
+            assert_eq!(packet.len(), case.buffer(Direction::Tx), "{}", case.name());
         }
     }
 

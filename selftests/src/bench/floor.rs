@@ -51,8 +51,7 @@ pub fn measure(case: Case, packets: u64, run: u32) -> Result<Floor> {
 
 fn write(case: Case, packets: u64, run: u32) -> Result<Floor> {
     let tap = tap_of(&case, TAP, false)?;
-    let mut bytes = case.header().bytes().to_vec();
-    bytes.extend(frame_of(&case, Wire::Silent));
+    let bytes = case.packet(&frame_of(&case, Wire::Silent));
     let go = || -> Result<u64> {
         let start = now();
         for _ in 0..packets {

@@ -144,8 +144,7 @@ impl Rig {
     }
 
     fn fill(&self) -> Result<()> {
-        let mut bytes = self.case.header().bytes().to_vec();
-        bytes.extend_from_slice(&self.frame);
+        let bytes = self.case.packet(&self.frame);
         for index in 0..self.case.queue {
             let slot = usize::from(index);
             self.memory.write(self.buffers.tx[slot], &bytes);
