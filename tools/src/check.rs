@@ -27,6 +27,43 @@ const CARGO_LIMIT: Duration = Duration::from_secs(900);
 /// Time limit of the selftests on one device.
 const SELFTEST_LIMIT: Duration = Duration::from_secs(1200);
 
+/// Cases that the in-tree driver has not passed on the packaged kernel, for want of fault injection.
+const ONLY_WITH_FAULTS: &[&str] = &["faults.alloc_"];
+
+/// Cases in which threads meet: calls and workers, workers and each other, either and their end.
+const CONCURRENT: &[&str] = &[
+    "busy.",
+    "change.",
+    "events.no_lost_",
+    "faults.receive_memory",
+    "faults.stopped_",
+    "faults.transmit_memory",
+    "fork.",
+    "history.event_descriptors",
+    "history.kick_the_dead",
+    "history.kill_flood",
+    "history.owner_race",
+    "in_order.no_lost_",
+    "iotlb.asked_again",
+    "iotlb.park",
+    "iotlb.read",
+    "iotlb.storm",
+    "iotlb.switch",
+    "kill.",
+    "life.",
+    "live.",
+    "load.",
+    "log.closed",
+    "log.exact",
+    "log.migration",
+    "log.toggle",
+    "module.",
+    "rx.integrity",
+    "stress.",
+    "tx.integrity",
+    "workers.",
+];
+
 /// Seconds of TCP each way in the guest.
 const GUEST_SECONDS: u32 = 2;
 
@@ -124,10 +161,10 @@ fn vms(lab: &Lab, flavor: Flavor, tally: &mut Tally) {
     match flavor {
         Flavor::Packaged => {
             for device in [demo::C_VHOST, demo::RNET] {
-                selftest(lab, flavor, device, tally);
+                selftest(lab, flavor, device, &[], tally);
             }
             conformance::run(lab, tally);
-            fuzz::short(lab, demo::RNET, tally);
+            fuzz::short(lab, flavor, demo::RNET, tally);
             programs::run(lab, tally);
             for device in [demo::C_VHOST, demo::RNET] {
                 guest(lab, flavor, device, tally);
@@ -135,12 +172,12 @@ fn vms(lab: &Lab, flavor: Flavor, tally: &mut Tally) {
             guests::run(lab, tally);
         }
         Flavor::Debug => {
-            for device in [demo::C_VHOST, demo::RNET] {
-                selftest(lab, flavor, device, tally);
-            }
+            selftest(lab, flavor, demo::C_VHOST, ONLY_WITH_FAULTS, tally);
+            selftest(lab, flavor, demo::RNET, &[], tally);
+            fuzz::short(lab, flavor, demo::RNET, tally);
             guest(lab, flavor, demo::RNET, tally);
         }
-        Flavor::Kcsan => selftest(lab, flavor, demo::RNET, tally),
+        Flavor::Kcsan => selftest(lab, flavor, demo::RNET, CONCURRENT, tally),
     }
 }
 
@@ -256,15 +293,15 @@ fn cargo_results(text: &str) -> (usize, Vec<String>) {
 }
 
 /// What a test on `device` is called.
-fn title(test: &str, flavor: Flavor, device: &str) -> String {
+pub fn title(test: &str, flavor: Flavor, device: &str) -> String {
     match flavor {
         Flavor::Packaged => format!("{test} {device}"),
         _ => format!("{} {test} {device}", flavor.name()),
     }
 }
 
-/// The driver side's tests on `device`.
-fn selftest(lab: &Lab, flavor: Flavor, device: &str, tally: &mut Tally) {
+/// The driver side's tests on `device` whose name contains one of `filter`, or all.
+fn selftest(lab: &Lab, flavor: Flavor, device: &str, filter: &[&str], tally: &mut Tally) {
     let name = title("selftest", flavor, device);
     let ran = step(&name, || {
         let mut script = String::new();
@@ -274,8 +311,9 @@ fn selftest(lab: &Lab, flavor: Flavor, device: &str, tally: &mut Tally) {
             options.push_str(&format!(" --module /artifacts/{}", flavor.module()));
         }
         script.push_str(&format!(
-            "/artifacts/rnet-selftest {options} --patience {}\nstatus=$?\n",
-            flavor.patience()
+            "/artifacts/rnet-selftest {options} --patience {} {}\nstatus=$?\n",
+            flavor.patience(),
+            filter.join(" ")
         ));
         if device == demo::RNET {
             script.push_str("rmmod vhost_rnet || exit 1\n");

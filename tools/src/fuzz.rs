@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use clap::Args;
 
-use crate::check::Tally;
+use crate::check::{Tally, title};
 use crate::flavor::Flavor;
 use crate::paths::Lab;
 use crate::steps::step;
@@ -66,7 +66,8 @@ pub fn run(lab: &Lab, args: &FuzzArgs) -> Result<bool> {
     };
     let name = format!("fuzz {}", args.device);
     let ran = step(&name, || {
-        machine(lab, &args.device, seed, length, &names, Output::Show)
+        let on = (Flavor::Packaged, args.device.as_str());
+        machine(lab, on, seed, length, &names, Output::Show)
     });
     tally.count_run(&name, ran);
     if !only_vm {
@@ -75,12 +76,12 @@ pub fn run(lab: &Lab, args: &FuzzArgs) -> Result<bool> {
     Ok(tally.report())
 }
 
-/// Runs each of the VM's fuzzers on `device` for a short while.
-pub fn short(lab: &Lab, device: &str, tally: &mut Tally) {
-    let name = format!("fuzz {device}");
+/// Runs each of the VM's fuzzers on `device` for a short while, with this kernel.
+pub fn short(lab: &Lab, flavor: Flavor, device: &str, tally: &mut Tally) {
+    let name = title("fuzz", flavor, device);
     let length = Length::Seconds(SHORT);
     let ran = step(&name, || {
-        machine(lab, device, 1, length, &all(), Output::Quiet)
+        machine(lab, (flavor, device), 1, length, &all(), Output::Quiet)
     });
     tally.count_run(&name, ran);
 }
@@ -102,9 +103,10 @@ enum Length {
     Episodes(u64),
 }
 
+/// Runs fuzzers on a device in a VM with a kernel of that flavor.
 fn machine(
     lab: &Lab,
-    device: &str,
+    (flavor, device): (Flavor, &str),
     seed: u64,
     length: Length,
     fuzzers: &[&str],
@@ -123,10 +125,7 @@ fn machine(
     let mut words = vec!["--device", device, "--seed", &seed, option, &number];
     words.extend(fuzzers);
     let (load, unload) = if device == demo::RNET {
-        (
-            demo::insmod(Flavor::Packaged),
-            "rmmod vhost_rnet || exit 1\n",
-        )
+        (demo::insmod(flavor), "rmmod vhost_rnet || exit 1\n")
     } else {
         (String::new(), "")
     };
@@ -136,7 +135,9 @@ fn machine(
          /artifacts/rnet-fuzz {}\nstatus=$?\n{unload}exit $status\n",
         shell_quote(&words)
     );
-    Vm::new(lab, &format!("fuzz{}", device.replace("/dev/", "-")))
+    let name = title("fuzz", flavor, device).replace(" /dev/", "-");
+    Vm::new(lab, &name.replace(' ', "-"))
+        .flavor(flavor)
         .limit(limit + MARGIN)
         .output(output)
         .run(&script)
