@@ -352,7 +352,10 @@ fn recover(ctx: &Context, device: &mut NetDevice, sent: &[u8]) -> Result<()> {
         frame::expect("transmitted", 0, sent, &got)?;
     }
     while device.rx_take(&mut got)?.is_some() {
-        frame::expect("received", 0, sent, &got)?;
+        // A tap that cannot copy a frame tells vhost-net that it has.
+        if ctx.kind != Kind::C {
+            frame::expect("received", 0, sent, &got)?;
+        }
     }
     device.rx.err.take()?;
     device.tx.err.take()?;
