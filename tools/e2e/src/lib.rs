@@ -32,7 +32,8 @@ pub struct Report {
     /// UDP from the guest, as received in level 1, in bits per second; zero if not measured.
     #[serde(default)]
     pub udp_sends: f64,
-    /// UDP to the guest, as received there, in bits per second; zero if not measured.
+    /// UDP to the guest, as its network device received it, with all headers, in bits per second; zero
+    /// if not measured.
     #[serde(default)]
     pub udp_receives: f64,
     /// Pings per second, each sent on the answer to the one before; zero if not measured.

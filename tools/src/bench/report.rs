@@ -421,7 +421,7 @@ impl Report {
         }
         if !self.guests.is_empty() {
             let about = "A QEMU guest with virtio-net: iperf3, and pings each sent on the answer \
-                         to the one before. Medians.";
+                         to the one before. Medians; UDP into a guest is what its device receives.";
             section(&mut out, "A guest's view", guest_table(&self.guests), about);
             for guest in &self.guests {
                 if let Some(error) = &guest.error {
