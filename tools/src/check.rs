@@ -139,6 +139,7 @@ pub fn run(lab: &Lab, kernels: &[Flavor]) -> bool {
         if flavor == Flavor::Packaged {
             style(lab, &mut tally);
             host_tests(lab, &mut tally);
+            fuzz::short_targets(lab, &mut tally);
         }
         let built = flavor.ensure(lab).and_then(|()| {
             step(

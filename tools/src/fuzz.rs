@@ -2,7 +2,7 @@
 //! Fuzzing: devices in a VM by calls and by a hostile guest, and vring's own
 //! targets, guided by coverage, on the host.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
@@ -14,13 +14,18 @@ use crate::flavor::Flavor;
 use crate::paths::Lab;
 use crate::steps::step;
 use crate::vm::{Outcome, Output, Vm, shell_quote};
-use crate::{build, build_all, demo, lab as lab_steps, process};
+use crate::{build, build_all, demo, process};
 
-/// Seconds of each fuzzer among the tests.
+/// Seconds of each of the VM's fuzzers among the tests, and of vring's targets together.
 const SHORT: u64 = 20;
 
 /// What a VM, or a target's build, takes beside the fuzzing.
 const MARGIN: Duration = Duration::from_secs(900);
+
+/// Flags for the compiler: what libFuzzer needs to tell new inputs from old ones, and checks.
+const COVERAGE: &str = "--cfg=fuzzing -Cdebug-assertions -Ccodegen-units=1 -Cpasses=sancov-module \
+    -Cllvm-args=-sanitizer-coverage-level=4 -Cllvm-args=-sanitizer-coverage-inline-8bit-counters \
+    -Cllvm-args=-sanitizer-coverage-pc-table -Cllvm-args=-sanitizer-coverage-trace-compares";
 
 /// The part of the time, in percent, that goes to the VM.
 const VM_SHARE: u64 = 60;
@@ -71,9 +76,15 @@ pub fn run(lab: &Lab, args: &FuzzArgs) -> Result<bool> {
     });
     tally.count_run(&name, ran);
     if !only_vm {
-        targets(lab, args.minutes * 60 * (100 - VM_SHARE) / 100, &mut tally);
+        let seconds = args.minutes * 60 * (100 - VM_SHARE) / 100;
+        targets(lab, seconds, seed, &mut tally);
     }
     Ok(tally.report())
+}
+
+/// Runs vring's targets for a short while.
+pub fn short_targets(lab: &Lab, tally: &mut Tally) {
+    targets(lab, SHORT, 1, tally);
 }
 
 /// Runs each of the VM's fuzzers on `device` for a short while, with this kernel.
@@ -143,38 +154,31 @@ fn machine(
         .run(&script)
 }
 
-/// Runs vring's targets for `seconds` together.
-fn targets(lab: &Lab, seconds: u64, tally: &mut Tally) {
-    let names = match step("cargo-fuzz", || prepare(lab)) {
-        Ok(names) => names,
+/// Runs vring's targets for `seconds` together, from this seed.
+fn targets(lab: &Lab, seconds: u64, seed: u64, tally: &mut Tally) {
+    let targets = match step("fuzz targets", || build_targets(lab)) {
+        Ok(targets) => targets,
         Err(error) => {
-            tally.count("cargo-fuzz", Err(error));
+            tally.count("fuzz targets", Err(error));
             return;
         }
     };
-    let each = seconds / names.len().max(1) as u64;
-    for name in names {
-        let result = step(&format!("fuzz target {name}"), || target(lab, &name, each));
+    let each = seconds / targets.len().max(1) as u64;
+    for (name, program) in targets {
+        let title = format!("fuzz target {name}");
+        let result = step(&title, || target(lab, &name, &program, each, seed));
         if let Ok(done) = &result {
             println!("{name}: {done}");
         }
-        tally.count(&format!("fuzz target {name}"), result.map(drop));
+        tally.count(&title, result.map(drop));
     }
 }
 
-/// Installs cargo-fuzz if it is missing; returns the names of all targets.
-fn prepare(lab: &Lab) -> Result<Vec<String>> {
-    let _lock = lab_steps::lock(lab, "cargo-fuzz.lock")?;
-    let root = lab.dir().join("cargo");
-    if !root.join("bin/cargo-fuzz").exists() {
-        let log = lab.logs().join("cargo-fuzz.log");
-        std::fs::write(&log, "")?;
-        let mut install = build::cargo();
-        install
-            .args(["install", "--quiet", "--locked", "cargo-fuzz", "--root"])
-            .arg(&root);
-        process::run_logged(&mut install, &log, MARGIN)?;
-    }
+/// Builds vring's targets; returns their names and programs.
+///
+/// As cargo-fuzz does, whose crate they are, but with any toolchain, which is given what it takes
+/// to count coverage.
+fn build_targets(lab: &Lab) -> Result<Vec<(String, PathBuf)>> {
     let dir = build::checkout().join("src/vring/fuzz/fuzz_targets");
     let mut names = Vec::new();
     for entry in std::fs::read_dir(&dir).with_context(|| format!("listing {}", dir.display()))? {
@@ -183,11 +187,37 @@ fn prepare(lab: &Lab) -> Result<Vec<String>> {
     }
     names.sort();
     ensure!(!names.is_empty(), "no targets in {}", dir.display());
-    Ok(names)
+    let host = host()?;
+    let into = lab.dir().join("fuzz/target");
+    let log = lab.logs().join("fuzz-targets.log");
+    std::fs::write(&log, "")?;
+    let mut cargo = build::cargo();
+    cargo
+        .args(["build", "--release", "--locked", "--manifest-path"])
+        .arg(build::checkout().join("src/vring/fuzz/Cargo.toml"))
+        .arg("--target-dir")
+        .arg(&into)
+        // With a target named, programs that run during the build are not watched.
+        .args(["--target", &host])
+        .env("RUSTFLAGS", COVERAGE);
+    process::run_logged(&mut cargo, &log, MARGIN)?;
+    let programs = into.join(host).join("release");
+    let program = |name: String| (name.clone(), programs.join(name));
+    Ok(names.into_iter().map(program).collect())
+}
+
+/// The toolchain's name for the machine that it runs on.
+fn host() -> Result<String> {
+    let said = Command::new("rustc")
+        .args(["--print", "host-tuple"])
+        .output()
+        .context("starting rustc")?;
+    ensure!(said.status.success(), "rustc does not know its host");
+    Ok(String::from_utf8(said.stdout)?.trim().to_owned())
 }
 
 /// Runs one target; answers what it did.
-fn target(lab: &Lab, name: &str, seconds: u64) -> Result<String> {
+fn target(lab: &Lab, name: &str, program: &Path, seconds: u64, seed: u64) -> Result<String> {
     let own = lab.dir().join("fuzz");
     let corpus = own.join("corpus").join(name);
     let artifacts = own.join("artifacts").join(name);
@@ -196,21 +226,14 @@ fn target(lab: &Lab, name: &str, seconds: u64) -> Result<String> {
     }
     let log = lab.logs().join(format!("fuzz-{name}.log"));
     std::fs::write(&log, "")?;
-    let vring = build::checkout().join("src/vring");
-    let mut fuzz = Command::new(lab.dir().join("cargo/bin/cargo-fuzz"));
-    fuzz.current_dir(&vring)
-        .env("RUSTUP_TOOLCHAIN", "nightly")
-        // Those of the toolchain that runs us.
-        .env_remove("CARGO")
-        .env_remove("RUSTC")
-        .args(["fuzz", "run", "-s", "none", "--target-dir"])
-        .arg(own.join("target"))
-        .arg(name)
+    let mut fuzz = Command::new(program);
+    fuzz
         // New inputs go to the first, and the others are where it begins.
         .arg(&corpus)
-        .arg(vring.join("fuzz/corpus").join(name))
-        .arg("--")
+        .arg(build::checkout().join("src/vring/fuzz/corpus").join(name))
         .arg(format!("-max_total_time={seconds}"))
+        // Of 32 bits, and zero would be another one each time.
+        .arg(format!("-seed={}", seed as u32 | 1))
         .arg(format!("-artifact_prefix={}/", artifacts.display()));
     process::run_logged(&mut fuzz, &log, Duration::from_secs(seconds) + MARGIN)?;
     progress(&log)
