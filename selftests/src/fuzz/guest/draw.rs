@@ -295,7 +295,11 @@ impl Guest {
 
     /// A small buffer that lies over the start or the end of a region.
     fn overrun(&mut self) -> (u64, u32) {
-        let at = self.rng.random_range(0..self.regions.len());
+        // Devices remember where they found the last buffer, which is mostly in the first.
+        let at = match self.rng.random() {
+            true => 0,
+            false => self.rng.random_range(0..self.regions.len()),
+        };
         let (start, size) = self.regions[at];
         let len = self.rng.random_range(2..=64);
         let outside = self.rng.random_range(1..len);
@@ -351,7 +355,13 @@ impl Guest {
             if self.rng.random_bool(wildness) {
                 let wild = self.wild(layout.size);
                 match self.rng.random_range(0..8) {
-                    0..3 => (descriptor.addr, descriptor.len) = self.overrun(),
+                    0..3 => {
+                        (descriptor.addr, descriptor.len) = self.overrun();
+                        // So that nothing after it makes the chain a bad one.
+                        if self.rng.random() {
+                            descriptor.flags = write;
+                        }
+                    }
                     3 => descriptor = wild,
                     4 => descriptor.addr = wild.addr,
                     5 => descriptor.len = wild.len,
