@@ -28,6 +28,9 @@ const SLACK: u64 = 16;
 /// given back when there are many of them, and what belongs to inodes that are kept for later.
 const LAZY: [&str; 2] = ["vmap_area", "lsm_inode_cache"];
 
+/// How the caches are called in which detectors keep their books of what others have.
+const BOOKS: [&str; 2] = ["kmemleak_", "debug_objects"];
+
 /// Counts at one moment.
 #[derive(Clone, Debug)]
 struct Census {
@@ -140,7 +143,8 @@ fn objects() -> Result<BTreeMap<String, u64>> {
         };
         let flag = format!("/sys/kernel/slab/{name}/reclaim_account");
         let reclaimed = fs::read_to_string(flag).is_ok_and(|flag| flag.trim() == "1");
-        if !reclaimed && !LAZY.contains(&name) {
+        let book = BOOKS.iter().any(|book| name.starts_with(book));
+        if !reclaimed && !book && !LAZY.contains(&name) {
             out.insert(name.to_owned(), active.parse().context("/proc/slabinfo")?);
         }
     }

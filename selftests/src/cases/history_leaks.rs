@@ -45,7 +45,7 @@ fn event_descriptors(ctx: &Context) -> Result<()> {
         let (pipe, _end) = rustix::pipe::pipe()?;
         let id = next_event_id()?;
         let before = MemoryUse::now()?;
-        for round in ctx.rounds(8000) {
+        for round in 0..ctx.times(8000) {
             // CAST: one of two.
             let queue = (round % 2) as u32;
             let event = EventFd::new()?;
@@ -87,7 +87,7 @@ fn backends(ctx: &Context) -> Result<()> {
         let mut device = wire.start(&ctx.device, Setup::new(feature::VERSION_1))?;
         let (pipe, _end) = rustix::pipe::pipe()?;
         let before = MemoryUse::now()?;
-        for round in ctx.rounds(3000) {
+        for round in 0..ctx.times(3000) {
             // CAST: one of two.
             let queue = (round % 2) as u32;
             match round % 7 {
@@ -119,10 +119,10 @@ fn short_frames(ctx: &Context) -> Result<()> {
     for kind in [Kind::Tap, Kind::Macvtap] {
         let wire = Wire::new(kind, 0)?;
         let mut device = wire.start(&ctx.device, Setup::new(feature::VERSION_1))?;
-        send_short(&mut device, ctx.rounds(40).end)?;
+        send_short(&mut device, ctx.times(40))?;
         let before = MemoryUse::now()?;
         // What is counted below would be some 600 bytes a frame.
-        send_short(&mut device, ctx.rounds(400).end)?;
+        send_short(&mut device, ctx.times(400))?;
         before.returns(8 << 10, 16 << 10)?;
         let errors = device.tx.err.take()?;
         check(errors == 0, || format!("{errors} errors for short frames"))?;
@@ -184,7 +184,7 @@ fn mappings(ctx: &Context) -> Result<()> {
     let first = 10_000;
     (0..first).try_for_each(map)?;
     let before = MemoryUse::now()?;
-    let more = ctx.rounds(20_000);
+    let more = 0..ctx.times(20_000);
     more.map(|number| first + number).try_for_each(map)?;
     before.returns(512, 16 << 10)
 }

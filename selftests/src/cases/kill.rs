@@ -265,7 +265,7 @@ fn victim(ctx: &Context, slot: usize, seed: u64, moving: &Mapping) -> Result<()>
 /// Owners are killed while they set up their device or use it, and leave nothing behind.
 fn random(ctx: &Context) -> Result<()> {
     // What is allocated once is there afterwards.
-    let kills = KILLS * ctx.factor;
+    let kills = ctx.times(KILLS);
     still_works(ctx)?;
     let mut rng = SmallRng::seed_from_u64(ctx.seed);
     let mut victims = Victims::start(ctx, SmallRng::from_rng(&mut rng))?;

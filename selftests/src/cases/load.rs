@@ -106,7 +106,7 @@ impl Flood {
 /// With more to send than there is time for, frames for the guest still come: a round of the
 /// transmit queue ends.
 fn flooded(ctx: &Context) -> Result<()> {
-    const SAMPLES: usize = 40;
+    let samples = ctx.times(40);
     let mut setup = Setup::new(feature::VERSION_1);
     setup.tx_size = LARGE;
     let mut device = NetDevice::start(&ctx.device, setup)?;
@@ -115,7 +115,7 @@ fn flooded(ctx: &Context) -> Result<()> {
     device.rx.flush()?;
     let (mut bytes, mut got) = (Vec::new(), Vec::new());
     let mut passed = Vec::new();
-    for sequence in 0..SAMPLES as u64 {
+    for sequence in 0..samples {
         flood.pour(&device)?;
         Deadline::patient().until("the flood to begin", || Ok(flood.left(&device) < LARGE))?;
         frame::build(ctx.seed, sequence, 200, &mut bytes);
@@ -133,11 +133,11 @@ fn flooded(ctx: &Context) -> Result<()> {
         Deadline::patient().until("the end of the flood", || Ok(flood.left(&device) == 0))?;
     }
     passed.sort_unstable();
-    let median = passed[SAMPLES / 2];
+    let median = passed[passed.len() / 2];
     println!(
         "while a frame for the guest waited, {} to {} were sent, mostly {median}",
         passed[0],
-        passed[SAMPLES - 1]
+        passed[passed.len() - 1]
     );
     // A process may be late to look; not most of the time by a large part of the ring.
     check(median < LARGE / 8, || {

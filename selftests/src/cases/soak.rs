@@ -12,7 +12,7 @@ pub(super) const CASES: &[Case] = &[case("soak.short", 180, short)];
 const CHANGES: u64 = 70;
 
 fn short(ctx: &Context) -> Result<()> {
-    let changes = CHANGES * ctx.factor;
+    let changes = ctx.times(CHANGES);
     let report = soak::run(&ctx.device, ctx.seed, |_, report| report.changes < changes)?;
     println!(
         "{} changes, {} frames, {} KiB less than before",

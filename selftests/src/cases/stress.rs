@@ -156,7 +156,7 @@ impl Target {
 
 /// Each thread calls as often as it should; meanwhile every frame arrives.
 fn ioctls(ctx: &Context) -> Result<()> {
-    let calls = CALLS * ctx.factor;
+    let calls = ctx.times(CALLS);
     for features in [0, feature::EVENT_IDX | feature::MRG_RXBUF] {
         let setup = Setup::new(feature::VERSION_1 | features);
         let mut device = NetDevice::start(&ctx.device, setup)?;
