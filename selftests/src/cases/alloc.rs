@@ -293,6 +293,10 @@ fn workers(ctx: &Context, injector: &Injector, injected: &mut u32, vhost: &Vhost
 
 /// Whatever fails in the worker: a frame may be lost or late, or the queue stop until the next kick.
 fn worker(ctx: &Context) -> Result<()> {
+    if ctx.kind == Kind::C {
+        // vhost_add_used_n() gives up, and its caller goes on: the guest never sees those chains again.
+        return Err(Skip("vhost-net loses chains when it cannot write used entries".into()).into());
+    }
     let mut injected = 0;
     for (features, len, limit) in [
         (0, 200, i32::MAX),
@@ -352,10 +356,7 @@ fn recover(ctx: &Context, device: &mut NetDevice, sent: &[u8]) -> Result<()> {
         frame::expect("transmitted", 0, sent, &got)?;
     }
     while device.rx_take(&mut got)?.is_some() {
-        // A tap that cannot copy a frame tells vhost-net that it has.
-        if ctx.kind != Kind::C {
-            frame::expect("received", 0, sent, &got)?;
-        }
+        frame::expect("received", 0, sent, &got)?;
     }
     device.rx.err.take()?;
     device.tx.err.take()?;
