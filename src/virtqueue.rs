@@ -162,8 +162,20 @@ impl Virtqueue {
     /// # Errors
     ///
     /// `ENOMEM`.
-    pub(crate) fn new() -> Result<Self> {
-        Ok(Self {
+    pub(crate) fn new() -> Result<impl Init<Self>> {
+        let scratch = Scratch {
+            segments: KVec::from_elem(Segment::default(), MAX_CHAIN_SEGMENTS, GFP_KERNEL)?,
+            used: UsedBatch {
+                entries: KVec::from_elem(RawUsed::default(), USED, GFP_KERNEL)?,
+                chains: KVec::from_elem(1, USED, GFP_KERNEL)?,
+                len: 0,
+                merged: 0,
+                in_order: false,
+            },
+            frames: Frames::new()?,
+        };
+        // In place: the kernel's stack has no room for queues.
+        Ok(init!(Self {
             owner: 0,
             worker: 0,
             ring: SplitRing::default(),
@@ -179,18 +191,8 @@ impl Virtqueue {
             messages_v2: false,
             busy_timeout: 0,
             path: Path::Nowhere,
-            scratch: Scratch {
-                segments: KVec::from_elem(Segment::default(), MAX_CHAIN_SEGMENTS, GFP_KERNEL)?,
-                used: UsedBatch {
-                    entries: KVec::from_elem(RawUsed::default(), USED, GFP_KERNEL)?,
-                    chains: KVec::from_elem(1, USED, GFP_KERNEL)?,
-                    len: 0,
-                    merged: 0,
-                    in_order: false,
-                },
-                frames: Frames::new()?,
-            },
-        })
+            scratch,
+        }))
     }
 
     /// Takes over negotiated features.
@@ -432,7 +434,7 @@ impl Virtqueue {
 
     /// Back to the state after open.
     pub(crate) fn reset(&mut self) -> Detached {
-        self.ring = SplitRing::default();
+        self.ring.reset();
         self.features = Features::default();
         self.header = Header::default();
         self.scratch.used.in_order = false;

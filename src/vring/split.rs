@@ -97,6 +97,22 @@ impl Default for SplitRing {
 
 /// Set-up, by the owner.
 impl SplitRing {
+    /// Back to the state of [`SplitRing::default`]. What was read ahead stays where it is, unused.
+    pub fn reset(&mut self) {
+        self.size = 1;
+        self.addrs = RingAddrs::default();
+        self.event_idx = false;
+        self.notify_on_empty = false;
+        self.last_avail = 0;
+        self.avail = 0;
+        self.last_used = 0;
+        self.called = None;
+        self.kicks_off = false;
+        self.window = Window::default();
+        self.hint = Hint::default();
+        self.forget_prefetch();
+    }
+
     /// Sets the number of descriptors; `false`, and no change, unless it is a power of two from 1
     /// to [`MAX_RING_SIZE`].
     #[must_use]
