@@ -122,8 +122,15 @@ fn go_under_traffic(
 }
 
 fn agree(counts: Counts, streams: &Receiver<Result<Counts>>) -> Result<()> {
-    let other = streams.recv_timeout(PATIENCE);
-    stream::agree(counts, other.context("the server's end does not end")??)
+    let mut failed = None;
+    loop {
+        match streams.recv_timeout(PATIENCE) {
+            Ok(Ok(other)) => return stream::agree(counts, other),
+            // Maybe that of a guest before, which is told late; else there is no other.
+            Ok(Err(error)) => failed = Some(error),
+            Err(_) => bail!("the server's end does not end well; last error: {failed:?}"),
+        }
+    }
 }
 
 /// Moves the guest; answers what QEMU tells about its memory.
