@@ -2,6 +2,7 @@
 //! A QEMU guest on a backend.
 
 use std::collections::BTreeMap;
+use std::io::Write;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -305,7 +306,8 @@ impl Drop for Machine {
         let ended = self.child.try_wait().ok().flatten();
         if !self.finished && ended.is_some_and(|status| status.success()) {
             // Who reads the log next takes it for an answer; without it, for a failure.
-            let _ = std::fs::write(&self.log, GONE);
+            let log = std::fs::File::options().append(true).open(&self.log);
+            let _ = log.and_then(|mut log| writeln!(log, "{GONE}"));
         }
         end(&mut self.child);
         for socket in &self.sockets {
