@@ -98,7 +98,7 @@ fn measure(
     );
     let said = shell.run(&format!("rnet-stream {host}"))?;
     let counts: Counts = serde_json::from_str(&said).context(said)?;
-    stream::agree(counts, streams.recv()??)?;
+    stream::agree(counts, stream::next(streams, stream::PATIENCE)?)?;
     report.echoed = counts.sent + counts.received;
     let mut iperf = |options: &str| -> Result<f64> {
         parse::throughput(&shell.run(&format!("iperf3 -c {host} -t {seconds} -J {options}"))?)

@@ -10,7 +10,7 @@ use std::sync::mpsc::{self, Receiver};
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use serde::{Deserialize, Serialize};
 
 /// Where the server listens.
@@ -20,7 +20,7 @@ pub const PORT: u16 = 7007;
 const BLOCK: usize = 32 << 10;
 
 /// How long a connection may stand still, as one does while its guest moves.
-const PATIENCE: Duration = Duration::from_secs(90);
+pub const PATIENCE: Duration = Duration::from_secs(90);
 
 /// What an end of a connection has done, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -180,6 +180,25 @@ fn receive(mut stream: &TcpStream, seed: u64, pause: Duration) -> Result<u64> {
         received += len as u64;
         if len < BLOCK {
             return Ok(received);
+        }
+    }
+}
+
+/// The next of the server's results that is good, waiting for `patience` for each.
+///
+/// An error may be that of a guest before, which is told late; the end that is asked for then still
+/// comes.
+///
+/// # Errors
+///
+/// When there is none, with the last error that came instead.
+pub fn next(streams: &Receiver<Result<Counts>>, patience: Duration) -> Result<Counts> {
+    let mut failed = None;
+    loop {
+        match streams.recv_timeout(patience) {
+            Ok(Ok(counts)) => return Ok(counts),
+            Ok(Err(error)) => failed = Some(error),
+            Err(_) => bail!("the server's end does not end well; last error: {failed:?}"),
         }
     }
 }

@@ -122,15 +122,7 @@ fn go_under_traffic(
 }
 
 fn agree(counts: Counts, streams: &Receiver<Result<Counts>>) -> Result<()> {
-    let mut failed = None;
-    loop {
-        match streams.recv_timeout(PATIENCE) {
-            Ok(Ok(other)) => return stream::agree(counts, other),
-            // Maybe that of a guest before, which is told late; else there is no other.
-            Ok(Err(error)) => failed = Some(error),
-            Err(_) => bail!("the server's end does not end well; last error: {failed:?}"),
-        }
-    }
+    stream::agree(counts, stream::next(streams, PATIENCE)?)
 }
 
 /// Moves the guest; answers what QEMU tells about its memory.

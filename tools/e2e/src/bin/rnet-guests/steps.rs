@@ -54,8 +54,7 @@ impl Run<'_> {
     /// Compares what the guest's end of a connection printed with the other end.
     fn agree(&self, said: &str) -> Result<()> {
         let counts: Counts = serde_json::from_str(said).with_context(|| said.to_owned())?;
-        let other = self.streams.recv_timeout(PATIENCE);
-        stream::agree(counts, other.context("the server's end does not end")??)
+        stream::agree(counts, stream::next(self.streams, PATIENCE)?)
     }
 
     /// Does `disturb` while a connection has traffic both ways, which all arrives.
@@ -222,7 +221,7 @@ pub fn spread(run: &mut Run<'_>) -> Result<()> {
     }
     let mut others = Vec::new();
     for _ in 0..CONNECTIONS {
-        let counts = run.streams.recv_timeout(PATIENCE)??;
+        let counts = stream::next(run.streams, PATIENCE)?;
         others.push((counts.received, counts.sent));
     }
     ends.sort_unstable();
