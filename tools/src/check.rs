@@ -320,7 +320,7 @@ fn selftest(lab: &Lab, flavor: Flavor, device: &str, filter: &[&str], tally: &mu
             script.push_str("rmmod vhost_rnet || exit 1\n");
         }
         script.push_str("exit $status\n");
-        Vm::new(lab, &name.replace(" /dev/", "-").replace(' ', "-"))
+        Vm::new(lab, &name)
             .flavor(flavor)
             .limit(SELFTEST_LIMIT)
             .output(Output::Quiet)

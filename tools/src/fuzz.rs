@@ -146,8 +146,7 @@ fn machine(
          /artifacts/rnet-fuzz {}\nstatus=$?\n{unload}exit $status\n",
         shell_quote(&words)
     );
-    let name = title("fuzz", flavor, device).replace(" /dev/", "-");
-    Vm::new(lab, &name.replace(' ', "-"))
+    Vm::new(lab, &title("fuzz", flavor, device))
         .flavor(flavor)
         .limit(limit + MARGIN)
         .output(output)

@@ -50,8 +50,7 @@ pub fn kinds(lab: &Lab, device: &str, filter: &[String], output: Output) -> Resu
     program.extend(["--device", device].map(str::to_owned));
     program.extend(options(lab)?);
     program.extend_from_slice(filter);
-    let name = format!("guests {device}").replace(" /dev/", "-");
-    Vm::new(lab, &name)
+    Vm::new(lab, &format!("guests {device}"))
         .nested()
         .limit(LIMIT)
         .output(output)

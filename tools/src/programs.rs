@@ -129,7 +129,7 @@ pub fn run(lab: &Lab, tally: &mut Tally) {
     for device in [demo::C_VHOST, demo::RNET] {
         let name = format!("programs {device}");
         let ran = step(&name, || {
-            Vm::new(lab, &name.replace(" /dev/", "-"))
+            Vm::new(lab, &name)
                 .limit(VM_LIMIT)
                 .run(&script(&runs, device))
         });

@@ -109,7 +109,8 @@ impl<'a> Vm<'a> {
     pub fn new(lab: &'a Lab, name: &str) -> Self {
         Self {
             lab,
-            name: name.to_owned(),
+            // A directory is called so.
+            name: name.replace(" /dev/", "-").replace(' ', "-"),
             log_dir: None,
             flavor: Flavor::Packaged,
             accel: None,
