@@ -16,7 +16,7 @@ use crate::uapi::{self, RawMemory, RawRegion};
 /// hotplugged memory devices has some hundred.
 const MAX_REGIONS: u32 = 1024;
 
-/// Entries of the index for each region.
+/// Entries of the index for each region, at least.
 const BLOCKS_PER_REGION: usize = 16;
 
 /// A memory table, shared by the queues and replaced as a whole.
@@ -62,7 +62,10 @@ impl Index {
         let blocks = match regions {
             // What a queue used last is all there is.
             0 | 1 => 0,
-            _ => regions.saturating_mul(BLOCKS_PER_REGION),
+            _ => regions
+                .saturating_mul(BLOCKS_PER_REGION)
+                .checked_next_power_of_two()
+                .unwrap_or(0),
         };
         Ok(Self(KVVec::from_elem(0, blocks, GFP_KERNEL)?))
     }

@@ -435,6 +435,8 @@ impl<S: AsRef<[IotlbEntry]>> Iotlb<S> {
             return Some(mapping);
         }
         let position = entries.partition_point(|entry| entry.mapping.last < addr);
+        // Not a branch, which could be guessed wrong: the last is as good as none.
+        let position = position.min(entries.len().saturating_sub(1));
         let mapping = &entries.get(position)?.mapping;
         *hint = Hint(position);
         mapping.has(addr).then_some(mapping)

@@ -25,15 +25,18 @@ pub struct InvalidRegion;
 
 /// Position of the region, or of the mapping in an IOTLB, that a queue used last.
 ///
-/// A hint is never trusted: a wrong one costs a search.
+/// A hint is never trusted: a wrong one costs a search. A processor may trust it for a moment, though
+/// (Spectre v1), so that it must not go from one table to another: see
+/// [`SplitRing::forget_hint`](crate::SplitRing::forget_hint).
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Hint(pub(crate) usize);
 
 /// Regions, sorted and free of overlap, in storage of the caller's choice.
 ///
 /// An index divides the guest addresses from the first region to the last into blocks of the same
-/// size, and has for each the first region that ends in it or behind it. It only speeds up a search:
-/// without entries, or with wrong ones, the same is found.
+/// size, as many as the largest power of two that it has entries for, and has for each the first
+/// region that ends in it or behind it, or else the last. It only speeds up a search: without
+/// entries, or with wrong ones, the same is found.
 ///
 /// # Invariants
 ///
@@ -44,6 +47,8 @@ pub struct MemTable<S, I = [u16; 0]> {
     regions: S,
     len: usize,
     index: I,
+    /// One less than the number of blocks, a power of two; zero if there are none, too.
+    mask: usize,
     /// The lowest guest address.
     base: u64,
     /// The size of a block is two to this.
@@ -113,6 +118,7 @@ where
             regions,
             len,
             index,
+            mask: 0,
             base: 0,
             shift: 0,
         };
@@ -124,15 +130,18 @@ where
     fn fill_index(&mut self, end: u64) {
         let regions = self.regions.as_ref().get(..self.len).unwrap_or_default();
         let index = self.index.as_mut();
-        let (Some(first), false) = (regions.first(), index.is_empty()) else {
+        let (Some(first), Some(log)) = (regions.first(), index.len().checked_ilog2()) else {
             return;
         };
+        self.mask = 1usize.wrapping_shl(log).wrapping_sub(1);
         self.base = first.guest.0;
         let span = end.wrapping_sub(self.base);
-        // CAST: an index has far fewer entries. The last block has to be one of them.
-        while span.checked_shr(self.shift).unwrap_or(0) >= index.len() as u64 {
+        // CAST: widens. The mask has to hold the number of the last block.
+        while span.checked_shr(self.shift).unwrap_or(0) > self.mask as u64 {
             self.shift = self.shift.wrapping_add(1);
         }
+        // No wrap: there is a first one.
+        let last = regions.len().wrapping_sub(1);
         let mut position = 0usize;
         for (block, entry) in (0u64..).zip(index.iter_mut()) {
             let start = block.checked_shl(self.shift).unwrap_or(u64::MAX);
@@ -143,7 +152,8 @@ where
             while regions.get(position).is_some_and(ends_before) {
                 position = position.wrapping_add(1);
             }
-            *entry = u16::try_from(position).unwrap_or(u16::MAX);
+            // Behind the last region as well it is the position of one.
+            *entry = u16::try_from(position.min(last)).unwrap_or(0);
         }
     }
 }
@@ -203,7 +213,8 @@ impl<S: AsRef<[Region]>, I: AsRef<[u16]>> MemTable<S, I> {
     fn find(&self, addr: GuestAddr) -> Option<(usize, &Region)> {
         let regions = self.regions();
         let after = regions.partition_point(|region| region.guest <= addr);
-        let position = after.checked_sub(1)?;
+        // Not a branch, which could be guessed wrong: the first is as good as none.
+        let position = after.saturating_sub(1);
         let region = regions.get(position)?;
         region.offset_of(addr).map(|_| (position, region))
     }
@@ -226,8 +237,10 @@ impl<S: AsRef<[Region]>, I: AsRef<[u16]>> Translate for MemTable<S, I> {
                 return out.push(Segment { addr: user, len });
             }
         }
-        // CAST: an address that is out of the index, whatever becomes of its upper half.
-        let block = addr.0.wrapping_sub(self.base).wrapping_shr(self.shift) as usize;
+        // CAST: the mask leaves fewer bits. It is no check, which a processor may take for passed and
+        // then load from wherever the guest likes (Spectre v1): any address has an entry, and only
+        // that of an address in the table is of use.
+        let block = addr.0.wrapping_sub(self.base).wrapping_shr(self.shift) as usize & self.mask;
         if let Some(&position) = self.index.as_ref().get(block) {
             let position = usize::from(position);
             if let Some(region) = regions.get(position) {
