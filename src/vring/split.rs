@@ -72,6 +72,8 @@ pub struct SplitRing {
 
 impl Default for SplitRing {
     /// A ring of one descriptor, without addresses: as a device starts.
+    // Inline, so that it is made where it stays: it is large for the kernel's stack.
+    #[inline(always)]
     fn default() -> Self {
         Self {
             size: 1,
@@ -99,18 +101,37 @@ impl Default for SplitRing {
 impl SplitRing {
     /// Back to the state of [`SplitRing::default`]. What was read ahead stays where it is, unused.
     pub fn reset(&mut self) {
-        self.size = 1;
-        self.addrs = RingAddrs::default();
-        self.event_idx = false;
-        self.notify_on_empty = false;
-        self.last_avail = 0;
-        self.avail = 0;
-        self.last_used = 0;
-        self.called = None;
-        self.kicks_off = false;
-        self.window = Window::default();
-        self.hint = Hint::default();
+        // All of them named, so that none is forgotten.
+        let Self {
+            size,
+            addrs,
+            event_idx,
+            notify_on_empty,
+            last_avail,
+            avail,
+            last_used,
+            called,
+            kicks_off,
+            prefetch: _,
+            window: _,
+            hint,
+        } = self;
+        *size = 1;
+        *addrs = RingAddrs::default();
+        *event_idx = false;
+        *notify_on_empty = false;
+        *last_avail = 0;
+        *avail = 0;
+        *last_used = 0;
+        *called = None;
+        *kicks_off = false;
+        *hint = Hint::default();
         self.forget_prefetch();
+    }
+
+    /// Forgets where the last buffer was found: buffers are looked up in another table from now on.
+    pub fn forget_hint(&mut self) {
+        self.hint = Hint::default();
     }
 
     /// Sets the number of descriptors; `false`, and no change, unless it is a power of two from 1
@@ -560,13 +581,14 @@ impl SplitRing {
     #[must_use = "what came meanwhile is lost unless looked for again"]
     #[inline]
     pub fn enable_kick<M: Memory>(&mut self, memory: &M) -> Result<bool, Fault> {
-        self.kicks_off = false;
         if self.event_idx {
             let event = self.used_at(offset_of_entry(self.size, USED_ENTRY_SIZE));
             memory.store(event, self.avail.to_le())?;
         } else {
             memory.store(self.used_at(OFFSET_FLAGS), 0)?;
         }
+        // Not before the driver can know.
+        self.kicks_off = false;
         // The wish has to be visible before the index is read. Pairs with the driver's full barrier
         // between moving the index and reading the wish.
         memory.full_barrier();

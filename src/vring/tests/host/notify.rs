@@ -58,6 +58,20 @@ fn with_event_indexes_the_flag_is_ignored() {
 }
 
 #[test]
+fn a_wish_for_kicks_that_cannot_be_written_is_none() {
+    for event_idx in [false, true] {
+        let mut bench = bench(4, 0, event_idx, false);
+        bench.ring.disable_kick(&bench.memory).unwrap();
+        bench.memory.fail_in(0);
+        assert!(bench.ring.enable_kick(&bench.memory).is_err());
+        assert!(!bench.ring.kicks_are_on());
+        assert_eq!(bench.ring.enable_kick(&bench.memory), Ok(false));
+        assert_eq!(bench.ring.kicks_are_on(), !event_idx);
+        assert_eq!(bench.memory.peek16(PLACE.used.0), 0);
+    }
+}
+
+#[test]
 fn the_first_decision_is_to_call() {
     let mut bench = bench(4, 0, true, false);
     bench.driver.no_calls(&bench.memory);
