@@ -11,7 +11,7 @@ use vring::SplitRing;
 
 use crate::driver::Driver;
 use crate::memory::{PLACE, SIZE};
-use crate::{explore, Broken, Shared, CHAINS};
+use crate::{explore, Broken, Shared, CHAINS, PREEMPTIONS};
 
 /// One round of the driver, after which it waits for a call.
 fn round(driver: &mut Driver<'_>) {
@@ -26,7 +26,7 @@ fn round(driver: &mut Driver<'_>) {
 
 /// No used buffer is left when both sides have come to rest.
 fn no_call_is_lost(event_idx: bool, broken: Broken) {
-    explore(move || {
+    explore(PREEMPTIONS, move || {
         let shared = Arc::new(Shared::new(broken));
         // As an eventfd, which loses none: read and written in one go by both sides.
         let call = Arc::new(AtomicBool::new(false));

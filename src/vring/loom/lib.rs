@@ -3,15 +3,19 @@
 //! Models of the notifications between a driver and a device of `vring`.
 //!
 //! Both sides are threads over the same memory. No chain may be left while the device waits for a
-//! kick that is not coming ([`kicks`]), and no used buffer while the driver waits for a call
-//! ([`calls`]). With one of the barriers left out, each model has to fail: else it proves nothing.
+//! kick that is not coming ([`kicks`]), also when the owner stops the device and starts it again
+//! ([`stop`]), and no used buffer while the driver waits for a call ([`calls`]). With one of the
+//! barriers left out, or one of the owner's rules not kept, each model has to fail: else it proves
+//! nothing.
 
 #![cfg(test)]
 
 mod calls;
+mod device;
 mod driver;
 mod kicks;
 mod memory;
+mod stop;
 
 use memory::{Broken, Shared};
 
@@ -19,12 +23,13 @@ use memory::{Broken, Shared};
 /// none is left.
 const CHAINS: u16 = 3;
 
-/// Preemptions tried, unless `LOOM_MAX_PREEMPTIONS` says otherwise. Every broken rule shows with two.
+/// Preemptions tried with two threads. Every broken rule shows with two.
 const PREEMPTIONS: usize = 3;
 
-/// Runs `model` in every order of accesses.
-fn explore(model: impl Fn() + Sync + Send + 'static) {
+/// Runs `model` in every order of accesses, with as many preemptions as `LOOM_MAX_PREEMPTIONS` says,
+/// or else `preemptions`.
+fn explore(preemptions: usize, model: impl Fn() + Sync + Send + 'static) {
     let mut builder = loom::model::Builder::new();
-    builder.preemption_bound = builder.preemption_bound.or(Some(PREEMPTIONS));
+    builder.preemption_bound = builder.preemption_bound.or(Some(preemptions));
     builder.check(model);
 }

@@ -2,8 +2,10 @@
 
 //! Memory that a driver and a device share, with the orders of access that the language allows.
 
+use std::sync::atomic::AtomicBool as Unmodelled;
+
 use loom::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
-use loom::sync::atomic::{fence, AtomicU16, AtomicU64};
+use loom::sync::atomic::{fence, AtomicBool, AtomicU16, AtomicU64};
 use vring::{Memory, RawDesc, RawUsed, RingAddrs, Unmapped, UserAddr};
 
 use crate::CHAINS;
@@ -42,6 +44,11 @@ pub struct Shared {
     pub used_index: AtomicU16,
     pub used: Vec<AtomicU64>,
     pub avail_event: AtomicU16,
+    /// Whether the device may access it. Orders nothing: an access that nothing else keeps before a
+    /// change may see the change.
+    pub mapped: AtomicBool,
+    /// Whether [`Memory::full_barrier`] orders something.
+    barriers: Unmodelled,
     broken: Broken,
 }
 
@@ -60,12 +67,33 @@ impl Shared {
             used_index: half(),
             used: (0..SIZE).map(|_| word()).collect(),
             avail_event: half(),
+            mapped: AtomicBool::new(true),
+            barriers: Unmodelled::new(broken != Broken::FullBarrier),
             broken,
         }
     }
 
+    /// Sets whether [`Memory::full_barrier`] orders something; by a thread that no other uses the
+    /// ring besides.
+    pub fn set_barriers(&self, barriers: bool) {
+        self.barriers.store(barriers, Relaxed);
+    }
+
+    /// Comes with every access of the device.
+    ///
+    /// # Panics
+    ///
+    /// When it may not.
+    fn check(&self) {
+        assert!(
+            self.mapped.load(Relaxed),
+            "a ring that is stopped was accessed"
+        );
+    }
+
     /// The 16-bit value at `addr`.
     fn half(&self, addr: UserAddr) -> &AtomicU16 {
+        self.check();
         let entries = u64::from(SIZE);
         let avail = addr.0.wrapping_sub(PLACE.avail.0);
         let used = addr.0.wrapping_sub(PLACE.used.0);
@@ -125,6 +153,7 @@ impl Memory for Shared {
         indexes: &mut [u16],
         descs: &mut [RawDesc],
     ) -> Result<usize, Unmapped> {
+        self.check();
         let first = position(ring, PLACE.avail.0 + 4, 2);
         for (index, entry) in indexes.iter_mut().zip(&self.avail[first..]) {
             *index = u16::from_le(entry.load(Relaxed));
@@ -156,6 +185,7 @@ impl Memory for Shared {
     }
 
     fn store_used(&self, addr: UserAddr, used: &[RawUsed]) -> Result<(), Unmapped> {
+        self.check();
         let first = position(addr, PLACE.used.0 + 4, 8);
         for (slot, [id, len]) in self.used[first..].iter().zip(used) {
             slot.store(u64::from(*id) << 32 | u64::from(*len), Relaxed);
@@ -164,7 +194,7 @@ impl Memory for Shared {
     }
 
     fn full_barrier(&self) {
-        if self.broken != Broken::FullBarrier {
+        if self.barriers.load(Relaxed) {
             fence(SeqCst);
         }
     }
