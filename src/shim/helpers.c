@@ -88,10 +88,20 @@ int rnet_get_u16_after_mb(u64 addr, u16 *value)
 	return rnet_get_u16(addr, value);
 }
 
-/* Whatever was written before this is written before the value. */
+/* What comes before this is done with before what is written after it. */
+static __always_inline void rnet_release_mb(void)
+{
+	/* No store of x86 passes an earlier access. */
+	if (IS_ENABLED(CONFIG_X86))
+		smp_wmb();
+	else
+		smp_mb();
+}
+
+/* Whatever was read or written before this is done with before the value is written. */
 int rnet_put_u16_release(u64 addr, u16 value)
 {
-	smp_wmb();
+	rnet_release_mb();
 	return rnet_put_u16(addr, value);
 }
 
@@ -165,7 +175,7 @@ efault:
 	return -EFAULT;
 }
 
-/* Whatever was written before this, and the elements, are written before the index. */
+/* Whatever was read or written before this, and the elements, are before the index. */
 int rnet_publish_used(u64 addr, const u32 (*used)[2], size_t n, u64 index_addr, u16 index)
 {
 	u32 __user (*to)[2] = (u32 __user (*)[2])addr;
@@ -181,7 +191,7 @@ int rnet_publish_used(u64 addr, const u32 (*used)[2], size_t n, u64 index_addr, 
 			unsafe_put_user(used[i][0], &to[i][0], efault);
 			unsafe_put_user(used[i][1], &to[i][1], efault);
 		}
-		smp_wmb();
+		rnet_release_mb();
 		unsafe_put_user(index, index_to, efault);
 	}
 	return 0;
