@@ -25,7 +25,8 @@ pub(crate) trait GuestMemory: Memory {
     /// Takes note that the first `len` bytes of `segments` have been written, or may have been.
     fn wrote(&self, segments: &[Segment], len: usize);
 
-    /// A field of a packet header as it lies in memory.
+    /// A field of a packet header as it lies in memory, and of what lies there the value: swapped or
+    /// not, both are the same.
     fn field(&self, value: u16) -> u16;
 }
 

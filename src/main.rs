@@ -29,6 +29,7 @@ mod worker;
 mod virtqueue;
 mod tx;
 mod rx;
+mod used;
 mod access;
 mod backend;
 

@@ -16,8 +16,9 @@ use crate::backend::Backend;
 use crate::features::{Header, MRG_RXBUF};
 use crate::kapi::{BusyPoll, EventFd, OwnerMemory, Packet};
 use crate::stats::Stats;
+use crate::used::{UsedBatch, BATCH};
 use crate::virtqueue::{
-    self, Next, Running, Scratch, UsedBatch, Virtqueue, BATCH, MAX_ROUND_BYTES, MAX_ROUND_PACKETS,
+    self, Next, Running, Scratch, Virtqueue, MAX_ROUND_BYTES, MAX_ROUND_PACKETS,
 };
 use crate::worker::Pending;
 
@@ -101,13 +102,7 @@ impl virtqueue::Round for Receive<'_> {
             }
         };
         // Also after a fault: the packets before it are complete.
-        let next = round.publish().and(next);
-        if next.is_err() {
-            // Until the guest kicks; packets from outside must not run into the fault again and
-            // again.
-            round.backend.disarm();
-        }
-        next
+        round.publish().and(next)
     }
 }
 
@@ -150,7 +145,7 @@ enum Ended {
 enum Buffers {
     /// This many chains, the last entries of the batch of used buffers.
     Enough(u16),
-    /// The one chain that the packet may use is too short for it.
+    /// The chains that the packet may use, one or as many as can be, are too short for it.
     TooShort,
     /// Not yet.
     Missing,
@@ -160,6 +155,11 @@ impl<M: GuestMemory, T: Translate> Round<'_, M, T> {
     #[inline(always)]
     fn run(&mut self, storage: &mut [Segment]) -> Result<Ended, Fault> {
         self.ring.disable_kick(&self.memory)?;
+        if self.backend.socket.has_left() {
+            // What an earlier round left is not all that this one was woken for: it has to look at
+            // the backend before it waits.
+            self.backend.disarm();
+        }
         loop {
             let most = match self.backend.socket.backlog() {
                 Some(0) => return Ok(Ended::Empty),
@@ -199,13 +199,11 @@ impl<M: GuestMemory, T: Translate> Round<'_, M, T> {
                         self.backend.socket.put_back(packet);
                         // Published first: the guest may be waiting for these to post more.
                         self.publish()?;
-                        if self.ring.enable_kick(&self.memory)? {
-                            self.ring.disable_kick(&self.memory)?;
-                            continue;
-                        }
+                        let more = self.ring.enable_kick(&self.memory)?;
                         // More packets change nothing.
                         self.backend.disarm();
-                        return Ok(Ended::Unbuffered);
+                        // A guest that keeps its index moving gets no endless round for it.
+                        return Ok(if more { Ended::Full } else { Ended::Unbuffered });
                     }
                 }
                 self.packets = self.packets.wrapping_add(1);
@@ -253,6 +251,8 @@ impl<M: GuestMemory, T: Translate> Round<'_, M, T> {
             let chain = match self.ring.next_chain(&self.memory, self.table, segments) {
                 Ok(Some(chain)) => chain,
                 Ok(None) => break Ok(Buffers::Missing),
+                // As many pieces as one packet may have, and it needs more.
+                Err(Fault::TooManySegments) if chains != 0 => break Ok(Buffers::TooShort),
                 Err(fault) => break Err(fault),
             };
             chains = chains.wrapping_add(1);
@@ -268,11 +268,8 @@ impl<M: GuestMemory, T: Translate> Round<'_, M, T> {
             if left == 0 {
                 return Ok(Buffers::Enough(chains));
             }
-            if !self.mergeable {
+            if !self.mergeable || usize::from(chains) >= MAX_CHAIN_SEGMENTS {
                 break Ok(Buffers::TooShort);
-            }
-            if usize::from(chains) >= MAX_CHAIN_SEGMENTS {
-                break Err(Fault::TooManySegments);
             }
         };
         self.used.truncate(before);

@@ -16,8 +16,9 @@ use crate::backend::Backend;
 use crate::features::Header;
 use crate::kapi::{BusyPoll, EventFd, Frames};
 use crate::stats::Stats;
+use crate::used::{UsedBatch, BATCH};
 use crate::virtqueue::{
-    self, Next, Running, Scratch, UsedBatch, Virtqueue, BATCH, MAX_ROUND_BYTES, MAX_ROUND_PACKETS,
+    self, Next, Running, Scratch, Virtqueue, MAX_ROUND_BYTES, MAX_ROUND_PACKETS,
 };
 use crate::worker::Pending;
 
@@ -155,6 +156,9 @@ impl<M: GuestMemory, T: Translate> Round<'_, M, T> {
                 }
                 if self.ring.enable_kick(&self.memory)? {
                     self.ring.disable_kick(&self.memory)?;
+                    // Counts as a packet: a guest that keeps its index moving gets no endless round
+                    // for it.
+                    self.packets = self.packets.wrapping_add(1);
                     continue;
                 }
                 return Ok(Next::Wait);
@@ -229,7 +233,7 @@ impl<M: GuestMemory, T: Translate> Round<'_, M, T> {
             self.frames
                 .fill(segments, len, vhost, sock, self.headroom, self.max_frame)?
         {
-            if sock == 0 || fix_header(frame.bytes()) {
+            if sock == 0 || fix_header(&self.memory, frame.bytes()) {
                 frame.keep();
             } else {
                 self.stats.dropped.add(1);
@@ -304,7 +308,8 @@ impl<M, T> Drop for Round<'_, M, T> {
 ///
 /// `false` if the packet ends before it. (virtio 1.3, section 5.1.6; `vhost_net_build_xdp()`)
 #[inline]
-fn fix_header(packet: &mut [u8]) -> bool {
+fn fix_header(memory: &impl GuestMemory, packet: &mut [u8]) -> bool {
+    let field = |lo, hi| memory.field(u16::from_ne_bytes([lo, hi]));
     let total = packet.len();
     // struct virtio_net_hdr: flags, gso_type, hdr_len, gso_size, csum_start, csum_offset.
     let Some([flags, _, len_lo, len_hi, _, _, start_lo, start_hi, offset_lo, offset_hi]) =
@@ -315,20 +320,20 @@ fn fix_header(packet: &mut [u8]) -> bool {
     if *flags & HDR_F_NEEDS_CSUM == 0 {
         return true;
     }
-    let start = u16::from_le_bytes([*start_lo, *start_hi]);
-    let offset = u16::from_le_bytes([*offset_lo, *offset_hi]);
+    let start = field(*start_lo, *start_hi);
+    let offset = field(*offset_lo, *offset_hi);
     // No wrap: in 32 bits.
     let need = u32::from(start)
         .wrapping_add(u32::from(offset))
         .wrapping_add(2);
-    if need > u32::from(u16::from_le_bytes([*len_lo, *len_hi])) {
+    if need > u32::from(field(*len_lo, *len_hi)) {
         let Ok(need) = u16::try_from(need) else {
             return false;
         };
         if usize::from(need) > total {
             return false;
         }
-        [*len_lo, *len_hi] = need.to_le_bytes();
+        [*len_lo, *len_hi] = memory.field(need).to_ne_bytes();
     }
     true
 }

@@ -5,21 +5,20 @@
 use kernel::prelude::*;
 use kernel::sync::Arc;
 use vring::{
-    ByteOrder, Fault, GuestAddr, Memory, Miss, RawUsed, RingAddrs, Segment, SplitRing, Translate,
-    UserAddr, MAX_CHAIN_SEGMENTS,
+    ByteOrder, Fault, GuestAddr, Memory, Miss, RingAddrs, Segment, SplitRing, Translate, UserAddr,
+    MAX_CHAIN_SEGMENTS,
 };
 
 use crate::access::{GuestMemory, Mediation};
 use crate::backend::Backend;
 use crate::features::{Features, Header, EVENT_IDX, IN_ORDER, LOG_ALL, NOTIFY_ON_EMPTY};
 use crate::iotlb::Iotlb;
-use crate::kapi::{self, EventFd, Frames, OwnerMemory, Poller, FRAMES, POLLIN, POLLOUT};
+use crate::kapi::{self, EventFd, Frames, OwnerMemory, Poller, POLLIN, POLLOUT};
 use crate::memory::{self, Table};
 use crate::stats::Stats;
+use crate::used::UsedBatch;
 use crate::worker::Waker;
 
-/// Used buffers after which a batch is published (`VHOST_NET_BATCH`).
-pub(crate) const BATCH: usize = FRAMES;
 /// Packets after which a round ends, so that the other queue gets its turn
 /// (`VHOST_NET_PKT_WEIGHT`).
 pub(crate) const MAX_ROUND_PACKETS: usize = 256;
@@ -28,9 +27,6 @@ pub(crate) const MAX_ROUND_BYTES: usize = 0x80000;
 
 /// The longest busy wait, in microseconds, whatever the owner wants: the queue's mutex is held.
 const MAX_BUSY_MICROS: u32 = 100_000;
-
-/// The most used entries of one batch: a full one, and the buffers of one more packet.
-const USED: usize = BATCH + MAX_CHAIN_SEGMENTS;
 
 /// Which queue of a pair, seen from the guest; its index in every ioctl.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -144,18 +140,6 @@ pub(crate) struct Scratch {
     pub(crate) frames: Frames,
 }
 
-/// Used entries to be published together.
-pub(crate) struct UsedBatch {
-    entries: KVec<RawUsed>,
-    /// How many chains each entry stands for; more than one only if in order.
-    chains: KVec<u16>,
-    len: usize,
-    /// Chains that share another's entry.
-    merged: usize,
-    /// `VIRTIO_F_IN_ORDER`: chains taken one after the other may share an entry.
-    in_order: bool,
-}
-
 impl Virtqueue {
     /// A queue as after open.
     ///
@@ -165,13 +149,7 @@ impl Virtqueue {
     pub(crate) fn new() -> Result<impl Init<Self>> {
         let scratch = Scratch {
             segments: KVec::from_elem(Segment::default(), MAX_CHAIN_SEGMENTS, GFP_KERNEL)?,
-            used: UsedBatch {
-                entries: KVec::from_elem(RawUsed::default(), USED, GFP_KERNEL)?,
-                chains: KVec::from_elem(1, USED, GFP_KERNEL)?,
-                len: 0,
-                merged: 0,
-                in_order: false,
-            },
+            used: UsedBatch::new()?,
             frames: Frames::new()?,
         };
         // In place: the kernel's stack has no room for queues.
@@ -201,13 +179,14 @@ impl Virtqueue {
         self.header = Header::new(&features);
         self.ring
             .set_features(features.has(EVENT_IDX), features.has(NOTIFY_ON_EMPTY));
-        self.scratch.used.in_order = features.has(IN_ORDER);
+        self.scratch.used.set_in_order(features.has(IN_ORDER));
         self.choose_path();
     }
 
     /// Replaces the memory table.
     pub(crate) fn set_table(&mut self, table: Option<Arc<Table>>) {
         self.table = table;
+        self.ring.forget_hint();
         self.choose_path();
     }
 
@@ -259,6 +238,7 @@ impl Virtqueue {
             self.set_addrs(RingAddrs::default(), None);
         }
         self.mediation.iotlb = iotlb;
+        self.ring.forget_hint();
         self.choose_path();
     }
 
@@ -414,6 +394,13 @@ impl Virtqueue {
         core::mem::replace(&mut self.backend, new)
     }
 
+    /// The backend no longer wakes the queue.
+    pub(crate) fn disarm(&mut self) {
+        if let Some(backend) = &mut self.backend {
+            backend.disarm();
+        }
+    }
+
     /// Tells the owner, and the kernel log, why the guest stopped the queue.
     ///
     /// The queue stays as it is until the guest kicks again or the owner sets a backend, which is
@@ -434,20 +421,42 @@ impl Virtqueue {
 
     /// Back to the state after open.
     pub(crate) fn reset(&mut self) -> Detached {
-        self.ring.reset();
-        self.features = Features::default();
-        self.header = Header::default();
-        self.scratch.used.in_order = false;
-        self.table = None;
-        self.mediation = Mediation::default();
-        self.messages_v2 = false;
-        self.busy_timeout = 0;
-        self.choose_path();
+        // All of them named, so that none is forgotten.
+        let Self {
+            // The next owner sets them.
+            owner: _,
+            worker: _,
+            ring,
+            features,
+            header,
+            table,
+            backend,
+            kick,
+            call,
+            error,
+            mediation,
+            missed,
+            messages_v2,
+            busy_timeout,
+            path,
+            scratch,
+        } = self;
+        ring.reset();
+        *features = Features::default();
+        *header = Header::default();
+        *table = None;
+        *mediation = Mediation::default();
+        *missed = None;
+        *messages_v2 = false;
+        *busy_timeout = 0;
+        *path = Path::Nowhere;
+        scratch.used.set_in_order(false);
+        scratch.frames.release();
         Detached {
-            _backend: self.set_backend(None),
-            _kick: self.kick.take(),
-            _call: self.call.take(),
-            _error: self.error.take(),
+            _backend: backend.take(),
+            _kick: kick.take(),
+            _call: call.take(),
+            _error: error.take(),
         }
     }
 }
@@ -459,94 +468,6 @@ pub(crate) struct Detached {
     _kick: Option<Poller<Waker>>,
     _call: Option<EventFd>,
     _error: Option<EventFd>,
-}
-
-impl UsedBatch {
-    /// Adds the chain starting at `head`, into which `len` bytes were written. `false` if full.
-    #[inline]
-    #[must_use]
-    pub(crate) fn push(&mut self, head: u16, len: u32) -> bool {
-        match self.entries.get_mut(self.len) {
-            Some(entry) => {
-                *entry = SplitRing::used_entry(head, len);
-                self.len = self.len.wrapping_add(1);
-                true
-            }
-            None => false,
-        }
-    }
-
-    /// Lets the last `count` chains, one after the other and all complete, share an entry, if in
-    /// order; of the others' lengths the driver assumes that they are full.
-    #[inline]
-    pub(crate) fn merge(&mut self, count: usize) {
-        if !self.in_order || count < 2 {
-            return;
-        }
-        let last = self
-            .len
-            .checked_sub(1)
-            .and_then(|last| self.entries.get(last));
-        let (Some(last), Some(first)) = (last.copied(), self.len.checked_sub(count)) else {
-            return;
-        };
-        if let (Some(entry), Some(chains)) =
-            (self.entries.get_mut(first), self.chains.get_mut(first))
-        {
-            *entry = last;
-            // CAST: at most a batch and a packet's chains.
-            *chains = count as u16;
-            self.merged = self.merged.wrapping_add(count).wrapping_sub(1);
-            self.len = first.wrapping_add(1);
-        }
-    }
-
-    /// Number of entries.
-    #[inline]
-    pub(crate) fn len(&self) -> usize {
-        self.len
-    }
-
-    /// Number of chains.
-    #[inline]
-    pub(crate) fn chains(&self) -> usize {
-        self.len.wrapping_add(self.merged)
-    }
-
-    /// Drops all but the first `len` entries; those dropped must not be shared.
-    #[inline]
-    pub(crate) fn truncate(&mut self, len: usize) {
-        self.len = self.len.min(len);
-    }
-
-    /// Gives all chains back to the guest; [`call`] tells it.
-    ///
-    /// # Errors
-    ///
-    /// [`Fault::Unmapped`] when the used ring cannot be written.
-    #[inline]
-    pub(crate) fn publish<M: Memory>(
-        &mut self,
-        memory: &M,
-        ring: &mut SplitRing,
-        stats: &Stats,
-    ) -> Result<(), Fault> {
-        let len = core::mem::replace(&mut self.len, 0);
-        self.merged = 0;
-        let Some(used) = self.entries.get(..len).filter(|used| !used.is_empty()) else {
-            return Ok(());
-        };
-        if self.in_order {
-            let chains = self.chains.get_mut(..len).unwrap_or_default();
-            let completed = ring.complete_in_order(memory, used, chains);
-            chains.fill(1);
-            completed?;
-        } else {
-            ring.complete(memory, used)?;
-        }
-        stats.batches.add(1);
-        Ok(())
-    }
 }
 
 /// Calls the guest if it wants to be called for what has been published since the last time.

@@ -249,6 +249,8 @@ impl Job {
         match round {
             Ok(Next::Wait) => {}
             Ok(Next::Translate) => {
+                // Until the owner answers.
+                vq.disarm();
                 if let Some(miss) = vq.take_miss() {
                     self.device.messages.miss(direction, miss, vq.messages_v2);
                 }
@@ -263,6 +265,9 @@ impl Job {
             // stopped will want to know.
             Err(_) if kapi::is_dying() => {}
             Err(fault) => {
+                // Until the guest kicks: packets from outside must not run into the fault again and
+                // again.
+                vq.disarm();
                 queue.stats.fault(fault);
                 vq.report(fault, direction);
             }

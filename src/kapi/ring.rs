@@ -66,7 +66,7 @@ impl Ring {
     /// # Errors
     ///
     /// `ENOTSOCK` for any other file.
-    pub(super) fn of_tap(file: ARef<File>) -> Result<Self> {
+    pub(super) fn of_tap(file: ARef<File>) -> Result<impl Init<Self>> {
         // SAFETY: both functions look at what kind of file it is first; the file is open.
         let ring = from_err_ptr(unsafe { shim::tun_get_tx_ring(file.as_ptr()) })
             // SAFETY: as above.
@@ -74,14 +74,14 @@ impl Ring {
             .map_err(|_| ENOTSOCK)?;
         let ring = NonNull::new(ring).ok_or(ENOTSOCK)?;
         // INVARIANT: the file's own ring; no packets yet.
-        Ok(Self {
+        Ok(init!(Self {
             file,
             ring,
             packets: [null_mut(); BATCH],
             lens: [0; BATCH],
             next: 0,
             len: 0,
-        })
+        }))
     }
 
     /// Number of packets taken from the ring and not handed out, from a new batch if there are none.
@@ -89,6 +89,12 @@ impl Ring {
     pub(super) fn backlog(&mut self) -> usize {
         self.fill();
         self.len.saturating_sub(self.next)
+    }
+
+    /// Whether there are packets taken from the ring and not handed out.
+    #[inline]
+    pub(super) fn has_left(&self) -> bool {
+        self.next < self.len
     }
 
     /// Takes a batch of packets from the ring if there are none left of the last.

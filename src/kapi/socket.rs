@@ -26,7 +26,8 @@ pub(crate) struct Socket {
     file: ARef<File>,
     sock: NonNull<bindings::socket>,
     tap: bool,
-    ring: Option<Ring>,
+    /// A tap's. Boxed, for it holds a batch of packets, and sockets are moved.
+    ring: Option<KBox<Ring>>,
 }
 
 // SAFETY: the file keeps the socket alive from whatever thread, and sockets lock themselves.
@@ -61,7 +62,7 @@ impl Socket {
     ///
     /// # Errors
     ///
-    /// `ENOTSOCK` for anything else, as vhost-net answers.
+    /// `ENOTSOCK` for anything else, as vhost-net answers, and `ENOMEM`.
     pub(crate) fn from_fd(fd: u32) -> Result<Self> {
         let file = LocalFile::fget(fd).map_err(|_| ENOTSOCK)?;
         // SAFETY: the caller is an ioctl on this module's own file, which holds no `fdget_pos`.
@@ -86,7 +87,7 @@ impl Socket {
             .or_else(|_| from_err_ptr(unsafe { shim::tap_get_socket(file.as_ptr()) }))
             .map_err(|_| ENOTSOCK)?;
         let sock = NonNull::new(sock).ok_or(ENOTSOCK)?;
-        let ring = Ring::of_tap(file.clone())?;
+        let ring = KBox::init(Ring::of_tap(file.clone())?, GFP_KERNEL)?;
         // INVARIANT: the socket is the file's, and a tap's.
         Ok(Self {
             file,
@@ -156,7 +157,13 @@ impl Socket {
     /// Number of packets known to wait, up to 64; `None` from a socket that does not tell.
     #[inline]
     pub(crate) fn backlog(&mut self) -> Option<usize> {
-        self.ring.as_mut().map(Ring::backlog)
+        self.ring.as_mut().map(|ring| ring.backlog())
+    }
+
+    /// Whether there are packets left of those that have been found to wait.
+    #[inline]
+    pub(crate) fn has_left(&self) -> bool {
+        self.ring.as_ref().is_some_and(|ring| ring.has_left())
     }
 
     /// Takes the packet to be received next, with its length in bytes, without header.

@@ -1,0 +1,135 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Used buffers, gathered and given back to the guest in batches.
+
+use kernel::prelude::*;
+use vring::{Fault, Memory, RawUsed, SplitRing, MAX_CHAIN_SEGMENTS};
+
+use crate::kapi::FRAMES;
+use crate::stats::Stats;
+
+/// Used buffers after which a batch is published (`VHOST_NET_BATCH`).
+pub(crate) const BATCH: usize = FRAMES;
+
+/// The most used entries of one batch: a full one, and the buffers of one more packet.
+const CAPACITY: usize = BATCH + MAX_CHAIN_SEGMENTS;
+
+/// Used entries to be published together.
+pub(crate) struct UsedBatch {
+    entries: KVec<RawUsed>,
+    /// How many chains each entry stands for; more than one only if in order.
+    chains: KVec<u16>,
+    len: usize,
+    /// Chains that share another's entry.
+    merged: usize,
+    /// `VIRTIO_F_IN_ORDER`: chains taken one after the other may share an entry.
+    in_order: bool,
+}
+
+impl UsedBatch {
+    /// An empty batch.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM`.
+    pub(crate) fn new() -> Result<Self> {
+        Ok(Self {
+            entries: KVec::from_elem(RawUsed::default(), CAPACITY, GFP_KERNEL)?,
+            chains: KVec::from_elem(1, CAPACITY, GFP_KERNEL)?,
+            len: 0,
+            merged: 0,
+            in_order: false,
+        })
+    }
+
+    /// Lets chains share entries, or not, with `VIRTIO_F_IN_ORDER` or without.
+    pub(crate) fn set_in_order(&mut self, in_order: bool) {
+        self.in_order = in_order;
+    }
+
+    /// Adds the chain starting at `head`, into which `len` bytes were written. `false` if full.
+    #[inline]
+    #[must_use]
+    pub(crate) fn push(&mut self, head: u16, len: u32) -> bool {
+        match self.entries.get_mut(self.len) {
+            Some(entry) => {
+                *entry = SplitRing::used_entry(head, len);
+                self.len = self.len.wrapping_add(1);
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// Lets the last `count` chains, one after the other and all complete, share an entry, if in
+    /// order; of the others' lengths the driver assumes that they are full.
+    #[inline]
+    pub(crate) fn merge(&mut self, count: usize) {
+        if !self.in_order || count < 2 {
+            return;
+        }
+        let last = self
+            .len
+            .checked_sub(1)
+            .and_then(|last| self.entries.get(last));
+        let (Some(last), Some(first)) = (last.copied(), self.len.checked_sub(count)) else {
+            return;
+        };
+        if let (Some(entry), Some(chains)) =
+            (self.entries.get_mut(first), self.chains.get_mut(first))
+        {
+            *entry = last;
+            // CAST: at most a batch and a packet's chains.
+            *chains = count as u16;
+            self.merged = self.merged.wrapping_add(count).wrapping_sub(1);
+            self.len = first.wrapping_add(1);
+        }
+    }
+
+    /// Number of entries.
+    #[inline]
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Number of chains.
+    #[inline]
+    pub(crate) fn chains(&self) -> usize {
+        self.len.wrapping_add(self.merged)
+    }
+
+    /// Drops all but the first `len` entries; those dropped must not be shared.
+    #[inline]
+    pub(crate) fn truncate(&mut self, len: usize) {
+        self.len = self.len.min(len);
+    }
+
+    /// Gives all chains back to the guest; [`call`](crate::virtqueue::call) tells it.
+    ///
+    /// # Errors
+    ///
+    /// [`Fault::Unmapped`] when the used ring cannot be written.
+    #[inline]
+    pub(crate) fn publish<M: Memory>(
+        &mut self,
+        memory: &M,
+        ring: &mut SplitRing,
+        stats: &Stats,
+    ) -> Result<(), Fault> {
+        let len = core::mem::replace(&mut self.len, 0);
+        self.merged = 0;
+        let Some(used) = self.entries.get(..len).filter(|used| !used.is_empty()) else {
+            return Ok(());
+        };
+        if self.in_order {
+            let chains = self.chains.get_mut(..len).unwrap_or_default();
+            let completed = ring.complete_in_order(memory, used, chains);
+            chains.fill(1);
+            completed?;
+        } else {
+            ring.complete(memory, used)?;
+        }
+        stats.batches.add(1);
+        Ok(())
+    }
+}
