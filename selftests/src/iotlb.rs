@@ -45,6 +45,18 @@ pub struct Message {
 }
 
 impl Message {
+    /// Maps `size` bytes from `iova` on to `user`, for reading and writing.
+    #[must_use]
+    pub const fn update(iova: u64, size: u64, user: u64) -> Self {
+        Self {
+            iova,
+            size,
+            user,
+            perm: READ | WRITE,
+            kind: UPDATE,
+        }
+    }
+
     /// The message as it is written, padding zero.
     #[must_use]
     pub fn bytes(&self, version: u32) -> [u8; LEN] {

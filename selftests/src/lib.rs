@@ -10,15 +10,11 @@
 //! the driver's half of a virtqueue; [`iotlb`] and [`iommu`] its IO addresses, [`log`] its dirty log;
 //! [`tap`] and [`peer`] the other end of the wire, [`wire`] the kinds of backend beside taps;
 //! [`setup`] and [`device`] put them together; [`traffic`] moves numbered frames through it and
-//! checks every byte; [`cases`] are the tests and [`runner`] runs each in a process of its own.
-//! [`conformance`] compares two devices call by call, [`fuzz`] does to one what nobody should.
-//! checks every byte; [`load`] does so on several devices at once; [`cases`] are the tests and
-//! [`runner`] runs each in a process of its own.
 //! checks every byte; [`load`] does so on several devices at once; [`census`] counts what is left
 //! behind; [`soak`] goes on for as long as one likes; [`cases`] are the tests and [`runner`] runs
-//! each in a process of its own.
-//! checks every byte; [`cases`] are the tests and [`runner`] runs each in a process of its own;
-//! [`history`] says which of them are for bugs that such code has had.
+//! each in a process of its own, after a word in the kernel's log ([`kmsg`]); [`history`] says which
+//! of them are for bugs that such code has had.
+//! [`conformance`] compares two devices call by call, [`fuzz`] does to one what nobody should.
 //! [`bench`] measures, with a driver of its own that does less.
 
 #![deny(unsafe_code)]
@@ -35,6 +31,7 @@ pub mod fuzz;
 pub mod history;
 pub mod iommu;
 pub mod iotlb;
+pub mod kmsg;
 pub mod load;
 pub mod log;
 pub mod memory;

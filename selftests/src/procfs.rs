@@ -167,7 +167,8 @@ pub fn schedule(tid: u32) -> Result<Schedule> {
     })
 }
 
-/// Waits until no worker of this process runs any more: their run time stands still.
+/// Waits until no worker of this process runs any more or is about to: all wait, and their run time
+/// stands still.
 ///
 /// # Errors
 ///
@@ -186,6 +187,12 @@ pub fn idle() -> Result<()> {
     Deadline::patient().until("the workers to go idle", || {
         let before = total()?;
         std::thread::sleep(Duration::from_millis(30));
+        for worker in &workers {
+            // Woken, but without a CPU so far.
+            if state(worker.tid)? == 'R' {
+                return Ok(false);
+            }
+        }
         Ok(total()? == before)
     })
 }

@@ -3,6 +3,7 @@
 //! Runs each case in a process of its own and reports in KTAP.
 
 use crate::cases::{Case, Context, Kind, Skip};
+use crate::kmsg::Begun;
 use crate::wait::Deadline;
 use anyhow::{Context as _, Result};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
@@ -143,6 +144,7 @@ pub fn run_all(cases: &[Case], context: &Context, to: &mut impl Write) -> Result
     writeln!(to, "# device {device}, seed {}", context.seed)?;
     let mut failed = 0;
     for (number, case) in (1..).zip(cases) {
+        Begun::Case(case.name.to_owned()).note();
         let start = Instant::now();
         let outcome = outcome(case, context)
             .unwrap_or_else(|error| Outcome::Fail(format!("the case could not be run: {error:#}")));

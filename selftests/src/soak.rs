@@ -203,7 +203,7 @@ impl Soak {
     }
 }
 
-/// Uses devices at `path`, in each of [`census::PERIODS`] for as long as `goes_on` says so, and
+/// Uses devices at `path`, in each period of the [`census`] for as long as `goes_on` says so, and
 /// compares what is held before and after. `goes_on` gets the number of the period and what was done
 /// in it.
 ///

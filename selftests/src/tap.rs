@@ -67,6 +67,15 @@ pub fn open_unattached() -> Result<OwnedFd> {
     Ok(file.context("open /dev/net/tun")?.into())
 }
 
+/// Sets how many frames each queue of the tap `name` keeps for its device.
+///
+/// # Errors
+///
+/// What the kernel answers.
+pub fn set_queue_length(name: &str, frames: u16) -> Result<()> {
+    net::if_queue_length(name, frames.into()).context("length of the tap's queue")
+}
+
 /// Flags and sizes that all taps share.
 fn configure(fd: BorrowedFd<'_>, name: &str, config: TapConfig, extra: i32) -> Result<()> {
     let kind = if extra & IFF_TUN == 0 { IFF_TAP } else { 0 };

@@ -241,6 +241,17 @@ impl Vhost {
         self.set(uapi::SET_VRING_BUSYLOOP_TIMEOUT, VringState { index, num })
     }
 
+    /// How long a queue waits for more without sleep, in microseconds.
+    ///
+    /// # Errors
+    ///
+    /// `ENOBUFS` for a queue that the device has not.
+    pub fn busy_timeout(&self, index: u32) -> io::Result<u32> {
+        let num = u32::MAX;
+        let request = uapi::GET_VRING_BUSYLOOP_TIMEOUT;
+        Ok(self.get(request, VringState { index, num })?.num)
+    }
+
     /// Places the ring.
     ///
     /// # Errors

@@ -5,7 +5,9 @@
 use anyhow::{Context, Result, bail};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::time::Timespec;
+use std::io;
 use std::os::fd::AsFd;
+use std::process::{Child, ExitStatus};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
@@ -80,6 +82,21 @@ impl Deadline {
                 Ok(_) => return Ok(true),
                 Err(error) => return Err(error).context("poll"),
             }
+        }
+    }
+
+    /// How `child` ended; `None` if it still runs at the deadline.
+    ///
+    /// # Errors
+    ///
+    /// When it is no child of this process any more.
+    pub fn ended(&self, child: &mut Child) -> io::Result<Option<ExitStatus>> {
+        loop {
+            let ended = child.try_wait()?;
+            if ended.is_some() || self.passed() {
+                return Ok(ended);
+            }
+            std::thread::sleep(Duration::from_millis(10));
         }
     }
 

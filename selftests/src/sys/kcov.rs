@@ -15,15 +15,16 @@ const WORDS: usize = 1 << 16;
 const INIT_TRACE: u64 = 0x8008_6301;
 /// `KCOV_ENABLE`.
 const ENABLE: u64 = 0x6364;
+/// `KCOV_DISABLE`.
+const DISABLE: u64 = 0x6365;
 /// `KCOV_TRACE_PC`.
 const TRACE_PC: u64 = 0;
 
-/// Addresses that the calling thread runs through.
+/// Addresses that the calling thread runs through. It stays with that thread.
 #[derive(Debug)]
 pub struct Coverage {
     words: *mut u64,
-    /// Closed last, which ends the tracing.
-    _file: File,
+    file: File,
 }
 
 impl Coverage {
@@ -57,10 +58,10 @@ impl Coverage {
         }
         let coverage = Self {
             words: words.cast(),
-            _file: file,
+            file,
         };
-        // SAFETY: takes integers only; the kernel writes to the mapping, which lives as long as the
-        // file is open.
+        // SAFETY: takes integers only; the memory that the kernel writes to is its own, and it keeps
+        // that until the tracing ends.
         check(unsafe { libc::ioctl(fd, ENABLE, TRACE_PC) })?;
         Ok(Some(coverage))
     }
@@ -82,6 +83,9 @@ impl Coverage {
 
 impl Drop for Coverage {
     fn drop(&mut self) {
+        // Closing the file would not end the tracing. Without it, nothing more can be done.
+        // SAFETY: takes integers only.
+        let _ = check(unsafe { libc::ioctl(self.file.as_raw_fd(), DISABLE, 0) });
         // SAFETY: the mapping was made in `start` and ends with `self`; the kernel has one of its own.
         unsafe { libc::munmap(self.words.cast(), 8 * WORDS) };
     }

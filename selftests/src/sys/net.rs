@@ -18,6 +18,7 @@ const GET_IF_INDEX: Request<IfRequest> = Request::plain(0x8933);
 const GET_IF_FLAGS: Request<IfRequest> = Request::plain(0x8913);
 const SET_IF_FLAGS: Request<IfRequest> = Request::plain(0x8914);
 const SET_IF_MTU: Request<IfRequest> = Request::plain(0x8922);
+const SET_IF_QUEUE_LENGTH: Request<IfRequest> = Request::plain(0x8943);
 
 /// `struct ifreq`, with the part of its union that is used here.
 #[derive(Clone, Copy, Debug)]
@@ -138,6 +139,16 @@ pub(crate) fn if_up(name: &str, mtu: i32) -> io::Result<()> {
     let up = request.value[0] | 1;
     request.value[0] = up;
     call(fd.as_fd(), SET_IF_FLAGS, &mut request)?;
+    Ok(())
+}
+
+/// Sets how many frames an interface keeps until they are sent.
+pub(crate) fn if_queue_length(name: &str, frames: i32) -> io::Result<()> {
+    call(
+        control()?.as_fd(),
+        SET_IF_QUEUE_LENGTH,
+        &mut IfRequest::new(name).set(&frames.to_ne_bytes()),
+    )?;
     Ok(())
 }
 
