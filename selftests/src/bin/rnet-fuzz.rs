@@ -33,6 +33,9 @@ struct Options {
     /// Multiplies all time limits.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     patience: u32,
+    /// The kernel's name in `cargo xtask fuzz --kernel`, for the command that repeats an episode.
+    #[arg(long)]
+    kernel: Option<String>,
     /// For cases that repeat more; episodes have no use for it.
     #[arg(long, hide = true, default_value_t = 1)]
     factor: u64,
@@ -75,7 +78,9 @@ fn run(options: Options) -> Result<bool> {
         let named = options.fuzzers.iter().map(|name| find(name));
         fuzzers = named.collect::<Result<_>>()?;
     }
-    fuzz::run_all(&fuzzers, &context, length, &mut std::io::stdout().lock())
+    let kernel = options.kernel.as_deref();
+    let to = &mut std::io::stdout().lock();
+    fuzz::run_all(&fuzzers, &context, length, kernel, to)
 }
 
 fn main() -> ExitCode {

@@ -91,7 +91,7 @@ impl Pool {
     pub fn sequence(&self, seed: u64, len: usize) -> Vec<Step> {
         let mut rng = SmallRng::seed_from_u64(seed);
         // Or a read would wait once there is an IOTLB.
-        let mut steps = vec![Step::new("nonblock", Action::Nonblock(true))];
+        let mut steps = vec![Step::nonblocking()];
         let mut translated = false;
         while steps.len() < len {
             let mut step = self.draw(&mut rng);

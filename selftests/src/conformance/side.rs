@@ -11,7 +11,7 @@ use crate::tap::{self, Tap, TapConfig};
 use crate::vhost::Vhost;
 use anyhow::{Context, Result, ensure};
 use rustix::event::{PollFd, PollFlags, epoll, poll};
-use rustix::fs::{OFlags, SeekFrom, fcntl_getfl, fcntl_setfl, seek};
+use rustix::fs::{SeekFrom, seek};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -94,13 +94,15 @@ impl Side {
         Ok(())
     }
 
-    /// Puts a device that was just opened behind the descriptor, whatever calls are being made on it.
+    /// Puts a device that was just opened behind the descriptor, whatever calls are being made on it;
+    /// none waits for messages.
     ///
     /// # Errors
     ///
     /// When the kernel has no memory.
     pub fn replace(&self) -> Result<()> {
         let fresh = Vhost::open(&self.path)?;
+        fresh.set_blocking(false)?;
         Ok(process::replace(self.vhost.as_fd(), fresh.as_fd())?)
     }
 
@@ -208,9 +210,7 @@ impl Side {
                 Ok(seek(self.vhost.as_fd(), SeekFrom::Start(*offset))? as usize)
             }),
             Action::Nonblock(on) => self.plain(step.caller, || {
-                let mut flags = fcntl_getfl(&self.vhost)?;
-                flags.set(OFlags::NONBLOCK, *on);
-                fcntl_setfl(&self.vhost, flags)?;
+                self.vhost.set_blocking(!on)?;
                 Ok(0)
             }),
         }

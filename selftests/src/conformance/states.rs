@@ -3,7 +3,7 @@
 //! The states of a device in which all calls are made.
 
 use super::calls::{GUEST, LOG, addresses, file, ioctl, message, state, usual_memory};
-use super::step::{Action, Caller, Fd, Field, Step};
+use super::step::{Caller, Fd, Field, Step};
 use crate::uapi::feature;
 
 /// Whose device it is, as the caller of the table sees it.
@@ -83,10 +83,6 @@ fn set_features(bits: u64) -> Step {
     ioctl("SET_FEATURES", vec![Field::long(bits)])
 }
 
-fn nonblocking() -> Step {
-    Step::new("nonblock", Action::Nonblock(true))
-}
-
 /// Both queues' rings.
 fn rings() -> Vec<Step> {
     (0..2)
@@ -97,7 +93,7 @@ fn rings() -> Vec<Step> {
 /// An owner with features, and all of the queues but their backend.
 fn ready(features: u64) -> Vec<Step> {
     let mut steps = vec![
-        nonblocking(),
+        Step::nonblocking(),
         ioctl("SET_OWNER", Vec::new()),
         set_features(features),
         usual_memory(),
@@ -171,7 +167,7 @@ pub fn all() -> Vec<State> {
         fresh(),
         fresh().by("fresh, by a child", Caller::Child),
         State::new("owned", vec![own()]).unusable(),
-        State::new("owned, non-blocking", vec![nonblocking(), own()]).unusable(),
+        State::new("owned, non-blocking", vec![Step::nonblocking(), own()]).unusable(),
         State::new("owned by a child", vec![own().by(Caller::Child)]).owner(Owner::Other),
         State::new("owned, kthread", vec![kthread, own()]).unusable(),
         State::new("rings without memory", then(vec![own()], rings())).unusable(),

@@ -235,6 +235,12 @@ impl Step {
         }
     }
 
+    /// The call after which reads do not wait for messages.
+    #[must_use]
+    pub fn nonblocking() -> Self {
+        Self::new("nonblock", Action::Nonblock(true))
+    }
+
     /// The same call by `caller`.
     #[must_use]
     pub fn by(mut self, caller: Caller) -> Self {

@@ -44,8 +44,6 @@ fn calls(sides: &[Side], pool: &Pool, mut rng: SmallRng, steps: usize) -> Result
         match rng.random_range(0..200) {
             0..3 => {
                 side.replace()?;
-                // Or a read would wait once there is an IOTLB.
-                side.run(&nonblocking())?;
                 counts.add("replaced devices", 1);
             }
             3 if rng.random_bool(0.1) => side.spoil_tap(
@@ -64,9 +62,7 @@ fn calls(sides: &[Side], pool: &Pool, mut rng: SmallRng, steps: usize) -> Result
                     _ => Caller::Main,
                 });
                 let outcome = side.run(&step).with_context(|| step.to_string())?;
-                if let Some(coverage) = &coverage {
-                    coverage.take(&mut counts.coverage);
-                }
+                counts.cover(coverage.as_ref());
                 counts.add("operations", 1);
                 if outcome.result.is_ok() {
                     counts.add("successes", 1);
@@ -77,10 +73,6 @@ fn calls(sides: &[Side], pool: &Pool, mut rng: SmallRng, steps: usize) -> Result
         }
     }
     Ok(counts)
-}
-
-fn nonblocking() -> Step {
-    Step::new("nonblock", Action::Nonblock(true))
 }
 
 fn unbinds(step: &Step) -> bool {
@@ -114,7 +106,7 @@ fn episode(ctx: &Context) -> Result<Counts> {
         Side::new(&ctx.device, "tapb")?,
     ];
     for side in &sides {
-        side.run(&nonblocking())?;
+        side.run(&Step::nonblocking())?;
     }
     let stop = AtomicBool::new(false);
     let mut counts = Counts::default();

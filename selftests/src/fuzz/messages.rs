@@ -15,6 +15,7 @@ use crate::iommu::Iommu;
 use crate::iotlb::{INVALIDATE, LEN, MISS, Message, READ, UPDATE, VERSION_1, VERSION_2, WRITE};
 use crate::log::DirtyLog;
 use crate::memory::GuestMemory;
+use crate::sys::kcov::Coverage;
 use crate::sys::mapping::PAGE;
 use crate::tap::Tap;
 use crate::uapi::{NetHeader, VRING_LOG, VringAddr, feature};
@@ -26,7 +27,7 @@ use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
 use std::io::{self, IoSlice};
 use std::os::fd::AsFd;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 /// The fuzzer.
@@ -57,9 +58,6 @@ struct Storm<'a> {
     /// Guest memory in use: its end.
     end: u64,
     stop: AtomicBool,
-    taken: AtomicU64,
-    refused: AtomicU64,
-    misses: AtomicU64,
 }
 
 impl Storm<'_> {
@@ -151,8 +149,10 @@ impl Storm<'_> {
     }
 
     /// Sends messages.
-    fn send(&self, mut rng: SmallRng, count: u32) -> Result<()> {
+    fn send(&self, mut rng: SmallRng, count: u32) -> Result<Counts> {
         let rng = &mut rng;
+        let mut counts = Counts::default();
+        let coverage = Coverage::start().context("kcov")?;
         for _ in 0..count {
             let message = match rng.random_range(0..10) {
                 0..4 => {
@@ -176,18 +176,24 @@ impl Storm<'_> {
                 bytes[4..8].fill(rng.random());
                 bytes[34..].fill(rng.random());
             }
-            match self.write(rng, &bytes) {
-                Ok(_) => self.taken.fetch_add(1, Ordering::Relaxed),
-                Err(_) => self.refused.fetch_add(1, Ordering::Relaxed),
+            let what = match self.write(rng, &bytes) {
+                Ok(_) => "messages taken",
+                Err(_) => "messages refused",
             };
+            counts.add(what, 1);
+            counts.cover(coverage.as_ref());
         }
-        Ok(())
+        Ok(counts)
     }
 
     /// Reads what the device misses, and answers, most often.
-    fn answer(&self, mut rng: SmallRng) -> Result<()> {
+    fn answer(&self, mut rng: SmallRng) -> Result<Counts> {
         let rng = &mut rng;
+        let mut counts = Counts::default();
+        let coverage = Coverage::start().context("kcov")?;
         while !self.is_over() {
+            // Of the round before.
+            counts.cover(coverage.as_ref());
             Deadline::after(Duration::from_millis(5)).readable(&[self.vhost.as_fd()])?;
             let (version, miss) = match self.vhost.receive() {
                 Ok(message) => message,
@@ -208,7 +214,7 @@ impl Storm<'_> {
             if !formed {
                 bail!("message of version {version}: {miss:?}");
             }
-            self.misses.fetch_add(1, Ordering::Relaxed);
+            counts.add("misses", 1);
             let page = miss.iova / PAGE as u64 * PAGE as u64;
             if !self.memory.contains(page) || rng.random_bool(0.05) {
                 continue;
@@ -221,7 +227,8 @@ impl Storm<'_> {
             // Refused while translation is off.
             let _ = self.vhost.send(version, answer);
         }
-        Ok(())
+        counts.cover(coverage.as_ref());
+        Ok(counts)
     }
 }
 
@@ -237,6 +244,7 @@ impl Owner<'_> {
     /// Frames and calls, until the threads that send have ended.
     fn run(&mut self, is_over: impl Fn() -> bool) -> Result<()> {
         let mut bytes = Vec::new();
+        let coverage = Coverage::start().context("kcov")?;
         while !is_over() {
             let queue = self.rng.random_range(RX..=TX);
             // The rings go on working, or not; what comes is not looked at.
@@ -249,6 +257,7 @@ impl Owner<'_> {
             self.counts.add("frames sent", drain(&mut self.device.peer));
             self.call(queue)?;
             self.counts.add("operations", 1);
+            self.counts.cover(coverage.as_ref());
             std::thread::sleep(Duration::from_micros(100));
         }
         Ok(())
@@ -383,9 +392,6 @@ fn episode(ctx: &Context) -> Result<Counts> {
         memory: &memory,
         end: last + len as u64,
         stop: AtomicBool::new(false),
-        taken: AtomicU64::new(0),
-        refused: AtomicU64::new(0),
-        misses: AtomicU64::new(0),
     };
     let mut owner = Owner {
         device: &mut device,
@@ -407,18 +413,12 @@ fn episode(ctx: &Context) -> Result<Counts> {
         owner.run(|| senders.iter().all(|sender| sender.is_finished()))?;
         drop(guard);
         for thread in senders.into_iter().chain([reader]) {
-            thread.join().map_err(|_| anyhow!("a thread panicked"))??;
+            let counted = thread.join().map_err(|_| anyhow!("a thread panicked"))??;
+            owner.counts.merge(&counted);
         }
         anyhow::Ok(())
     })?;
-    let mut counts = owner.counts;
-    for (name, count) in [
-        ("messages taken", &storm.taken),
-        ("messages refused", &storm.refused),
-        ("misses", &storm.misses),
-    ] {
-        counts.add(name, count.load(Ordering::Relaxed));
-    }
+    let counts = owner.counts;
     for queue in [RX, TX] {
         unbind(&device, &log, queue)?;
     }

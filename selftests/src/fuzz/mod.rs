@@ -11,8 +11,10 @@ pub mod messages;
 
 use crate::cases::Context;
 use crate::device::NetDevice;
+use crate::kmsg::Begun;
 use crate::peer::Peer;
 use crate::runner;
+use crate::sys::kcov::Coverage;
 use crate::sys::process;
 use crate::traffic::{self, Plan};
 use crate::vhost::{RX, TX};
@@ -21,6 +23,7 @@ use anyhow::{Context as _, Result, anyhow, bail};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::io::Write;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -73,6 +76,9 @@ pub struct Counts {
     pub coverage: BTreeSet<u64>,
 }
 
+/// What the line about all of a fuzzer's episodes has, and no other.
+pub const FIGURES: &str = " episodes from seed ";
+
 /// What the line of addresses begins with.
 const COVERAGE: &str = "coverage ";
 
@@ -80,6 +86,13 @@ impl Counts {
     /// Adds to what is called `name`.
     pub fn add(&mut self, name: &str, count: u64) {
         *self.counts.entry(name.to_owned()).or_default() += count;
+    }
+
+    /// Adds what the calling thread ran of the kernel since the last time, if that can be told.
+    fn cover(&mut self, coverage: Option<&Coverage>) {
+        if let Some(coverage) = coverage {
+            coverage.take(&mut self.coverage);
+        }
     }
 
     /// Adds all of `other`.
@@ -145,20 +158,36 @@ pub fn run_here(fuzzer: Fuzzer, context: &Context) -> Result<()> {
 
 /// Runs the episode of the context's seed in a process of its own.
 fn episode(fuzzer: Fuzzer, context: &Context) -> Result<Counts> {
+    let begun = Begun::Episode {
+        fuzzer: fuzzer.name.to_owned(),
+        seed: context.seed,
+    };
+    begun.note();
     let mut command = runner::again(context, "--episode", fuzzer.name)?;
-    let limit = LIMIT * context.patience;
-    let (text, code) = runner::run(&mut command, Deadline::after(limit))?;
+    let (text, code) = runner::run(&mut command, Deadline::after(LIMIT))?;
     match code {
         Some(0) => Counts::parse(&text).with_context(|| format!("no counts in {text:?}")),
         Some(-1) => bail!("died by a signal\n{text}"),
         Some(_) => bail!("{}", text.trim_end()),
-        None => bail!("no end within {limit:?}\n{text}"),
+        None => bail!("no end within {:?}\n{text}", LIMIT * context.patience),
     }
 }
 
+/// The command that runs an episode again, on `cargo xtask`'s kernel of that name.
+#[must_use]
+pub fn again(kernel: Option<&str>, device: &Path, seed: u64, fuzzer: &str) -> String {
+    let kernel = kernel.map_or(String::new(), |name| format!("--kernel {name} "));
+    let device = device.display();
+    format!("cargo xtask fuzz {kernel}--device {device} --seed {seed} --episodes 1 {fuzzer}")
+}
+
 /// Runs `fuzzer` from the context's seed on; what was done, and what was found.
-fn run(fuzzer: Fuzzer, context: &Context, length: Length) -> (String, Result<()>) {
-    let (name, device) = (fuzzer.name, context.device.display());
+fn run(
+    fuzzer: Fuzzer,
+    context: &Context,
+    length: Length,
+    kernel: Option<&str>,
+) -> (String, Result<()>) {
     let start = Instant::now();
     let mut total = Counts::default();
     let mut result = Ok(());
@@ -173,9 +202,8 @@ fn run(fuzzer: Fuzzer, context: &Context, length: Length) -> (String, Result<()>
         result = episode(fuzzer, &here)
             .map(|counts| total.merge(&counts))
             .with_context(|| {
-                format!(
-                    "again: cargo xtask fuzz --device {device} --seed {seed} --episodes 1 {name}"
-                )
+                let command = again(kernel, &context.device, seed, fuzzer.name);
+                format!("again: {command}")
             });
     }
     let missed = fuzzer.reaches.iter().find(|what| total.get(what) == 0);
@@ -186,7 +214,7 @@ fn run(fuzzer: Fuzzer, context: &Context, length: Length) -> (String, Result<()>
     }
     let seconds = start.elapsed().as_secs();
     let first = context.seed;
-    let mut done = format!("{episodes} episodes from seed {first} in {seconds} s: {total}");
+    let mut done = format!("{episodes}{FIGURES}{first} in {seconds} s: {total}");
     if !total.coverage.is_empty() {
         done += &format!("; {} places of the kernel reached", total.coverage.len());
     }
@@ -195,6 +223,8 @@ fn run(fuzzer: Fuzzer, context: &Context, length: Length) -> (String, Result<()>
 
 /// Runs fuzzers from the context's seed on, and reports in KTAP; true if nothing was found.
 ///
+/// The name of the kernel is for the commands that repeat what was found.
+///
 /// # Errors
 ///
 /// When the report cannot be written.
@@ -202,12 +232,13 @@ pub fn run_all(
     fuzzers: &[Fuzzer],
     context: &Context,
     length: Length,
+    kernel: Option<&str>,
     to: &mut impl Write,
 ) -> Result<bool> {
     writeln!(to, "KTAP version 1\n1..{}", fuzzers.len())?;
     let mut good = true;
     for (number, fuzzer) in (1..).zip(fuzzers) {
-        let (done, result) = run(*fuzzer, context, length);
+        let (done, result) = run(*fuzzer, context, length, kernel);
         writeln!(
             to,
             "# {} on {}: {done}",
@@ -266,7 +297,21 @@ fn exchange(device: &mut NetDevice, seed: u64) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use super::Counts;
+    use super::{Counts, again};
+    use std::path::Path;
+
+    #[test]
+    fn the_command_names_the_kernel() {
+        let device = Path::new("/dev/vhost-net");
+        assert_eq!(
+            again(Some("debug"), device, 7, "guest"),
+            "cargo xtask fuzz --kernel debug --device /dev/vhost-net --seed 7 --episodes 1 guest"
+        );
+        assert_eq!(
+            again(None, device, 7, "guest"),
+            "cargo xtask fuzz --device /dev/vhost-net --seed 7 --episodes 1 guest"
+        );
+    }
 
     #[test]
     fn counts_are_read_as_they_are_written() {
