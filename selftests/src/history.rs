@@ -209,7 +209,7 @@ pub const ALL: &[Bug] = &[
     Bug {
         id: "CVE-2026-74312 and kin",
         cause: "a queue index was not checked, or was used speculatively before",
-        cases: &["ioctl.vring_index"],
+        cases: &["ioctl.vring_index", "workers.calls"],
         host: &[],
         note: "no table is indexed with it, so that there is nothing to speculate into",
     },

@@ -173,10 +173,10 @@ fn kthread_traffic(ctx: &Context) -> Result<()> {
 /// A worker that nobody can kill ends with its owner all the same.
 fn killed(ctx: &Context) -> Result<()> {
     drop(open(ctx)?);
-    for round in 0..20 {
+    for round in 0..ctx.times(20) {
         let child = kill::start(ctx, "kthread-traffic", Stdio::null())?;
         let name = format!("Name:\tvhost-{}", child.id());
-        kill::kill(child, Duration::from_millis(round * 3))?;
+        kill::kill(child, Duration::from_millis(round % 20 * 3))?;
         Deadline::patient().until("the kernel thread to end", || {
             let mut left = false;
             for entry in fs::read_dir("/proc").context("list processes")? {

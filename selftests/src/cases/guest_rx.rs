@@ -18,6 +18,7 @@ pub(super) const CASES: &[Case] = &[
     case("guest.rx_bad_second_buffer", 90, bad_second),
     case("guest.rx_touching_regions", 60, touching),
     case("guest.rx_closed_page", 60, closed_page),
+    case("guest.rx_closed_ring", 60, closed_ring),
 ];
 
 fn send(ctx: &Context, device: &mut NetDevice, sequence: u64, len: usize) -> Result<Vec<u8>> {
@@ -136,6 +137,19 @@ fn touching(ctx: &Context) -> Result<()> {
     Ok(())
 }
 
+/// After a reset another frame comes; whether that before it survives is not told anywhere.
+fn receive_next(ctx: &Context, device: &mut NetDevice, round: u64, first: &[u8]) -> Result<()> {
+    device.reset_queue(RX, round as u16)?;
+    device.rx_fill()?;
+    device.rx.flush()?;
+    let second = send(ctx, device, round + 1000, 300)?;
+    let mut got = take(device)?;
+    if got == first {
+        got = take(device)?;
+    }
+    frame::expect("second", round, &second, &got)
+}
+
 /// A buffer in a page that the process took away.
 fn closed_page(ctx: &Context) -> Result<()> {
     let mut device = NetDevice::start(&ctx.device, evil::setup(0))?;
@@ -165,16 +179,39 @@ fn closed_page(ctx: &Context) -> Result<()> {
         map.protect(offset, 0x1000, true)?;
         device.bind(RX)?;
         traffic::transmit(&mut device, Plan::new(ctx.seed + round, 10, |_| 100))?;
-        device.reset_queue(RX, round as u16)?;
-        device.rx_fill()?;
-        device.rx.flush()?;
-        let second = send(ctx, &mut device, round + 1000, 300)?;
-        // Whether the first frame survives is not told anywhere; the second must.
-        let mut got = take(&mut device)?;
-        if got == first {
-            got = take(&mut device)?;
-        }
-        frame::expect("second", round, &second, &got)?;
+        receive_next(ctx, &mut device, round, &first)?;
+    }
+    Ok(())
+}
+
+/// A part of the ring in a page that the process took away.
+fn closed_ring(ctx: &Context) -> Result<()> {
+    let mut device = NetDevice::start(&ctx.device, evil::setup(0))?;
+    let layout = device.rx.layout;
+    for (round, (what, part)) in (0..6).zip(
+        [("available", layout.avail), ("used", layout.used)]
+            .into_iter()
+            .cycle(),
+    ) {
+        // Starts at a new index each time, so that a left-over index would show.
+        let start = round * 1000;
+        device.reset_queue(RX, start)?;
+        // Far from the ring, whose pages have other buffers.
+        Writer::new(&device, RX, start).one(TOUCHING[0] + 0x4000, 1000, 0);
+        device.rx.kick.signal()?;
+        procfs::idle()?;
+        let (map, offset) = device.memory.mapping(part);
+        map.protect(offset, 4096, false)?;
+        let first = send(ctx, &mut device, round.into(), 200)?;
+        let told = Deadline::patient().readable(&[&device.rx.err])?;
+        check(told, || format!("{what} ring closed: no error"))?;
+        device.unbind(RX)?;
+        let (map, offset) = device.memory.mapping(part);
+        map.protect(offset, 4096, true)?;
+        traffic::transmit(&mut device, Plan::new(ctx.seed, 10, |_| 100))?;
+        receive_next(ctx, &mut device, round.into(), &first)
+            .with_context(|| format!("{what} ring closed"))?;
+        device.rx.err.take()?;
     }
     Ok(())
 }

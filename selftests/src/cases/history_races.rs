@@ -2,7 +2,7 @@
 
 //! Guests without end, owners that die at the wrong moment, and calls that meet each other.
 
-use super::kill::{kill, say_ready, start, still_works};
+use super::kill::{kill, one_by_one, say_ready, start, still_works};
 use super::{Case, Context, Role, case, check, role};
 use crate::device::{NetDevice, Setup};
 use crate::eventfd::EventFd;
@@ -185,12 +185,7 @@ fn endless_flood(ctx: &Context) -> Result<()> {
 
 /// An owner whose guest never rests can be killed.
 fn kill_flood(ctx: &Context) -> Result<()> {
-    for round in 0..3 {
-        let child = start(ctx, "endless-flood", Stdio::null())?;
-        kill(child, Duration::from_millis(round * 7))?;
-        still_works(ctx).with_context(|| format!("after kill {round}"))?;
-    }
-    Ok(())
+    one_by_one(ctx, "endless-flood", 3, Duration::from_millis(7))
 }
 
 /// The device of another process, and all its event descriptors.

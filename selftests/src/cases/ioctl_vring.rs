@@ -118,6 +118,16 @@ const INDEXED: &[(&str, u64)] = &[
     ("SET_VRING_CALL", uapi::SET_VRING_CALL.number()),
     ("SET_VRING_ERR", uapi::SET_VRING_ERR.number()),
     ("NET_SET_BACKEND", uapi::NET_SET_BACKEND.number()),
+    ("SET_VRING_ENDIAN", uapi::SET_VRING_ENDIAN.number()),
+    ("GET_VRING_ENDIAN", uapi::GET_VRING_ENDIAN.number()),
+    (
+        "SET_VRING_BUSYLOOP_TIMEOUT",
+        uapi::SET_VRING_BUSYLOOP_TIMEOUT.number(),
+    ),
+    (
+        "GET_VRING_BUSYLOOP_TIMEOUT",
+        uapi::GET_VRING_BUSYLOOP_TIMEOUT.number(),
+    ),
 ];
 
 fn index(ctx: &Context) -> Result<()> {

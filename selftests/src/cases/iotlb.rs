@@ -358,6 +358,27 @@ fn ring_permissions(ctx: &Context) -> Result<()> {
             device.tx.kick.signal()?;
             take_one(ctx, device, TX, round)?;
         }
+        let used = (device.rx.layout.used, used.1);
+        procfs::idle()?;
+        set_all_rights(iommu, used, READ)?;
+        iommu.map(used.0, used.1)?;
+        send_one(ctx, device, RX, 0)?;
+        procfs::idle()?;
+        // Packets from outside do not run into the fault again and again.
+        device.rx.err.take()?;
+        for round in 1..50 {
+            send_one(ctx, device, RX, round)?;
+        }
+        procfs::idle()?;
+        let errors = device.rx.err.take()?;
+        check(errors == 0, || format!("{errors} errors by packets"))?;
+        let _ = iommu.take_refused();
+        set_all_rights(iommu, used, READ | WRITE)?;
+        iommu.map(used.0, used.1)?;
+        device.rx.kick.signal()?;
+        for round in 0..50 {
+            take_one(ctx, device, RX, round)?;
+        }
         traffic::exchange(device, Plan::new(ctx.seed + 1, 50, |_| 100))
     })
 }

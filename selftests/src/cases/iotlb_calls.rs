@@ -7,8 +7,7 @@ use super::{Case, Context, Role, accepts, case, check, kill, refuses, role};
 use crate::device::Setup;
 use crate::iommu::PAGE;
 use crate::iotlb::{
-    ACCESS_FAIL, BACKEND_MSG_V2, INVALIDATE, LEN, MISS, Message, READ, UPDATE, VERSION_1,
-    VERSION_2, WRITE,
+    ACCESS_FAIL, BACKEND_MSG_V2, INVALIDATE, LEN, MISS, Message, READ, VERSION_1, VERSION_2,
 };
 use crate::procfs;
 use crate::traffic::{self, Plan};
@@ -53,13 +52,8 @@ fn missing(ctx: &Context, version: u32) -> Result<Behind> {
     // Misses are read here, not by the thread.
     behind.iommu.stop()?;
     let used = behind.device.rx.layout.used;
-    let entry = Message {
-        iova: used / PAGE * PAGE,
-        size: PAGE,
-        user: behind.device.memory.user(used / PAGE * PAGE),
-        perm: READ | WRITE,
-        kind: UPDATE,
-    };
+    let page = used / PAGE * PAGE;
+    let entry = Message::update(page, PAGE, behind.device.memory.user(page));
     accepts("UPDATE", behind.device.vhost.send(version, entry))?;
     Ok(behind)
 }
@@ -191,13 +185,7 @@ fn malformed(ctx: &Context) -> Result<()> {
 }
 
 fn refuse_all(vhost: &Vhost, version: u32, user: u64) -> Result<()> {
-    let good = Message {
-        iova: 1 << 40,
-        size: PAGE,
-        user,
-        perm: READ | WRITE,
-        kind: UPDATE,
-    };
+    let good = Message::update(1 << 40, PAGE, user);
     let invalidate = Message {
         kind: INVALIDATE,
         ..good

@@ -146,17 +146,22 @@ pub(super) fn still_works(ctx: &Context) -> Result<()> {
     traffic::exchange(&mut device, Plan::new(ctx.seed, 50, |_| 100))
 }
 
-fn under_traffic(ctx: &Context) -> Result<()> {
-    for round in 0..30 {
-        let child = start(ctx, "endless-traffic", Stdio::null())?;
-        kill(child, Duration::from_millis(round * 3))?;
+/// Kills as many owners in a role, each a `step` later than the one before; then the device still works.
+pub(super) fn one_by_one(ctx: &Context, name: &str, usual: u32, step: Duration) -> Result<()> {
+    for (round, later) in (0..ctx.times(usual.into())).zip((0..usual).cycle()) {
+        let child = start(ctx, name, Stdio::null())?;
+        kill(child, step * later)?;
         still_works(ctx).with_context(|| format!("after kill {round}"))?;
     }
     Ok(())
 }
 
+fn under_traffic(ctx: &Context) -> Result<()> {
+    one_by_one(ctx, "endless-traffic", 30, Duration::from_millis(3))
+}
+
 fn before_kick(ctx: &Context) -> Result<()> {
-    for round in 0..30 {
+    for round in 0..ctx.times(30) {
         let child = start(ctx, "idle-owner", Stdio::null())?;
         kill(child, Duration::from_millis(round % 4))?;
         still_works(ctx).with_context(|| format!("after kill {round}"))?;
@@ -167,7 +172,7 @@ fn before_kick(ctx: &Context) -> Result<()> {
 /// The owner dies while another process has the device open: nobody else owns it, closing works.
 fn shared(ctx: &Context) -> Result<()> {
     use std::os::fd::AsFd;
-    for round in 0..20 {
+    for round in 0..ctx.times(20) {
         let vhost = ctx.open()?;
         let fd = vhost.as_fd().try_clone_to_owned()?;
         let child = start(ctx, "adopt-and-die", Stdio::from(fd))?;
@@ -269,11 +274,11 @@ fn random(ctx: &Context) -> Result<()> {
     still_works(ctx)?;
     let mut rng = SmallRng::seed_from_u64(ctx.seed);
     let mut victims = Victims::start(ctx, SmallRng::from_rng(&mut rng))?;
-    for _ in 0..20 {
+    for _ in 0..kills.div_ceil(2) {
         victims.kill_one()?;
     }
     drop(victims);
-    let mut moving = 0;
+    let (mut all, mut moving) = (0, 0);
     let lost = census::expect_no_growth(|| {
         let mut victims = Victims::start(ctx, SmallRng::from_rng(&mut rng))?;
         for number in 0..kills {
@@ -281,10 +286,10 @@ fn random(ctx: &Context) -> Result<()> {
                 .kill_one()
                 .with_context(|| format!("kill {number}"))?;
         }
+        all += kills;
         moving += victims.killed_moving;
         Ok(kills)
     })?;
-    let all = kills * census::PERIODS;
     println!("{all} owners killed, {moving} of them under traffic; {lost} KiB less than before");
     check(moving > 0 && moving < all, || {
         "all killed at the same stage".into()

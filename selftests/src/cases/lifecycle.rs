@@ -60,7 +60,7 @@ fn memory(ctx: &Context) -> Result<()> {
 }
 
 fn close_under_traffic(ctx: &Context) -> Result<()> {
-    for round in 0..60 {
+    for round in 0..ctx.times(60) {
         let events = if round % 2 == 0 {
             feature::EVENT_IDX
         } else {
@@ -87,7 +87,7 @@ fn close_under_traffic(ctx: &Context) -> Result<()> {
 
 /// The interface goes first, with the device still bound to it.
 fn tap_first(ctx: &Context) -> Result<()> {
-    for round in 0..30 {
+    for round in 0..ctx.times(30) {
         let mut device = NetDevice::start(&ctx.device, Setup::new(feature::VERSION_1))?;
         traffic::exchange(&mut device, Plan::new(ctx.seed + round, 50, |_| 100))?;
         let NetDevice {

@@ -10,6 +10,7 @@ use crate::sys::process::{RawSlot, redirect};
 use crate::traffic::{self, Flow, Plan, RxFlow, TxFlow};
 use crate::uapi::{MemoryRegion, feature};
 use crate::vhost::{RX, TX};
+use crate::wait::Deadline;
 use anyhow::{Context as _, Result};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -252,7 +253,12 @@ fn backend_race(ctx: &Context) -> Result<()> {
             Ok(())
         });
         let mut race = || -> Result<()> {
-            for round in 0..3000 {
+            let deadline = Deadline::patient();
+            for round in 0.. {
+                // The racer may be without a CPU for a while.
+                if round >= 3000 && (bound > 0 && refused > 0 || deadline.passed()) {
+                    break;
+                }
                 let queue = round % 2;
                 match device.vhost.set_backend(queue, slot.number()) {
                     Ok(()) => bound += 1,

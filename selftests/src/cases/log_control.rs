@@ -8,6 +8,7 @@ use crate::device::{NetDevice, Setup};
 use crate::eventfd::EventFd;
 use crate::frame;
 use crate::log::{DirtyLog, LOG_PAGE, log_used};
+use crate::procfs;
 use crate::sys::ioctl::BadPointer;
 use crate::traffic::{self, Plan};
 use crate::uapi::{self, MemoryRegion, NetHeader, feature};
@@ -312,7 +313,26 @@ fn lost(ctx: &Context, device: &mut NetDevice, index: u32, before: u32) -> Resul
         });
     }
     let told = Deadline::patient().readable(&[&queue.err])?;
-    check(told, || format!("queue {index}: no error without a log"))
+    check(told, || format!("queue {index}: no error without a log"))?;
+    if index != RX {
+        return Ok(());
+    }
+    // It stays stopped, whatever else comes for the guest.
+    procfs::idle()?;
+    let error = queue.err.take()?;
+    let used = device.rx.layout.used_index(&device.memory);
+    for _ in 0..50 {
+        one_frame(ctx, device, RX, 100)?;
+    }
+    procfs::idle()?;
+    let more = device.rx.err.take()?;
+    check(more == 0, || {
+        format!("{error} errors, {more} more by packets")
+    })?;
+    let now = device.rx.layout.used_index(&device.memory);
+    check(now == used, || format!("used {used}, {now} without a log"))?;
+    // For whoever counts them.
+    device.rx.err.signal()
 }
 
 /// With a log again, a kick makes the queue go on; whether the frame that could not be logged is

@@ -4,15 +4,15 @@
 
 use super::{Case, Context, accepts, case, check, refuses};
 use crate::device::{NetDevice, Setup};
+use crate::iotlb::{self, LEN, Message, VERSION_1, VERSION_2};
 use crate::traffic::{self, Plan};
 use crate::uapi::feature;
-use crate::uapi::message::{self, IotlbMessage};
 use crate::vhost::Vhost;
 use crate::wait::is_readable;
 use anyhow::Result;
 use rand::{Rng as _, SeedableRng as _, rngs::SmallRng};
 use rustix::event::{Timespec, epoll};
-use std::io::{self, IoSlice};
+use std::io::IoSlice;
 
 pub(super) const CASES: &[Case] = &[
     case("messages.none", 20, none),
@@ -24,28 +24,25 @@ pub(super) const CASES: &[Case] = &[
 ];
 
 /// A message that is right in every way.
-const UPDATE: IotlbMessage = IotlbMessage {
-    iova: 0x1000,
-    size: 0x1000,
-    user: 0x10_0000,
-    perm: message::READ_WRITE,
-    kind: message::UPDATE,
-};
+const UPDATE: Message = Message::update(0x1000, 0x1000, 0x10_0000);
 
 /// Both formats.
-const FORMATS: [u32; 2] = [message::V1, message::V2];
+const FORMATS: [u32; 2] = [VERSION_1, VERSION_2];
+
+/// Bytes of a message up to where it means something.
+const NEEDED: usize = 40;
 
 /// Nothing can be read, and who would wait for it is told that it is in vain.
 fn nothing_to_read(vhost: &Vhost) -> Result<()> {
-    let mut buffer = [0; 2 * message::BYTES];
+    let mut buffer = [0; 2 * LEN];
     check(!is_readable(vhost)?, || "something to read".into())?;
     for (nonblocking, errno) in [(false, libc::EBADFD), (true, libc::EAGAIN)] {
         vhost.set_blocking(!nonblocking)?;
-        for len in [0, 1, message::BYTES - 1] {
+        for len in [0, 1, LEN - 1] {
             let read = accepts("a short read", vhost.read(&mut buffer[..len]))?;
             check(read == 0, || format!("{read} bytes of a message in {len}"))?;
         }
-        for len in [message::BYTES, message::BYTES + 1, buffer.len()] {
+        for len in [LEN, LEN + 1, buffer.len()] {
             let what = format!("reading {len} bytes, nonblocking: {nonblocking}");
             refuses(&what, errno, vhost.read(&mut buffer[..len]))?;
         }
@@ -95,7 +92,7 @@ fn cut_off(ctx: &Context) -> Result<()> {
         let mut bytes = UPDATE.bytes(format).to_vec();
         bytes.extend([0xa5; 100]);
         for len in 0..bytes.len() {
-            let errno = if len < message::NEEDED {
+            let errno = if len < NEEDED {
                 libc::EINVAL
             } else {
                 libc::EFAULT
@@ -111,10 +108,6 @@ fn cut_off(ctx: &Context) -> Result<()> {
     Ok(())
 }
 
-fn send(vhost: &Vhost, format: u32, message: IotlbMessage) -> io::Result<usize> {
-    vhost.write_pieces(&[IoSlice::new(&message.bytes(format))])
-}
-
 fn meaning(ctx: &Context) -> Result<()> {
     let vhost = ctx.open()?;
     for owned in [false, true] {
@@ -123,20 +116,20 @@ fn meaning(ctx: &Context) -> Result<()> {
         }
         for format in [0, 3, 0x100, 0x0100_0000, u32::MAX] {
             let what = format!("format {format:#x}");
-            refuses(&what, libc::EINVAL, send(&vhost, format, UPDATE))?;
+            refuses(&what, libc::EINVAL, vhost.send(format, UPDATE))?;
         }
         for format in FORMATS {
             for kind in 0..=u8::MAX {
                 for size in [0, 1, 0x1000, u64::MAX] {
-                    let empty = kind == message::UPDATE && size == 0;
+                    let empty = kind == iotlb::UPDATE && size == 0;
                     let errno = if empty { libc::EINVAL } else { libc::EFAULT };
                     let what = format!("type {kind} of {size:#x} bytes, format {format}");
-                    let message = IotlbMessage {
+                    let message = Message {
                         size,
                         kind,
                         ..UPDATE
                     };
-                    refuses(&what, errno, send(&vhost, format, message))?;
+                    refuses(&what, errno, vhost.send(format, message))?;
                 }
             }
             // The hole of the one format, the address space of the other.
@@ -164,7 +157,7 @@ fn pieces(ctx: &Context) -> Result<()> {
             let what = format!("cut after {cut} bytes, format {format}");
             refuses(&what, libc::EFAULT, vhost.write_pieces(&parts))?;
             let parts = [IoSlice::new(first), IoSlice::new(&second[..1])];
-            let whole = cut + 1 >= message::NEEDED;
+            let whole = cut + 1 >= NEEDED;
             let errno = if whole { libc::EFAULT } else { libc::EINVAL };
             let what = format!("ended after {cut} and 1 bytes, format {format}");
             refuses(&what, errno, vhost.write_pieces(&parts))?;
@@ -179,7 +172,7 @@ fn garbage(ctx: &Context) -> Result<()> {
     let mut rng = SmallRng::seed_from_u64(ctx.seed);
     for round in 0..10 {
         for _ in 0..100 {
-            let mut bytes = [0; message::BYTES + 8];
+            let mut bytes = [0; LEN + 8];
             rng.fill(&mut bytes);
             // Mostly with a format that is looked into.
             if rng.random_ratio(3, 4) {

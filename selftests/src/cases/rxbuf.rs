@@ -2,7 +2,7 @@
 
 //! Receive buffers that are small, few, or too short.
 
-use super::{Case, Context, case, check};
+use super::{Case, Context, case, check, integrity};
 use crate::device::{NetDevice, Setup};
 use crate::frame;
 use crate::procfs;
@@ -10,11 +10,16 @@ use crate::traffic::{self, Flow, Plan, RxFlow};
 use crate::uapi::{NetHeader, feature};
 use crate::wait::Deadline;
 use anyhow::{Context as _, Result};
+use rand::rngs::SmallRng;
+use rand::{Rng, SeedableRng};
+use std::time::{Duration, Instant};
 
 pub(super) const CASES: &[Case] = &[
     case("rx.mergeable", 60, mergeable),
     case("rx.byte_buffers", 60, byte_buffers),
     case("rx.too_long", 60, too_long),
+    case("rx.too_many", 60, too_many),
+    case("rx.bursts", 120, bursts),
     case("rx.one_short", 90, one_short),
     case("rx.before_buffers", 60, before_buffers),
     case("rx.unwoken", 60, unwoken),
@@ -80,6 +85,65 @@ pub(super) fn drops_too_long(ctx: &Context, features: &[u64]) -> Result<()> {
             })?;
             device.rx_fill()?;
             device.rx.flush()?;
+        }
+    }
+    Ok(())
+}
+
+/// A frame that takes more buffers than any may is dropped, and costs none.
+fn too_many(ctx: &Context) -> Result<()> {
+    let mut setup = Setup::new(MERGE);
+    setup.rx_size = 2048;
+    setup.rx_buffers = (1100, 60);
+    let mut device = NetDevice::start(&ctx.device, setup)?;
+    let (mut bytes, mut got) = (Vec::new(), Vec::new());
+    for round in 0..20 {
+        device.rx_fill()?;
+        device.rx.flush()?;
+        // As many buffers as there are hold it, but not 1024.
+        frame::build(ctx.seed ^ 1, round, 65_000, &mut bytes);
+        device.peer.send(NetHeader::default(), &bytes)?;
+        frame::build(ctx.seed, round, 1000, &mut bytes);
+        device.peer.send(NetHeader::default(), &bytes)?;
+        Deadline::patient().until("the frame that fits", || {
+            Ok(device.rx_take(&mut got)?.is_some())
+        })?;
+        frame::expect("received", round, &bytes, &got)?;
+    }
+    let errors = device.rx.err.take()?;
+    check(errors == 0, || format!("{errors} errors for a long frame"))
+}
+
+/// A burst of large frames arrives to its last one, though nothing wakes the device after it: neither
+/// the guest, whose buffers suffice, nor more frames.
+fn bursts(ctx: &Context) -> Result<()> {
+    let mut setup = integrity::roomy(feature::VERSION_1);
+    setup.rx_buffers.0 = 40;
+    setup.rx_size = 1024;
+    let mut device = NetDevice::start(&ctx.device, setup)?;
+    let mut rng = SmallRng::seed_from_u64(ctx.seed);
+    let (mut bytes, mut got) = (Vec::new(), Vec::new());
+    for round in 0..ctx.times(200) {
+        device.rx_fill()?;
+        device.rx.flush()?;
+        procfs::idle()?;
+        // A round of the device ends after nine of these.
+        let count = rng.random_range(10..24);
+        let pause = Duration::from_micros(rng.random_range(0..60));
+        for sequence in 0..count {
+            frame::build(ctx.seed, sequence, 65_000, &mut bytes);
+            device.peer.send(NetHeader::default(), &bytes)?;
+            let sent = Instant::now();
+            while sent.elapsed() < pause {
+                std::hint::spin_loop();
+            }
+        }
+        for sequence in 0..count {
+            Deadline::patient()
+                .until("the frame", || Ok(device.rx_take(&mut got)?.is_some()))
+                .with_context(|| format!("frame {sequence} of {count}, burst {round}"))?;
+            frame::build(ctx.seed, sequence, 65_000, &mut bytes);
+            frame::expect("received", sequence, &bytes, &got)?;
         }
     }
     Ok(())

@@ -4,6 +4,7 @@
 
 use super::{Case, Context, Kind, case, check};
 use crate::device::{NetDevice, Setup};
+use crate::iotlb::{BACKEND_MSG_V2, Message, VERSION_1};
 use crate::sys::ioctl::BadPointer;
 use crate::sys::process::{Forked, RawSlot, redirect};
 use crate::traffic::{self, Flow, Plan, RxFlow, TxFlow};
@@ -63,7 +64,7 @@ impl Target {
         let vhost = &self.vhost;
         let index = rng.random_range(RX..=TX);
         let (num, place, [kick, call, err]) = self.queues[index as usize];
-        let number = rng.random_range(0..20);
+        let number = rng.random_range(0..31);
         let (result, refusals): (io::Result<()>, &[i32]) = match number {
             0 => (vhost.set_features(self.features), &[]),
             1 => (vhost.set_memory(&self.table), &[]),
@@ -100,6 +101,25 @@ impl Target {
                 drop(ctx.owned()?);
                 (Ok(()), &[])
             }
+            19 => (vhost.features().map(drop), &[]),
+            20 => (vhost.set_features_array(&[self.features, 0]), &[]),
+            21 => (vhost.backend_features().map(drop), &[]),
+            22 => (vhost.set_backend_features(BACKEND_MSG_V2), &[]),
+            23 => (vhost.set_busy_timeout(index, rng.random_range(0..50)), &[]),
+            24 => (vhost.busy_timeout(index).map(drop), &[]),
+            // Some kernels' in-tree driver has no byte order to set.
+            25 => (vhost.set_endian(index, 0), &[libc::EBUSY, libc::ENOTTY]),
+            26 => (vhost.endian(index).map(drop), &[libc::ENOTTY]),
+            27 => {
+                vhost.fork_from_owner()?;
+                (vhost.set_fork_from_owner(1), &[libc::EBUSY])
+            }
+            28 => {
+                // No index; while a queue runs there is none that it could be set to.
+                let result = vhost.set_base(index, 1 << 20);
+                (result, &[libc::EBUSY, libc::EINVAL])
+            }
+            29 => (self.message(), &[libc::EFAULT]),
             _ => (self.worker(index), &[]),
         };
         match result {
@@ -113,6 +133,12 @@ impl Target {
             }
             Err(error) => Err(error).with_context(|| format!("call {number}")),
         }
+    }
+
+    /// Writes a message about IO addresses, of which there are none.
+    fn message(&self) -> io::Result<()> {
+        let update = Message::update(0, 4096, self.table[0].user);
+        self.vhost.send(VERSION_1, update)
     }
 
     /// Starts a worker, gives it a queue, and takes both back.

@@ -3,7 +3,11 @@
 //! The worker thread and the module behind the device.
 
 use super::{Case, Context, Kind, Skip, accepts, case, check};
+use crate::device::{NetDevice, Setup};
 use crate::procfs;
+use crate::traffic::{self, Plan};
+use crate::uapi::feature;
+use crate::vhost::{RX, TX};
 use crate::wait::Deadline;
 use anyhow::{Context as _, Result};
 use std::fs;
@@ -86,7 +90,7 @@ fn in_use(ctx: &Context) -> Result<()> {
 
 /// The module goes and comes back, again and again, while others try to use it.
 fn reload(ctx: &Context) -> Result<()> {
-    const ROUNDS: u32 = 6;
+    let rounds = ctx.times(12);
     let (name, _) = module(ctx)?;
     let load = || {
         let mut command = match &ctx.module {
@@ -120,8 +124,16 @@ fn reload(ctx: &Context) -> Result<()> {
                     std::thread::yield_now();
                     continue;
                 };
-                accepts("SET_OWNER", vhost.set_owner())?;
+                // It stays while there is the first; and goes right after the second's worker.
+                let setup = Setup::new(feature::VERSION_1);
+                // Programs that are started meanwhile may still hold the tap of the last one.
+                let name = format!("tap{opened}");
+                let mut device = NetDevice::prepare(&ctx.device, setup, &name, false)?;
                 drop(vhost);
+                device.bind(TX)?;
+                device.bind(RX)?;
+                traffic::exchange(&mut device, Plan::new(ctx.seed + opened, 20, |_| 100))?;
+                drop(device);
                 opened += 1;
                 // The module can only go between two of these.
                 std::thread::sleep(Duration::from_millis(1));
@@ -137,12 +149,12 @@ fn reload(ctx: &Context) -> Result<()> {
             check(output.status.success(), || format!("{output:?}"))
         };
         let result =
-            (0..ROUNDS).try_for_each(|round| turn().with_context(|| format!("round {round}")));
+            (0..rounds).try_for_each(|round| turn().with_context(|| format!("round {round}")));
         stop.store(true, Ordering::Relaxed);
         user.join().expect("no thread panics")?;
         result
     })?;
-    println!("{ROUNDS} times gone and back, opened {opened} times, missing {missed} times");
+    println!("{rounds} times gone and back, opened {opened} times, missing {missed} times");
     // It may always find the module, which is away for a moment only.
     check(opened > 0, || "nobody was in the way".into())?;
     super::kill::still_works(ctx)

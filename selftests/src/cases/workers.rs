@@ -481,7 +481,7 @@ fn close(ctx: &Context) -> Result<()> {
     if !has_workers(ctx)? {
         return Ok(());
     }
-    for round in 0..40 {
+    for round in 0..ctx.times(40) {
         let mut device = NetDevice::start(&ctx.device, Setup::new(feature::VERSION_1))?;
         separate(&device.vhost)?;
         let plan = Plan {
@@ -514,12 +514,7 @@ fn killed(ctx: &Context) -> Result<()> {
     if !has_workers(ctx)? {
         return Ok(());
     }
-    for round in 0..30 {
-        let child = kill::start(ctx, "workers-traffic", Stdio::null())?;
-        kill::kill(child, Duration::from_millis(round * 3))?;
-        kill::still_works(ctx).with_context(|| format!("after kill {round}"))?;
-    }
-    Ok(())
+    kill::one_by_one(ctx, "workers-traffic", 30, Duration::from_millis(3))
 }
 
 /// Two threads log what they write while a machine migrates.
