@@ -9,6 +9,8 @@ use anyhow::{Context, Result, bail};
 pub const ADDRESS: &str = "10.77.0.1";
 /// The guest's address.
 pub const GUEST_ADDRESS: &str = "10.77.0.2";
+/// All that a guest has, on VLANs too.
+const GUEST_ADDRESSES: &str = "10.77.0.0/16";
 /// The tap's name.
 pub const TAP: &str = "rnet0";
 
@@ -71,9 +73,24 @@ impl Tap {
 
 impl Drop for Tap {
     fn drop(&mut self) {
-        if let Err(error) = run("ip", &["link", "delete", TAP]) {
-            eprintln!("removing {TAP}: {error:#}");
+        remove(&[TAP]);
+    }
+}
+
+/// Removes links, once the guest behind them has ended, and connections that it has left open.
+///
+/// Those would go on through the links of the next guest: they ask for its address before it has
+/// one, and what it is answered first is lost with the question.
+pub fn remove(links: &[&str]) {
+    let attempt = |program: &str, args: &[&str]| {
+        if let Err(error) = run(program, args) {
+            eprintln!("{error:#}");
         }
+    };
+    let connections = ["--no-header", "--kill", "--tcp", "dst", GUEST_ADDRESSES];
+    attempt("ss", &connections);
+    for link in links {
+        attempt("ip", &["link", "delete", link]);
     }
 }
 
@@ -121,7 +138,7 @@ impl Drop for Iperf {
     }
 }
 
-/// Runs a program.
+/// Runs a program, whatever it prints.
 ///
 /// # Errors
 ///
@@ -129,6 +146,7 @@ impl Drop for Iperf {
 pub fn run(program: &str, args: &[&str]) -> Result<()> {
     let status = Command::new(program)
         .args(args)
+        .stdout(Stdio::null())
         .status()
         .with_context(|| format!("starting {program}"))?;
     if !status.success() {

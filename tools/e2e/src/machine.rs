@@ -6,16 +6,18 @@ use std::io::Write;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use clap::Args;
 use rustix::io::{FdFlags, fcntl_dupfd_cloexec, fcntl_setfd};
+use selftests::procfs;
 use selftests::tap::{Tap, TapConfig};
+use selftests::wait::Deadline;
 
 use crate::host;
 use crate::qmp::Qmp;
-use crate::shell::Shell;
+use crate::shell::{self, Shell};
 
 /// The backend that is none: QEMU serves the rings.
 pub const NO_VHOST: &str = "off";
@@ -25,6 +27,9 @@ const PATIENCE: Duration = Duration::from_secs(150);
 
 /// How often guests are started before an emulated processor is no excuse.
 const ATTEMPTS: u32 = 3;
+
+/// How long a QEMU may take to end once it has begun to.
+const ENDING: Duration = Duration::from_secs(2);
 
 /// What the log of a QEMU says that ended well before it was told to: its guest has reset.
 const GONE: &str = "QEMU ended by itself";
@@ -54,9 +59,9 @@ impl Files {
     ///
     /// QEMU's emulation of SVM sometimes leaves an event behind that it has delivered, and KVM,
     /// which then finds an access to a device in the midst of an event, stops the guest for good
-    /// with an "internal error"; or the guest faults three times over, and is gone without a word on
-    /// its console, where a panic would be told. That tells nothing about what is tested here, and a real processor
-    /// does not do it: there one attempt decides.
+    /// with an "internal error"; or the guest faults three times over, and is gone without a word
+    /// on its console, where a panic would be told. That tells nothing about what is tested here,
+    /// and a real processor does not do it: there one attempt decides.
     pub fn attempt<T>(&self, names: &[&str], mut attempt: impl FnMut() -> T) -> T {
         for _ in 1..ATTEMPTS {
             let result = attempt();
@@ -72,7 +77,7 @@ impl Files {
         host::emulated()
             && std::fs::read_to_string(self.log(name)).is_ok_and(|log| {
                 let silent = || std::fs::read(self.console(name)).is_ok_and(|said| said.is_empty());
-                log.contains("KVM internal error") || (log.contains(GONE) && silent())
+                log.contains(shell::STOPPED) || (log.contains(GONE) && silent())
             })
     }
 
@@ -178,8 +183,8 @@ impl Machine {
             .stderr(log)
             .spawn()
             .context("starting QEMU")?;
-        let connected =
-            Qmp::connect(qmp).and_then(|qmp| Ok((qmp, Shell::connect(shell, PATIENCE)?)));
+        let connected = Qmp::connect(qmp)
+            .and_then(|qmp| Ok((qmp, Shell::connect(shell, &log_path, PATIENCE)?)));
         match connected {
             Ok((qmp, shell)) => Ok(Self {
                 child,
@@ -221,20 +226,18 @@ impl Machine {
         Ok(())
     }
 
-    /// Names of QEMU's threads that are vhost's workers.
+    /// How many of QEMU's threads are vhost's workers.
     ///
     /// # Errors
     ///
     /// When QEMU is gone.
-    pub fn workers(&self) -> Result<Vec<String>> {
-        let mut names = Vec::new();
-        for task in std::fs::read_dir(format!("/proc/{}/task", self.child.id()))? {
-            let name = std::fs::read_to_string(task?.path().join("comm"))?;
-            names.push(name.trim().to_owned());
-        }
+    pub fn workers(&self) -> Result<usize> {
         let worker = format!("vhost-{}", self.child.id());
-        names.retain(|name| *name == worker);
-        Ok(names)
+        let threads = procfs::threads(self.child.id())?;
+        Ok(threads
+            .iter()
+            .filter(|thread| thread.name == worker)
+            .count())
     }
 
     /// What a vhost device counts, in the order of queue pairs: the words of its `rx:` and `tx:`
@@ -261,7 +264,7 @@ impl Machine {
     ///
     /// As said.
     pub fn used_vhost(&self) -> Result<()> {
-        let workers = self.workers()?.len();
+        let workers = self.workers()?;
         ensure!(workers == self.queues as usize, "{workers} workers");
         let all = self.counters()?;
         for counted in &all {
@@ -289,22 +292,21 @@ impl Machine {
     pub fn finish(mut self) -> Result<()> {
         self.qmp.run("quit", &serde_json::json!({}))?;
         self.finished = true;
-        let start = Instant::now();
-        while start.elapsed() < PATIENCE {
-            if let Some(status) = self.child.try_wait()? {
-                ensure!(status.success(), "QEMU ended with {status}");
-                return Ok(());
-            }
-            std::thread::sleep(Duration::from_millis(10));
-        }
-        bail!("QEMU does not end")
+        let status = Deadline::after(PATIENCE).ended(&mut self.child)?;
+        let status = status.context("QEMU does not end")?;
+        ensure!(status.success(), "QEMU ended with {status}");
+        Ok(())
     }
 }
 
 impl Drop for Machine {
     fn drop(&mut self) {
-        let ended = self.child.try_wait().ok().flatten();
-        if !self.finished && ended.is_some_and(|status| status.success()) {
+        // A guest's console is closed a little before its QEMU has ended.
+        let mut ended = || {
+            let deadline = Deadline::after(ENDING);
+            deadline.ended(&mut self.child).ok().flatten()
+        };
+        if !self.finished && ended().is_some_and(|status| status.success()) {
             // Who reads the log next takes it for an answer; without it, for a failure.
             let log = std::fs::File::options().append(true).open(&self.log);
             let _ = log.and_then(|mut log| writeln!(log, "{GONE}"));

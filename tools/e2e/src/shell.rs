@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Commands for the guest, over a virtio port.
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, ErrorKind, Write};
 use std::os::unix::net::UnixStream;
-use std::path::Path;
-use std::time::Duration;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 
@@ -13,22 +13,34 @@ use crate::qmp;
 /// Starts the line with the status that ends an answer; see `tools/vm/guest-shell.sh`.
 const END: &str = "@@";
 
+/// What QEMU prints when KVM cannot go on with a guest, which then stands still for good.
+pub const STOPPED: &str = "KVM internal error";
+
+/// How long a guest is silent before it is looked at whether it stands still.
+const SILENCE: Duration = Duration::from_secs(1);
+
 /// A guest's shell.
 pub struct Shell {
     reader: BufReader<UnixStream>,
+    /// Where QEMU's own words go.
+    log: PathBuf,
+    limit: Duration,
 }
 
 impl Shell {
-    /// Talks to the guest behind the socket at `path`, which waits up to `limit` for each answer.
+    /// Talks to the guest behind the socket at `path`, whose QEMU prints to `log`; waits up to
+    /// `limit` for each line of an answer.
     ///
     /// # Errors
     ///
     /// When QEMU does not listen there.
-    pub fn connect(path: &Path, limit: Duration) -> Result<Self> {
+    pub fn connect(path: &Path, log: &Path, limit: Duration) -> Result<Self> {
         let stream = qmp::connect(path)?;
-        stream.set_read_timeout(Some(limit))?;
+        stream.set_read_timeout(Some(SILENCE.min(limit)))?;
         Ok(Self {
             reader: BufReader::new(stream),
+            log: log.to_owned(),
+            limit,
         })
     }
 
@@ -68,15 +80,30 @@ impl Shell {
     fn answer(&mut self) -> Result<(i32, String)> {
         let mut said = String::new();
         loop {
-            let mut line = String::new();
-            let read = self
-                .reader
-                .read_line(&mut line)
+            let line = self
+                .line()
                 .with_context(|| format!("no answer; so far: {said}"))?;
-            ensure!(read != 0, "QEMU ended; so far: {said}");
             match line.trim_end().strip_prefix(END) {
                 Some(status) => return Ok((status.parse()?, said.trim().to_owned())),
                 None => said.push_str(&line),
+            }
+        }
+    }
+
+    fn line(&mut self) -> Result<String> {
+        let start = Instant::now();
+        let mut line = String::new();
+        loop {
+            // What came before a time limit stays in `line`.
+            match self.reader.read_line(&mut line) {
+                Ok(0) => bail!("QEMU ended"),
+                Ok(_) => return Ok(line),
+                Err(error) if error.kind() != ErrorKind::WouldBlock => return Err(error.into()),
+                Err(_) => {
+                    let log = std::fs::read_to_string(&self.log).unwrap_or_default();
+                    ensure!(!log.contains(STOPPED), "{STOPPED}");
+                    ensure!(start.elapsed() < self.limit, "silence");
+                }
             }
         }
     }

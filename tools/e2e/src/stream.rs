@@ -114,8 +114,8 @@ fn answer(mut stream: &TcpStream) -> Result<Counts> {
     )
 }
 
-/// Sends the content of the first seed until `done`, and reads that of the second with a `pause`
-/// before each block to its end, which `ended` is told of.
+/// Sends the content of the first seed until `done`, at least a block, and reads that of the second
+/// with a `pause` before each block to its end, which `ended` is told of.
 fn exchange(
     stream: &TcpStream,
     seeds: [u64; 2],
@@ -146,9 +146,12 @@ fn exchange(
 fn send(mut stream: &TcpStream, seed: u64, done: &impl Fn() -> bool) -> Result<u64> {
     let mut content = Content::new(seed);
     let mut sent = 0;
-    while !done() {
+    loop {
         stream.write_all(content.next()).context("sending")?;
         sent += BLOCK as u64;
+        if done() {
+            break;
+        }
     }
     stream.shutdown(Shutdown::Write)?;
     Ok(sent)

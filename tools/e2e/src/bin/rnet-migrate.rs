@@ -160,12 +160,15 @@ fn wait_running(target: &mut Machine) -> Result<()> {
     let start = Instant::now();
     while start.elapsed() < PATIENCE {
         let status = target.qmp.run("query-status", &json!({}))?;
-        if status["status"] == "running" {
-            return Ok(());
+        match status["status"].as_str() {
+            Some("running") => return Ok(()),
+            // As it is told of before it has moved, and until it runs.
+            Some("inmigrate" | "paused") => {}
+            _ => bail!("the guest does not run on: {status}"),
         }
         std::thread::sleep(Duration::from_millis(20));
     }
-    bail!("the guest does not run on")
+    bail!("the guest does not run on in time")
 }
 
 /// A bridge with the host's address and both taps. Removed when dropped.
@@ -189,10 +192,6 @@ impl Bridge {
 
 impl Drop for Bridge {
     fn drop(&mut self) {
-        for link in TAPS.into_iter().chain([host::TAP]) {
-            if let Err(error) = host::run("ip", &["link", "delete", link]) {
-                eprintln!("removing {link}: {error:#}");
-            }
-        }
+        host::remove(&[TAPS[0], TAPS[1], host::TAP]);
     }
 }

@@ -62,7 +62,12 @@ impl Run<'_> {
         let host = host::ADDRESS;
         self.sh("rm -f /tmp/stop")?;
         self.sh(&format!(
-            "rnet-stream {host} --until /tmp/stop > /tmp/stream 2>&1 & sleep 0.3"
+            "rnet-stream {host} --until /tmp/stop > /tmp/stream 2>&1 &"
+        ))?;
+        // Without a way to the host it would give up.
+        let connected = format!("grep -q ':{:04X} 01 ' /proc/net/tcp", stream::PORT);
+        self.sh(&format!(
+            "for i in $(seq 300); do {connected} && break; sleep 0.1; done; sleep 0.3"
         ))?;
         disturb(self)?;
         let said = self.sh("sleep 0.3; touch /tmp/stop; wait; cat /tmp/stream")?;
