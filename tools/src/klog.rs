@@ -3,11 +3,16 @@
 
 use std::collections::BTreeMap;
 
+use selftests::kmsg::Begun;
+
 /// What the kernel prints when something is wrong with it, or when one of its
 /// checks gave up.
 const MARKS: &[&str] = &[
     "WARNING:",
     "BUG:",
+    // As SLUB begins its reports, which name a cache; without the end of the time, a "DEBUG kernel"
+    // would be one.
+    "] BUG ",
     "Oops",
     "Kernel panic",
     "refcount_t:",
@@ -39,38 +44,126 @@ const MARKS: &[&str] = &[
 const RACE: &str = "BUG: KCSAN:";
 const RACE_END: &str = "==================================================================";
 
-/// Races of the kernel proper that are found on a stack of ours.
-const KNOWN_RACES: &[&str] = &[
-    // eventfd_poll() reads the counter without its lock, and says why that is right.
-    "eventfd_poll / eventfd_signal_mask",
+/// What the line before the stack of one of its accesses has.
+const RACE_ACCESS: &str = " to 0x";
+
+/// Functions that access memory for others, without the underscores they may begin with; those of the
+/// kernel's Rust code do, too.
+const FOR_OTHERS: &[&str] = &[
+    "memcpy",
+    "memmove",
+    "memset",
+    "memcmp",
+    "copy_to_user",
+    "copy_from_user",
+    "copy_to_iter",
+    "copy_from_iter",
 ];
 
 /// How a function of ours is named in a stack.
 const OURS: &str = "[vhost_rnet]";
 
-/// Returns the lines of `log` that tell of a kernel bug.
-pub fn scan(log: &str) -> Vec<&str> {
-    let lines: Vec<&str> = log.lines().collect();
-    (0..)
-        .zip(&lines)
-        .filter(|(_, line)| MARKS.iter().any(|mark| line.contains(mark)))
-        .filter(|(at, _)| !is_foreign_race(&lines[*at..]))
-        .map(|(_, line)| *line)
-        .collect()
+/// What is said of a stack that was too short.
+const STACK_ENDED: &str = "stack guard page";
+
+/// What comes before the place where a kernel died.
+const DIED_AT: &str = "RIP: 0010:";
+
+/// The function in which exceptions first look at the current task.
+const ENTRY: &str = "irqentry_enter+";
+
+/// A line that tells of a kernel bug.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Trouble<'a> {
+    /// The line.
+    pub line: &'a str,
+    /// What had begun last.
+    pub begun: Option<Begun>,
 }
 
-/// Tells whether `lines` begin with a data race in which no code of ours was,
-/// or one that is known.
+/// Returns the lines of `log` that tell of a kernel bug.
+pub fn scan(log: &str) -> Vec<Trouble<'_>> {
+    let lines: Vec<&str> = log.lines().collect();
+    let mut begun = None;
+    let mut found = Vec::new();
+    for (at, line) in lines.iter().enumerate() {
+        if let Some(next) = Begun::parse(line) {
+            begun = Some(next);
+        } else if MARKS.iter().any(|mark| line.contains(mark)) && !is_foreign_race(&lines[at..]) {
+            found.push(Trouble {
+                line,
+                begun: begun.clone(),
+            });
+        }
+    }
+    found
+}
+
+/// Returns the lines of `log` that tell of a kernel bug, each group below what had begun, as `told`.
+pub fn report(log: &str, told: impl Fn(&Begun) -> String) -> Vec<String> {
+    let mut lines = Vec::new();
+    let mut last = None;
+    for trouble in scan(log) {
+        if trouble.begun != last {
+            let told = trouble.begun.as_ref().map(&told);
+            lines.extend(told.map(|told| format!("after {told}:")));
+            last = trouble.begun;
+        }
+        lines.push(trouble.line.to_owned());
+    }
+    lines
+}
+
+/// Returns what began last in `log`.
+pub fn last_begun(log: &str) -> Option<Begun> {
+    log.lines().rev().find_map(Begun::parse)
+}
+
+/// Tells whether an emulated processor, and nothing of ours, has killed the kernel that said `log`.
 ///
-/// The kernel proper has many that are harmless; to judge them is up to those
+/// Seen where emulated processors run guests: the entry of exceptions reads the current task as null,
+/// as it does when the kernel's GS base is gone, and faults itself, until the stack ends. A kernel that
+/// our code has led there has functions of ours on a stack.
+pub fn processor_failed(log: &str) -> bool {
+    let last = log.rsplit_once(DIED_AT);
+    log.contains(STACK_ENDED)
+        && last.is_some_and(|(_, place)| place.starts_with(ENTRY))
+        && !log.contains(OURS)
+}
+
+/// Tells whether `lines` begin with a data race in which no access was ours.
+///
+/// The kernel proper has many that are harmless, some of them in functions that
+/// we call, or in interrupts that come meanwhile; to judge them is up to those
 /// who wrote it.
 fn is_foreign_race(lines: &[&str]) -> bool {
     let Some((first, rest)) = lines.split_first() else {
         return false;
     };
-    let known = KNOWN_RACES.iter().any(|race| first.ends_with(race));
-    let mut report = rest.iter().take_while(|line| !line.contains(RACE_END));
-    first.contains(RACE) && (known || !report.any(|line| line.contains(OURS)))
+    first.contains(RACE) && !accesses(rest).iter().any(|line| line.contains(OURS))
+}
+
+/// Returns the lines of those functions of a race's stacks on whose behalf memory was accessed.
+fn accesses<'a>(lines: &[&'a str]) -> Vec<&'a str> {
+    let mut found = Vec::new();
+    let mut wanted = false;
+    for line in lines.iter().take_while(|line| !line.contains(RACE_END)) {
+        if line.contains(RACE_ACCESS) {
+            wanted = true;
+        } else if wanted && line.contains("+0x") && !is_for_others(line) {
+            found.push(*line);
+            wanted = false;
+        }
+    }
+    found
+}
+
+/// Tells whether the function in a line of a stack accesses memory for others.
+fn is_for_others(line: &str) -> bool {
+    let text = line.split_once("] ").map_or(line, |(_, text)| text).trim();
+    let name = text.split('+').next().unwrap_or(text);
+    let rust = name.starts_with("_R") || name.starts_with("rust_helper_");
+    (rust && !line.contains(OURS)) || FOR_OTHERS.contains(&name.trim_start_matches('_'))
 }
 
 /// Returns the places that allocated what the detector lists as leaked, with
@@ -96,7 +189,9 @@ fn is_frame(line: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::{RACE_END, leaks, scan};
+    use selftests::kmsg::Begun;
+
+    use super::{RACE_END, last_begun, leaks, processor_failed, report, scan};
 
     #[test]
     fn ordinary_lines_pass() {
@@ -104,7 +199,8 @@ mod tests {
                    [    1.0] vhost_rnet: loading out-of-tree module taints kernel.\n\
                    [    1.1] kmemleak: Kernel memory leak detector initialized\n\
                    [    1.2] kasan: KernelAddressSanitizer initialized (generic)\n\
-                   [    1.3] Running RCU self tests\n";
+                   [    1.3] Running RCU self tests\n\
+                   [    1.4] ** This means that this is a DEBUG kernel and it is **\n";
         assert!(scan(log).is_empty());
     }
 
@@ -116,6 +212,11 @@ mod tests {
             "[ 3.1] BUG: KASAN: slab-use-after-free in f+0x1/0x2 [vhost_rnet]",
             "[ 3.1] BUG: sleeping function called from invalid context at x.c:1",
             "[ 3.1] BUG: scheduling while atomic: vhost-1/2/0x00000002",
+            "[ 3.1] BUG kmalloc-64 (Not tainted): Poison overwritten",
+            "[ 3.1] BUG f_cache (Tainted: G    B      O      ): Objects remaining on \
+             __kmem_cache_shutdown()",
+            "[ 3.1] BUG f_cache (Not tainted): Objects remaining in f_cache on \
+             __kmem_cache_shutdown()",
             "[ 3.1] BUG: MAX_LOCKDEP_ENTRIES too low!",
             "[ 3.1] watchdog: BUG: soft lockup - CPU#0 stuck for 134s! [vhost-1:2]",
             "[ 3.1] WARNING: possible circular locking dependency detected",
@@ -136,28 +237,114 @@ mod tests {
             "[ 3.1] rust_kernel: panicked at src/tx.rs:1:2:",
         ] {
             let log = format!("[ 1.0] fine\n{bad}\n[ 4.0] fine\n");
-            assert_eq!(scan(&log), [bad]);
+            let found: Vec<&str> = scan(&log).iter().map(|trouble| trouble.line).collect();
+            assert_eq!(found, [bad]);
         }
     }
 
     #[test]
-    fn races_count_if_they_are_ours() {
-        let race = |who: &str| {
+    fn trouble_is_told_with_what_had_begun() {
+        let log = "[ 1.0] WARNING: at boot\r\n\
+                   [ 2.0] rnet-selftest: rx.integrity\r\n\
+                   [ 2.1] BUG: KASAN: slab-use-after-free in f+0x1/0x2 [vhost_rnet]\r\n\
+                   [ 2.2] rnet-fuzz: guest seed 7\r\n\
+                   [ 2.3] rnet-fuzz: ioctls seed 8\r\n\
+                   [ 2.4] rnet-fuzz: page allocation failure: order:0\r\n\
+                   [ 2.5] WARNING: at f+0x1/0x2\r\n\
+                   [ 2.6] Oops: Oops: 0002 [#1] SMP\r\n\
+                   [ 2.7] rnet-fuzz: ioctls seed 9\r\n";
+        let episode = |seed| {
+            Some(Begun::Episode {
+                fuzzer: "ioctls".to_owned(),
+                seed,
+            })
+        };
+        let found: Vec<_> = scan(log).into_iter().map(|trouble| trouble.begun).collect();
+        let case = Some(Begun::Case("rx.integrity".to_owned()));
+        assert_eq!(found, [None, case, episode(8), episode(8)]);
+        assert_eq!(
+            report(log, |begun| format!("{begun} (again)")),
+            [
+                "[ 1.0] WARNING: at boot",
+                "after rnet-selftest: rx.integrity (again):",
+                "[ 2.1] BUG: KASAN: slab-use-after-free in f+0x1/0x2 [vhost_rnet]",
+                "after rnet-fuzz: ioctls seed 8 (again):",
+                "[ 2.5] WARNING: at f+0x1/0x2",
+                "[ 2.6] Oops: Oops: 0002 [#1] SMP",
+            ]
+        );
+        assert_eq!(last_begun(log), episode(9));
+        assert_eq!(last_begun("[ 1.0] fine\n"), None);
+    }
+
+    #[test]
+    fn an_emulated_processor_is_told_from_our_faults() {
+        let died = |at: &str, stack: &str| {
+            format!(
+                "[ 1.0] vhost_rnet: loading out-of-tree module taints kernel.\r\n\
+                 [ 3.1] BUG: TASK stack guard page was hit at ffffc90000a4fff8 (stack is \
+                 ffffc90000a50000..ffffc90000a54000)\r\n\
+                 [ 3.1] Oops: stack guard page: 0000 [#1] SMP NOPTI\r\n\
+                 [ 3.1] RIP: 0010:{at}+0x15/0x80\r\n\
+                 [ 3.1] Call Trace:\r\n\
+                 [ 3.1]  ? {stack}\r\n\
+                 [ 3.1] Modules linked in: kvm_amd ccp kvm vhost_rnet(OE) vhost_net\r\n\
+                 [ 3.1] ---[ end trace 0000000000000000 ]---\r\n\
+                 [ 3.1] RIP: 0010:{at}+0x15/0x80\r\n\
+                 [ 3.1] Kernel panic - not syncing: Fatal exception in interrupt\r\n"
+            )
+        };
+        let theirs = "schedule+0x28/0xa0";
+        assert!(processor_failed(&died("irqentry_enter", theirs)));
+        assert!(!processor_failed(&died("vsnprintf", theirs)));
+        assert!(!processor_failed(&died(
+            "irqentry_enter",
+            "_RNv10vhost_rnet+0x1/0x2 [vhost_rnet]"
+        )));
+        // Without the end of a stack, the entry is one function among others.
+        let oops = died("irqentry_enter", theirs).replace("stack guard page", "Oops");
+        assert!(!processor_failed(&oops));
+        assert!(!processor_failed(""));
+    }
+
+    #[test]
+    fn races_count_if_an_access_is_ours() {
+        let race = |first: &str, second: &str| {
             format!(
                 "[ 2.0] {RACE_END}\n\
                  [ 2.0] BUG: KCSAN: data-race in f / g\n\
-                 [ 2.0] write to 0x1 of 8 bytes by task 1 on cpu 0:\n\
-                 [ 2.0]  f+0x1/0x2{who}\n\
+                 [ 2.0]\n\
+                 [ 2.0] write to 0xffff888101d2dd38 of 8 bytes by task 1 on cpu 0:\n\
+                 {first}\
+                 [ 2.0]\n\
+                 [ 2.0] read (marked) to 0xffff888101d2dd38 of 8 bytes by interrupt on cpu 1:\n\
+                 {second}\
+                 [ 2.0]\n\
+                 [ 2.0] Reported by Kernel Concurrency Sanitizer on:\n\
                  [ 2.0] {RACE_END}\n"
             )
         };
-        let log = race("") + &race(" [vhost_rnet]") + &race(" [vhost_net]");
-        assert_eq!(scan(&log), ["[ 2.0] BUG: KCSAN: data-race in f / g"]);
-        let known = race(" [vhost_rnet]").replace("f / g", "eventfd_poll / eventfd_signal_mask");
-        assert!(scan(&known).is_empty());
-        // The end of one is not that of another.
-        let log = race(" [tun]") + "[ 3.0]  h+0x1/0x2 [vhost_rnet]\n";
-        assert!(scan(&log).is_empty());
+        let ours = "[ 2.0]  _RNv10vhost_rnet+0x1/0x2 [vhost_rnet]\n";
+        let theirs = "[ 2.0]  f+0x1/0x2\n";
+        let c = "[ 2.0]  handle_tx+0x1/0x2 [vhost_net]\n";
+        let found = |log: &str| scan(log).len();
+        assert_eq!(found(&race(theirs, c)), 0);
+        assert_eq!(found(&race(ours, theirs)), 1);
+        assert_eq!(found(&race(theirs, ours)), 1);
+        // What we call is theirs, but for what accesses memory on our behalf.
+        assert_eq!(found(&race(&format!("{theirs}{ours}"), theirs)), 0);
+        for access in [
+            "__memcpy",
+            "_RNv6kernel",
+            "rust_helper_copy",
+            "_copy_to_iter",
+        ] {
+            let access = format!("[ 2.0]  {access}+0x1/0x2\n{ours}");
+            assert_eq!(found(&race(theirs, &access)), 1);
+        }
+        // Each race is judged by itself.
+        assert_eq!(found(&(race(theirs, theirs) + &race(ours, ours))), 1);
+        assert_eq!(found(&(race(theirs, theirs) + ours)), 0);
     }
 
     #[test]

@@ -14,6 +14,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
+use selftests::kmsg::Begun;
 
 use crate::chroot::Access;
 use crate::flavor::Flavor;
@@ -58,7 +59,11 @@ pub struct Vm<'a> {
     limit: Duration,
     output: Output,
     needs_nested: bool,
+    again: Option<Box<Again<'a>>>,
 }
+
+/// Answers with the command that repeats what had begun, if there is one.
+type Again<'a> = dyn Fn(&Begun) -> Option<String> + 'a;
 
 /// How a run ended.
 pub struct Outcome {
@@ -66,7 +71,7 @@ pub struct Outcome {
     pub status: i32,
     /// What the command printed on its standard output.
     pub stdout: String,
-    /// Lines of the kernel's log that tell of a bug in it.
+    /// What leaked, and lines of the kernel's log that tell of a bug in it, below what had begun.
     pub kernel_trouble: Vec<String>,
     /// The run's directory.
     pub dir: PathBuf,
@@ -119,6 +124,7 @@ impl<'a> Vm<'a> {
             limit: Duration::from_secs(600),
             output: Output::Quiet,
             needs_nested: false,
+            again: None,
         }
     }
 
@@ -178,14 +184,38 @@ impl<'a> Vm<'a> {
         self
     }
 
+    /// Names the command that repeats what had begun when the kernel complained, or died.
+    #[must_use]
+    pub fn again(mut self, again: impl Fn(&Begun) -> Option<String> + 'a) -> Self {
+        self.again = Some(Box::new(again));
+        self
+    }
+
     /// Boots, runs the shell script `script` inside, and waits for the end.
+    ///
+    /// A kernel that its emulated processor has killed beside guests gets a second boot.
     pub fn run(&self, script: &str) -> Result<Outcome> {
-        let dir = self.prepare(script)?;
         let accel = match self.accel {
             Some(accel) => accel,
             None => kvm::best(self.lab, self.needs_nested)?,
         };
-        let mut command = self.qemu(accel, &dir)?;
+        let dir = self.prepare(script)?;
+        let ran = self.attempt(accel, &dir);
+        let emulated = accel == Accel::Tcg && self.needs_nested;
+        if ran.is_ok() || !emulated || !klog::processor_failed(&kernel_log(&dir)) {
+            return ran;
+        }
+        eprintln!(
+            "  {}: the emulated processor failed, see {}; once more",
+            self.name,
+            dir.display()
+        );
+        self.attempt(accel, &self.prepare(script)?)
+    }
+
+    /// Boots once for what `dir` has been prepared for.
+    fn attempt(&self, accel: Accel, dir: &Path) -> Result<Outcome> {
+        let mut command = self.qemu(accel, dir)?;
         if self.output != Output::Terminal {
             command.stdout(Stdio::piped()).stderr(Stdio::piped());
         } else {
@@ -193,27 +223,23 @@ impl<'a> Vm<'a> {
         }
         let start = Instant::now();
         let mut child = command.spawn().context("starting QEMU")?;
-        let readers = self.readers(&mut child, &dir)?;
+        let readers = self.readers(&mut child, dir)?;
         let limit = self.limit * self.flavor.patience();
         let ended = process::wait_timeout(&mut child, limit)?;
         let stdout = join(readers)?;
 
-        let log = std::fs::read(dir.join("kernel.log")).unwrap_or_default();
-        let mut kernel_trouble: Vec<String> = klog::scan(&String::from_utf8_lossy(&log))
-            .into_iter()
-            .map(str::to_owned)
-            .collect();
+        let log = kernel_log(dir);
         // Only a debug kernel has a list of leaks.
         let leaked = std::fs::read_to_string(dir.join("kmemleak")).unwrap_or_default();
-        kernel_trouble.extend(klog::leaks(&leaked));
-        let outcome = |status| Outcome {
-            status,
-            stdout,
-            kernel_trouble,
-            dir: dir.clone(),
-        };
+        let mut kernel_trouble = klog::leaks(&leaked);
+        kernel_trouble.extend(klog::report(&log, |begun| self.told(begun)));
         match (ended, std::fs::read_to_string(dir.join("status"))) {
-            (Some(_), Ok(status)) => Ok(outcome(status.trim().parse()?)),
+            (Some(_), Ok(status)) => Ok(Outcome {
+                status: status.trim().parse()?,
+                stdout,
+                kernel_trouble,
+                dir: dir.to_owned(),
+            }),
             (ended, _) => {
                 let why = match ended {
                     None => format!("not finished after {} s", limit.as_secs()),
@@ -222,13 +248,25 @@ impl<'a> Vm<'a> {
                         start.elapsed().as_secs_f64()
                     ),
                 };
+                let last = klog::last_begun(&log).map(|begun| self.told(&begun));
+                kernel_trouble.extend(last.map(|told| format!("the last that began: {told}")));
+                let lines = kernel_trouble.iter().map(|line| format!("{line}\n"));
                 Err(anyhow!(
-                    "{why}, see {}\nkernel.log ends:\n{}qemu.log ends:\n{}",
+                    "{why}, see {}\n{}kernel.log ends:\n{}qemu.log ends:\n{}",
                     dir.display(),
+                    lines.collect::<String>(),
                     process::tail(&dir.join("kernel.log")),
                     process::tail(&dir.join("stderr.log"))
                 ))
             }
+        }
+    }
+
+    /// What began, and the command that repeats it.
+    fn told(&self, begun: &Begun) -> String {
+        match self.again.as_ref().and_then(|again| again(begun)) {
+            Some(command) => format!("{begun} (again: {command})"),
+            None => begun.to_string(),
         }
     }
 
@@ -353,6 +391,12 @@ impl<'a> Vm<'a> {
         }
         Ok(readers)
     }
+}
+
+/// What the kernel of the run in `dir` has said.
+fn kernel_log(dir: &Path) -> String {
+    let log = std::fs::read(dir.join("kernel.log")).unwrap_or_default();
+    String::from_utf8_lossy(&log).into_owned()
 }
 
 /// Copies `from` to `log` and `to` until its end; returns all of it.
