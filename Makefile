@@ -83,7 +83,7 @@ unsafe:
 	$(XTASK) unsafe
 
 fuzz:
-	$(XTASK) fuzz --minutes $(or $(MINUTES),10)
+	$(XTASK) fuzz --minutes $(or $(MINUTES),10) --kernel $(or $(KERNEL),packaged)
 
 soak:
 	$(XTASK) soak --minutes $(or $(MINUTES),60)

@@ -123,7 +123,7 @@ impl Flavor {
         }
     }
 
-    /// Builds the kernel, unless it was built before.
+    /// Builds the kernel, unless it was built before; at the lowest priority, for tests may run.
     pub fn ensure(self, lab: &Lab) -> Result<()> {
         if self == Self::Packaged {
             return Ok(());
@@ -145,10 +145,14 @@ impl Flavor {
             })?;
         }
         step(&format!("{} kernel", self.name()), || {
-            std::fs::create_dir_all(&tree)?;
             if stamped.exists() {
                 std::fs::remove_file(&stamped)?;
+            } else if tree.exists() {
+                // Interrupted: a tool that was killed may leave half a file, which make would
+                // take for a whole one.
+                std::fs::remove_dir_all(&tree)?;
             }
+            std::fs::create_dir_all(&tree)?;
             std::fs::write(tree.join("wanted.config"), &config)?;
             self.make(
                 lab,
@@ -190,7 +194,7 @@ impl Flavor {
         std::fs::write(&log, "")?;
         let script = format!(
             "cd {INSIDE}/{tree}\n\
-             make='make -C {INSIDE}/{SOURCE} O={INSIDE}/{tree} CC={} LOCALVERSION= -j{jobs}'\n\
+             make='nice -n 19 make -C {INSIDE}/{SOURCE} O={INSIDE}/{tree} CC={} LOCALVERSION= -j{jobs}'\n\
              {script}",
             self.compiler(lab)?,
             tree = self.tree(),

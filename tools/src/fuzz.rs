@@ -8,16 +8,21 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use clap::Args;
+use selftests::kmsg::Begun;
 
 use crate::check::{Tally, title};
 use crate::flavor::Flavor;
 use crate::paths::Lab;
 use crate::steps::step;
 use crate::vm::{Outcome, Output, Vm, shell_quote};
-use crate::{build, build_all, demo, process};
+use crate::{build, demo, process};
 
 /// Seconds of each of the VM's fuzzers among the tests, and of vring's targets together.
 const SHORT: u64 = 20;
+
+/// Seconds after which an input of vring's targets counts as hung. A run's own limit must be longer,
+/// or the input would be lost.
+const INPUT_LIMIT: u64 = 100;
 
 /// What a VM, or a target's build, takes beside the fuzzing.
 const MARGIN: Duration = Duration::from_secs(900);
@@ -39,6 +44,10 @@ pub struct FuzzArgs {
     /// The device they run on.
     #[arg(long, default_value = demo::RNET)]
     device: String,
+    /// The kernel of the VM; it and a module for it are built if need be. The debug kernel checks
+    /// more, and tells how many places of the module calls have reached.
+    #[arg(long, value_enum, default_value_t)]
+    kernel: Flavor,
     /// Seed of the first episode; the others' follow [default: another one each time].
     #[arg(long)]
     seed: Option<u64>,
@@ -57,7 +66,9 @@ pub fn run(lab: &Lab, args: &FuzzArgs) -> Result<bool> {
         // Seeds of many runs should not meet.
         None => u64::from(std::process::id()) << 32 | u64::from(clock()?),
     };
-    build_all(lab)?;
+    let flavor = args.kernel;
+    flavor.ensure(lab)?;
+    step("module and programs", || build::all(lab, flavor))?;
     let only_vm = args.episodes.is_some() || !args.fuzzers.is_empty();
     let names: Vec<&str> = match args.fuzzers.as_slice() {
         [] => all(),
@@ -69,9 +80,9 @@ pub fn run(lab: &Lab, args: &FuzzArgs) -> Result<bool> {
         Some(count) => Length::Episodes(count),
         None => Length::Seconds(seconds),
     };
-    let name = format!("fuzz {}", args.device);
+    let name = title("fuzz", flavor, &args.device);
     let ran = step(&name, || {
-        let on = (Flavor::Packaged, args.device.as_str());
+        let on = (flavor, args.device.as_str());
         machine(lab, on, seed, length, &names, Output::Show)
     });
     tally.count_run(&name, ran);
@@ -94,7 +105,20 @@ pub fn short(lab: &Lab, flavor: Flavor, device: &str, tally: &mut Tally) {
     let ran = step(&name, || {
         machine(lab, (flavor, device), 1, length, &all(), Output::Quiet)
     });
+    if let Ok(outcome) = &ran {
+        for line in figures(&outcome.stdout) {
+            println!("{} kernel, {line}", flavor.name());
+        }
+    }
     tally.count_run(&name, ran);
+}
+
+/// What a report of the VM's fuzzers says that they did.
+fn figures(report: &str) -> impl Iterator<Item = &str> {
+    report
+        .lines()
+        .filter(|line| line.contains(selftests::fuzz::FIGURES))
+        .filter_map(|line| line.strip_prefix("# "))
 }
 
 /// The names of the VM's fuzzers.
@@ -133,7 +157,9 @@ fn machine(
         Length::Episodes(count) => ("--episodes", count, Duration::from_secs(240 * count)),
     };
     let (number, seed) = (number.to_string(), seed.to_string());
-    let mut words = vec!["--device", device, "--seed", &seed, option, &number];
+    let patience = flavor.patience().to_string();
+    let mut words = vec!["--device", device, "--patience", &patience];
+    words.extend(["--kernel", flavor.name(), "--seed", &seed, option, &number]);
     words.extend(fuzzers);
     let (load, unload) = if device == demo::RNET {
         (demo::insmod(flavor), "rmmod vhost_rnet || exit 1\n")
@@ -150,7 +176,19 @@ fn machine(
         .flavor(flavor)
         .limit(limit + MARGIN)
         .output(output)
+        .again(|begun| again(flavor, device, begun))
         .run(&script)
+}
+
+/// The command that repeats an episode of which the kernel's log tells.
+fn again(flavor: Flavor, device: &str, begun: &Begun) -> Option<String> {
+    match begun {
+        Begun::Episode { fuzzer, seed } => {
+            let (kernel, device) = (Some(flavor.name()), Path::new(device));
+            Some(selftests::fuzz::again(kernel, device, *seed, fuzzer))
+        }
+        Begun::Case(_) => None,
+    }
 }
 
 /// Runs vring's targets for `seconds` together, from this seed.
@@ -233,9 +271,31 @@ fn target(lab: &Lab, name: &str, program: &Path, seconds: u64, seed: u64) -> Res
         .arg(format!("-max_total_time={seconds}"))
         // Of 32 bits, and zero would be another one each time.
         .arg(format!("-seed={}", seed as u32 | 1))
+        .arg(format!("-timeout={INPUT_LIMIT}"))
         .arg(format!("-artifact_prefix={}/", artifacts.display()));
-    process::run_logged(&mut fuzz, &log, Duration::from_secs(seconds) + MARGIN)?;
+    let ran = process::run_logged(&mut fuzz, &log, Duration::from_secs(seconds) + MARGIN);
+    match (ran, replay(program, &log)?) {
+        (Err(error), Some(command)) => return Err(error.context(format!("again: {command}"))),
+        (ran, _) => ran?,
+    }
     progress(&log)
+}
+
+/// The command that runs the input again with which a target's log ends, if it does with one.
+fn replay(program: &Path, log: &Path) -> Result<Option<String>> {
+    let text = std::fs::read(log)?;
+    let text = String::from_utf8_lossy(&text);
+    let input = kept(&text);
+    Ok(input.map(|input| shell_quote(&[&*program.to_string_lossy(), input])))
+}
+
+/// The file in which libFuzzer has left the last input that failed.
+fn kept(text: &str) -> Option<&str> {
+    let lines = text.lines().rev();
+    lines
+        .filter_map(|line| line.split_once("; Test unit written to "))
+        .map(|(_, path)| path)
+        .next()
 }
 
 /// What libFuzzer's log says at its end.
@@ -263,7 +323,38 @@ fn clock() -> Result<u32> {
 
 #[cfg(test)]
 mod tests {
-    use super::summary;
+    use super::{figures, kept, summary};
+
+    #[test]
+    fn figures_are_found() {
+        let text = "KTAP version 1\n1..2\n\
+                    # guest on /dev/vhost-rnet: 2 episodes from seed 1 in 2 s: 7 stops\n\
+                    ok 1 guest\n\
+                    # ioctls on /dev/vhost-rnet: 1 episodes from seed 1 in 2 s: 5 forks; \
+                    9 places of the kernel reached\n\
+                    # again: cargo xtask fuzz --seed 1\n\
+                    not ok 2 ioctls\n";
+        let found: Vec<&str> = figures(text).collect();
+        assert_eq!(
+            found,
+            [
+                "guest on /dev/vhost-rnet: 2 episodes from seed 1 in 2 s: 7 stops",
+                "ioctls on /dev/vhost-rnet: 1 episodes from seed 1 in 2 s: 5 forks; \
+                 9 places of the kernel reached",
+            ]
+        );
+    }
+
+    #[test]
+    fn a_failed_input_is_found() {
+        let text = "#9\tNEW    cov: 10 ft: 11\n\
+                    artifact_prefix='/lab/a b/'; Test unit written to /lab/a b/slow-unit-1\n\
+                    ==1== ERROR: libFuzzer: deadly signal\n\
+                    artifact_prefix='/lab/a b/'; Test unit written to /lab/a b/crash-2\n\
+                    Base64: AA==\n";
+        assert_eq!(kept(text), Some("/lab/a b/crash-2"));
+        assert_eq!(kept("Done 90 runs in 2 second(s)\n"), None);
+    }
 
     #[test]
     fn runs_and_coverage_are_found() {

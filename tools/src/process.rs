@@ -5,32 +5,24 @@ use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-
-/// How often a running child is looked at.
-const POLL: Duration = Duration::from_millis(10);
+use selftests::wait::Deadline;
 
 /// Number of lines of a log that an error message shows.
 const TAIL_LINES: usize = 25;
 
 /// Waits for `child`; kills it and answers `None` once `limit` has passed.
 pub fn wait_timeout(child: &mut Child, limit: Duration) -> Result<Option<ExitStatus>> {
-    let deadline = Instant::now() + limit;
-    loop {
-        if let Some(status) = child.try_wait()? {
-            return Ok(Some(status));
-        }
-        if Instant::now() >= deadline {
-            child
-                .kill()
-                .context("killing a child past its time limit")?;
-            child.wait()?;
-            return Ok(None);
-        }
-        std::thread::sleep(POLL);
+    let ended = Deadline::after(limit).ended(child)?;
+    if ended.is_none() {
+        child
+            .kill()
+            .context("killing a child past its time limit")?;
+        child.wait()?;
     }
+    Ok(ended)
 }
 
 /// Runs `command` with all its output in `log`; an error shows the log's tail.

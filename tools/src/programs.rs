@@ -355,7 +355,7 @@ mod tests {
             run("bad", &["sh", "-c", "echo why; exit 3"]),
             run("hung", &["sleep", "60"]),
         ];
-        let script = script(&runs, demo::C_VHOST).replace("limit=120", "limit=0.2");
+        let script = script(&runs, demo::C_VHOST).replace("limit=120", "limit=2");
         let out = std::process::Command::new("sh")
             .args(["-c", &script])
             .output()

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use anyhow::Result;
+use selftests::census;
 
 use crate::demo;
 use crate::flavor::Flavor;
@@ -22,8 +23,10 @@ pub fn run(lab: &Lab, device: &str, minutes: u64) -> Result<()> {
         ),
         _ => (String::new(), ""),
     };
+    // What seems to grow is watched for longer.
+    let most = 60 * minutes * census::MOST_PERIODS / census::PERIODS;
     let outcome = Vm::new(lab, "soak")
-        .limit(Duration::from_secs(60 * minutes) + SLACK)
+        .limit(Duration::from_secs(most) + SLACK)
         .output(Output::Show)
         .run(&format!(
             "{load}/artifacts/rnet-soak --device {device} --minutes {minutes}\n\
