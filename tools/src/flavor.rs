@@ -97,9 +97,10 @@ impl Flavor {
     /// The C compiler.
     pub fn compiler(self, lab: &Lab) -> Result<String> {
         match self {
-            Self::Packaged => debian::installed_kernel(lab)?.compiler(lab),
             // Rust and C share an address sanitizer only if both are LLVM's.
-            _ => Ok("clang".to_owned()),
+            Self::Debug => Ok("clang".to_owned()),
+            // Races are reported to the same functions by either, and this one is faster.
+            Self::Packaged | Self::Kcsan => debian::installed_kernel(lab)?.compiler(lab),
         }
     }
 
@@ -194,7 +195,7 @@ impl Flavor {
         std::fs::write(&log, "")?;
         let script = format!(
             "cd {INSIDE}/{tree}\n\
-             make='nice -n 19 make -C {INSIDE}/{SOURCE} O={INSIDE}/{tree} CC={} LOCALVERSION= -j{jobs}'\n\
+             make='nice -n 19 make -C {INSIDE}/{SOURCE} O={INSIDE}/{tree} CC={} LOCALVERSION= KCFLAGS=-w -j{jobs}'\n\
              {script}",
             self.compiler(lab)?,
             tree = self.tree(),

@@ -107,7 +107,10 @@ pub fn add_tap(name: &str, queues: u32) -> Result<()> {
     run("ip", &words)?;
     // Autoconfiguration would add packets of its own to the counters.
     let knob = format!("/proc/sys/net/ipv6/conf/{name}/disable_ipv6");
-    std::fs::write(&knob, "1").with_context(|| format!("writing {knob}"))
+    if std::fs::exists(&knob)? {
+        std::fs::write(&knob, "1").with_context(|| format!("writing {knob}"))?;
+    }
+    Ok(())
 }
 
 /// An iperf3 server. Ended when dropped.
