@@ -3,7 +3,8 @@
 
 use std::path::PathBuf;
 use std::process::Command;
-use std::sync::mpsc;
+use std::sync::Mutex;
+use std::sync::mpsc::{self, Receiver};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -27,6 +28,9 @@ const CARGO_LIMIT: Duration = Duration::from_secs(900);
 
 /// Time limit of the selftests on one device.
 const SELFTEST_LIMIT: Duration = Duration::from_secs(1200);
+
+/// Kernels that are tested at a time: a VM leaves one of two processors idle most of the time.
+const LANES: usize = 2;
 
 /// Cases that the in-tree driver has not passed on the packaged kernel, for want of fault injection.
 const ONLY_WITH_FAULTS: &[&str] = &["faults.alloc_"];
@@ -80,6 +84,13 @@ pub struct Tally {
 }
 
 impl Tally {
+    /// Adds what `other` has counted.
+    fn merge(&mut self, other: Self) {
+        self.passed += other.passed;
+        self.failed.extend(other.failed);
+        self.skipped.extend(other.skipped);
+    }
+
     /// Counts `result` as the test called `name`.
     pub fn count(&mut self, name: &str, result: Result<()>) {
         match result {
@@ -140,38 +151,55 @@ impl Tally {
 ///
 /// Kernels that are still to be built are built beside the tests, in time that these leave.
 pub fn run(lab: &Lab, kernels: &[Flavor]) -> bool {
+    let (done, built): (Vec<_>, Vec<_>) = kernels.iter().map(|_| mpsc::channel()).unzip();
+    let waiting = Mutex::new(kernels.iter().copied().zip(built));
     let mut tally = Tally::default();
-    let (built, kernels_built) = mpsc::channel();
     std::thread::scope(|scope| {
         scope.spawn(move || {
-            for flavor in kernels {
+            for (flavor, done) in kernels.iter().zip(done) {
                 // Nobody waits any more only if the tests have panicked.
-                let _ = built.send(flavor.ensure(lab));
+                let _ = done.send(flavor.ensure(lab));
             }
         });
-        for flavor in kernels.iter().copied() {
-            if flavor == Flavor::Packaged {
-                style(lab, &mut tally);
-                host_tests(lab, &mut tally);
-                fuzz::short_targets(lab, &mut tally);
+        let lane = || {
+            let mut tally = Tally::default();
+            loop {
+                let next = waiting.lock().expect("no lane panics").next();
+                let Some((flavor, built)) = next else {
+                    return tally;
+                };
+                on(lab, flavor, &built, &mut tally);
             }
-            let kernel = kernels_built.recv().expect("a result for each kernel");
-            let built = kernel.and_then(|()| {
-                step(
-                    &format!("module for the {} kernel, programs", flavor.name()),
-                    || build::all(lab, flavor),
-                )
-            });
-            match built {
-                Ok(()) => {
-                    tally.passed += 1;
-                    vms(lab, flavor, &mut tally);
-                }
-                Err(error) => tally.failed.push(format!("{error:#}")),
-            }
+        };
+        let lanes: Vec<_> = (0..LANES).map(|_| scope.spawn(lane)).collect();
+        for lane in lanes {
+            tally.merge(lane.join().expect("no lane panics"));
         }
     });
     tally.report()
+}
+
+/// Runs the tests on a kernel, in VMs as soon as it is `built`.
+fn on(lab: &Lab, flavor: Flavor, built: &Receiver<Result<()>>, tally: &mut Tally) {
+    if flavor == Flavor::Packaged {
+        style(lab, tally);
+        host_tests(lab, tally);
+        fuzz::short_targets(lab, tally);
+    }
+    let kernel = built.recv().expect("a result for each kernel");
+    let built = kernel.and_then(|()| {
+        step(
+            &format!("module for the {} kernel, programs", flavor.name()),
+            || build::all(lab, flavor),
+        )
+    });
+    match built {
+        Ok(()) => {
+            tally.passed += 1;
+            vms(lab, flavor, tally);
+        }
+        Err(error) => tally.failed.push(format!("{error:#}")),
+    }
 }
 
 /// Runs what is tested in VMs with this kernel.
