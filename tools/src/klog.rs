@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use rnet_e2e::emulation::OURS;
 use selftests::kmsg::Begun;
 
 /// What the kernel prints when something is wrong with it, or when one of its
@@ -60,18 +61,6 @@ const FOR_OTHERS: &[&str] = &[
     "copy_from_iter",
 ];
 
-/// How a function of ours is named in a stack.
-const OURS: &str = "[vhost_rnet]";
-
-/// What is said of a stack that was too short.
-const STACK_ENDED: &str = "stack guard page";
-
-/// What comes before the place where a kernel died.
-const DIED_AT: &str = "RIP: 0010:";
-
-/// The function in which exceptions first look at the current task.
-const ENTRY: &str = "irqentry_enter+";
-
 /// A line that tells of a kernel bug.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Trouble<'a> {
@@ -117,18 +106,6 @@ pub fn report(log: &str, told: impl Fn(&Begun) -> String) -> Vec<String> {
 /// Returns what began last in `log`.
 pub fn last_begun(log: &str) -> Option<Begun> {
     log.lines().rev().find_map(Begun::parse)
-}
-
-/// Tells whether an emulated processor, and nothing of ours, has killed the kernel that said `log`.
-///
-/// Seen where emulated processors run guests: the entry of exceptions reads the current task as null,
-/// as it does when the kernel's GS base is gone, and faults itself, until the stack ends. A kernel that
-/// our code has led there has functions of ours on a stack.
-pub fn processor_failed(log: &str) -> bool {
-    let last = log.rsplit_once(DIED_AT);
-    log.contains(STACK_ENDED)
-        && last.is_some_and(|(_, place)| place.starts_with(ENTRY))
-        && !log.contains(OURS)
 }
 
 /// Tells whether `lines` begin with a data race in which no access was ours.
@@ -191,7 +168,7 @@ fn is_frame(line: &str) -> bool {
 mod tests {
     use selftests::kmsg::Begun;
 
-    use super::{RACE_END, last_begun, leaks, processor_failed, report, scan};
+    use super::{RACE_END, last_begun, leaks, report, scan};
 
     #[test]
     fn ordinary_lines_pass() {
@@ -275,36 +252,6 @@ mod tests {
         );
         assert_eq!(last_begun(log), episode(9));
         assert_eq!(last_begun("[ 1.0] fine\n"), None);
-    }
-
-    #[test]
-    fn an_emulated_processor_is_told_from_our_faults() {
-        let died = |at: &str, stack: &str| {
-            format!(
-                "[ 1.0] vhost_rnet: loading out-of-tree module taints kernel.\r\n\
-                 [ 3.1] BUG: TASK stack guard page was hit at ffffc90000a4fff8 (stack is \
-                 ffffc90000a50000..ffffc90000a54000)\r\n\
-                 [ 3.1] Oops: stack guard page: 0000 [#1] SMP NOPTI\r\n\
-                 [ 3.1] RIP: 0010:{at}+0x15/0x80\r\n\
-                 [ 3.1] Call Trace:\r\n\
-                 [ 3.1]  ? {stack}\r\n\
-                 [ 3.1] Modules linked in: kvm_amd ccp kvm vhost_rnet(OE) vhost_net\r\n\
-                 [ 3.1] ---[ end trace 0000000000000000 ]---\r\n\
-                 [ 3.1] RIP: 0010:{at}+0x15/0x80\r\n\
-                 [ 3.1] Kernel panic - not syncing: Fatal exception in interrupt\r\n"
-            )
-        };
-        let theirs = "schedule+0x28/0xa0";
-        assert!(processor_failed(&died("irqentry_enter", theirs)));
-        assert!(!processor_failed(&died("vsnprintf", theirs)));
-        assert!(!processor_failed(&died(
-            "irqentry_enter",
-            "_RNv10vhost_rnet+0x1/0x2 [vhost_rnet]"
-        )));
-        // Without the end of a stack, the entry is one function among others.
-        let oops = died("irqentry_enter", theirs).replace("stack guard page", "Oops");
-        assert!(!processor_failed(&oops));
-        assert!(!processor_failed(""));
     }
 
     #[test]

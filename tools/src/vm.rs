@@ -14,6 +14,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
+use rnet_e2e::emulation;
 use selftests::kmsg::Begun;
 
 use crate::chroot::Access;
@@ -202,7 +203,7 @@ impl<'a> Vm<'a> {
         let dir = self.prepare(script)?;
         let ran = self.attempt(accel, &dir);
         let emulated = accel == Accel::Tcg && self.needs_nested;
-        if ran.is_ok() || !emulated || !klog::processor_failed(&kernel_log(&dir)) {
+        if ran.is_ok() || !emulated || !emulation::killed(&kernel_log(&dir)) {
             return ran;
         }
         eprintln!(

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Guests of a VM on vhost devices, and what their runs report.
 
+pub mod emulation;
 pub mod host;
 pub mod machine;
 pub mod qmp;
