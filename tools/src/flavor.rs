@@ -124,7 +124,7 @@ impl Flavor {
         }
     }
 
-    /// Builds the kernel, unless it was built before; at the lowest priority, for tests may run.
+    /// Builds the kernel, unless it was built before; at a lower priority, for tests may run.
     pub fn ensure(self, lab: &Lab) -> Result<()> {
         if self == Self::Packaged {
             return Ok(());
@@ -195,7 +195,7 @@ impl Flavor {
         std::fs::write(&log, "")?;
         let script = format!(
             "cd {INSIDE}/{tree}\n\
-             make='nice -n 19 make -C {INSIDE}/{SOURCE} O={INSIDE}/{tree} CC={} LOCALVERSION= KCFLAGS=-w -j{jobs}'\n\
+             make='nice -n 5 make -C {INSIDE}/{SOURCE} O={INSIDE}/{tree} CC={} LOCALVERSION= KCFLAGS=-w -j{jobs}'\n\
              {script}",
             self.compiler(lab)?,
             tree = self.tree(),
