@@ -63,12 +63,12 @@ pub fn ensure(lab: &Lab, update: bool) -> Result<()> {
     Ok(())
 }
 
-/// Takes the lab's lock called `name`, waiting for another process if need be.
+/// Takes the lab's lock called `name`, waiting for whoever has it if need be.
 pub fn lock(lab: &Lab, name: &str) -> Result<File> {
     let path = lab.dir().join(name);
     let file = File::create(&path).with_context(|| format!("opening {}", path.display()))?;
     if rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
-        eprintln!("Waiting for another process that holds {}", path.display());
+        eprintln!("Waiting for {}, which is taken", path.display());
         rustix::fs::flock(&file, FlockOperation::LockExclusive)?;
     }
     Ok(file)
