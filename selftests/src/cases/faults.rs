@@ -302,7 +302,7 @@ fn swap(ctx: &Context) -> Result<()> {
         let before = procfs::vmstat("pswpin")?;
         let (mut tx, mut rx) = (TxFlow::new(plan(ctx.seed)), RxFlow::new(plan(ctx.seed)));
         let (mut out, mut rounds) = (0, 0u64);
-        while rounds < ctx.times(50) {
+        while rounds < 50 {
             let moved = tx.pump(&mut device)? | rx.pump(&mut device)?;
             let written = procfs::vmstat("pswpout")?;
             for region in device.memory.table() {
@@ -319,7 +319,7 @@ fn swap(ctx: &Context) -> Result<()> {
         traffic::run(&mut device, &mut [&mut tx, &mut rx])?;
         let back = procfs::vmstat("pswpin")? - before;
         println!("{out} pages swapped out, {back} in");
-        check(out.min(back) > 20 * rounds, || {
+        check(out > 1000 && back > 1000, || {
             "hardly anything was swapped".into()
         })?;
         let faults = [device.rx.err.take()?, device.tx.err.take()?];
@@ -479,7 +479,7 @@ fn out_of_memory(ctx: &Context) -> Result<()> {
     }
     group.enable("memory")?;
     group.set("memory.max", "64M")?;
-    for round in 0..ctx.times(3) {
+    for round in 0..3 {
         group.enter()?;
         let child = kill::start(ctx, "growing-owner", Stdio::null());
         group.leave()?;

@@ -475,8 +475,7 @@ fn storm(ctx: &Context) -> Result<()> {
                         move || disturb(seed)
                     })
                 });
-                let result =
-                    traffic::exchange(device, Plan::new(ctx.seed, ctx.times(2000), |_| 700));
+                let result = traffic::exchange(device, Plan::new(ctx.seed, 2000, |_| 700));
                 stop.store(true, Ordering::Relaxed);
                 for thread in threads {
                     let count = thread.join().expect("a disturber does not panic")?;

@@ -19,10 +19,10 @@ pub(super) const CASES: &[Case] = &[
 ];
 
 fn open_close(ctx: &Context) -> Result<()> {
-    for _ in 0..ctx.times(200) {
+    for _ in 0..200 {
         drop(ctx.open()?);
     }
-    for _ in 0..ctx.times(100) {
+    for _ in 0..100 {
         let vhost = ctx.owned()?;
         accepts("RESET_OWNER", vhost.reset_owner())?;
         accepts("SET_OWNER", vhost.set_owner())?;
@@ -47,16 +47,16 @@ fn use_once(ctx: &Context, round: u64) -> Result<()> {
 
 /// Hundreds of devices leave nothing behind that they would not leave behind once.
 fn memory(ctx: &Context) -> Result<()> {
-    let rounds = ctx.times(150).max(75);
+    const ROUNDS: u64 = 150;
     for round in 0..30 {
         use_once(ctx, round)?;
     }
     let before = MemoryUse::now()?;
-    for round in 0..rounds {
+    for round in 0..ROUNDS {
         use_once(ctx, round)?;
     }
     // Namespaces, sockets and taps are freed with a delay.
-    before.returns(4 * rounds, 64 * rounds)
+    before.returns(4 * ROUNDS, 64 * ROUNDS)
 }
 
 fn close_under_traffic(ctx: &Context) -> Result<()> {

@@ -31,7 +31,7 @@ pub(super) const CASES: &[Case] = &[
 /// Many devices of one process move frames at once; each frame is checked.
 fn devices(ctx: &Context) -> Result<()> {
     const DEVICES: u64 = 64;
-    let frames = ctx.times(300);
+    const FRAMES: u64 = 300;
     let mut lines = Vec::new();
     for number in 0..DEVICES {
         let events = feature::EVENT_IDX * (number % 2);
@@ -42,7 +42,7 @@ fn devices(ctx: &Context) -> Result<()> {
         let device = NetDevice::prepare(&ctx.device, setup, &format!("tap{number}"), false)?;
         device.bind(RX)?;
         device.bind(TX)?;
-        let plan = Plan::new(ctx.seed + number, frames, |n| 60 + (n % 1400) as usize);
+        let plan = Plan::new(ctx.seed + number, FRAMES, |n| 60 + (n % 1400) as usize);
         lines.push(Line::new(device, plan));
     }
     let workers = procfs::workers()?.len() as u64;

@@ -173,7 +173,7 @@ fn migration(ctx: &Context) -> Result<()> {
     for setup in devices() {
         let features = setup.features;
         let mut device = NetDevice::start(&ctx.device, setup)?;
-        for attempt in 0..ctx.times(3) {
+        for attempt in 0..3 {
             migrate(ctx, &mut device)
                 .with_context(|| format!("features {features:#x}, attempt {attempt}"))?;
         }

@@ -377,7 +377,7 @@ fn attach_live(ctx: &Context) -> Result<()> {
         let mut device = NetDevice::start(&ctx.device, setup)?;
         let mut ids = vec![0];
         renew(&device.vhost, &mut ids)?;
-        under_traffic(ctx, &mut device, ctx.times(150), |device, number| {
+        under_traffic(ctx, &mut device, 150, |device, number| {
             let vhost = &device.vhost;
             if number % 7 == 3 {
                 return renew(vhost, &mut ids);

@@ -15,25 +15,16 @@ pub(super) const CASES: &[Case] = &[
 ];
 
 /// More frames than a 16-bit index counts.
-pub(super) const COUNT: u64 = 66_000;
-
-/// How many of `count` frames to send, and the index at which they start to end where all would: where
-/// all takes long, those that wrap are the last.
-pub(super) fn last(ctx: &Context, count: u64) -> Result<(u64, u16)> {
-    let frames = ctx.times(count).max(count.min(1000));
-    Ok((frames, count.saturating_sub(frames).try_into()?))
-}
+const COUNT: u64 = 66_000;
 
 fn many(ctx: &Context, features: u64, go: fn(&mut NetDevice, Plan) -> Result<()>) -> Result<()> {
-    let (count, base) = last(ctx, COUNT)?;
     let mut setup = Setup::new(features);
-    setup.base = base;
     setup.tx_buffers = (256, 128);
     setup.rx_buffers = (256, 128);
     let mut device = NetDevice::start(&ctx.device, setup)?;
     let plan = Plan {
         window: 200,
-        ..Plan::new(ctx.seed, count, |_| 60)
+        ..Plan::new(ctx.seed, COUNT, |_| 60)
     };
     go(&mut device, plan)
 }
@@ -55,9 +46,7 @@ fn sizes(ctx: &Context) -> Result<()> {
     for bits in 1..=15 {
         let size = 1u16 << bits;
         let features = feature::VERSION_1 | if bits % 2 == 0 { feature::EVENT_IDX } else { 0 };
-        let (count, base) = last(ctx, u64::from(size) + 70)?;
         let mut setup = Setup::new(features);
-        setup.base = base;
         setup.tx_size = size;
         setup.rx_size = size;
         setup.tx_buffers = (usize::from(size), 128);
@@ -70,7 +59,7 @@ fn sizes(ctx: &Context) -> Result<()> {
             };
         }
         let mut device = NetDevice::start(&ctx.device, setup)?;
-        let plan = Plan::new(ctx.seed + bits, count, |_| 60);
+        let plan = Plan::new(ctx.seed + bits, u64::from(size) + 70, |_| 60);
         traffic::exchange(
             &mut device,
             Plan {
