@@ -34,6 +34,15 @@ pub fn build(seed: u64, sequence: u64, len: usize, out: &mut Vec<u8>) {
     }
 }
 
+/// A frame of `len` bytes, at least a header, of a type that no peer takes.
+#[must_use]
+pub fn unseen(seed: u64, len: usize) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    build(seed, 0, len, &mut bytes);
+    bytes[12..ETH_HEADER].copy_from_slice(&(ETHERTYPE + 1).to_be_bytes());
+    bytes
+}
+
 /// Writes a TCP/IPv4 frame whose checksum is left to be filled in, ready for segmentation.
 pub fn build_tcp(seed: u64, sequence: u64, len: usize, out: &mut Vec<u8>) {
     build(seed, sequence, len, out);

@@ -77,18 +77,10 @@ impl Endless {
     }
 }
 
-/// A frame that no peer looks at.
-fn unseen(ctx: &Context) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    frame::build(ctx.seed, 0, 200, &mut bytes);
-    bytes[13] ^= 0x40;
-    bytes
-}
-
-/// Sends such frames to the guest until `stop`, whether there is room or not.
+/// Sends frames that no peer looks at to the guest until `stop`, whether there is room or not.
 fn flood(ctx: &Context, setup: &Setup, if_index: i32, stop: &AtomicBool) -> Result<()> {
     let mut peer = setup.peer(if_index)?;
-    let bytes = unseen(ctx);
+    let bytes = frame::unseen(ctx.seed, 200);
     while !stop.load(Ordering::Relaxed) {
         let _ = peer.send(NetHeader::default(), &bytes);
     }
@@ -101,7 +93,7 @@ fn with_long_queue(ctx: &Context) -> Result<NetDevice> {
     setup.tx_size = 32768;
     setup.tx_buffers = (32768, 256);
     let mut device = NetDevice::start(&ctx.device, setup)?;
-    let bytes = unseen(ctx);
+    let bytes = frame::unseen(ctx.seed, 200);
     while device.tx_post(NetHeader::default(), &bytes)? {}
     device.tx.flush()?;
     Ok(device)

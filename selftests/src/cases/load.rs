@@ -72,7 +72,7 @@ impl Flood {
         let memory = device.memory.clone();
         let queue = device.queue(index);
         let (addr, _) = queue.buffers();
-        let bytes = unseen();
+        let bytes = frame::unseen(1, 60);
         memory.fill(addr, 12, 0);
         memory.write(addr + 12, &bytes);
         let layout = queue.layout;
@@ -111,14 +111,6 @@ impl Flood {
         self.layout.set_avail_index(&self.memory, self.given);
         self.kick.signal()
     }
-}
-
-/// A frame of a type that no peer takes.
-fn unseen() -> Vec<u8> {
-    let mut bytes = Vec::new();
-    frame::build(1, 0, 60, &mut bytes);
-    bytes[12..14].copy_from_slice(&0x88b6u16.to_be_bytes());
-    bytes
 }
 
 /// Devices with more to send than there is time for have like shares of it.
@@ -178,7 +170,7 @@ fn flooded(ctx: &Context, index: u32) -> Result<()> {
     device.bind(RX)?;
     device.bind(TX)?;
     let mut flood = Flood::new(&mut device, index)?;
-    let bytes = unseen();
+    let bytes = frame::unseen(1, 60);
     let mut passed = Vec::new();
     let deadline = Deadline::patient();
     for sequence in 0.. {
