@@ -149,14 +149,27 @@ impl Frames {
         if self.count == 0 {
             return Ok(());
         }
-        self.count = 0;
-        if !socket.is_tap() {
-            // SAFETY: `raw` is valid.
-            unsafe { shim::rnet_frames_clear(self.raw.as_ptr()) };
-            return Err(EOPNOTSUPP);
+        let sent = match socket.is_tap() {
+            // SAFETY: `raw` is valid with `count` frames, and the socket knows the message.
+            true => to_result(
+                unsafe { shim::rnet_frames_send(self.raw.as_ptr(), self.count, socket.as_ptr()) }
+                    .min(0),
+            ),
+            false => Err(EOPNOTSUPP),
+        };
+        if sent.is_err() {
+            // The socket has taken none of them.
+            self.clear();
         }
-        // SAFETY: `raw` is valid, and the socket knows the message.
-        to_result(unsafe { shim::rnet_frames_send(self.raw.as_ptr(), socket.as_ptr()) }.min(0))
+        self.count = 0;
+        sent
+    }
+
+    /// Frees all frames.
+    fn clear(&mut self) {
+        // SAFETY: `raw` is valid with `count` frames.
+        unsafe { shim::rnet_frames_clear(self.raw.as_ptr(), self.count) };
+        self.count = 0;
     }
 
     /// Gives back memory kept for frames to come.
@@ -168,6 +181,7 @@ impl Frames {
 
 impl Drop for Frames {
     fn drop(&mut self) {
+        self.clear();
         // SAFETY: `raw` is valid and not used after this.
         unsafe { shim::rnet_frames_free(self.raw.as_ptr()) };
     }
@@ -225,8 +239,9 @@ impl Frame<'_> {
         };
         // SAFETY: `fill` saw that there is room; the list takes over the buffer's reference.
         unsafe {
-            shim::rnet_frames_add(
+            shim::rnet_frames_put(
                 self.frames.raw.as_ptr(),
+                self.frames.count,
                 buffer.start.as_ptr().cast(),
                 self.size,
                 self.pad,

@@ -126,19 +126,24 @@ unsafe extern "C" {
     pub(super) fn rnet_pages_put(pages: *mut c_void, refs: c_int);
 
     pub(super) fn rnet_frames_new() -> *mut CFrames;
-    pub(super) fn rnet_frames_clear(frames: *mut CFrames);
+    pub(super) fn rnet_frames_clear(frames: *mut CFrames, count: usize);
     pub(super) fn rnet_frames_free(frames: *mut CFrames);
     pub(super) fn rnet_frame_pad(headroom: c_uint) -> c_uint;
     pub(super) fn rnet_frame_size(len: c_uint) -> c_uint;
-    pub(super) fn rnet_frames_add(
+    pub(super) fn rnet_frames_put(
         frames: *mut CFrames,
+        index: usize,
         buf: *mut c_void,
         size: c_uint,
         pad: c_uint,
         header: c_uint,
         len: c_uint,
     );
-    pub(super) fn rnet_frames_send(frames: *mut CFrames, sock: *mut bindings::socket) -> c_int;
+    pub(super) fn rnet_frames_send(
+        frames: *mut CFrames,
+        count: usize,
+        sock: *mut bindings::socket,
+    ) -> c_int;
 
     // drivers/net/tun.c, drivers/net/tap.c
     pub(super) fn tun_get_socket(file: *mut bindings::file) -> *mut bindings::socket;

@@ -436,7 +436,6 @@ void rnet_pages_put(void *pages, int refs)
 /* Frames for tun's and tap's XDP-buffer interface (struct tun_msg_ctl, TUN_MSG_PTR) */
 
 struct rnet_frames {
-	unsigned int count;
 	/* The message that hands the frames over, all but their number the same each time. */
 	struct msghdr msg;
 	struct tun_msg_ctl ctl;
@@ -457,15 +456,14 @@ struct rnet_frames *rnet_frames_new(void)
 	return frames;
 }
 
-void rnet_frames_clear(struct rnet_frames *frames)
+void rnet_frames_clear(struct rnet_frames *frames, size_t count)
 {
-	while (frames->count)
-		page_frag_free(frames->xdp[--frames->count].data_hard_start);
+	while (count)
+		page_frag_free(frames->xdp[--count].data_hard_start);
 }
 
 void rnet_frames_free(struct rnet_frames *frames)
 {
-	rnet_frames_clear(frames);
 	kfree(frames);
 }
 
@@ -480,10 +478,10 @@ unsigned int rnet_frame_size(unsigned int len)
 	return SKB_DATA_ALIGN(len) + SKB_DATA_ALIGN(sizeof(struct skb_shared_info));
 }
 
-void rnet_frames_add(struct rnet_frames *frames, void *buf, unsigned int size, unsigned int pad,
-		     unsigned int header, unsigned int len)
+void rnet_frames_put(struct rnet_frames *frames, size_t index, void *buf, unsigned int size,
+		     unsigned int pad, unsigned int header, unsigned int len)
 {
-	struct xdp_buff *xdp = &frames->xdp[frames->count++];
+	struct xdp_buff *xdp = &frames->xdp[index];
 
 	/* The receiver looks for the header at the start of the buffer. */
 	if (header == sizeof(struct virtio_net_hdr_mrg_rxbuf))
@@ -496,14 +494,8 @@ void rnet_frames_add(struct rnet_frames *frames, void *buf, unsigned int size, u
 	xdp_prepare_buff(xdp, buf, pad, len, true);
 }
 
-int rnet_frames_send(struct rnet_frames *frames, struct socket *sock)
+int rnet_frames_send(struct rnet_frames *frames, size_t count, struct socket *sock)
 {
-	int ret;
-
-	frames->ctl.num = frames->count;
-	ret = sock->ops->sendmsg(sock, &frames->msg, 0);
-	if (ret < 0)
-		rnet_frames_clear(frames); /* The receiver has taken none of them. */
-	frames->count = 0;
-	return ret;
+	frames->ctl.num = count;
+	return sock->ops->sendmsg(sock, &frames->msg, 0);
 }

@@ -60,12 +60,12 @@ void rnet_pages_get(void *pages, int refs);
 void rnet_pages_put(void *pages, int refs);
 
 struct rnet_frames *rnet_frames_new(void);
-void rnet_frames_clear(struct rnet_frames *frames);
+void rnet_frames_clear(struct rnet_frames *frames, size_t count);
 void rnet_frames_free(struct rnet_frames *frames);
 unsigned int rnet_frame_pad(unsigned int headroom);
 unsigned int rnet_frame_size(unsigned int len);
-void rnet_frames_add(struct rnet_frames *frames, void *buf, unsigned int size, unsigned int pad,
-		     unsigned int header, unsigned int len);
-int rnet_frames_send(struct rnet_frames *frames, struct socket *sock);
+void rnet_frames_put(struct rnet_frames *frames, size_t index, void *buf, unsigned int size,
+		     unsigned int pad, unsigned int header, unsigned int len);
+int rnet_frames_send(struct rnet_frames *frames, size_t count, struct socket *sock);
 
 #endif
