@@ -12,6 +12,8 @@ use crate::worker::Waker;
 /// A busy queue does not wait: each packet would cost its sender a wake-up that changes nothing.
 pub(crate) struct Backend {
     pub(crate) socket: Socket,
+    /// Whether the tap has refused a frame in pages, for how it is made.
+    pub(crate) refuses_pages: bool,
     poller: Poller<Waker>,
     /// Whether the socket has been waited for.
     in_use: bool,
@@ -29,6 +31,7 @@ impl Backend {
         let poller = Poller::new(socket.file().clone(), events, waker)?;
         Ok(Self {
             socket,
+            refuses_pages: false,
             poller,
             in_use: false,
         })

@@ -3,11 +3,10 @@
 //! Transmit: from the guest's buffers to the backend.
 //!
 //! Chains are taken one by one, each copied straight from guest memory into a frame, header
-//! included. Up to [`BATCH`] frames go to the tap in one call; then all their chains are published
-//! at once, with at most one call to the guest. What does not fit a frame, or a backend that takes
-//! none, gets packets one at a time through an `iov_iter`.
+//! included. Up to [`BATCH`] frames go to the tap in one call, or one by one if they are longer than
+//! a page; then all their chains are published at once, with at most one call to the guest. What does
+//! not fit a frame, or a backend that takes none, gets packets one at a time from guest memory.
 
-use kernel::page::PAGE_SIZE;
 use kernel::prelude::*;
 use vring::{Chain, Fault, Segment, Segments, SplitRing, Translate, Unmapped, UserAddr};
 
@@ -76,12 +75,9 @@ impl virtqueue::Round for Transmit<'_> {
             ring,
             header,
             headroom: if state.has_xdp { XDP_HEADROOM } else { 0 },
-            max_frame: match state.takes_frames {
-                false => 0,
-                // An XDP program sees frames of up to a page.
-                true if state.has_xdp => PAGE_SIZE,
-                true => Frames::MAX_SIZE,
-            },
+            takes_frames: state.takes_frames,
+            // An XDP program sees frames of up to a page.
+            takes_pages: state.takes_frames && !state.has_xdp && !backend.refuses_pages,
             backend,
             call,
             stats: self.stats,
@@ -118,7 +114,10 @@ struct Round<'a, M, T> {
     used: &'a mut UsedBatch,
     frames: &'a mut Frames,
     headroom: u32,
-    max_frame: usize,
+    /// Whether frames go to the backend many at a time.
+    takes_frames: bool,
+    /// Whether frames longer than a page go to it in pages.
+    takes_pages: bool,
     packets: usize,
     bytes: usize,
     /// Chains given back since the guest was last called.
@@ -229,24 +228,64 @@ impl<M: GuestMemory, T: Translate> Round<'_, M, T> {
         if frame_len == 0 || frame_len < sock {
             return Err(Fault::ShortHeader { len: chain.len });
         }
-        if let Some(mut frame) =
-            self.frames
-                .fill(segments, len, vhost, sock, self.headroom, self.max_frame)?
-        {
-            if sock == 0 || fix_header(&self.memory, frame.bytes()) {
-                frame.keep();
-            } else {
-                self.stats.dropped.add(1);
+        if self.takes_frames {
+            if let Some(mut frame) = self
+                .frames
+                .fill(segments, len, vhost, sock, self.headroom)?
+            {
+                let bytes = frame.bytes();
+                let total = bytes.len();
+                if sock == 0 || fix_header(&self.memory, bytes, total) {
+                    frame.keep();
+                } else {
+                    self.stats.dropped.add(1);
+                }
+                return Ok(Sent::Done);
             }
-            return Ok(Sent::Done);
+            if self.takes_pages {
+                return self.send_pages(segments, len);
+            }
         }
         self.send_single(segments, len)
+    }
+
+    /// Sends a packet longer than a page, after those before it.
+    fn send_pages(&mut self, segments: &[Segment], len: usize) -> Result<Sent, Fault> {
+        self.send_frames();
+        let Header { vhost, sock } = self.header;
+        let Some(mut frame) = self.frames.fill_pages(segments, len, vhost, sock)? else {
+            return self.send_single(segments, len);
+        };
+        let total = frame.len();
+        if sock != 0 && !fix_header(&self.memory, frame.first_bytes(), total) {
+            self.stats.dropped.add(1);
+            return Ok(Sent::Done);
+        }
+        match frame.send(&self.backend.socket) {
+            Err(e) if e == EMSGSIZE => {
+                self.backend.refuses_pages = true;
+                self.takes_pages = false;
+                self.send_single(segments, len)
+            }
+            // The frame has been read: it is not the guest's memory that cannot be.
+            Err(e) if e == EFAULT => {
+                self.stats.dropped.add(1);
+                Ok(Sent::Done)
+            }
+            sent => self.outcome(sent, segments, len),
+        }
     }
 
     /// Sends a packet that no frame can take, after those before it.
     fn send_single(&mut self, segments: &[Segment], len: usize) -> Result<Sent, Fault> {
         self.flush()?;
-        match self.backend.socket.send(segments, len, self.header.vhost) {
+        let sent = self.backend.socket.send(segments, len, self.header.vhost);
+        self.outcome(sent, segments, len)
+    }
+
+    /// What becomes of a packet for which the backend answered `sent`.
+    fn outcome(&self, sent: Result, segments: &[Segment], len: usize) -> Result<Sent, Fault> {
+        match sent {
             Ok(()) => Ok(Sent::Done),
             Err(e) if e == EFAULT => {
                 let first = segments.first().map_or(UserAddr(0), |segment| segment.addr);
@@ -262,17 +301,23 @@ impl<M: GuestMemory, T: Translate> Round<'_, M, T> {
         }
     }
 
+    /// Sends the frames. Their chains go back with the next [`Round::flush`].
+    #[inline]
+    fn send_frames(&mut self) {
+        let frames = self.frames.len();
+        if self.frames.send(&self.backend.socket).is_err() {
+            // The device is gone. The guest's buffers come back all the same.
+            self.stats.dropped.add(frames);
+        }
+    }
+
     /// Sends the frames and gives their chains back.
     #[inline]
     fn flush(&mut self) -> Result<(), Fault> {
         if self.used.len() == 0 {
             return Ok(());
         }
-        let frames = self.frames.len();
-        if self.frames.send(&self.backend.socket).is_err() {
-            // The device is gone. The guest's buffers come back all the same.
-            self.stats.dropped.add(frames);
-        }
+        self.send_frames();
         let packets = self.used.len();
         self.stats.packets.add(packets);
         self.uncalled = self.uncalled.wrapping_add(packets);
@@ -306,11 +351,11 @@ impl<M, T> Drop for Round<'_, M, T> {
 
 /// Makes `hdr_len` cover the checksum field, which the network stack requires to lie in it.
 ///
-/// `false` if the packet ends before it. (virtio 1.3, section 5.1.6; `vhost_net_build_xdp()`)
+/// `packet` is the beginning of a packet of `total` bytes. `false` if that ends before it.
+/// (virtio 1.3, section 5.1.6; `vhost_net_build_xdp()`)
 #[inline]
-fn fix_header(memory: &impl GuestMemory, packet: &mut [u8]) -> bool {
+fn fix_header(memory: &impl GuestMemory, packet: &mut [u8], total: usize) -> bool {
     let field = |lo, hi| memory.field(u16::from_ne_bytes([lo, hi]));
-    let total = packet.len();
     // struct virtio_net_hdr: flags, gso_type, hdr_len, gso_size, csum_start, csum_offset.
     let Some([flags, _, len_lo, len_hi, _, _, start_lo, start_hi, offset_lo, offset_hi]) =
         packet.first_chunk_mut::<10>()

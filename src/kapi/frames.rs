@@ -1,12 +1,19 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Frames in page fragments, sent to a tap many at a time without an `iov_iter`.
+//! Frames in pages of the module's own, sent to a tap.
 //!
-//! C header: `include/linux/if_tun.h` (`struct tun_msg_ctl` with `TUN_MSG_PTR`).
+//! Frames whose buffer fits a page go many at a time, without an `iov_iter`, and the network stack
+//! gets that buffer. Longer ones go one by one: the tap copies their headers, and the stack gets the
+//! rest as page fragments. Where it has to change a header that others see too, it then copies that
+//! only, and needs no more than a page in a row for it.
+//!
+//! C header: `include/linux/if_tun.h` (`struct tun_msg_ctl` with `TUN_MSG_PTR` and `TUN_MSG_UBUF`).
 
+use core::mem::MaybeUninit;
 use core::ptr::NonNull;
 
 use kernel::error::to_result;
+use kernel::page::PAGE_SIZE;
 use kernel::prelude::*;
 use vring::{Segment, Unmapped, UserAddr};
 
@@ -17,21 +24,24 @@ use super::socket::Socket;
 /// The most frames that are sent at once; `RNET_FRAMES` in `src/shim/helpers.h`.
 pub(crate) const FRAMES: usize = 64;
 
-/// Frames of up to 32 KiB with overhead, several to a page.
-type Small = Pool<3, 32>;
-/// Frames of up to 128 KiB with overhead, one to a page.
-type Large = Pool<5, 16>;
+/// The most buffers of a [`PagedFrame`]; `RNET_BUFFERS` in `src/shim/helpers.h`.
+///
+/// All but the first begin with a page, and all but the last end with one. With its header, the
+/// longest frame fills less than 17 pages.
+const BUFFERS: usize = 18;
 
 /// Frames to be sent, at most [`FRAMES`].
 ///
 /// # Invariants
 ///
-/// `raw` is valid, and only reached through this. `count` frames are in it and owned.
+/// `raw` is valid, and only reached through this. `count` frames are in it and owned, at most
+/// [`FRAMES`].
 pub(crate) struct Frames {
     raw: NonNull<shim::CFrames>,
     count: usize,
-    small: Small,
-    large: Large,
+    pool: Pool,
+    /// Those of a [`PagedFrame`], else none; room for [`BUFFERS`].
+    buffers: KVec<Buffer>,
 }
 
 // SAFETY: owns all that it points to.
@@ -42,32 +52,36 @@ unsafe impl Sync for Frames {}
 /// A frame that has been filled, to be kept or not; dropping it does not keep it.
 pub(crate) struct Frame<'a> {
     frames: &'a mut Frames,
-    /// `Some` until it is kept.
-    buffer: Option<Buffer>,
+    buffer: Buffer,
     size: u32,
     pad: u32,
     header: u32,
     len: u32,
 }
 
-impl Frames {
-    /// The largest buffer of a frame, overhead included, in bytes.
-    pub(crate) const MAX_SIZE: usize = Large::MAX;
+/// A frame in buffers of their own, to be sent or not.
+pub(crate) struct PagedFrame<'a> {
+    buffers: &'a mut KVec<Buffer>,
+    len: usize,
+}
 
+impl Frames {
     /// An empty list.
     ///
     /// # Errors
     ///
     /// `ENOMEM`.
     pub(crate) fn new() -> Result<Self> {
+        let pool = Pool::new()?;
+        let buffers = KVec::with_capacity(BUFFERS, GFP_KERNEL)?;
         // SAFETY: no requirements.
         let raw = NonNull::new(unsafe { shim::rnet_frames_new() }).ok_or(ENOMEM)?;
         // INVARIANT: fresh and empty.
         Ok(Self {
             raw,
             count: 0,
-            small: Pool::new(),
-            large: Pool::new(),
+            pool,
+            buffers,
         })
     }
 
@@ -80,7 +94,7 @@ impl Frames {
     /// Makes a frame of the segments, of `len` bytes together, without their first `skip` bytes.
     ///
     /// The first `header` bytes of what remains are a virtio-net header; `headroom` is left before
-    /// it for XDP. `Ok(None)` if the buffer, overhead included, would be larger than `max` bytes, or
+    /// it for XDP. `Ok(None)` if the buffer, overhead included, would be larger than a page, or
     /// there is no memory, or the list is full.
     ///
     /// # Errors
@@ -94,45 +108,77 @@ impl Frames {
         skip: usize,
         header: usize,
         headroom: u32,
-        max: usize,
     ) -> Result<Option<Frame<'_>>, Unmapped> {
-        let Some(total) = len.checked_sub(skip).filter(|total| *total <= max) else {
+        let Some(total) = len.checked_sub(skip).filter(|total| *total <= PAGE_SIZE) else {
             return Ok(None);
         };
         let (Some(payload), true) = (total.checked_sub(header), self.count < FRAMES) else {
             return Ok(None);
         };
-        // CAST: both are at most `max`, which is bounded below; the sums fit as well.
+        // CAST: both are at most a page; the sums fit as well.
         let (header, payload) = (header as u32, payload as u32);
-        if max > Self::MAX_SIZE {
-            return Ok(None);
-        }
         // SAFETY: only computes.
         let pad = unsafe { shim::rnet_frame_pad(headroom.wrapping_add(header)) };
         // SAFETY: only computes.
         let size = unsafe { shim::rnet_frame_size(pad.wrapping_add(payload)) };
         // CAST: `u32` fits `usize`.
-        let bytes = size as usize;
-        if bytes > max {
+        if size as usize > PAGE_SIZE {
             return Ok(None);
         }
-        let buffer = if bytes <= Small::MAX {
-            self.small.take(bytes)
-        } else {
-            self.large.take(bytes)
-        };
-        let Some(buffer) = buffer else {
+        // CAST: as above.
+        let Some(buffer) = self.pool.take(size as usize) else {
             return Ok(None);
         };
         let mut frame = Frame {
             frames: self,
-            buffer: Some(buffer),
+            buffer,
             size,
             pad,
             header,
             len: payload,
         };
-        frame.copy(segments, skip)?;
+        copy(frame.content(), segments, skip)?;
+        Ok(Some(frame))
+    }
+
+    /// Makes a frame that is too long for [`Frames::fill`], with the same arguments.
+    ///
+    /// `Ok(None)` if it is longer than [`PagedFrame::MAX`], or there is no memory.
+    ///
+    /// # Errors
+    ///
+    /// [`Unmapped`] when not all could be read.
+    pub(crate) fn fill_pages(
+        &mut self,
+        segments: &[Segment],
+        len: usize,
+        skip: usize,
+        header: usize,
+    ) -> Result<Option<PagedFrame<'_>>, Unmapped> {
+        let Some(len) = len.checked_sub(skip) else {
+            return Ok(None);
+        };
+        let payload = len.checked_sub(header);
+        if !payload.is_some_and(|payload| payload <= PagedFrame::MAX) {
+            return Ok(None);
+        }
+        let frame = PagedFrame {
+            buffers: &mut self.buffers,
+            len,
+        };
+        let mut done = 0usize;
+        while done < len {
+            let Some(mut buffer) = self.pool.take_some(len.wrapping_sub(done)) else {
+                return Ok(None);
+            };
+            let content = buffer.content();
+            let more = content.len();
+            copy(content, segments, skip.wrapping_add(done))?;
+            done = done.wrapping_add(more);
+            if frame.buffers.push_within_capacity(buffer).is_err() {
+                return Ok(None);
+            }
+        }
         Ok(Some(frame))
     }
 
@@ -172,10 +218,18 @@ impl Frames {
         self.count = 0;
     }
 
-    /// Gives back memory kept for frames to come.
+    /// Whether there is memory to give back with [`Frames::release`].
+    #[expect(dead_code, reason = "asked once queues notice that they are idle")]
+    #[inline]
+    pub(crate) fn keeps_memory(&self) -> bool {
+        self.pool.keeps_memory()
+    }
+
+    /// Gives back the memory kept for frames to come.
+    ///
+    /// That of frames which the network stack still has is freed with them.
     pub(crate) fn release(&mut self) {
-        self.small.clear();
-        self.large.clear();
+        self.pool.clear();
     }
 }
 
@@ -188,80 +242,130 @@ impl Drop for Frames {
 }
 
 impl Frame<'_> {
-    /// The header and the payload begin here.
-    fn content(buffer: &Buffer, pad: u32, header: u32) -> NonNull<u8> {
-        // SAFETY: the header lies within the padding, which lies within the buffer.
-        unsafe { buffer.start.add(pad.wrapping_sub(header) as usize) }
-    }
-
+    /// Header and payload.
     #[inline]
-    fn copy(&mut self, segments: &[Segment], skip: usize) -> Result<(), Unmapped> {
-        let Some(buffer) = &self.buffer else {
-            return Ok(());
-        };
-        let room = self.header.wrapping_add(self.len) as usize;
-        // SAFETY: the buffer has `room` bytes from there on, and C is told so. Any user address may
-        // be given.
-        let ret = unsafe {
-            shim::rnet_copy_from_segments(
-                Self::content(buffer, self.pad, self.header).as_ptr().cast(),
-                room,
-                segments.as_ptr(),
-                segments.len(),
-                skip,
-            )
-        };
-        if ret == 0 {
-            return Ok(());
-        }
-        let first = segments.first().map_or(UserAddr(0), |first| first.addr);
-        Err(Unmapped(first))
+    fn content(&mut self) -> &mut [MaybeUninit<u8>] {
+        // CAST: `u32` fits `usize`.
+        let (start, end) = (
+            self.pad.wrapping_sub(self.header) as usize,
+            self.pad.wrapping_add(self.len) as usize,
+        );
+        self.buffer
+            .content()
+            .get_mut(start..end)
+            .unwrap_or_default()
     }
 
     /// The frame's bytes, header first.
     #[inline]
     pub(crate) fn bytes(&mut self) -> &mut [u8] {
-        let Some(buffer) = &self.buffer else {
-            return &mut [];
-        };
-        let len = self.header.wrapping_add(self.len) as usize;
-        let start = Self::content(buffer, self.pad, self.header);
-        // SAFETY: all of them have been written by `copy`, without which there is no frame, and
-        // nobody else has the buffer.
-        unsafe { core::slice::from_raw_parts_mut(start.as_ptr(), len) }
+        // SAFETY: `fill` has written all of them, else there is no frame.
+        unsafe { written(self.content()) }
     }
 
     /// Adds the frame to the list.
     #[inline]
-    pub(crate) fn keep(mut self) {
-        let Some(buffer) = self.buffer.take() else {
-            return;
-        };
+    pub(crate) fn keep(self) {
+        let Self { frames, buffer, .. } = self;
         // SAFETY: `fill` saw that there is room; the list takes over the buffer's reference.
         unsafe {
             shim::rnet_frames_put(
-                self.frames.raw.as_ptr(),
-                self.frames.count,
-                buffer.start.as_ptr().cast(),
+                frames.raw.as_ptr(),
+                frames.count,
+                buffer.into_raw().as_ptr().cast(),
                 self.size,
                 self.pad,
                 self.header,
                 self.len,
             )
         };
-        self.frames.count = self.frames.count.wrapping_add(1);
+        // INVARIANT: one more.
+        frames.count = frames.count.wrapping_add(1);
     }
 }
 
-impl Drop for Frame<'_> {
-    #[inline]
-    fn drop(&mut self) {
-        if let Some(buffer) = self.buffer.take() {
-            if self.size as usize <= Small::MAX {
-                self.frames.small.untake(buffer);
-            } else {
-                self.frames.large.untake(buffer);
-            }
+impl PagedFrame<'_> {
+    /// The longest frame, in bytes without its virtio-net header.
+    ///
+    /// A tap copies at least the Ethernet header, and takes pages for the rest if there are at most
+    /// `MAX_SKB_FRAGS` of them, which is 17 or more. The rest of such a frame fills 16, and so lies
+    /// in at most 17 wherever it begins.
+    pub(crate) const MAX: usize = 16 * 4096 + 14;
+
+    /// Length of the frame in bytes, with its virtio-net header.
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// The first bytes of the frame, beginning with its virtio-net header and that as a whole.
+    pub(crate) fn first_bytes(&mut self) -> &mut [u8] {
+        match self.buffers.first_mut() {
+            // SAFETY: `fill_pages` has written all bytes, else there is no frame.
+            Some(buffer) => unsafe { written(buffer.content()) },
+            None => &mut [],
         }
     }
+
+    /// Sends the frame. Does not wait.
+    ///
+    /// # Errors
+    ///
+    /// Those of the tap: `EAGAIN`, `ENOBUFS` and `ENOMEM` say to try again when there is room, and
+    /// `EMSGSIZE` that the tap cannot take pages (`IFF_NAPI_FRAGS`), but takes the same frame from
+    /// user memory; `EOPNOTSUPP` for a socket that is no tap's.
+    pub(crate) fn send(self, socket: &Socket) -> Result {
+        if !socket.is_tap() {
+            return Err(EOPNOTSUPP);
+        }
+        // SAFETY: the socket knows the message; the buffers have been written. Who needs them for
+        // longer than the call takes references of its own.
+        to_result(
+            unsafe {
+                shim::rnet_buffers_send(
+                    self.buffers.as_ptr(),
+                    self.buffers.len(),
+                    self.len,
+                    socket.as_ptr(),
+                )
+            }
+            .min(0),
+        )
+    }
+}
+
+impl Drop for PagedFrame<'_> {
+    fn drop(&mut self) {
+        self.buffers.clear();
+    }
+}
+
+/// Fills `to` from the segments, without their first `skip` bytes.
+#[inline]
+fn copy(to: &mut [MaybeUninit<u8>], segments: &[Segment], skip: usize) -> Result<(), Unmapped> {
+    // SAFETY: C writes no more than there is room for. Any user address may be given.
+    let ret = unsafe {
+        shim::rnet_copy_from_segments(
+            to.as_mut_ptr().cast(),
+            to.len(),
+            segments.as_ptr(),
+            segments.len(),
+            skip,
+        )
+    };
+    if ret == 0 {
+        return Ok(());
+    }
+    let first = segments.first().map_or(UserAddr(0), |first| first.addr);
+    Err(Unmapped(first))
+}
+
+/// The same bytes, as written.
+///
+/// # Safety
+///
+/// All of them have been written.
+#[inline]
+unsafe fn written(bytes: &mut [MaybeUninit<u8>]) -> &mut [u8] {
+    // SAFETY: the same bytes, which are initialized as the caller promises.
+    unsafe { &mut *(core::ptr::from_mut(bytes) as *mut [u8]) }
 }

@@ -1,25 +1,36 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Buffers cut from large pages, which are used again once all their buffers have been freed.
+//! Buffers cut from pages, which are used again once all their buffers have been freed.
 //!
 //! Who gets a buffer frees it like any page fragment. Allocating pages costs, and more so where the
 //! kernel zeroes them first: a page that came back is worth remembering. Only data of the same
 //! device can be found in it.
 
+use core::mem::{ManuallyDrop, MaybeUninit};
 use core::ptr::NonNull;
 
 use kernel::ffi::c_void;
 use kernel::page::PAGE_SIZE;
+use kernel::prelude::*;
 
 use super::shim;
 
+/// Order of the pages: that of the network stack's own fragments.
+const ORDER: u32 = 3;
+/// The most pages that are kept, so that a queue keeps at most 2 MiB: what a burst of 32 of the
+/// longest frames takes. With more in flight, pages come from the allocator and go back to it.
+const SLOTS: usize = 64;
 /// References taken at once, so that handing out a buffer needs no atomic operation.
 const REFS: i32 = 1 << 12;
+/// Buffers are as long as a multiple of this, in bytes, so that what is left of a page has room for
+/// the header of a packet.
+const GRAIN: usize = 64;
 
-/// Up to `SLOTS` compound pages of order `ORDER`.
-pub(super) struct Pool<const ORDER: u32, const SLOTS: usize> {
-    pages: [Option<Pages>; SLOTS],
-    /// The slot that buffers are cut from.
+/// Up to [`SLOTS`] pages that buffers are cut from.
+pub(super) struct Pool {
+    /// Its capacity is [`SLOTS`]; the page of [`Pool::current`] is there if any is.
+    pages: KVec<Pages>,
+    /// The page that buffers are cut from.
     current: usize,
 }
 
@@ -27,82 +38,114 @@ pub(super) struct Pool<const ORDER: u32, const SLOTS: usize> {
 ///
 /// # Invariants
 ///
-/// `start` is the address of a compound page of the pool's order, of which `refs` references are
-/// owned, at least one. Bytes from `used` on are in no buffer that still exists.
+/// `start` is the address of a compound page of `size` bytes, of which `refs` references are owned,
+/// at least one. Bytes from `used` on are in no buffer that still exists. `used` is a multiple of
+/// [`GRAIN`].
 struct Pages {
     start: NonNull<c_void>,
-    refs: i32,
+    size: usize,
     used: usize,
+    refs: i32,
 }
 
-/// A buffer, with the reference to its page.
+/// A buffer.
+///
+/// # Invariants
+///
+/// `start` points to `len` bytes of a page, of which a reference is owned. Nobody else has them.
+///
+/// C knows it as `struct rnet_buffer`.
+#[repr(C)]
 pub(super) struct Buffer {
-    pub(super) start: NonNull<u8>,
-    size: usize,
+    start: NonNull<u8>,
+    len: usize,
 }
 
 // SAFETY: pages belong to nobody in particular.
-unsafe impl<const ORDER: u32, const SLOTS: usize> Send for Pool<ORDER, SLOTS> {}
-// SAFETY: everything takes `&mut self`.
-unsafe impl<const ORDER: u32, const SLOTS: usize> Sync for Pool<ORDER, SLOTS> {}
+unsafe impl Send for Pages {}
+// SAFETY: a shared reference only looks at how many references there are.
+unsafe impl Sync for Pages {}
+// SAFETY: as for `Pages`.
+unsafe impl Send for Buffer {}
+// SAFETY: a shared reference gives access to the length only.
+unsafe impl Sync for Buffer {}
 
-impl<const ORDER: u32, const SLOTS: usize> Pool<ORDER, SLOTS> {
-    /// The largest buffer, in bytes.
-    pub(super) const MAX: usize = PAGE_SIZE << ORDER;
-
-    pub(super) const fn new() -> Self {
-        Self {
-            pages: [const { None }; SLOTS],
-            current: 0,
-        }
-    }
-
-    /// Cuts off a buffer of `size` bytes, a multiple of the alignment that it shall have.
+impl Pool {
+    /// An empty pool.
     ///
-    /// `None` if there is no memory, or `size` is larger than a page.
-    #[inline]
-    pub(super) fn take(&mut self, size: usize) -> Option<Buffer> {
-        if let Some(pages) = self.pages.get_mut(self.current)?.as_mut() {
-            if let Some(buffer) = pages.take(size, Self::MAX) {
-                return Some(buffer);
-            }
-        }
-        self.take_next(size)
+    /// # Errors
+    ///
+    /// `ENOMEM`.
+    pub(super) fn new() -> Result<Self> {
+        Ok(Self {
+            pages: KVec::with_capacity(SLOTS, GFP_KERNEL)?,
+            current: 0,
+        })
     }
 
-    /// As [`Pool::take`], from another page: one that came back, or a new one.
+    /// Cuts off a buffer of at least `len` bytes, at most [`PAGE_SIZE`].
+    ///
+    /// `None` if there is no memory.
+    #[inline]
+    pub(super) fn take(&mut self, len: usize) -> Option<Buffer> {
+        let len = len.checked_next_multiple_of(GRAIN)?;
+        match self.current().and_then(|pages| pages.take(len)) {
+            None => self.turn()?.take(len),
+            some => some,
+        }
+    }
+
+    /// Cuts off a buffer of `len` bytes, or of at least [`GRAIN`] if the page ends before.
+    ///
+    /// A buffer that is too short ends where its page does, so the next one begins a page.
+    /// `None` if there is no memory.
+    pub(super) fn take_some(&mut self, len: usize) -> Option<Buffer> {
+        match self.current().and_then(|pages| pages.take_some(len)) {
+            None => self.turn()?.take_some(len),
+            some => some,
+        }
+    }
+
+    #[inline]
+    fn current(&mut self) -> Option<&mut Pages> {
+        self.pages.get_mut(self.current)
+    }
+
+    /// Goes on to a page without buffers: one that came back, or a new one.
     #[cold]
-    fn take_next(&mut self, size: usize) -> Option<Buffer> {
-        // The slots are used in turn, so the next has the pages that are out longest.
-        let next = match self.current.wrapping_add(1) {
-            next if next < SLOTS => next,
+    fn turn(&mut self) -> Option<&mut Pages> {
+        // The pages are used in turn, so the next is out longest.
+        let mut next = match self.current.wrapping_add(1) {
+            next if next < SLOTS => next.min(self.pages.len()),
             _ => 0,
         };
-        // Early on, a few slots are enough: go back to the first while its pages are back.
-        let next = match self.pages.get(next) {
-            Some(None) if self.pages.first().is_some_and(Pages::is_back_in) => 0,
-            _ => next,
-        };
-        let slot = self.pages.get_mut(next)?;
-        if !slot.as_mut().is_some_and(Pages::reuse) {
-            *slot = Some(Pages::new(ORDER)?);
+        // Early on, a few pages are enough: go back to the first while it is back.
+        if next == self.pages.len() && self.pages.first().is_some_and(Pages::is_back) {
+            next = 0;
+        }
+        let slot = self.pages.get_mut(next);
+        if !slot.is_some_and(Pages::reuse) {
+            let new = Pages::new(ORDER)?;
+            match self.pages.get_mut(next) {
+                Some(pages) => *pages = new,
+                // There is room: `next` is less than `SLOTS`.
+                None => self.pages.push_within_capacity(new).ok()?,
+            }
         }
         self.current = next;
-        slot.as_mut()?.take(size, Self::MAX)
+        self.current()
     }
 
-    /// Takes the last buffer back.
+    /// Whether there are pages to give back.
     #[inline]
-    pub(super) fn untake(&mut self, buffer: Buffer) {
-        // It was cut from the current page, which is still there.
-        if let Some(Some(pages)) = self.pages.get_mut(self.current) {
-            pages.untake(buffer);
-        }
+    pub(super) fn keeps_memory(&self) -> bool {
+        !self.pages.is_empty()
     }
 
-    /// Gives all pages back.
+    /// Gives all pages back; those with buffers are freed with the last of these.
     pub(super) fn clear(&mut self) {
-        self.pages = [const { None }; SLOTS];
+        self.pages.clear();
+        self.current = 0;
     }
 }
 
@@ -113,39 +156,39 @@ impl Pages {
         // INVARIANT: allocated with this many references; no buffers yet.
         Some(Self {
             start,
-            refs: REFS,
+            size: PAGE_SIZE << order,
             used: 0,
+            refs: REFS,
         })
     }
 
+    /// Cuts off a buffer of `len` bytes, a multiple of [`GRAIN`].
     #[inline]
-    fn take(&mut self, size: usize, max: usize) -> Option<Buffer> {
+    fn take(&mut self, len: usize) -> Option<Buffer> {
         // One reference stays with the page.
-        if self.refs <= 1 || size > max.checked_sub(self.used)? {
+        if self.refs <= 1 || len > self.size.checked_sub(self.used)? {
             return None;
         }
-        // SAFETY: `used + size` is at most the size of the page.
+        // SAFETY: `used + len` is at most the size of the page.
         let start = unsafe { self.start.cast::<u8>().add(self.used) };
-        self.used = self.used.wrapping_add(size);
+        // INVARIANT: the bytes and the reference are the buffer's.
+        self.used = self.used.wrapping_add(len);
         self.refs = self.refs.wrapping_sub(1);
-        Some(Buffer { start, size })
+        Some(Buffer { start, len })
     }
 
-    #[inline]
-    fn untake(&mut self, buffer: Buffer) {
-        // INVARIANT: the reference and the bytes are those that `take` counted last.
-        self.used = self.used.wrapping_sub(buffer.size);
-        self.refs = self.refs.wrapping_add(1);
+    fn take_some(&mut self, len: usize) -> Option<Buffer> {
+        let left = self.size.checked_sub(self.used).filter(|left| *left != 0)?;
+        let mut buffer = self.take(len.checked_next_multiple_of(GRAIN)?.min(left))?;
+        // INVARIANT: fewer bytes than it has.
+        buffer.len = buffer.len.min(len);
+        Some(buffer)
     }
 
     /// Whether all buffers have been freed. Stores to the page may follow: they depend on it.
     fn is_back(&self) -> bool {
         // SAFETY: at least one reference is owned.
         unsafe { shim::rnet_pages_refs(self.start.as_ptr()) == self.refs }
-    }
-
-    fn is_back_in(slot: &Option<Self>) -> bool {
-        slot.as_ref().is_some_and(Self::is_back)
     }
 
     /// Starts again from the first byte; `false` if there are buffers.
@@ -167,5 +210,27 @@ impl Drop for Pages {
     fn drop(&mut self) {
         // SAFETY: gives back all references that are owned.
         unsafe { shim::rnet_pages_put(self.start.as_ptr(), self.refs) };
+    }
+}
+
+impl Buffer {
+    /// Its bytes.
+    #[inline]
+    pub(super) fn content(&mut self) -> &mut [MaybeUninit<u8>] {
+        // SAFETY: they are nobody else's, and need not be initialized.
+        unsafe { core::slice::from_raw_parts_mut(self.start.as_ptr().cast(), self.len) }
+    }
+
+    /// Its first byte, and its reference to be freed as a page fragment's.
+    #[inline]
+    pub(super) fn into_raw(self) -> NonNull<u8> {
+        ManuallyDrop::new(self).start
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        // SAFETY: gives back the reference that is owned.
+        unsafe { shim::page_frag_free(self.start.as_ptr().cast()) };
     }
 }

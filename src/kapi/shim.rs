@@ -7,6 +7,8 @@ use kernel::bindings;
 use kernel::ffi::{c_char, c_int, c_uint, c_void};
 use vring::{RawDesc, RawUsed, Segment};
 
+use super::pages::Buffer;
+
 /// `struct vhost_task`, opaque (`include/linux/sched/vhost_task.h`).
 #[repr(C)]
 pub(super) struct CVhostTask {
@@ -144,6 +146,15 @@ unsafe extern "C" {
         count: usize,
         sock: *mut bindings::socket,
     ) -> c_int;
+    pub(super) fn rnet_buffers_send(
+        buffers: *const Buffer,
+        n: usize,
+        len: usize,
+        sock: *mut bindings::socket,
+    ) -> c_int;
+
+    // mm/page_alloc.c
+    pub(super) fn page_frag_free(addr: *mut c_void);
 
     // drivers/net/tun.c, drivers/net/tap.c
     pub(super) fn tun_get_socket(file: *mut bindings::file) -> *mut bindings::socket;

@@ -4,6 +4,7 @@
  * policy: every decision is made by the caller. Guest and owner addresses come as u64.
  */
 
+#include <linux/bvec.h>
 #include <linux/file.h>
 #include <linux/gfp.h>
 #include <linux/if_tun.h>
@@ -215,15 +216,15 @@ int rnet_copy_to_user(u64 to, const void *from, size_t len)
 
 int rnet_copy_from_segments(void *to, size_t room, const struct iovec *seg, size_t n, size_t skip)
 {
-	for (; n; n--, seg++) {
+	for (; n && room; n--, seg++) {
 		size_t len = seg->iov_len;
 
 		if (skip >= len) {
 			skip -= len;
 			continue;
 		}
-		len -= skip;
-		if (len > room || _inline_copy_from_user(to, seg->iov_base + skip, len))
+		len = min(len - skip, room);
+		if (_inline_copy_from_user(to, seg->iov_base + skip, len))
 			return -EFAULT;
 		skip = 0;
 		room -= len;
@@ -498,4 +499,48 @@ int rnet_frames_send(struct rnet_frames *frames, size_t count, struct socket *so
 {
 	frames->ctl.num = count;
 	return sock->ops->sendmsg(sock, &frames->msg, 0);
+}
+
+/*
+ * A frame in pages (struct tun_msg_ctl, TUN_MSG_UBUF)
+ *
+ * The flags of the ubuf_info say nothing of zero copy: the pages belong to the skb like any others,
+ * so it is neither orphaned nor copied on its way, and nobody calls back. The skb names the
+ * ubuf_info all the same, in destructor_arg, and may outlive this module. That is sound, for it is
+ * never followed: skb_zcopy(), through which skbuff.h, net/core, net/ipv4, net/ipv6, net/xfrm and
+ * io_uring ask for it, answers NULL without SKBFL_ZEROCOPY_ENABLE, and skb_uarg() is used behind
+ * that only. Whoever reads destructor_arg itself (sctp, xsk, xen-netback, mhi_wwan_ctrl, cdc-wdm)
+ * does so with skbs that it made. Copying an skb's shared info copies the pointer and no more.
+ * (Linux 7.3)
+ */
+
+/* Called at once, by a tap that has copied the pages or refuses to take them. */
+static void ubuf_complete(struct sk_buff *skb, struct ubuf_info *ubuf, bool zerocopy_success)
+{
+}
+
+static const struct ubuf_info_ops ubuf_ops = { .complete = ubuf_complete };
+static struct ubuf_info ubuf = { .ops = &ubuf_ops };
+
+/*
+ * The iterator has more segments than a tap with IFF_NAPI_FRAGS accepts, which takes them for user
+ * memory: the rest are empty.
+ */
+static_assert(RNET_BUFFERS < MAX_SKB_FRAGS + 2);
+
+int rnet_buffers_send(const struct rnet_buffer *buffers, size_t n, size_t len, struct socket *sock)
+{
+	struct bio_vec bvec[MAX_SKB_FRAGS + 2] = {};
+	struct tun_msg_ctl ctl = { .type = TUN_MSG_UBUF, .ptr = &ubuf };
+	struct msghdr msg = {
+		.msg_control = &ctl,
+		.msg_controllen = sizeof(ctl),
+		.msg_flags = MSG_DONTWAIT,
+	};
+	size_t i;
+
+	for (i = 0; i < n; i++)
+		bvec_set_virt(&bvec[i], buffers[i].start, buffers[i].len);
+	iov_iter_bvec(&msg.msg_iter, ITER_SOURCE, bvec, ARRAY_SIZE(bvec), len);
+	return sock->ops->sendmsg(sock, &msg, len);
 }

@@ -14,6 +14,15 @@ struct socket;
 /* Frames sent at once; FRAMES in src/kapi/frames.rs. */
 #define RNET_FRAMES 64
 
+/* Buffers of a frame that is sent in pages; BUFFERS in src/kapi/frames.rs. */
+#define RNET_BUFFERS 18
+
+/* Buffer in src/kapi/pages.rs. */
+struct rnet_buffer {
+	void *start;
+	size_t len;
+};
+
 /* What a socket is like to send to; SEND_* in src/kapi/socket.rs. */
 #define RNET_SOCK_XDP 1 /* runs XDP programs */
 #define RNET_SOCK_UNLIMITED 2 /* does not account for what is in flight */
@@ -67,5 +76,6 @@ unsigned int rnet_frame_size(unsigned int len);
 void rnet_frames_put(struct rnet_frames *frames, size_t index, void *buf, unsigned int size,
 		     unsigned int pad, unsigned int header, unsigned int len);
 int rnet_frames_send(struct rnet_frames *frames, size_t count, struct socket *sock);
+int rnet_buffers_send(const struct rnet_buffer *buffers, size_t n, size_t len, struct socket *sock);
 
 #endif
