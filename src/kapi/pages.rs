@@ -5,6 +5,9 @@
 //! Who gets a buffer frees it like any page fragment. Allocating pages costs, and more so where the
 //! kernel zeroes them first: a page that came back is worth remembering. Only data of the same
 //! device can be found in it.
+//!
+//! Pages are charged to the memory cgroup of the task that allocates them. Large pages are taken
+//! where they lie ready; a machine whose memory is in small pieces serves single pages instead.
 
 use core::mem::{ManuallyDrop, MaybeUninit};
 use core::ptr::NonNull;
@@ -15,7 +18,7 @@ use kernel::prelude::*;
 
 use super::shim;
 
-/// Order of the pages: that of the network stack's own fragments.
+/// Order of the pages that are tried first: that of the network stack's own fragments.
 const ORDER: u32 = 3;
 /// The most pages that are kept, so that a queue keeps at most 2 MiB: what a burst of 32 of the
 /// longest frames takes. With more in flight, pages come from the allocator and go back to it.
@@ -25,6 +28,16 @@ const REFS: i32 = 1 << 12;
 /// Buffers are as long as a multiple of this, in bytes, so that what is left of a page has room for
 /// the header of a packet.
 const GRAIN: usize = 64;
+/// Pages that are begun before the next try of a large one, after there was none.
+///
+/// A try in vain searches all free lists and wakes the kernel's compaction: once for 1 MiB of frames
+/// is rare enough, and soon enough to have large pages back.
+const LARGE_PAUSE: u32 = 256;
+/// Tries of a page that fail at once, after there was none.
+///
+/// A real try reclaims memory first; in a memory cgroup at its limit, each would do so. Frames then
+/// go from guest memory, for which the backend allocates on its own account.
+const PAUSE: u32 = 64;
 
 /// Up to [`SLOTS`] pages that buffers are cut from.
 pub(super) struct Pool {
@@ -32,6 +45,10 @@ pub(super) struct Pool {
     pages: KVec<Pages>,
     /// The page that buffers are cut from.
     current: usize,
+    /// What is left of [`LARGE_PAUSE`].
+    large_pause: u32,
+    /// What is left of [`PAUSE`].
+    pause: u32,
 }
 
 /// A compound page.
@@ -80,6 +97,8 @@ impl Pool {
         Ok(Self {
             pages: KVec::with_capacity(SLOTS, GFP_KERNEL)?,
             current: 0,
+            large_pause: 0,
+            pause: 0,
         })
     }
 
@@ -123,17 +142,49 @@ impl Pool {
         if next == self.pages.len() && self.pages.first().is_some_and(Pages::is_back) {
             next = 0;
         }
+        let large_again = self.large_pause == 0;
+        self.large_pause = self.large_pause.saturating_sub(1);
         let slot = self.pages.get_mut(next);
-        if !slot.is_some_and(Pages::reuse) {
-            let new = Pages::new(ORDER)?;
-            match self.pages.get_mut(next) {
-                Some(pages) => *pages = new,
+        let back = slot.is_some_and(Pages::reuse);
+        // A single page gives way to a large one once there may be some again.
+        if !back || (large_again && self.is_single(next)) {
+            match (self.allocate(large_again, back), self.pages.get_mut(next)) {
+                (Some(new), Some(pages)) => *pages = new,
                 // There is room: `next` is less than `SLOTS`.
-                None => self.pages.push_within_capacity(new).ok()?,
+                (Some(new), None) => self.pages.push_within_capacity(new).ok()?,
+                (None, _) if back => {}
+                (None, _) => return None,
             }
         }
         self.current = next;
         self.current()
+    }
+
+    fn is_single(&self, slot: usize) -> bool {
+        let pages = self.pages.get(slot);
+        pages.is_some_and(|pages| pages.size == PAGE_SIZE)
+    }
+
+    /// A new page: a large one if `large` and there is one, else a single one unless `only_large`.
+    fn allocate(&mut self, large: bool, only_large: bool) -> Option<Pages> {
+        if large {
+            if let Some(pages) = Pages::new(ORDER, false) {
+                return Some(pages);
+            }
+            self.large_pause = LARGE_PAUSE;
+        }
+        if only_large {
+            return None;
+        }
+        if self.pause != 0 {
+            self.pause = self.pause.wrapping_sub(1);
+            return None;
+        }
+        let pages = Pages::new(0, true);
+        if pages.is_none() {
+            self.pause = PAUSE;
+        }
+        pages
     }
 
     /// Whether there are pages to give back.
@@ -150,9 +201,10 @@ impl Pool {
 }
 
 impl Pages {
-    fn new(order: u32) -> Option<Self> {
+    /// Allocates a page of order `order`; `reclaim` says whether memory may be reclaimed for it.
+    fn new(order: u32, reclaim: bool) -> Option<Self> {
         // SAFETY: no requirements.
-        let start = NonNull::new(unsafe { shim::rnet_pages_alloc(order, REFS) })?;
+        let start = NonNull::new(unsafe { shim::rnet_pages_alloc(order, reclaim, REFS) })?;
         // INVARIANT: allocated with this many references; no buffers yet.
         Some(Self {
             start,

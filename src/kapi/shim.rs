@@ -122,7 +122,7 @@ unsafe extern "C" {
     ) -> usize;
     pub(super) fn rnet_ring_unconsume(ring: *mut CPtrRing, packets: *mut *mut c_void, n: usize);
 
-    pub(super) fn rnet_pages_alloc(order: c_uint, refs: c_int) -> *mut c_void;
+    pub(super) fn rnet_pages_alloc(order: c_uint, reclaim: bool, refs: c_int) -> *mut c_void;
     pub(super) fn rnet_pages_refs(pages: *mut c_void) -> c_int;
     pub(super) fn rnet_pages_get(pages: *mut c_void, refs: c_int);
     pub(super) fn rnet_pages_put(pages: *mut c_void, refs: c_int);

@@ -408,10 +408,11 @@ void rnet_ring_unconsume(struct ptr_ring *ring, void **packets, size_t n)
 
 /* Pages that buffers are cut from: compound, so that any part of one keeps all of it */
 
-void *rnet_pages_alloc(unsigned int order, int refs)
+void *rnet_pages_alloc(unsigned int order, bool reclaim, int refs)
 {
-	struct page *page = alloc_pages(GFP_KERNEL | __GFP_COMP | __GFP_NOWARN | __GFP_NORETRY |
-					__GFP_NOMEMALLOC, order);
+	gfp_t gfp = GFP_KERNEL_ACCOUNT | __GFP_COMP | __GFP_NOWARN | __GFP_NORETRY |
+		    __GFP_NOMEMALLOC;
+	struct page *page = alloc_pages(reclaim ? gfp : gfp & ~__GFP_DIRECT_RECLAIM, order);
 
 	if (!page)
 		return NULL;

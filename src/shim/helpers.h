@@ -63,7 +63,7 @@ size_t rnet_ring_consume(struct ptr_ring *ring, struct file *file, void **packet
 			 size_t n);
 void rnet_ring_unconsume(struct ptr_ring *ring, void **packets, size_t n);
 
-void *rnet_pages_alloc(unsigned int order, int refs);
+void *rnet_pages_alloc(unsigned int order, bool reclaim, int refs);
 int rnet_pages_refs(void *pages);
 void rnet_pages_get(void *pages, int refs);
 void rnet_pages_put(void *pages, int refs);
