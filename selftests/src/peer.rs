@@ -17,6 +17,8 @@ const SO_SNDBUFFORCE: i32 = 32;
 const ETH_P_IP: u16 = 0x0800;
 /// Enough for a full ring of the largest frames.
 const BUFFER: i32 = 256 << 20;
+/// The longest frame that is received, in bytes: some more than a packet can have.
+const LONGEST: usize = 80_000;
 /// The size of the header a packet socket puts before frames.
 const HEADER: usize = 10;
 
@@ -61,7 +63,7 @@ impl Peer {
         Ok(Self {
             fd,
             headers,
-            scratch: vec![0; HEADER + (1 << 16)],
+            scratch: vec![0; HEADER + LONGEST],
         })
     }
 

@@ -15,6 +15,7 @@ mod events;
 mod evil;
 mod faults;
 mod fork;
+mod frames_long;
 mod guest;
 mod guest_rx;
 mod history_leaks;
@@ -190,6 +191,7 @@ pub fn all() -> Vec<Case> {
         backends_change::CASES,
         backends_queues::CASES,
         backends_frames::CASES,
+        frames_long::CASES,
         backends_accept::CASES,
         guest::CASES,
         guest_rx::CASES,
