@@ -26,6 +26,7 @@ pub mod cgroup;
 pub mod conformance;
 pub mod device;
 pub mod eventfd;
+pub mod fragments;
 pub mod frame;
 pub mod fuzz;
 pub mod history;

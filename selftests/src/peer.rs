@@ -15,6 +15,7 @@ pub(crate) const SOL_SOCKET: i32 = 1;
 pub(crate) const SO_RCVBUFFORCE: i32 = 33;
 const SO_SNDBUFFORCE: i32 = 32;
 const ETH_P_IP: u16 = 0x0800;
+pub(crate) const ETH_P_ALL: u16 = 3;
 /// Enough for a full ring of the largest frames.
 const BUFFER: i32 = 256 << 20;
 /// The longest frame that is received, in bytes: some more than a packet can have.
@@ -47,6 +48,16 @@ impl Peer {
     /// What the kernel answers.
     pub fn with_headers(if_index: i32) -> Result<Self> {
         Self::open(if_index, ETH_P_IP, true)
+    }
+
+    /// A socket for all frames that the interface has, whoever else takes them, with segmentation
+    /// headers.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel answers.
+    pub fn of_all(if_index: i32) -> Result<Self> {
+        Self::open(if_index, ETH_P_ALL, true)
     }
 
     fn open(if_index: i32, ethertype: u16, headers: bool) -> Result<Self> {

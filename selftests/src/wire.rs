@@ -4,7 +4,7 @@
 
 use crate::cases::Skip;
 use crate::device::NetDevice;
-use crate::peer::{Peer, SO_RCVBUFFORCE, SOL_PACKET, SOL_SOCKET};
+use crate::peer::{ETH_P_ALL, Peer, SO_RCVBUFFORCE, SOL_PACKET, SOL_SOCKET};
 use crate::setup::Setup;
 use crate::sys::net;
 use crate::tap::{MTU, Tap, TapConfig};
@@ -19,7 +19,6 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 const PACKET_VNET_HDR_SZ: i32 = 24;
-const ETH_P_ALL: u16 = 3;
 /// Enough for a ring of the largest frames.
 const PACKET_BUFFER: i32 = 64 << 20;
 
@@ -71,7 +70,11 @@ impl Kind {
 }
 
 /// Loads a module, or skips the case on a kernel without it.
-fn load(module: &str) -> Result<()> {
+///
+/// # Errors
+///
+/// When the programs for it are missing.
+pub fn load(module: &str) -> Result<()> {
     let output = Command::new("modprobe")
         .arg(module)
         .output()

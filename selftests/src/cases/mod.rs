@@ -16,6 +16,7 @@ mod evil;
 mod faults;
 mod fork;
 mod frames_long;
+mod frames_routed;
 mod guest;
 mod guest_rx;
 mod history_leaks;
@@ -192,6 +193,7 @@ pub fn all() -> Vec<Case> {
         backends_queues::CASES,
         backends_frames::CASES,
         frames_long::CASES,
+        frames_routed::CASES,
         backends_accept::CASES,
         guest::CASES,
         guest_rx::CASES,

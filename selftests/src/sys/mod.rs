@@ -4,6 +4,7 @@
 
 #![allow(unsafe_code, reason = "each block below carries its proof")]
 
+pub mod ballast;
 pub mod ioctl;
 pub mod kcov;
 pub mod mapping;

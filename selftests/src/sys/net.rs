@@ -4,6 +4,7 @@
 
 use super::check;
 use super::ioctl::{Request, call};
+use crate::peer::SOL_PACKET;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
@@ -168,6 +169,32 @@ pub(crate) fn packet_bind(fd: BorrowedFd<'_>, if_index: i32, ethertype: u16) -> 
     let len = size_of_val(&address) as u32;
     // SAFETY: the pointer is to a live `sockaddr_ll` of the length given.
     check(unsafe { libc::bind(fd.as_raw_fd(), std::ptr::from_ref(&address).cast(), len) })?;
+    Ok(())
+}
+
+/// `struct tpacket_req`.
+#[repr(C)]
+struct RingRequest {
+    block_size: u32,
+    block_count: u32,
+    frame_size: u32,
+    frame_count: u32,
+}
+
+/// Gives a packet socket a receive ring of `count` blocks, each of `size` bytes of kernel memory.
+pub(crate) fn packet_ring(fd: BorrowedFd<'_>, size: u32, count: u32) -> io::Result<()> {
+    const PACKET_RX_RING: i32 = 5;
+    let request = RingRequest {
+        block_size: size,
+        block_count: count,
+        frame_size: size,
+        frame_count: count,
+    };
+    let pointer = std::ptr::from_ref(&request).cast();
+    // CAST: the size of the structure is 16.
+    let len = size_of_val(&request) as u32;
+    // SAFETY: the pointer is to a live `tpacket_req` of the length given.
+    check(unsafe { libc::setsockopt(fd.as_raw_fd(), SOL_PACKET, PACKET_RX_RING, pointer, len) })?;
     Ok(())
 }
 
