@@ -21,14 +21,14 @@ use super::pages::{Buffer, Pool};
 use super::shim;
 use super::socket::Socket;
 
-/// The most frames that are sent at once; `RNET_FRAMES` in `src/shim/helpers.h`.
-pub(crate) const FRAMES: usize = 64;
+/// The most frames that are sent at once.
+pub(crate) const FRAMES: usize = shim::RNET_FRAMES;
 
-/// The most buffers of a [`PagedFrame`]; `RNET_BUFFERS` in `src/shim/helpers.h`.
+/// The most buffers of a [`PagedFrame`].
 ///
 /// All but the first begin with a page, and all but the last end with one. With its header, the
 /// longest frame fills less than 17 pages.
-const BUFFERS: usize = 18;
+const BUFFERS: usize = shim::RNET_BUFFERS;
 
 /// Frames to be sent, at most [`FRAMES`].
 ///
@@ -322,7 +322,7 @@ impl PagedFrame<'_> {
         to_result(
             unsafe {
                 shim::rnet_buffers_send(
-                    self.buffers.as_ptr(),
+                    self.buffers.as_ptr().cast(),
                     self.buffers.len(),
                     self.len,
                     socket.as_ptr(),

@@ -9,7 +9,7 @@
 //! Pages are charged to the memory cgroup of the task that allocates them. Large pages are taken
 //! where they lie ready; a machine whose memory is in small pieces serves single pages instead.
 
-use core::mem::{ManuallyDrop, MaybeUninit};
+use core::mem::{offset_of, ManuallyDrop, MaybeUninit};
 use core::ptr::NonNull;
 
 use kernel::ffi::c_void;
@@ -71,12 +71,18 @@ struct Pages {
 ///
 /// `start` points to `len` bytes of a page, of which a reference is owned. Nobody else has them.
 ///
-/// C knows it as `struct rnet_buffer`.
+/// C knows it as `struct rnet_buffer`, as asserted below.
 #[repr(C)]
 pub(super) struct Buffer {
     start: NonNull<u8>,
     len: usize,
 }
+
+const _: () = {
+    assert!(size_of::<Buffer>() == size_of::<shim::CBuffer>());
+    assert!(offset_of!(Buffer, start) == offset_of!(shim::CBuffer, start));
+    assert!(offset_of!(Buffer, len) == offset_of!(shim::CBuffer, len));
+};
 
 // SAFETY: pages belong to nobody in particular.
 unsafe impl Send for Pages {}

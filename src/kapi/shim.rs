@@ -1,13 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! Declarations of C functions: those of `src/shim/helpers.h`, and exported ones that the kernel's
-//! bindings do not cover.
+//! bindings do not cover. `make check` compares the former with the header.
 
 use kernel::bindings;
 use kernel::ffi::{c_char, c_int, c_uint, c_void};
 use vring::{RawDesc, RawUsed, Segment};
-
-use super::pages::Buffer;
 
 /// `struct vhost_task`, opaque (`include/linux/sched/vhost_task.h`).
 #[repr(C)]
@@ -27,6 +25,13 @@ pub(super) struct CFrames {
     _opaque: [u8; 0],
 }
 
+/// `struct rnet_buffer`.
+#[repr(C)]
+pub(super) struct CBuffer {
+    pub(super) start: *mut c_void,
+    pub(super) len: usize,
+}
+
 // `Segment` is handed to C as `struct iovec`.
 const _: () = {
     assert!(size_of::<Segment>() == size_of::<bindings::iovec>());
@@ -36,9 +41,23 @@ const _: () = {
     assert!(core::mem::offset_of!(Segment, len) == core::mem::offset_of!(bindings::iovec, iov_len));
 };
 
+// These are arrays of C as well.
+const _: fn(RawDesc) -> [u64; 2] = |desc| desc;
+const _: fn(RawUsed) -> [u32; 2] = |used| used;
+
+/// Frames sent at once.
+pub(super) const RNET_FRAMES: usize = 64;
+/// Buffers of a frame that is sent in pages.
+pub(super) const RNET_BUFFERS: usize = 18;
+/// What is sent to the socket goes through XDP programs.
+pub(super) const RNET_SOCK_XDP: c_uint = 1;
+/// The socket does not account for what is in flight.
+pub(super) const RNET_SOCK_UNLIMITED: c_uint = 2;
+
 // Without lock debugging, kernel structures contain empty ones: no concern behind a pointer.
 //
-// SAFETY: the signatures are those of `src/shim/helpers.h`, and of the files named below.
+// SAFETY: the signatures are those of `src/shim/helpers.h`, as `make check` makes sure, and of the
+// files named below.
 #[allow(improper_ctypes)]
 unsafe extern "C" {
     pub(super) fn rnet_access_ok(addr: u64, len: u64) -> bool;
@@ -147,7 +166,7 @@ unsafe extern "C" {
         sock: *mut bindings::socket,
     ) -> c_int;
     pub(super) fn rnet_buffers_send(
-        buffers: *const Buffer,
+        buffers: *const CBuffer,
         n: usize,
         len: usize,
         sock: *mut bindings::socket,

@@ -35,11 +35,6 @@ unsafe impl Send for Socket {}
 // SAFETY: as above; what is not safe to share takes `&mut self`.
 unsafe impl Sync for Socket {}
 
-/// `RNET_SOCK_XDP` of `src/shim/helpers.h`.
-const SEND_XDP: u32 = 1;
-/// `RNET_SOCK_UNLIMITED` of `src/shim/helpers.h`.
-const SEND_UNLIMITED: u32 = 2;
-
 /// What a socket is like to send to; it may change at any time.
 pub(crate) struct SendState {
     /// Whether frames can be sent through [`Frames`](super::Frames): a tap whose send buffer is not
@@ -120,8 +115,8 @@ impl Socket {
         // SAFETY: the socket is alive.
         let state = unsafe { shim::rnet_sock_send_state(self.as_ptr()) };
         SendState {
-            takes_frames: self.tap && state & SEND_UNLIMITED != 0,
-            has_xdp: state & SEND_XDP != 0,
+            takes_frames: self.tap && state & shim::RNET_SOCK_UNLIMITED != 0,
+            has_xdp: state & shim::RNET_SOCK_XDP != 0,
         }
     }
 

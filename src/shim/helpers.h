@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0 */
-/* Declared once more, for Rust, in src/kapi/shim.rs: the two change together. */
+/* Declared once more, for Rust, in src/kapi/shim.rs: `make check` compares the two. */
 #ifndef RNET_HELPERS_H
 #define RNET_HELPERS_H
 
@@ -11,19 +11,18 @@ struct ptr_ring;
 struct rnet_frames;
 struct socket;
 
-/* Frames sent at once; FRAMES in src/kapi/frames.rs. */
+/* Frames sent at once. */
 #define RNET_FRAMES 64
 
-/* Buffers of a frame that is sent in pages; BUFFERS in src/kapi/frames.rs. */
+/* Buffers of a frame that is sent in pages. */
 #define RNET_BUFFERS 18
 
-/* Buffer in src/kapi/pages.rs. */
 struct rnet_buffer {
 	void *start;
 	size_t len;
 };
 
-/* What a socket is like to send to; SEND_* in src/kapi/socket.rs. */
+/* What a socket is like to send to. */
 #define RNET_SOCK_XDP 1 /* runs XDP programs */
 #define RNET_SOCK_UNLIMITED 2 /* does not account for what is in flight */
 

@@ -19,6 +19,7 @@ use crate::ktap;
 use crate::paths::Lab;
 use crate::process;
 use crate::programs;
+use crate::shim;
 use crate::steps::step;
 use crate::unsafe_code;
 use crate::vm::{Outcome, Output, Vm};
@@ -278,6 +279,8 @@ fn style(lab: &Lab, tally: &mut Tally) {
     );
     let name = "unsafe code";
     tally.count(name, step(name, || unsafe_code::check(&build::checkout())));
+    let name = "shim declarations";
+    tally.count(name, step(name, || shim::check(&build::checkout())));
 }
 
 /// The tests that need no kernel.

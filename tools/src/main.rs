@@ -21,6 +21,7 @@ mod lab;
 mod paths;
 mod process;
 mod programs;
+mod shim;
 mod soak;
 mod steps;
 mod unsafe_code;

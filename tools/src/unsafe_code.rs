@@ -15,6 +15,9 @@ use syn::visit::{self, Visit};
 /// The only place for `unsafe` code.
 const ALLOWED: &str = "src/kapi";
 
+/// The only file that declares C functions, where they are compared with C's declarations.
+const FOREIGN: &str = "src/kapi/shim.rs";
+
 /// Crate roots, and the level of the lint `unsafe_code` that each has to set.
 const ROOTS: [(&str, &str); 2] = [("src/vring/vring.rs", "forbid"), ("src/main.rs", "deny")];
 
@@ -116,9 +119,12 @@ fn survey(root: &Path) -> Result<Survey> {
         let name = path.strip_prefix(root)?.display().to_string();
         let text = std::fs::read_to_string(&path).with_context(|| format!("reading {name}"))?;
         let found = scan(&text).with_context(|| format!("parsing {name}"))?;
-        for Site { line, why, .. } in &found {
+        for Site { line, kind, why } in &found {
             if !Path::new(&name).starts_with(ALLOWED) {
                 wrong.push(format!("{name}:{line}: unsafe code outside {ALLOWED}"));
+            }
+            if *kind == Kind::Extern && name != FOREIGN {
+                wrong.push(format!("{name}:{line}: C functions outside {FOREIGN}"));
             }
             if why.is_none() {
                 wrong.push(format!("{name}:{line}: no word on why this is sound"));
