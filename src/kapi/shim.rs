@@ -99,6 +99,7 @@ unsafe extern "C" {
     ) -> c_int;
     pub(super) fn rnet_clear_user(addr: u64, len: u64) -> c_int;
     pub(super) fn rnet_user_or_u32(addr: u64, mask: u32) -> c_int;
+    pub(super) fn rnet_fault_in_writable(addr: u64, len: usize) -> c_int;
 
     pub(super) fn rnet_set_running();
     pub(super) fn rnet_set_sleeping();

@@ -10,7 +10,15 @@ use kernel::prelude::*;
 use kernel::sync::barrier;
 use vring::{Memory, OwnerAccess, RawDesc, RawUsed, Segment, Unmapped, UserAddr};
 
-use super::shim;
+use super::{cond_resched, is_dying, shim};
+
+/// How often a page is faulted in that the next access does not find: it may go again before that,
+/// but not each time.
+const MAX_FAULTS: u32 = 8;
+
+/// How often bits are tried to be set in a word that others change at the same time. Each try is
+/// many on the architectures on which it can fail.
+const MAX_TRIES: u32 = 1 << 10;
 
 /// Whether `len` bytes from `addr` lie in the range that user space can have mapped.
 pub(crate) fn access_ok(addr: UserAddr, len: u64) -> bool {
@@ -223,7 +231,23 @@ impl OwnerAccess for OwnerMemory {
     }
 
     fn set_bits(&self, addr: UserAddr, bits: u32) -> Result<(), Unmapped> {
-        // SAFETY: any user address may be given; faults are handled.
-        check(unsafe { shim::rnet_user_or_u32(addr.0, bits) }, addr)
+        let mut faults = 0;
+        for _ in 0..MAX_TRIES {
+            // SAFETY: any user address may be given; faults are handled.
+            let ret = unsafe { shim::rnet_user_or_u32(addr.0, bits) };
+            match to_result(ret) {
+                Ok(()) => return Ok(()),
+                Err(e) if e == EAGAIN && !is_dying() => {}
+                Err(e) if e == EFAULT && faults < MAX_FAULTS => {
+                    faults += 1;
+                    // SAFETY: any user address may be given; changes nothing but mappings.
+                    let ret = unsafe { shim::rnet_fault_in_writable(addr.0, size_of_val(&bits)) };
+                    check(ret, addr)?;
+                }
+                Err(_) => break,
+            }
+            cond_resched();
+        }
+        Err(Unmapped(addr))
     }
 }

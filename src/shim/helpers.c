@@ -41,9 +41,6 @@ static_assert(offsetof(struct vhost_iotlb_msg, perm) == 3 * sizeof(u64));
 
 /* User memory */
 
-/* How often a page is faulted in that the access then does not find. */
-#define RNET_USER_FAULTS 8
-
 bool rnet_access_ok(u64 addr, u64 len)
 {
 	return access_ok((void __user *)addr, len);
@@ -240,33 +237,28 @@ int rnet_clear_user(u64 addr, u64 len)
 
 /*
  * Sets bits of a word that others change too. Whatever was written before this is written before
- * the bits.
+ * the bits. One try: -EAGAIN if others were faster, -EFAULT if the word is not mapped or, on some
+ * architectures, only not yet; -EINVAL for an address that no word can have.
  *
- * A futex operation is the one atomic access to user memory that every architecture has. Some look
- * at no more than what is mapped already, and not all check the address.
+ * A futex operation is the one atomic access to user memory that every architecture has.
  */
 int rnet_user_or_u32(u64 addr, u32 mask)
 {
 	u32 __user *to = (u32 __user *)addr;
-	int faults = 0;
+	int old;
 
 	might_fault();
+	/* Not all futex operations look at the address. */
 	if (!IS_ALIGNED(addr, sizeof(*to)) || !access_ok(to, sizeof(*to)))
-		return -EFAULT;
+		return -EINVAL;
 	smp_wmb();
-	for (;;) {
-		int old, ret = arch_futex_atomic_op_inuser(FUTEX_OP_OR, mask, &old, to);
+	return arch_futex_atomic_op_inuser(FUTEX_OP_OR, mask, &old, to);
+}
 
-		if (ret == -EFAULT) {
-			/* The page may go again before the next try, but not each time. */
-			if (faults++ == RNET_USER_FAULTS ||
-			    fault_in_safe_writeable((const char __user *)to, sizeof(*to)))
-				return ret;
-		} else if (ret != -EAGAIN || fatal_signal_pending(current)) {
-			return ret;
-		}
-		cond_resched();
-	}
+/* Faults memory in as for writing, without writing. */
+int rnet_fault_in_writable(u64 addr, size_t len)
+{
+	return fault_in_safe_writeable((const char __user *)addr, len) ? -EFAULT : 0;
 }
 
 /* Tasks and wait queues */

@@ -41,6 +41,7 @@ int rnet_copy_to_user(u64 to, const void *from, size_t len);
 int rnet_copy_from_segments(void *to, size_t room, const struct iovec *seg, size_t n, size_t skip);
 int rnet_clear_user(u64 addr, u64 len);
 int rnet_user_or_u32(u64 addr, u32 mask);
+int rnet_fault_in_writable(u64 addr, size_t len);
 
 void rnet_set_running(void);
 void rnet_set_sleeping(void);
