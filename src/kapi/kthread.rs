@@ -71,7 +71,8 @@ impl<T: Work> Kthread<T> {
         // CAST: C passes the pointer through as `void *`; `main` only reads from it.
         let arg = Arc::as_ptr(&shared).cast_mut().cast::<c_void>();
         // SAFETY: `main` takes what `arg` points to, which lives until the drop has seen the thread
-        // end; the format takes one string, which is copied.
+        // end, or, without a drop, for ever, for it borrows nothing; the format takes one string,
+        // which is copied.
         let task = from_err_ptr(unsafe {
             bindings::kthread_create_on_node(
                 Some(main::<T>),

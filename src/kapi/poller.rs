@@ -25,7 +25,9 @@ pub(crate) const POLLRDNORM: u32 = 0x40;
 const POLLERR: u32 = 0x8;
 
 /// What a [`Poller`] does when an event comes.
-pub(crate) trait Wake: Send + Sync {
+///
+/// It borrows nothing: a [`Poller`] that is forgotten while armed goes on with it.
+pub(crate) trait Wake: Send + Sync + 'static {
     /// Called with interrupts off and a spinlock held: must not sleep, allocate or free.
     fn wake(&self);
 }

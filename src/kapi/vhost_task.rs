@@ -15,7 +15,9 @@ use kernel::sync::Arc;
 use super::shim;
 
 /// What a [`VhostTask`] or a [`Kthread`](super::Kthread) does.
-pub(crate) trait Work: Send + Sync {
+///
+/// It borrows nothing: a thread that is forgotten instead of dropped goes on with it.
+pub(crate) trait Work: Send + Sync + 'static {
     /// Whether there is something to do. Must not sleep: the thread is about to.
     fn pending(&self) -> bool;
 
@@ -57,7 +59,7 @@ impl<T: Work> VhostTask<T> {
         // CAST: C passes the pointer through as `void *`; `run` and `killed` only read from it.
         let arg = Arc::as_ptr(&work).cast_mut().cast::<c_void>();
         // SAFETY: both functions take what `arg` points to, which lives until the drop has seen the
-        // thread end; the name is copied.
+        // thread end, or, without a drop, for ever, for it borrows nothing; the name is copied.
         let task = from_err_ptr(unsafe {
             shim::vhost_task_create(run::<T>, killed::<T>, arg, name.as_char_ptr())
         })?;
