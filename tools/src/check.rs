@@ -20,6 +20,7 @@ use crate::paths::Lab;
 use crate::process;
 use crate::programs;
 use crate::shim;
+use crate::stack;
 use crate::steps::step;
 use crate::unsafe_code;
 use crate::vm::{Outcome, Output, Vm};
@@ -197,6 +198,11 @@ fn on(lab: &Lab, flavor: Flavor, built: &Receiver<Result<()>>, tally: &mut Tally
     match built {
         Ok(()) => {
             tally.passed += 1;
+            if flavor == Flavor::Packaged {
+                // The other kernels' checks take room of their own.
+                let name = "stack frames";
+                tally.count(name, step(name, || stack::check(lab)));
+            }
             vms(lab, flavor, tally);
         }
         Err(error) => tally.failed.push(format!("{error:#}")),

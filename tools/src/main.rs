@@ -23,6 +23,7 @@ mod process;
 mod programs;
 mod shim;
 mod soak;
+mod stack;
 mod steps;
 mod unsafe_code;
 mod vm;
@@ -111,6 +112,8 @@ enum Task {
     BenchQuick(bench::QuickArgs),
     /// List the module's unsafe code, with the reason why it is sound.
     Unsafe,
+    /// List the largest stack frames of the module's functions.
+    Stack,
     /// Open a shell in a VM with the module loaded.
     Shell,
     /// Run a command in a VM.
@@ -238,6 +241,12 @@ fn run(task: Task) -> Result<ExitCode> {
         }),
         Task::Unsafe => {
             unsafe_code::report(&build::checkout())?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Task::Stack => {
+            lab::ensure(&lab, false)?;
+            build_all(&lab)?;
+            stack::report(&lab)?;
             Ok(ExitCode::SUCCESS)
         }
         Task::Shell => {
