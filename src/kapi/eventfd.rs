@@ -8,9 +8,11 @@ use core::ptr::NonNull;
 
 use kernel::bindings;
 use kernel::error::from_err_ptr;
-use kernel::fs::File;
+use kernel::fs::LocalFile;
 use kernel::prelude::*;
 use kernel::sync::aref::ARef;
+
+use super::PollFile;
 
 /// A reference to an eventfd, to signal it.
 ///
@@ -57,11 +59,14 @@ impl Drop for EventFd {
 /// # Errors
 ///
 /// `EBADF` for no open file, `EINVAL` for a file that is no eventfd.
-pub(crate) fn kick_file(fd: i32) -> Result<ARef<File>> {
+pub(crate) fn kick_file(fd: i32) -> Result<PollFile> {
     // SAFETY: any number may be looked up.
     let file = from_err_ptr(unsafe { bindings::eventfd_fget(fd) })?;
     let file = NonNull::new(file).ok_or(EBADF)?;
-    // SAFETY: the look-up took a reference, which is now ours. `File` has the layout of
-    // `struct file`, and an ioctl on this module's files holds no `fdget_pos` of another.
-    Ok(unsafe { ARef::from_raw(file.cast()) })
+    // SAFETY: the look-up took a reference, which is now ours, in the calling thread. `LocalFile` has
+    // the layout of `struct file`.
+    let file = unsafe { ARef::<LocalFile>::from_raw(file.cast()) };
+    // SAFETY: an eventfd is no regular file, and its wait queue is in its context, to which the file
+    // has a reference.
+    Ok(unsafe { PollFile::new(file) })
 }

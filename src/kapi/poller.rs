@@ -4,12 +4,13 @@
 //!
 //! C headers: `include/linux/poll.h`, `include/linux/wait.h`.
 
+use core::ops::Deref;
 use core::ptr::{addr_of_mut, null_mut, NonNull};
 
 use kernel::bindings;
 use kernel::container_of;
 use kernel::ffi::{c_int, c_uint, c_void};
-use kernel::fs::File;
+use kernel::fs::{File, LocalFile};
 use kernel::prelude::*;
 use kernel::sync::aref::ARef;
 
@@ -32,6 +33,40 @@ pub(crate) trait Wake: Send + Sync + 'static {
     fn wake(&self);
 }
 
+/// A file that a [`Poller`] may wait for.
+///
+/// Some kinds of files, such as signalfds, name wait queues that go before the file does, and expect
+/// who waits there to see them go.
+///
+/// # Invariants
+///
+/// The wait queues that the file's `poll` operation names live as long as the file.
+#[derive(Clone)]
+pub(crate) struct PollFile(ARef<File>);
+
+impl PollFile {
+    /// The file as one to wait for.
+    ///
+    /// # Safety
+    ///
+    /// The wait queues that its `poll` operation names live as long as the file. It has no position
+    /// that `fdget_pos` would lock, as only regular files and directories have one.
+    pub(super) unsafe fn new(file: ARef<LocalFile>) -> Self {
+        // SAFETY: by the requirement, nobody is in an `fdget_pos` region of the file.
+        let file = unsafe { LocalFile::assume_no_fdget_pos(file) };
+        // INVARIANT: by the requirement.
+        Self(file)
+    }
+}
+
+impl Deref for PollFile {
+    type Target = File;
+
+    fn deref(&self) -> &File {
+        &self.0
+    }
+}
+
 /// A file, and a callback for events on it that can be armed and disarmed.
 ///
 /// # Invariants
@@ -40,7 +75,7 @@ pub(crate) trait Wake: Send + Sync + 'static {
 /// null when it is in none.
 pub(crate) struct Poller<W: Wake> {
     entry: NonNull<Entry<W>>,
-    file: ARef<File>,
+    file: PollFile,
 }
 
 /// The part that the wait queue points to.
@@ -64,7 +99,7 @@ impl<W: Wake> Poller<W> {
     /// # Errors
     ///
     /// `ENOMEM`.
-    pub(crate) fn new(file: ARef<File>, events: u32, waker: W) -> Result<Self> {
+    pub(crate) fn new(file: PollFile, events: u32, waker: W) -> Result<Self> {
         let entry = KBox::new(
             Entry {
                 wait: bindings::wait_queue_entry {
@@ -144,7 +179,7 @@ impl<W: Wake> Poller<W> {
     pub(crate) fn disarm(&mut self) {
         let entry = self.entry.as_ptr();
         // SAFETY: `&mut self` gives the only access to `head`; by the type invariant the entry is
-        // in that queue, which lives as long as the file.
+        // in that queue, which lives as long as the file, by the invariant of `PollFile`.
         unsafe {
             if !(*entry).head.is_null() {
                 bindings::remove_wait_queue((*entry).head, addr_of_mut!((*entry).wait));

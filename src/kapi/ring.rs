@@ -8,11 +8,9 @@ use core::ptr::{null_mut, NonNull};
 
 use kernel::error::from_err_ptr;
 use kernel::ffi::c_void;
-use kernel::fs::File;
 use kernel::prelude::*;
-use kernel::sync::aref::ARef;
 
-use super::shim;
+use super::{shim, PollFile};
 
 /// Packets taken from the ring at once.
 const BATCH: usize = 64;
@@ -51,7 +49,7 @@ impl Drop for Packet {
 ///
 /// `ring` belongs to `file`. `packets[next..len]` came from it, in order, and are owned.
 pub(super) struct Ring {
-    file: ARef<File>,
+    file: PollFile,
     ring: NonNull<shim::CPtrRing>,
     packets: [*mut c_void; BATCH],
     /// Lengths of the packets in bytes, VLAN tags included.
@@ -66,7 +64,7 @@ impl Ring {
     /// # Errors
     ///
     /// `ENOTSOCK` for any other file.
-    pub(super) fn of_tap(file: ARef<File>) -> Result<impl Init<Self>> {
+    pub(super) fn of_tap(file: PollFile) -> Result<impl Init<Self>> {
         // SAFETY: both functions look at what kind of file it is first; the file is open.
         let ring = from_err_ptr(unsafe { shim::tun_get_tx_ring(file.as_ptr()) })
             // SAFETY: as above.

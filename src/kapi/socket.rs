@@ -8,11 +8,11 @@ use core::ptr::{null, null_mut, NonNull};
 
 use kernel::bindings;
 use kernel::error::from_err_ptr;
-use kernel::fs::{File, LocalFile};
+use kernel::fs::LocalFile;
 use kernel::prelude::*;
-use kernel::sync::aref::ARef;
 use vring::Segment;
 
+use super::poller::PollFile;
 use super::ring::{Packet, Ring};
 use super::shim;
 
@@ -23,7 +23,7 @@ use super::shim;
 /// `sock` belongs to `file`, which keeps it alive. If `tap`, it is one of tun's or tap's, which
 /// take the messages of `include/linux/if_tun.h`.
 pub(crate) struct Socket {
-    file: ARef<File>,
+    file: PollFile,
     sock: NonNull<bindings::socket>,
     tap: bool,
     /// A tap's. Boxed, for it holds a batch of packets, and sockets are moved.
@@ -60,14 +60,15 @@ impl Socket {
     /// `ENOTSOCK` for anything else, as vhost-net answers, and `ENOMEM`.
     pub(crate) fn from_fd(fd: u32) -> Result<Self> {
         let file = LocalFile::fget(fd).map_err(|_| ENOTSOCK)?;
-        // SAFETY: the caller is an ioctl on this module's own file, which holds no `fdget_pos`.
-        let file = unsafe { LocalFile::assume_no_fdget_pos(file) };
         // SAFETY: the file is open, as for the calls below.
         if let Some(sock) = NonNull::new(unsafe { shim::sock_from_file(file.as_ptr()) }) {
             // SAFETY: the file keeps its socket alive.
             if !unsafe { shim::rnet_sock_is_packet_raw(sock.as_ptr()) } {
                 return Err(ENOTSOCK);
             }
+            // SAFETY: a socket is no regular file, and its wait queue is in its inode, which the
+            // file keeps.
+            let file = unsafe { PollFile::new(file) };
             // INVARIANT: the socket is the file's, and no tap's.
             return Ok(Self {
                 file,
@@ -82,6 +83,9 @@ impl Socket {
             .or_else(|_| from_err_ptr(unsafe { shim::tap_get_socket(file.as_ptr()) }))
             .map_err(|_| ENOTSOCK)?;
         let sock = NonNull::new(sock).ok_or(ENOTSOCK)?;
+        // SAFETY: a tap is a character device, and its wait queue is in its socket, which the file
+        // keeps.
+        let file = unsafe { PollFile::new(file) };
         let ring = KBox::init(Ring::of_tap(file.clone())?, GFP_KERNEL)?;
         // INVARIANT: the socket is the file's, and a tap's.
         Ok(Self {
@@ -93,7 +97,7 @@ impl Socket {
     }
 
     /// The file, for its events.
-    pub(crate) fn file(&self) -> &ARef<File> {
+    pub(crate) fn file(&self) -> &PollFile {
         &self.file
     }
 
