@@ -17,7 +17,7 @@ use crate::{lab as lab_steps, process};
 pub const MODULE: &str = "vhost_rnet.ko";
 
 /// Where the checkout is seen inside the chroot.
-const SOURCE: &str = "/src";
+pub const SOURCE: &str = "/src";
 
 /// The Rust target of programs for the VM.
 pub const TARGET: &str = "x86_64-unknown-linux-gnu";
@@ -49,18 +49,27 @@ pub fn all(lab: &Lab, flavor: Flavor) -> Result<()> {
     publish(&module, &lab.artifacts().join(flavor.module()))
 }
 
+/// The directory of a build's output, relative to the lab.
+pub fn output_name(flavor: Flavor, mode: Mode) -> String {
+    let name = match mode {
+        Mode::Normal => "build",
+        Mode::Strict => "build-strict",
+    };
+    match flavor {
+        Flavor::Packaged => name.to_owned(),
+        _ => format!("{name}-{}", flavor.name()),
+    }
+}
+
 /// Builds the module from `source` for a kernel; returns its file.
 ///
 /// All output goes to a directory of the lab, so the checkout stays clean.
 pub fn module(lab: &Lab, source: &Path, flavor: Flavor, mode: Mode) -> Result<PathBuf> {
-    let (name, flags) = match mode {
-        Mode::Normal => ("build", ""),
-        Mode::Strict => ("build-strict", "CLIPPY=1 W=e"),
+    let flags = match mode {
+        Mode::Normal => "",
+        Mode::Strict => "CLIPPY=1 W=e",
     };
-    let name = match flavor {
-        Flavor::Packaged => name.to_owned(),
-        _ => format!("{name}-{}", flavor.name()),
-    };
+    let name = output_name(flavor, mode);
     let output = lab.dir().join(&name);
     std::fs::create_dir_all(&output)?;
     let compiler = flavor.compiler(lab)?;

@@ -16,6 +16,7 @@ use crate::flavor::Flavor;
 use crate::fuzz;
 use crate::guests;
 use crate::ktap;
+use crate::misuse;
 use crate::paths::Lab;
 use crate::process;
 use crate::programs;
@@ -202,6 +203,9 @@ fn on(lab: &Lab, flavor: Flavor, built: &Receiver<Result<()>>, tally: &mut Tally
                 // The other kernels' checks take room of their own.
                 let name = "stack frames";
                 tally.count(name, step(name, || stack::check(lab)));
+                let name = "misuse";
+                let root = build::checkout();
+                tally.count(name, step(name, || misuse::check(lab, &root)));
             }
             vms(lab, flavor, tally);
         }

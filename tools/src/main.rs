@@ -18,6 +18,7 @@ mod klog;
 mod ktap;
 mod kvm;
 mod lab;
+mod misuse;
 mod paths;
 mod process;
 mod programs;
@@ -112,6 +113,8 @@ enum Task {
     BenchQuick(bench::QuickArgs),
     /// List the module's unsafe code, with the reason why it is sound.
     Unsafe,
+    /// Check that the compiler refuses wrong use of the types in src/kapi.
+    Misuse,
     /// List the largest stack frames of the module's functions.
     Stack,
     /// Open a shell in a VM with the module loaded.
@@ -241,6 +244,12 @@ fn run(task: Task) -> Result<ExitCode> {
         }),
         Task::Unsafe => {
             unsafe_code::report(&build::checkout())?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Task::Misuse => {
+            lab::ensure(&lab, false)?;
+            build_all(&lab)?;
+            steps::step("misuse", || misuse::check(&lab, &build::checkout()))?;
             Ok(ExitCode::SUCCESS)
         }
         Task::Stack => {
