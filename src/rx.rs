@@ -14,7 +14,7 @@ use vring::{
 use crate::access::GuestMemory;
 use crate::backend::Backend;
 use crate::features::{Header, MRG_RXBUF};
-use crate::kapi::{BusyPoll, EventFd, OwnerMemory, Packet};
+use crate::kapi::{BusyPoll, EventFd, OwnerMemory};
 use crate::stats::Stats;
 use crate::used::{UsedBatch, BATCH};
 use crate::virtqueue::{
@@ -171,32 +171,25 @@ impl<M: GuestMemory, T: Translate> Round<'_, M, T> {
                 None => MAX_ROUND_PACKETS,
             };
             while self.packets < most && self.bytes < MAX_ROUND_BYTES {
-                let Some((packet, packet_len)) = self.backend.socket.take() else {
+                let Some(packet_len) = self.backend.socket.next_len() else {
                     return Ok(Ended::Empty);
                 };
                 let mut segments = Segments::new(storage);
                 // No wrap: a packet's length has 32 bits.
                 let len = packet_len.wrapping_add(self.guest_header);
-                let buffers = match self.take_buffers(len, &mut segments) {
-                    Ok(buffers) => buffers,
-                    Err(fault) => {
-                        self.backend.socket.put_back(packet);
-                        return Err(fault);
-                    }
-                };
-                match buffers {
+                // The packet stays where it is until there are buffers for it.
+                match self.take_buffers(len, &mut segments)? {
                     Buffers::Enough(chains) => {
-                        self.receive(packet, len, chains, segments.as_slice())?;
+                        self.receive(len, chains, segments.as_slice())?;
                         if self.used.chains() > BATCH {
                             self.publish()?;
                         }
                     }
                     Buffers::TooShort => {
-                        self.backend.socket.discard(packet);
+                        self.backend.socket.discard();
                         self.lost = self.lost.wrapping_add(1);
                     }
                     Buffers::Missing => {
-                        self.backend.socket.put_back(packet);
                         // Published first: the guest may be waiting for these to post more.
                         self.publish()?;
                         let more = self.ring.enable_kick(&self.memory)?;
@@ -279,30 +272,18 @@ impl<M: GuestMemory, T: Translate> Round<'_, M, T> {
 
     /// Receives a packet into `segments`.
     #[inline(always)]
-    fn receive(
-        &mut self,
-        packet: Packet,
-        len: usize,
-        chains: u16,
-        segments: &[Segment],
-    ) -> Result<(), Fault> {
-        let received = self.fill(packet, len, chains, segments);
+    fn receive(&mut self, len: usize, chains: u16, segments: &[Segment]) -> Result<(), Fault> {
+        let received = self.fill(len, chains, segments);
         self.memory.wrote(segments, len);
         received
     }
 
     /// Writes header and packet to `segments`.
     #[inline(always)]
-    fn fill(
-        &mut self,
-        packet: Packet,
-        len: usize,
-        chains: u16,
-        segments: &[Segment],
-    ) -> Result<(), Fault> {
+    fn fill(&mut self, len: usize, chains: u16, segments: &[Segment]) -> Result<(), Fault> {
         let Header { vhost, .. } = self.header;
         let want = len.wrapping_sub(vhost);
-        let received = self.backend.socket.recv(packet, segments, len, vhost);
+        let received = self.backend.socket.receive(segments, len, vhost);
         let written = match received {
             Ok(received) if received.len == want => received.left == 0,
             Err(e) if e == EFAULT => false,

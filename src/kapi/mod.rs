@@ -30,7 +30,6 @@ pub(crate) use flag::Flag;
 pub(crate) use frames::{Frames, FRAMES};
 pub(crate) use kthread::Kthread;
 pub(crate) use poller::{PollFile, Poller, Wake, POLLIN, POLLOUT, POLLRDNORM};
-pub(crate) use ring::Packet;
 pub(crate) use socket::Socket;
 pub(crate) use user::{access_ok, clear_user, OwnerMemory};
 pub(crate) use vhost_task::{VhostTask, Work};

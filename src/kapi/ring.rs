@@ -15,12 +15,16 @@ use super::{shim, PollFile};
 /// Packets taken from the ring at once.
 const BATCH: usize = 64;
 
-/// A packet taken from a tap's ring: an `sk_buff` or an `xdp_frame`, as the pointer's low bit says.
+/// A packet taken from a ring.
+///
+/// A tun's ring has `sk_buff`s and `xdp_frame`s, as the pointer's low bit says, any other tap's only
+/// `sk_buff`s: a packet is for the very socket that it came from, so [`Socket`](super::Socket) keeps
+/// it to itself.
 ///
 /// # Invariants
 ///
 /// Owns what the pointer names; null names the next packet in the socket's own queue.
-pub(crate) struct Packet(*mut c_void);
+pub(super) struct Packet(*mut c_void);
 
 impl Packet {
     /// The next packet of a socket without a ring.
@@ -47,7 +51,8 @@ impl Drop for Packet {
 ///
 /// # Invariants
 ///
-/// `ring` belongs to `file`. `packets[next..len]` came from it, in order, and are owned.
+/// `ring` belongs to `file`. `packets[next..len]` came from it, in order, and are owned, with their
+/// `lens`; `next` and `len` are at most `BATCH`.
 pub(super) struct Ring {
     file: PollFile,
     ring: NonNull<shim::CPtrRing>,
@@ -95,48 +100,50 @@ impl Ring {
         self.next < self.len
     }
 
-    /// Takes a batch of packets from the ring if there are none left of the last.
+    /// Takes a batch of packets from the ring if there are none left of the last; whether there are
+    /// any then.
     #[inline]
-    fn fill(&mut self) {
+    fn fill(&mut self) -> bool {
+        if self.next < self.len {
+            return true;
+        }
+        self.next = 0;
+        // SAFETY: the file keeps its ring alive; up to `BATCH` pointers and lengths are written.
+        // INVARIANT: they are ours now.
+        self.len = unsafe {
+            shim::rnet_ring_consume(
+                self.ring.as_ptr(),
+                self.file.as_ptr(),
+                self.packets.as_mut_ptr(),
+                self.lens.as_mut_ptr(),
+                BATCH,
+            )
+        };
+        self.len != 0
+    }
+
+    /// Length in bytes of the packet that is next, VLAN tag included.
+    #[inline]
+    pub(super) fn next_len(&mut self) -> Option<usize> {
+        if !self.fill() {
+            return None;
+        }
+        // SAFETY: `next` is less than `len`, which is at most `BATCH`.
+        // CAST: `u32` fits `usize`.
+        Some(unsafe { *self.lens.get_unchecked(self.next) } as usize)
+    }
+
+    /// Takes the packet that is next, if [`Ring::next_len`] has found one.
+    #[inline]
+    pub(super) fn take(&mut self) -> Option<Packet> {
         if self.next >= self.len {
-            self.next = 0;
-            // SAFETY: the file keeps its ring alive; up to `BATCH` pointers and lengths are written.
-            // INVARIANT: they are ours now.
-            self.len = unsafe {
-                shim::rnet_ring_consume(
-                    self.ring.as_ptr(),
-                    self.file.as_ptr(),
-                    self.packets.as_mut_ptr(),
-                    self.lens.as_mut_ptr(),
-                    BATCH,
-                )
-            };
+            return None;
         }
-    }
-
-    /// Takes the next packet, with its length in bytes, VLAN tag included.
-    #[inline]
-    pub(super) fn take(&mut self) -> Option<(Packet, usize)> {
-        self.fill();
-        match (self.packets.get(self.next), self.lens.get(self.next)) {
-            (Some(packet), Some(len)) if self.next < self.len => {
-                self.next = self.next.wrapping_add(1);
-                // INVARIANT: moved out of the ring's range.
-                // CAST: `u32` fits `usize`.
-                Some((Packet(*packet), *len as usize))
-            }
-            _ => None,
-        }
-    }
-
-    /// Puts back the packet that [`Ring::take`] answered last; only one at a time.
-    pub(super) fn put_back(&mut self, packet: Packet) {
-        let before = self.next.checked_sub(1);
-        if let Some(place) = before.and_then(|before| self.packets.get_mut(before)) {
-            // INVARIANT: it is the one before the range, which grows by it.
-            *place = packet.into_raw();
-            self.next = self.next.wrapping_sub(1);
-        }
+        // SAFETY: `next` is less than `len`, which is at most `BATCH`.
+        let packet = unsafe { *self.packets.get_unchecked(self.next) };
+        // INVARIANT: moved out of the range, which shrinks by it.
+        self.next = self.next.wrapping_add(1);
+        Some(Packet(packet))
     }
 }
 

@@ -4,6 +4,7 @@
 //!
 //! C headers: `include/linux/net.h`, `include/linux/if_tun.h`, `include/linux/if_tap.h`.
 
+use core::mem::MaybeUninit;
 use core::ptr::{null, null_mut, NonNull};
 
 use kernel::bindings;
@@ -44,7 +45,7 @@ pub(crate) struct SendState {
     pub(crate) has_xdp: bool,
 }
 
-/// What became of a packet received with [`Socket::recv`].
+/// What became of a packet received with [`Socket::receive`].
 pub(crate) struct Received {
     /// Its length in bytes, with the header that the socket puts before it.
     pub(crate) len: usize,
@@ -165,22 +166,21 @@ impl Socket {
         self.ring.as_ref().is_some_and(|ring| ring.has_left())
     }
 
-    /// Takes the packet to be received next, with its length in bytes, without header.
+    /// Length in bytes of the packet that [`Socket::receive`] is to receive, without header.
     #[inline]
-    pub(crate) fn take(&mut self) -> Option<(Packet, usize)> {
+    pub(crate) fn next_len(&mut self) -> Option<usize> {
         match &mut self.ring {
-            Some(ring) => ring.take(),
-            None => match self.queued_len() {
-                0 => None,
-                len => Some((Packet::QUEUED, len)),
-            },
+            Some(ring) => ring.next_len(),
+            None => Some(self.queued_len()).filter(|len| *len != 0),
         }
     }
 
-    /// Puts back the packet that was taken last, for another time.
-    pub(crate) fn put_back(&mut self, packet: Packet) {
-        if let Some(ring) = &mut self.ring {
-            ring.put_back(packet);
+    /// Takes the packet that [`Socket::next_len`] has told of.
+    #[inline]
+    fn take(&mut self) -> Option<Packet> {
+        match &mut self.ring {
+            Some(ring) => ring.take(),
+            None => Some(Packet::QUEUED),
         }
     }
 
@@ -190,23 +190,24 @@ impl Socket {
         unsafe { shim::rnet_sock_peek_len(self.as_ptr()) }
     }
 
-    /// Receives `packet` into user memory: the segments, of `len` bytes together, without their
+    /// Receives a packet into user memory: the segments, of `len` bytes together, without their
     /// first `skip` bytes. Does not wait.
     ///
     /// # Errors
     ///
-    /// Those of the socket; the packet is gone.
+    /// Those of the socket; the packet is gone. `EAGAIN` when [`Socket::next_len`] has not told of
+    /// one, or it has been received by somebody else.
     #[inline]
-    pub(crate) fn recv(
-        &self,
-        packet: Packet,
+    pub(crate) fn receive(
+        &mut self,
         segments: &[Segment],
         len: usize,
         skip: usize,
     ) -> Result<Received> {
-        let mut left = 0usize;
-        // SAFETY: the socket is alive and takes over the packet, if it is one of the tap's. C copies
-        // to the segments' user addresses and handles any.
+        let packet = self.take().ok_or(EAGAIN)?;
+        let mut left = MaybeUninit::uninit();
+        // SAFETY: the socket is alive and takes over the packet, if it is one of the tap's, which
+        // came from its own ring. C copies to the segments' user addresses and handles any.
         let ret = unsafe {
             shim::rnet_sock_recv(
                 self.as_ptr(),
@@ -215,22 +216,24 @@ impl Socket {
                 segments.len(),
                 len,
                 skip.min(len),
-                &mut left,
+                left.as_mut_ptr(),
             )
         };
+        // SAFETY: C has written it, whatever it returns.
+        let left = unsafe { left.assume_init() };
         match usize::try_from(ret) {
             Ok(len) => Ok(Received { len, left }),
             Err(_) => Err(Error::from_errno(ret)),
         }
     }
 
-    /// Throws the packet away.
-    pub(crate) fn discard(&self, packet: Packet) {
+    /// Throws away the packet that [`Socket::next_len`] has told of.
+    pub(crate) fn discard(&mut self) {
         if self.ring.is_none() {
             // SAFETY: the socket is alive; nothing is copied into an empty list.
             unsafe { shim::rnet_sock_recv(self.as_ptr(), null_mut(), null(), 0, 0, 0, &mut 0) };
         }
-        drop(packet);
+        drop(self.take());
     }
 
     #[inline]

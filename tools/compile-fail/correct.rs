@@ -4,8 +4,9 @@
 
 use kernel::prelude::*;
 use kernel::sync::Arc;
+use vring::Segment;
 
-use crate::kapi::{kick_file, Counter, Kthread, Poller, VhostTask, Wake, Work, POLLIN};
+use crate::kapi::{kick_file, Counter, Kthread, Poller, Socket, VhostTask, Wake, Work, POLLIN};
 
 /// Shares what it counts in.
 struct Shares(Arc<Counter>);
@@ -44,5 +45,16 @@ fn poller(fd: i32) -> Result {
     poller.arm()?;
     core::mem::forget(poller);
     counter.add(1);
+    Ok(())
+}
+
+fn receive(socket: &mut Socket, segments: &[Segment], len: usize) -> Result {
+    while let Some(next) = socket.next_len() {
+        if next > len {
+            socket.discard();
+        } else {
+            socket.receive(segments, len, 0)?;
+        }
+    }
     Ok(())
 }
