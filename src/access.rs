@@ -18,10 +18,13 @@ use crate::memory::Table;
 use crate::virtqueue::Next;
 
 /// Guest memory that is not simply the owner's.
-pub(crate) type Mediated<'a> = vring::Mediated<'a, OwnerMemory, Table, Entries>;
+pub(crate) type Mediated<'a> = vring::Mediated<'a, OwnerMemory<'a>, Table, Entries>;
 
 /// Guest memory, during a round of a queue.
 pub(crate) trait GuestMemory: Memory {
+    /// The owner's memory, in which it lies.
+    fn owner(&self) -> OwnerMemory<'_>;
+
     /// Takes note that the first `len` bytes of `segments` have been written, or may have been.
     fn wrote(&self, segments: &[Segment], len: usize);
 
@@ -30,7 +33,12 @@ pub(crate) trait GuestMemory: Memory {
     fn field(&self, value: u16) -> u16;
 }
 
-impl GuestMemory for OwnerMemory {
+impl GuestMemory for OwnerMemory<'_> {
+    #[inline(always)]
+    fn owner(&self) -> OwnerMemory<'_> {
+        *self
+    }
+
     #[inline(always)]
     fn wrote(&self, _segments: &[Segment], _len: usize) {}
 
@@ -41,6 +49,10 @@ impl GuestMemory for OwnerMemory {
 }
 
 impl GuestMemory for &Mediated<'_> {
+    fn owner(&self) -> OwnerMemory<'_> {
+        self.memory
+    }
+
     fn wrote(&self, segments: &[Segment], len: usize) {
         self.log_segments(segments, len as u64);
     }
@@ -81,15 +93,16 @@ impl Mediation {
         }
     }
 
-    /// The memory of a queue with its ring at `ring`.
+    /// The memory of a queue with its ring at `ring`, in that of its owner.
     pub(crate) fn memory<'a>(
         &'a self,
+        owner: OwnerMemory<'a>,
         table: &'a Table,
         features: &Features,
         ring: RingAddrs,
     ) -> Mediated<'a> {
         Mediated {
-            memory: OwnerMemory,
+            memory: owner,
             table,
             iotlb: self.iotlb.as_ref(),
             log: DirtyLog {

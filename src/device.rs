@@ -26,7 +26,7 @@ use vring::UserAddr;
 use crate::backend::Backend;
 use crate::features::{Features, ACCESS_PLATFORM, LOG_ALL};
 use crate::iotlb;
-use crate::kapi::{self, EventFd, Flag, Poller, Wake, POLLIN};
+use crate::kapi::{self, EventFd, Flag, OwnerMemory, Poller, Wake, POLLIN};
 use crate::memory::Table;
 use crate::messages::{Message, Messages};
 use crate::stats::Stats;
@@ -408,7 +408,9 @@ impl Owner {
                     return Ok(());
                 }
             }
-            match vq.start() {
+            let task = current!();
+            let memory = OwnerMemory::of_caller(task).ok_or(EFAULT)?;
+            match vq.start(memory) {
                 Ok(Next::Translate) => {
                     if let Some(miss) = vq.take_miss() {
                         device.messages.miss(direction, miss, vq.messages_v2);

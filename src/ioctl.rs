@@ -12,7 +12,7 @@ use vring::{ByteOrder, UserAddr};
 
 use crate::device::{self, Device, Owner};
 use crate::features::{Features, WORDS};
-use crate::kapi;
+use crate::kapi::{self, OwnerMemory};
 use crate::memory::Table;
 use crate::uapi::{self, RawAddr, RawPair, VringAddr};
 use crate::virtqueue::Direction;
@@ -203,7 +203,9 @@ fn get_features_array(arg: usize) -> Result {
     }
     let rest = words.wrapping_byte_add(size_of::<u64>().wrapping_mul(known as usize));
     let bytes = count.wrapping_sub(known).saturating_mul(8);
-    kapi::clear_user(UserAddr(rest.as_const_ptr() as u64), bytes)
+    let task = current!();
+    let memory = OwnerMemory::of_caller(task).ok_or(EFAULT)?;
+    memory.clear(UserAddr(rest.as_const_ptr() as u64), bytes)
 }
 
 /// `VHOST_SET_FEATURES_ARRAY`: a count, then as many words, of which those beyond ours have to be

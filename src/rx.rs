@@ -40,8 +40,13 @@ const EMPTY_HEADER: [u8; 24] = [0; 24];
 ///
 /// A [`Fault`] of the guest; the packets before it have been published.
 #[inline(never)]
-pub(crate) fn run(vq: &mut Virtqueue, stats: &Stats, pending: &Pending) -> Result<Next, Fault> {
-    vq.run(Receive { stats, pending })
+pub(crate) fn run(
+    vq: &mut Virtqueue,
+    memory: OwnerMemory<'_>,
+    stats: &Stats,
+    pending: &Pending,
+) -> Result<Next, Fault> {
+    vq.run(memory, Receive { stats, pending })
 }
 
 /// A round of the receive queue, before it is known how it reaches guest memory.
@@ -311,9 +316,10 @@ impl<M: GuestMemory, T: Translate> Round<'_, M, T> {
     /// Writes the header if the backend has none, and the number of buffers.
     #[inline(always)]
     fn finish_header(&self, chains: u16, segments: &[Segment]) -> Result<(), Fault> {
+        let owner = self.memory.owner();
         if self.header.vhost != 0 {
             let header = EMPTY_HEADER.get(..self.header.vhost).unwrap_or_default();
-            OwnerMemory.scatter(segments, 0, header)?;
+            owner.scatter(segments, 0, header)?;
         }
         if !self.num_buffers {
             return Ok(());
@@ -323,9 +329,9 @@ impl<M: GuestMemory, T: Translate> Round<'_, M, T> {
         match segments.first() {
             Some(first) if first.len >= end => {
                 let at = first.addr.wrapping_add(NUM_BUFFERS_OFFSET);
-                OwnerMemory.store(at, chains)?;
+                owner.store(at, chains)?;
             }
-            _ => OwnerMemory.scatter(segments, NUM_BUFFERS_OFFSET, &chains.to_ne_bytes())?,
+            _ => owner.scatter(segments, NUM_BUFFERS_OFFSET, &chains.to_ne_bytes())?,
         }
         Ok(())
     }

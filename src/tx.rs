@@ -13,7 +13,7 @@ use vring::{Chain, Fault, Segment, Segments, SplitRing, Translate, Unmapped, Use
 use crate::access::GuestMemory;
 use crate::backend::Backend;
 use crate::features::Header;
-use crate::kapi::{BusyPoll, EventFd, Frames};
+use crate::kapi::{BusyPoll, EventFd, Frames, OwnerMemory};
 use crate::stats::Stats;
 use crate::used::{UsedBatch, BATCH};
 use crate::virtqueue::{
@@ -35,8 +35,13 @@ const HDR_F_NEEDS_CSUM: u8 = 1;
 ///
 /// A [`Fault`] of the guest; the chains before the faulty one have been sent and published.
 #[inline(never)]
-pub(crate) fn run(vq: &mut Virtqueue, stats: &Stats, pending: &Pending) -> Result<Next, Fault> {
-    vq.run(Transmit { stats, pending })
+pub(crate) fn run(
+    vq: &mut Virtqueue,
+    memory: OwnerMemory<'_>,
+    stats: &Stats,
+    pending: &Pending,
+) -> Result<Next, Fault> {
+    vq.run(memory, Transmit { stats, pending })
 }
 
 /// A round of the transmit queue, before it is known how it reaches guest memory.

@@ -265,11 +265,11 @@ impl Virtqueue {
     /// # Errors
     ///
     /// A [`Fault`] when the used ring cannot be accessed.
-    pub(crate) fn start(&mut self) -> Result<Next, Fault> {
+    pub(crate) fn start(&mut self, owner: OwnerMemory<'_>) -> Result<Next, Fault> {
         match (&self.table, self.path) {
             (Some(table), Path::Mediated) => {
                 let addrs = self.ring.addrs();
-                let memory = self.mediation.memory(table, &self.features, addrs);
+                let memory = self.mediation.memory(owner, table, &self.features, addrs);
                 let started = self.ring.start(&&memory);
                 let next = started.map(|()| Next::Wait);
                 match self.mediation.conclude(&memory, next, &mut self.missed) {
@@ -277,7 +277,7 @@ impl Virtqueue {
                     concluded => concluded,
                 }
             }
-            _ => self.ring.start(&OwnerMemory).map(|()| Next::Wait),
+            _ => self.ring.start(&owner).map(|()| Next::Wait),
         }
     }
 
@@ -287,25 +287,25 @@ impl Virtqueue {
     ///
     /// A [`Fault`] of the guest, or of the owner's dirty log.
     #[inline(always)]
-    pub(crate) fn run(&mut self, round: impl Round) -> Result<Next, Fault> {
+    pub(crate) fn run(&mut self, owner: OwnerMemory<'_>, round: impl Round) -> Result<Next, Fault> {
         match self.path {
             Path::Direct => match self.parts() {
-                Some((queue, table, ..)) => round.run(queue, OwnerMemory, table),
+                Some((queue, table, ..)) => round.run(queue, owner, table),
                 None => Ok(Next::Wait),
             },
             Path::Nowhere => Ok(Next::Wait),
-            Path::Mediated => self.run_mediated(round),
+            Path::Mediated => self.run_mediated(owner, round),
         }
     }
 
     /// Runs a round on memory that is not simply the owner's.
     #[cold]
     #[inline(never)]
-    fn run_mediated(&mut self, round: impl Round) -> Result<Next, Fault> {
+    fn run_mediated(&mut self, owner: OwnerMemory<'_>, round: impl Round) -> Result<Next, Fault> {
         let Some((queue, table, mediation, missed)) = self.parts() else {
             return Ok(Next::Wait);
         };
-        let memory = mediation.memory(table, &queue.features, queue.ring.addrs());
+        let memory = mediation.memory(owner, table, &queue.features, queue.ring.addrs());
         let next = memory
             .prefetch(queue.ring.extents())
             .and_then(|()| round.run(queue, &memory, &memory));

@@ -11,7 +11,7 @@ use kernel::str::CString;
 use kernel::sync::Arc;
 
 use crate::device::Device;
-use crate::kapi::{self, Flag, Kthread, VhostTask, Wake, Work};
+use crate::kapi::{self, Flag, Kthread, OwnerMemory, VhostTask, Wake, Work};
 use crate::virtqueue::{Direction, Next};
 use crate::{rx, tx};
 
@@ -230,7 +230,7 @@ impl Pending {
 impl Job {
     /// Runs a round of a queue, if there is something to do for it.
     #[inline(always)]
-    fn serve(&self, direction: Direction) {
+    fn serve(&self, direction: Direction, memory: OwnerMemory<'_>) {
         let queue = self.device.queue(direction);
         let pending = self.pending.of(direction);
         // Orders the flag before the look for work, so that an event after it sets the flag again.
@@ -243,8 +243,8 @@ impl Job {
             return;
         }
         let round = match direction {
-            Direction::Rx => rx::run(&mut vq, &queue.stats, &self.pending),
-            Direction::Tx => tx::run(&mut vq, &queue.stats, &self.pending),
+            Direction::Rx => rx::run(&mut vq, memory, &queue.stats, &self.pending),
+            Direction::Tx => tx::run(&mut vq, memory, &queue.stats, &self.pending),
         };
         match round {
             Ok(Next::Wait) => {}
@@ -282,9 +282,9 @@ impl Work for Job {
         self.pending.rx.is_set() || self.pending.tx.is_set()
     }
 
-    fn run(&self) {
-        self.serve(Direction::Rx);
-        self.serve(Direction::Tx);
+    fn run(&self, memory: OwnerMemory<'_>) {
+        self.serve(Direction::Rx, memory);
+        self.serve(Direction::Tx, memory);
     }
 
     fn killed(&self) {

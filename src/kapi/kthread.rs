@@ -15,8 +15,7 @@ use kernel::prelude::*;
 use kernel::sync::aref::ARef;
 use kernel::sync::{Arc, Completion};
 
-use super::shim;
-use super::Work;
+use super::{shim, OwnerMemory, Work};
 
 /// A running kernel thread that does a [`Work`]; dropping it stops it.
 ///
@@ -134,7 +133,8 @@ unsafe extern "C" fn main<T: Work>(data: *mut c_void) -> c_int {
         if work.pending() {
             // SAFETY: as above.
             unsafe { shim::rnet_set_running() };
-            work.run();
+            // SAFETY: `mm` is in use.
+            work.run(unsafe { OwnerMemory::of_thread() });
         } else {
             // SAFETY: no lock is held.
             unsafe { bindings::schedule() };

@@ -31,7 +31,7 @@ pub(crate) use frames::{Frames, FRAMES};
 pub(crate) use kthread::Kthread;
 pub(crate) use poller::{PollFile, Poller, Wake, POLLIN, POLLOUT, POLLRDNORM};
 pub(crate) use socket::Socket;
-pub(crate) use user::{access_ok, clear_user, OwnerMemory};
+pub(crate) use user::{access_ok, OwnerMemory};
 pub(crate) use vhost_task::{VhostTask, Work};
 
 /// Whether another line may be logged now; the kernel's usual limit for guest-triggered messages.

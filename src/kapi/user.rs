@@ -3,11 +3,13 @@
 //! Memory of the calling task, as a ring sees it.
 
 use core::cell::Cell;
+use core::marker::PhantomData;
 
 use kernel::error::to_result;
 use kernel::ffi::c_int;
 use kernel::prelude::*;
 use kernel::sync::barrier;
+use kernel::task::CurrentTask;
 use vring::{Memory, OwnerAccess, RawDesc, RawUsed, Segment, Unmapped, UserAddr};
 
 use super::{cond_resched, is_dying, shim};
@@ -26,24 +28,48 @@ pub(crate) fn access_ok(addr: UserAddr, len: u64) -> bool {
     unsafe { shim::rnet_access_ok(addr.0, len) }
 }
 
-/// Zeroes user memory.
+/// The memory of the running task: the owner, or a worker in the owner's memory.
 ///
-/// # Errors
+/// A kernel thread has none of its own. What it would reach is that of whatever process ran before
+/// it. So the type stands for the fact that there is some: it is made where that is certain, or has
+/// been found out, and stays in that task.
 ///
-/// `EFAULT` when not all of it can be written.
-pub(crate) fn clear_user(addr: UserAddr, len: u64) -> Result {
-    // SAFETY: any address may be given; faults are handled.
-    to_result(unsafe { shim::rnet_clear_user(addr.0, len) })
-}
-
-/// The memory of the owner, for code that runs in the owner or its worker.
-///
-/// In another task the same addresses mean that task's memory: wrong, but no danger to the kernel.
 /// Accesses may fault pages in, so they sleep.
+///
+/// # Invariants
+///
+/// The running task has user memory for the whole of `'a`.
 #[derive(Clone, Copy)]
-pub(crate) struct OwnerMemory;
+pub(crate) struct OwnerMemory<'a>(PhantomData<&'a CurrentTask>);
 
-impl OwnerMemory {
+impl<'a> OwnerMemory<'a> {
+    /// The memory of the calling task; `None` if it has none.
+    pub(crate) fn of_caller(task: &'a CurrentTask) -> Option<Self> {
+        // INVARIANT: the task cannot change its memory while it is borrowed as the current one.
+        task.mm().map(|_| Self(PhantomData))
+    }
+
+    /// The memory of the running thread.
+    ///
+    /// # Safety
+    ///
+    /// The running thread has user memory for the whole of `'a`.
+    #[inline]
+    pub(super) unsafe fn of_thread() -> Self {
+        // INVARIANT: by the requirement.
+        Self(PhantomData)
+    }
+
+    /// Zeroes memory.
+    ///
+    /// # Errors
+    ///
+    /// `EFAULT` when not all of it can be written.
+    pub(crate) fn clear(self, addr: UserAddr, len: u64) -> Result {
+        // SAFETY: any address may be given; faults are handled.
+        to_result(unsafe { shim::rnet_clear_user(addr.0, len) })
+    }
+
     /// Copies `from` into the segments, from byte `offset` of them on.
     ///
     /// # Errors
@@ -82,7 +108,7 @@ impl OwnerMemory {
     }
 }
 
-impl Memory for OwnerMemory {
+impl Memory for OwnerMemory<'_> {
     #[inline]
     fn load(&self, addr: UserAddr) -> Result<u16, Unmapped> {
         let value = Cell::new(0u16);
@@ -223,7 +249,7 @@ fn check(ret: c_int, addr: UserAddr) -> Result<(), Unmapped> {
     }
 }
 
-impl OwnerAccess for OwnerMemory {
+impl OwnerAccess for OwnerMemory<'_> {
     fn store_bytes(&self, addr: UserAddr, from: &[u8]) -> Result<(), Unmapped> {
         // SAFETY: reads `from.len()` bytes of `from`. Any user address may be given.
         let ret = unsafe { shim::rnet_copy_to_user(addr.0, from.as_ptr().cast(), from.len()) };

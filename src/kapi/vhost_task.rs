@@ -12,7 +12,7 @@ use kernel::ffi::c_void;
 use kernel::prelude::*;
 use kernel::sync::Arc;
 
-use super::shim;
+use super::{shim, OwnerMemory};
 
 /// What a [`VhostTask`] or a [`Kthread`](super::Kthread) does.
 ///
@@ -21,8 +21,8 @@ pub(crate) trait Work: Send + Sync + 'static {
     /// Whether there is something to do. Must not sleep: the thread is about to.
     fn pending(&self) -> bool;
 
-    /// Does it. Called in the thread, whose user memory is the creator's.
-    fn run(&self);
+    /// Does it. Called in the thread, with the creator's memory.
+    fn run(&self, memory: OwnerMemory<'_>);
 
     /// The thread has been killed and will not run again. Called in the thread, once; never in a
     /// kernel thread, which cannot be killed.
@@ -54,11 +54,15 @@ impl<T: Work> VhostTask<T> {
     ///
     /// # Errors
     ///
-    /// Those of `copy_process()`: `ENOMEM`, `EAGAIN`, `EINTR`.
+    /// `EINVAL` for a caller without user memory, and those of `copy_process()`: `ENOMEM`, `EAGAIN`,
+    /// `EINTR`.
     pub(crate) fn start(work: Arc<T>, name: &CStr) -> Result<Self> {
+        if current!().mm().is_none() {
+            return Err(EINVAL);
+        }
         // CAST: C passes the pointer through as `void *`; `run` and `killed` only read from it.
         let arg = Arc::as_ptr(&work).cast_mut().cast::<c_void>();
-        // SAFETY: both functions take what `arg` points to, which lives until the drop has seen the
+        // SAFETY: the caller has user memory. Both functions take what `arg` points to, which lives until the drop has seen the
         // thread end, or, without a drop, for ever, for it borrows nothing; the name is copied.
         let task = from_err_ptr(unsafe {
             shim::vhost_task_create(run::<T>, killed::<T>, arg, name.as_char_ptr())
@@ -89,7 +93,7 @@ impl<T: Work> Drop for VhostTask<T> {
 
 /// # Safety
 ///
-/// `data` points to a live `T`.
+/// `data` points to a live `T`, and the running thread has user memory.
 unsafe extern "C" fn run<T: Work>(data: *mut c_void) -> bool {
     // SAFETY: by the requirement.
     let work = unsafe { &*data.cast::<T>() };
@@ -99,7 +103,8 @@ unsafe extern "C" fn run<T: Work>(data: *mut c_void) -> bool {
     }
     // SAFETY: called in the task itself.
     unsafe { shim::rnet_set_running() };
-    work.run();
+    // SAFETY: by the requirement. No thread loses its memory before it ends.
+    work.run(unsafe { OwnerMemory::of_thread() });
     true
 }
 

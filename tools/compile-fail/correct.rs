@@ -4,9 +4,11 @@
 
 use kernel::prelude::*;
 use kernel::sync::Arc;
-use vring::Segment;
+use vring::{Segment, UserAddr};
 
-use crate::kapi::{kick_file, Counter, Kthread, Poller, Socket, VhostTask, Wake, Work, POLLIN};
+use crate::kapi::{
+    kick_file, Counter, Kthread, OwnerMemory, Poller, Socket, VhostTask, Wake, Work, POLLIN,
+};
 
 /// Shares what it counts in.
 struct Shares(Arc<Counter>);
@@ -16,7 +18,8 @@ impl Work for Shares {
         self.0.get() == 0
     }
 
-    fn run(&self) {
+    fn run(&self, memory: OwnerMemory<'_>) {
+        let _ = memory.clear(UserAddr(0), 1);
         self.0.add(1);
     }
 
@@ -57,4 +60,11 @@ fn receive(socket: &mut Socket, segments: &[Segment], len: usize) -> Result {
         }
     }
     Ok(())
+}
+
+fn clear() -> Result {
+    let task = current!();
+    OwnerMemory::of_caller(task)
+        .ok_or(EFAULT)?
+        .clear(UserAddr(0), 1)
 }

@@ -2,7 +2,7 @@
 
 //! Work that borrows: a forgotten thread would go on with what is gone.
 
-use crate::kapi::{Counter, Work};
+use crate::kapi::{Counter, OwnerMemory, Work};
 
 struct Borrows<'a>(&'a Counter);
 
@@ -12,7 +12,7 @@ impl<'a> Work for Borrows<'a> {
         self.0.get() == 0
     }
 
-    fn run(&self) {
+    fn run(&self, _memory: OwnerMemory<'_>) {
         self.0.add(1);
     }
 
