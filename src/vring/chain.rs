@@ -16,8 +16,9 @@ pub const MAX_CHAIN_SEGMENTS: usize = 1024;
 
 /// The most descriptors that one chain may have, indirect ones included.
 ///
-/// More than segments, since a descriptor may be empty; bounded, since following one costs time.
-const MAX_CHAIN_DESCS: u32 = 2048;
+/// More than segments, since a descriptor may be empty; bounded, since following one costs time. A
+/// chain that is refused has cost no more than this.
+pub const MAX_CHAIN_DESCS: u32 = 2048;
 
 /// The most descriptors of an indirect table: as many as `next` can name.
 const MAX_TABLE: u32 = 1 << 16;
@@ -32,6 +33,12 @@ const WINDOW: usize = 16;
 pub struct Chain {
     /// Index of its first descriptor: the id to complete it with.
     pub head: u16,
+    /// Number of descriptors that it occupies in the ring's own table: one for a single buffer and
+    /// for an indirect table.
+    pub slots: u16,
+    /// Number of descriptors that were visited for it, as a measure of its cost: those of indirect
+    /// tables, those that name such tables and those of empty buffers included.
+    pub descs: u32,
     /// Number of segments that the device reads.
     pub readable: usize,
     /// Number of segments that the device writes.
@@ -41,11 +48,14 @@ pub struct Chain {
 }
 
 impl Chain {
-    /// The chain that starts at `head`, without descriptors.
+    /// The chain that starts at `head`, without buffers; of one descriptor, unless it is told
+    /// otherwise.
     #[inline]
     pub(crate) fn new(head: u16) -> Self {
         Self {
             head,
+            slots: 1,
+            descs: 1,
             ..Self::default()
         }
     }
@@ -94,7 +104,7 @@ pub(crate) struct Walk<'a, 'b, M, T> {
     pub(crate) window: &'a mut Window,
     pub(crate) out: &'a mut Segments<'b>,
     /// What there is of the chain.
-    pub(crate) chain: Chain,
+    chain: Chain,
     /// How many descriptors it may still take.
     left: u32,
 }
@@ -118,6 +128,17 @@ impl<'a, 'b, M: Memory, T: Translate> Walk<'a, 'b, M, T> {
             out,
             chain: Chain::new(head),
             left: MAX_CHAIN_DESCS,
+        }
+    }
+
+    /// The whole chain, which had `slots` descriptors in the ring's own table.
+    #[inline]
+    pub(crate) fn end(self, slots: u16) -> Chain {
+        Chain {
+            slots,
+            // No wrap: it only goes down.
+            descs: MAX_CHAIN_DESCS.wrapping_sub(self.left),
+            ..self.chain
         }
     }
 

@@ -375,10 +375,11 @@ impl SplitRing {
         let mut walk = Walk::new(memory, table, &mut self.hint, &mut self.window, out, head);
         let mut desc = first;
         // More steps than the table has descriptors are a loop.
-        for _ in 0..self.size {
+        for before in 0..self.size {
             walk.append(&desc)?;
             if !desc.has(DESC_F_NEXT) {
-                return Ok(walk.chain);
+                // No wrap: before < size.
+                return Ok(walk.end(before.wrapping_add(1)));
             }
             if desc.next >= self.size {
                 return Err(Fault::DescIndex {

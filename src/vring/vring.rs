@@ -50,7 +50,7 @@ mod segment;
 mod split;
 
 pub use addr::{GuestAddr, UserAddr};
-pub use chain::{Chain, MAX_CHAIN_SEGMENTS};
+pub use chain::{Chain, MAX_CHAIN_DESCS, MAX_CHAIN_SEGMENTS};
 pub use desc::{ByteOrder, Desc, RawDesc, RawUsed};
 pub use desc::{DESC_F_INDIRECT, DESC_F_NEXT, DESC_F_WRITE, DESC_SIZE};
 pub use fault::Fault;

@@ -4,7 +4,7 @@
 
 use vring::{
     Chain, Desc, Fault, Unmapped, UserAddr, DESC_F_INDIRECT, DESC_F_NEXT, DESC_F_WRITE, DESC_SIZE,
-    MAX_CHAIN_SEGMENTS,
+    MAX_CHAIN_DESCS, MAX_CHAIN_SEGMENTS,
 };
 
 use crate::mock::driver::desc_bytes;
@@ -49,6 +49,8 @@ fn readable_and_writable_parts_are_counted_and_kept_in_order() {
     let (chain, segments) = bench.next().unwrap().unwrap();
     let expect = Chain {
         head,
+        slots: 4,
+        descs: 4,
         readable: 2,
         writable: 2,
         len: 12 + 1 + 1500 + 1,
@@ -130,6 +132,55 @@ fn empty_descriptors_are_nothing() {
     let (chain, segments) = bench.next().unwrap().unwrap();
     assert_eq!((chain.readable, chain.writable, chain.len), (0, 0, 0));
     assert_eq!(segments, []);
+}
+
+#[test]
+fn a_chain_tells_what_it_cost() {
+    let mut bench = Bench::new(4096);
+    let cost = |bench: &mut Bench| {
+        let (chain, _) = bench.next().unwrap().unwrap();
+        (chain.slots, chain.descs)
+    };
+    // One buffer, with bytes and without.
+    bench.offer(&[Buf::read(0, 1)]);
+    assert_eq!(cost(&mut bench), (1, 1));
+    bench.offer(&[Buf::write(0, 0)]);
+    assert_eq!(cost(&mut bench), (1, 1));
+    // As many as there may be, all but one of them empty.
+    let mut bufs = vec![Buf::write(0, 0); MAX_CHAIN_DESCS as usize - 1];
+    bufs.push(Buf::write(0, 1));
+    bench.offer(&bufs);
+    assert_eq!(cost(&mut bench), (2048, 2048));
+
+    // The descriptor of a table is one more, but the only one of the ring.
+    let mut bench = Bench::new(8);
+    let user = UserAddr(RAM + 0x1000);
+    for count in [1, 17, MAX_CHAIN_DESCS as usize - 1] {
+        let bufs = &bufs[bufs.len() - count..];
+        let driver = &mut bench.driver;
+        driver.add_indirect(&bench.memory, 0x1000, user, bufs);
+        driver.publish(&bench.memory);
+        assert_eq!(cost(&mut bench), (1, 1 + count as u32));
+    }
+
+    // Buffers around a table of two, in which they are not one after the other.
+    let first = Buf::write(0x20, 2).desc(Some(3));
+    let last = Buf::write(0x30, 3).desc(None);
+    write_table(&bench, 0x1000, &[first, last, last, last]);
+    let table = Desc {
+        flags: DESC_F_INDIRECT | DESC_F_NEXT,
+        next: 5,
+        ..indirect(0x1000, 4)
+    };
+    for (index, desc) in [
+        (1, Buf::read(0x10, 1).desc(Some(4))),
+        (4, table),
+        (5, Buf::write(0x40, 4).desc(None)),
+    ] {
+        bench.driver.write_desc(&bench.memory, index, desc);
+    }
+    push(&mut bench, 1);
+    assert_eq!(cost(&mut bench), (3, 5));
 }
 
 #[test]

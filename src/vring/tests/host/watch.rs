@@ -2,13 +2,11 @@
 
 //! What a ring may do, whatever is in memory and whatever happens to it meanwhile.
 
-use vring::MAX_CHAIN_SEGMENTS;
 use vring::{MemTable, Region, RingAddrs, Segment, Segments, SplitRing, UserAddr};
+use vring::{MAX_CHAIN_DESCS, MAX_CHAIN_SEGMENTS};
 
 use crate::mock::{segment, MockMemory, Op};
 
-/// Descriptors of one chain at most, as `split.rs` has it.
-const MAX_DESCS: usize = 2048;
 /// Most loads for one window of an indirect table.
 const WINDOW_PIECES: usize = 16;
 
@@ -203,6 +201,9 @@ impl Watch {
         assert_eq!(self.ring.base(), base.wrapping_add(1));
         assert_eq!(chain.readable + chain.writable, new.len());
         assert!(new.len() <= MAX_CHAIN_SEGMENTS);
+        assert!((1..=MAX_CHAIN_DESCS).contains(&chain.descs));
+        assert!(chain.slots <= self.ring.size());
+        assert!((1..=chain.descs).contains(&u32::from(chain.slots)));
         assert!(chain.head < self.ring.size());
         assert_eq!(new.iter().map(|s| s.len).sum::<u64>(), chain.len);
         for part in new {
@@ -264,7 +265,7 @@ impl Watch {
     fn budget(&self, deed: Deed) -> usize {
         match deed {
             // The index; entries and descriptors, perhaps twice; then each descriptor by itself.
-            Deed::Next => 5 + MAX_DESCS * (1 + WINDOW_PIECES),
+            Deed::Next => 5 + MAX_CHAIN_DESCS as usize * (1 + WINDOW_PIECES),
             Deed::Complete(count) => 2 + usize::from(count / self.ring.size()) + 1,
             Deed::CompleteInOrder(groups) => 2 * groups.len() + 1,
             _ => 3,

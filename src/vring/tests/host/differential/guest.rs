@@ -5,8 +5,8 @@
 use virtio_queue::{Queue, QueueOwnedT, QueueT};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 use vring::{
-    Desc, Memory, RawDesc, RawUsed, RingAddrs, Segment, Segments, SplitRing, Unmapped, UserAddr,
-    MAX_CHAIN_SEGMENTS,
+    Chain, Desc, Memory, RawDesc, RawUsed, RingAddrs, Segment, Segments, SplitRing, Unmapped,
+    UserAddr, MAX_CHAIN_SEGMENTS,
 };
 
 use crate::mock::{good_indexes, table};
@@ -129,7 +129,7 @@ impl Guest {
     }
 
     /// The chain as the ring finds it, and whether it counts as taken.
-    pub fn ours(&self) -> (Option<(u16, Found)>, bool) {
+    pub fn ours(&self) -> (Option<(Chain, Found)>, bool) {
         let mut ring = self.ring();
         let host = |&(start, len): &(u64, usize)| (start, len as u64, HOST + start);
         let table = table(&self.ranges.iter().map(host).collect::<Vec<_>>());
@@ -143,7 +143,7 @@ impl Guest {
                 (segment.addr.0 - HOST, segment.len, write)
             });
             assert_eq!(out.len(), chain.readable + chain.writable);
-            (chain.head, found.collect())
+            (chain, found.collect())
         });
         (found, ring.base() == 1)
     }

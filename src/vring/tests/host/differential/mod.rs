@@ -44,6 +44,9 @@ enum Difference {
 /// What each walk has to find.
 struct Trace {
     ours: Option<Found>,
+    /// Descriptors of the ring's table, and all, that the ring visits for a chain that it finds.
+    slots: u16,
+    descs: u32,
     theirs: Vec<Desc>,
     differences: BTreeSet<Difference>,
 }
@@ -65,6 +68,7 @@ fn trace(guest: &Guest, head: u16) -> Trace {
         u32::from(guest.size),
     );
     let mut back: Option<(u64, u32, u32, u32)> = None;
+    let (mut slots, mut descs) = (0, 0);
     loop {
         let entry = base.checked_add(16 * u64::from(index));
         let desc = match entry.and_then(|at| guest.desc_at(at)) {
@@ -77,6 +81,8 @@ fn trace(guest: &Guest, head: u16) -> Trace {
             }
         };
         steps -= 1;
+        slots += u16::from(back.is_none());
+        descs += 1;
         let next = desc.flags & DESC_F_NEXT != 0;
         if desc.flags & DESC_F_INDIRECT != 0 {
             if back.is_some() || desc.len % 16 != 0 || desc.len == 0 || desc.len / 16 > 0x1_0000 {
@@ -135,6 +141,8 @@ fn trace(guest: &Guest, head: u16) -> Trace {
     }
     Trace {
         ours,
+        slots,
+        descs,
         theirs,
         differences,
     }
@@ -147,6 +155,11 @@ fn compare(guest: &Guest, head: u16) -> BTreeSet<Difference> {
     let expect = trace(guest, head);
     let (ours, taken) = guest.ours();
     assert_eq!(taken, expect.ours.is_some());
+    let ours = ours.map(|(chain, found)| {
+        let cost = (chain.slots, chain.descs);
+        assert_eq!(cost, (expect.slots, expect.descs), "what it cost");
+        (chain.head, found)
+    });
     let (theirs, taken) = guest.theirs();
     assert!(taken, "theirs is taken, errors or not");
     let (their_head, theirs) = theirs.unwrap();
