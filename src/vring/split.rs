@@ -285,6 +285,17 @@ impl SplitRing {
         };
     }
 
+    /// Forgets what was read ahead: the next chain's entry and descriptors are read from memory again.
+    ///
+    /// For a chain that is given back because it is of no use to the device, which the ring cannot
+    /// know: with [`SplitRing::rewind`] alone it comes again as it was, although the driver may have
+    /// mended it. After a [`Fault`] of the ring's own there is no need.
+    #[inline]
+    pub fn forget_prefetch(&mut self) {
+        self.prefetch.next = 0;
+        self.prefetch.len = 0;
+    }
+
     /// Whether a chain can be taken, as far as the indexes tell.
     ///
     /// # Errors
@@ -612,12 +623,6 @@ impl SplitRing {
     #[inline(always)]
     fn used_at(&self, offset: u64) -> UserAddr {
         self.addrs.used.wrapping_add(offset)
-    }
-
-    #[inline(always)]
-    fn forget_prefetch(&mut self) {
-        self.prefetch.next = 0;
-        self.prefetch.len = 0;
     }
 }
 

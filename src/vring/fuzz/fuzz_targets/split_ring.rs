@@ -91,6 +91,7 @@ enum Call {
     SetFeatures(bool, bool),
     /// The guest's turn.
     Write(Write),
+    ForgetPrefetch,
 }
 
 #[derive(Arbitrary, Clone, Copy, Debug)]
@@ -202,6 +203,7 @@ impl Call {
             Self::SetSize(shift) => Deed::SetSize(1 << (shift % 7)),
             Self::SetFeatures(event, empty) => Deed::SetFeatures(event, empty),
             Self::Write(_) => return Vec::new(),
+            Self::ForgetPrefetch => Deed::ForgetPrefetch,
         };
         vec![deed]
     }

@@ -89,6 +89,7 @@ fn deed() -> impl Strategy<Value = Deed> {
     prop_oneof![
         20 => Just(Next),
         2 => (0..4u16).prop_map(Rewind),
+        2 => Just(ForgetPrefetch),
         3 => (0..90u16).prop_map(Complete),
         1 => [1..20u16, 1..20u16, 1..20u16].prop_map(CompleteInOrder),
         2 => Just(HasWork),

@@ -41,6 +41,8 @@ enum Step {
     Take(usize),
     /// The device gives back up to so many.
     Rewind(usize),
+    /// The device reads again what it has read ahead.
+    ForgetPrefetch,
     /// The device completes up to so many, and decides whether to call unless told to wait.
     Complete(usize, bool),
     /// The device asks for kicks and sleeps unless it has to look again.
@@ -242,6 +244,7 @@ impl Run {
                 ring.rewind(count as u16);
                 self.taken.truncate(self.taken.len() - count);
             }
+            Step::ForgetPrefetch => ring.forget_prefetch(),
             Step::Complete(most, call) => self.complete(*most, *call),
             Step::Idle => {
                 self.guest.borrow_mut().kicked = false;
@@ -360,6 +363,7 @@ fn step() -> impl Strategy<Value = Step> {
         5 => act().prop_map(Step::Act),
         5 => (1..20usize).prop_map(Step::Take),
         1 => (0..20usize).prop_map(Step::Rewind),
+        1 => Just(Step::ForgetPrefetch),
         5 => (0..20usize, prop_oneof![3 => Just(true), 1 => Just(false)])
             .prop_map(|(most, call)| Step::Complete(most, call)),
         4 => Just(Step::Idle),

@@ -178,6 +178,50 @@ fn rewinding_reaches_beyond_what_was_read_ahead() {
 }
 
 #[test]
+fn a_chain_that_was_mended_is_read_again_when_told_to() {
+    for forget in [false, true] {
+        // At the end of the ring, so that what follows was not read with it.
+        for index in [0u16, 15] {
+            let mut bench = at(16, index);
+            let bad = bench.offer(&[BUF]);
+            let next = bench.offer(&[BUF]);
+            let (chain, _) = bench.next().unwrap().unwrap();
+            assert_eq!((chain.head, chain.readable), (bad, 1));
+            // It should have been a writable one, the device finds, and the driver mends it.
+            bench.ring.rewind(1);
+            let mended = Buf::write(0x2000, 5).desc(None);
+            bench.driver.write_desc(&bench.memory, bad, mended);
+            if forget {
+                bench.ring.forget_prefetch();
+            }
+            assert_eq!(bench.ring.base(), index);
+            let (chain, segments) = bench.next().unwrap().unwrap();
+            let expect = if forget { (bad, 1) } else { (bad, 0) };
+            assert_eq!((chain.head, chain.writable), expect, "forget {forget}");
+            assert_eq!(segments == [segment(RAM + 0x2000, 5)], forget);
+            assert_eq!(bench.head(), next);
+            assert_eq!(bench.next(), Ok(None));
+        }
+    }
+}
+
+#[test]
+fn entries_that_were_swapped_are_read_again_when_told_to() {
+    let mut bench = at(8, 0xfffe);
+    let heads = [(); 4].map(|()| bench.offer(&[BUF]));
+    assert_eq!(bench.head(), heads[0]);
+    assert_eq!(bench.head(), heads[1]);
+    bench.ring.rewind(1);
+    let entry = |index: u16| PLACE.avail.0 + 4 + 2 * u64::from(index % 8);
+    bench.memory.poke16(entry(0xffff), heads[3]);
+    bench.memory.poke16(entry(1), heads[1]);
+    bench.ring.forget_prefetch();
+    let swapped = [heads[3], heads[2], heads[1]];
+    assert_eq!([(); 3].map(|()| bench.head()), swapped);
+    assert_eq!(bench.next(), Ok(None));
+}
+
+#[test]
 fn has_work_tells_what_next_chain_does() {
     let mut bench = at(4, 0xffff);
     assert!(!bench.ring.has_work(&bench.memory).unwrap());

@@ -30,6 +30,8 @@ pub enum Deed {
     Next,
     /// [`SplitRing::rewind`] of so many of the chains taken, as far as there are that many.
     Rewind(u16),
+    /// [`SplitRing::forget_prefetch`].
+    ForgetPrefetch,
     /// [`SplitRing::complete`] of so many chains.
     Complete(u16),
     /// [`SplitRing::complete_in_order`] of groups of so many chains.
@@ -131,6 +133,10 @@ impl Watch {
                 let chains = chains.min(self.taken);
                 ring.rewind(chains);
                 self.taken -= chains;
+                false
+            }
+            Deed::ForgetPrefetch => {
+                ring.forget_prefetch();
                 false
             }
             Deed::Complete(count) => {
