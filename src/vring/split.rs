@@ -6,6 +6,10 @@
 //! ring position only when an address is made. The driver owns the entries of the available ring
 //! from `avail` on; the device owns those from `last_avail` up to `avail`, the first
 //! `prefetch.len - prefetch.next` of which it has already read.
+//!
+//! What the ring knows of memory (`avail` and `seen`, the prefetch, `kicks`, `called`) it knows of the
+//! memory at its addresses, as its features lay it out: calls that change either make it forget that.
+//! `last_avail` and `last_used` stay, as with the in-tree vhost: they are the owner's to move.
 
 use crate::addr::UserAddr;
 use crate::chain::{Chain, Walk, Window};
@@ -47,6 +51,17 @@ struct Prefetch {
     len: usize,
 }
 
+/// What the driver has been asked for, as the flags in memory say or, with event indexes, the event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kicks {
+    /// To kick.
+    On,
+    /// Not to kick.
+    Off,
+    /// Not known: it was at another place, or in another way, or the last store failed.
+    Unknown,
+}
+
 /// The device side of a split ring.
 #[derive(Debug)]
 pub struct SplitRing {
@@ -57,14 +72,15 @@ pub struct SplitRing {
     notify_on_empty: bool,
     /// The next entry of the available ring to hand out.
     last_avail: u16,
-    /// The driver's index as last read.
+    /// The driver's index as last read and found good.
     avail: u16,
+    /// The driver's index as last read, good or not.
+    seen: u16,
     /// The next entry of the used ring to fill.
     last_used: u16,
     /// `last_used` at the last decision whether to call; `None` when that is too long ago to count.
     called: Option<u16>,
-    /// Whether the driver has been asked not to kick.
-    kicks_off: bool,
+    kicks: Kicks,
     prefetch: Prefetch,
     window: Window,
     hint: Hint,
@@ -82,9 +98,10 @@ impl Default for SplitRing {
             notify_on_empty: false,
             last_avail: 0,
             avail: 0,
+            seen: 0,
             last_used: 0,
             called: None,
-            kicks_off: false,
+            kicks: Kicks::Unknown,
             prefetch: Prefetch {
                 heads: [0; PREFETCH],
                 descs: [[0; 2]; PREFETCH],
@@ -109,9 +126,10 @@ impl SplitRing {
             notify_on_empty,
             last_avail,
             avail,
+            seen,
             last_used,
             called,
-            kicks_off,
+            kicks,
             prefetch: _,
             window: _,
             hint,
@@ -122,9 +140,10 @@ impl SplitRing {
         *notify_on_empty = false;
         *last_avail = 0;
         *avail = 0;
+        *seen = 0;
         *last_used = 0;
         *called = None;
-        *kicks_off = false;
+        *kicks = Kicks::Unknown;
         *hint = Hint::default();
         self.forget_prefetch();
     }
@@ -141,7 +160,7 @@ impl SplitRing {
         match u16::try_from(size) {
             Ok(size) if size.is_power_of_two() => {
                 self.size = size;
-                self.forget_prefetch();
+                self.forget_memory();
                 true
             }
             _ => false,
@@ -154,10 +173,31 @@ impl SplitRing {
         self.size
     }
 
-    /// Moves the ring; nothing at the old place is accessed any more.
+    /// Moves the ring; nothing at the old place is accessed any more, and nothing known of it counts
+    /// at the new one.
     pub fn set_addrs(&mut self, addrs: RingAddrs) {
         self.addrs = addrs;
+        self.forget_memory();
+    }
+
+    /// Forgets all that is known of memory: it is read again, and the driver is told again whether to
+    /// kick.
+    ///
+    /// For a ring whose addresses stay, while what they mean changes: their translation, or the order
+    /// of the bytes there. The other half of that is [`SplitRing::forget_hint`].
+    pub fn forget_memory(&mut self) {
         self.forget_prefetch();
+        self.forget_index();
+        self.kicks = Kicks::Unknown;
+        self.called = None;
+    }
+
+    /// Forgets the driver's index: all that is before it is looked for again.
+    #[inline]
+    fn forget_index(&mut self) {
+        self.avail = self.last_avail;
+        // With the index in memory there, nothing is available.
+        self.seen = self.last_avail;
     }
 
     /// Where the ring lies.
@@ -187,6 +227,12 @@ impl SplitRing {
     /// Takes over what driver and owner negotiated: `VIRTIO_F_EVENT_IDX` and
     /// `VIRTIO_F_NOTIFY_ON_EMPTY`.
     pub fn set_features(&mut self, event_idx: bool, notify_on_empty: bool) {
+        if event_idx != self.event_idx {
+            // The driver has been told in a way that no longer counts, and what it wished so far was
+            // about other calls.
+            self.kicks = Kicks::Unknown;
+            self.called = None;
+        }
         self.event_idx = event_idx;
         self.notify_on_empty = notify_on_empty;
     }
@@ -194,7 +240,7 @@ impl SplitRing {
     /// Sets the entry of the available ring to continue with.
     pub fn set_base(&mut self, base: u16) {
         self.last_avail = base;
-        self.avail = base;
+        self.forget_index();
         self.forget_prefetch();
     }
 
@@ -206,19 +252,24 @@ impl SplitRing {
     }
 
     /// Starts the ring: takes over the used index found in memory and tells the driver whether to
-    /// kick, as it was when the ring stopped.
+    /// kick, as it was when the ring stopped; if that is not known, to kick.
     ///
     /// # Errors
     ///
-    /// [`Fault::Unmapped`] when the used ring cannot be accessed; the ring is then as before.
+    /// [`Fault::Unmapped`] when the used ring cannot be accessed; the ring then goes on where it was.
     pub fn start<M: Memory>(&mut self, memory: &M) -> Result<(), Fault> {
-        let flags = if self.kicks_off { USED_F_NO_NOTIFY } else { 0 };
-        memory.store(self.used_at(OFFSET_FLAGS), flags.to_le())?;
+        let (kicks, flags) = match self.kicks {
+            Kicks::Off => (Kicks::Off, USED_F_NO_NOTIFY),
+            Kicks::On | Kicks::Unknown => (Kicks::On, 0),
+        };
+        self.set_kicks(memory, kicks, OFFSET_FLAGS, flags)?;
         // For `kicks_are_on`: the driver knows before any look for work. Pairs with its full barrier
         // between moving the index and reading the wish.
         memory.full_barrier();
         self.last_used = u16::from_le(memory.load(self.used_at(OFFSET_INDEX))?);
         self.called = None;
+        // Others may have served the ring meanwhile.
+        self.forget_index();
         self.forget_prefetch();
         Ok(())
     }
@@ -312,9 +363,9 @@ impl SplitRing {
     /// Reads the driver's index; whether it moved since it was last read.
     #[inline]
     fn read_avail_index<M: Memory>(&mut self, memory: &M) -> Result<bool, Fault> {
-        // Pairs with the driver's write barrier between filling the ring and moving the index.
-        let avail = u16::from_le(memory.load_acquire(self.avail_at(OFFSET_INDEX))?);
-        if avail.wrapping_sub(self.last_avail) > self.size {
+        let avail = self.load_avail_index(memory)?;
+        self.seen = avail;
+        if !self.is_in_bounds(avail) {
             return Err(Fault::AvailIndex {
                 last: self.last_avail,
                 avail,
@@ -328,6 +379,21 @@ impl SplitRing {
         let end = self.prefetch.next.wrapping_add(ahead);
         self.prefetch.len = self.prefetch.len.min(end);
         Ok(moved)
+    }
+
+    /// Loads the driver's index.
+    #[inline(always)]
+    fn load_avail_index<M: Memory>(&self, memory: &M) -> Result<u16, Fault> {
+        // Pairs with the driver's write barrier between filling the ring and moving the index.
+        Ok(u16::from_le(
+            memory.load_acquire(self.avail_at(OFFSET_INDEX))?,
+        ))
+    }
+
+    /// Whether the driver's index may be `avail`: it makes no more available than the ring has entries.
+    #[inline(always)]
+    fn is_in_bounds(&self, avail: u16) -> bool {
+        avail.wrapping_sub(self.last_avail) <= self.size
     }
 
     /// Fills the empty prefetch; `false` if nothing is available.
@@ -552,11 +618,11 @@ impl SplitRing {
     /// Whether the driver kicks for all that it makes available: since before the device last looked
     /// for work, so that who has been kicked for nothing more may wait.
     ///
-    /// Never with event indexes, which name the one next kick.
+    /// Never with event indexes, which name the one next kick, nor when it is not known.
     #[inline]
     #[must_use]
     pub fn kicks_are_on(&self) -> bool {
-        !self.kicks_off && !self.event_idx
+        self.kicks == Kicks::On && !self.event_idx
     }
 
     /// Whether all chains that the last look for work found have been taken.
@@ -570,17 +636,18 @@ impl SplitRing {
     ///
     /// # Errors
     ///
-    /// [`Fault::Unmapped`].
+    /// [`Fault::Unmapped`]; the driver may then kick or not.
     #[inline]
     pub fn disable_kick<M: Memory>(&mut self, memory: &M) -> Result<(), Fault> {
-        if !self.kicks_off {
-            self.kicks_off = true;
-            // With event indexes, not moving the event is enough.
-            if !self.event_idx {
-                memory.store(self.used_at(OFFSET_FLAGS), USED_F_NO_NOTIFY.to_le())?;
-            }
+        if self.kicks == Kicks::Off {
+            return Ok(());
         }
-        Ok(())
+        if self.event_idx {
+            // Not moving the event is enough.
+            self.kicks = Kicks::Off;
+            return Ok(());
+        }
+        self.set_kicks(memory, Kicks::Off, OFFSET_FLAGS, USED_F_NO_NOTIFY)
     }
 
     /// Asks the driver to kick when it makes more available than the device has seen.
@@ -593,18 +660,86 @@ impl SplitRing {
     #[must_use = "what came meanwhile is lost unless looked for again"]
     #[inline]
     pub fn enable_kick<M: Memory>(&mut self, memory: &M) -> Result<bool, Fault> {
-        if self.event_idx {
-            let event = self.used_at(offset_of_entry(self.size, USED_ENTRY_SIZE));
-            memory.store(event, self.avail.to_le())?;
+        self.ask_for_kick(memory, self.avail)?;
+        self.read_avail_index(memory)
+    }
+
+    /// Asks the driver to kick when it publishes something, wherever its index stands: for a queue that
+    /// stops for a [`Fault`] of the guest, be it of the index itself.
+    ///
+    /// `true`: the index is not where the device has last read it, and no kick may come for that; look
+    /// again. Neither the index that the ring goes by nor the chains read ahead change: what the queue
+    /// has stopped at is still the next.
+    ///
+    /// # No publication is missed
+    ///
+    /// Let `seen` be the index as the device has last read it, in a look for work or here. To publish,
+    /// a driver stores another index and then, behind a full barrier, loads the flags or the event.
+    /// Here flags or event are stored, and then, behind a full barrier, the index is loaded. So of the
+    /// two loads at least one sees the other side's store:
+    ///
+    /// - The load here sees another index than `seen`. The answer is `true`, and that index is `seen`
+    ///   for the next call of this function.
+    /// - Or it sees `seen` still, and the driver's load, for whatever it publishes from there, sees
+    ///   what was stored here. If that is flags, they are zero, and it kicks.
+    /// - If it is an event and `seen` is an index that the ring takes, the event is `seen`. Any step
+    ///   that leads on from it passes it, back or out of bounds as well: `new - seen - 1` is less than
+    ///   `new - seen` modulo 2^16 for all `new` but `seen`.
+    /// - If `seen` is out of bounds, the event is `avail`, the last index that was not. A driver comes
+    ///   back in bounds by a step from `seen`, or from `avail` if `seen` was never an index of its own.
+    ///   Either passes `avail` on its way to any index that makes more available than `avail` did,
+    ///   since no such index lies between `seen` and `avail`, modulo 2^16. Steps that stay out of
+    ///   bounds may go without a kick: there is nothing to look for.
+    ///
+    /// A driver whose index is back at `seen` before the load has published nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`Fault::Unmapped`] only.
+    #[must_use = "what came meanwhile is lost unless looked for again"]
+    #[cold]
+    pub fn await_kick<M: Memory>(&mut self, memory: &M) -> Result<bool, Fault> {
+        let event = if self.is_in_bounds(self.seen) {
+            self.seen
         } else {
-            memory.store(self.used_at(OFFSET_FLAGS), 0)?;
-        }
-        // Not before the driver can know.
-        self.kicks_off = false;
+            self.avail
+        };
+        self.ask_for_kick(memory, event)?;
+        let index = self.load_avail_index(memory)?;
+        let seen = core::mem::replace(&mut self.seen, index);
+        Ok(index != seen)
+    }
+
+    /// Asks the driver to kick, with event indexes when it moves its index on from `event`; the index
+    /// has to be read after it.
+    #[inline(always)]
+    fn ask_for_kick<M: Memory>(&mut self, memory: &M, event: u16) -> Result<(), Fault> {
+        let (offset, value) = if self.event_idx {
+            (offset_of_entry(self.size, USED_ENTRY_SIZE), event)
+        } else {
+            (OFFSET_FLAGS, 0)
+        };
+        self.set_kicks(memory, Kicks::On, offset, value)?;
         // The wish has to be visible before the index is read. Pairs with the driver's full barrier
         // between moving the index and reading the wish.
         memory.full_barrier();
-        self.read_avail_index(memory)
+        Ok(())
+    }
+
+    /// Tells the driver whether to kick, by a value in the used ring.
+    #[inline(always)]
+    fn set_kicks<M: Memory>(
+        &mut self,
+        memory: &M,
+        kicks: Kicks,
+        offset: u64,
+        value: u16,
+    ) -> Result<(), Fault> {
+        // A store that fails may have been done, or not.
+        self.kicks = Kicks::Unknown;
+        memory.store(self.used_at(offset), value.to_le())?;
+        self.kicks = kicks;
+        Ok(())
     }
 }
 

@@ -92,6 +92,8 @@ enum Call {
     /// The guest's turn.
     Write(Write),
     ForgetPrefetch,
+    AwaitKick,
+    ForgetMemory,
 }
 
 #[derive(Arbitrary, Clone, Copy, Debug)]
@@ -204,6 +206,8 @@ impl Call {
             Self::SetFeatures(event, empty) => Deed::SetFeatures(event, empty),
             Self::Write(_) => return Vec::new(),
             Self::ForgetPrefetch => Deed::ForgetPrefetch,
+            Self::AwaitKick => Deed::AwaitKick,
+            Self::ForgetMemory => Deed::ForgetMemory,
         };
         vec![deed]
     }

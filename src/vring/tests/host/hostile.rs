@@ -96,11 +96,13 @@ fn deed() -> impl Strategy<Value = Deed> {
         2 => Just(AskForCall),
         1 => Just(DisableKick),
         3 => Just(EnableKick),
+        2 => Just(AwaitKick),
         1 => Just(Start),
         1 => any::<u16>().prop_map(SetBase),
         1 => addrs().prop_map(SetAddrs),
         1 => (0..7u32).prop_map(|shift| SetSize(1 << shift)),
         1 => any::<(bool, bool)>().prop_map(|(event, empty)| SetFeatures(event, empty)),
+        1 => Just(ForgetMemory),
     ]
 }
 

@@ -44,6 +44,8 @@ pub enum Deed {
     DisableKick,
     /// [`SplitRing::enable_kick`].
     EnableKick,
+    /// [`SplitRing::await_kick`].
+    AwaitKick,
     /// [`SplitRing::start`].
     Start,
     /// [`SplitRing::set_base`].
@@ -54,6 +56,8 @@ pub enum Deed {
     SetSize(u32),
     /// [`SplitRing::set_features`].
     SetFeatures(bool, bool),
+    /// [`SplitRing::forget_memory`].
+    ForgetMemory,
 }
 
 /// A ring in use, and what is known of it.
@@ -61,7 +65,8 @@ pub struct Watch {
     ring: SplitRing,
     memory: MockMemory,
     table: MemTable<Vec<Region>>,
-    /// The driver's index as the ring last read it; `None` since it was told where to continue.
+    /// The driver's index as the ring last read it; `None` since it was told where to continue, or
+    /// that it has to read it again.
     avail: Option<u16>,
     /// Chains taken since then and not given back.
     taken: u16,
@@ -151,9 +156,17 @@ impl Watch {
             Deed::AskForCall => ring.needs_call(memory),
             Deed::DisableKick => ring.disable_kick(memory).is_ok(),
             Deed::EnableKick => ring.enable_kick(memory).is_ok(),
+            Deed::AwaitKick => {
+                let awaits = ring.await_kick(memory).is_ok();
+                // That index the ring does not go by.
+                memory.take_loaded();
+                awaits
+            }
             Deed::Start => {
                 let started = ring.start(memory).is_ok();
                 if started {
+                    self.avail = None;
+                    self.taken = 0;
                     let index = ring.addrs().used.wrapping_add(2);
                     let found = memory.loaded_from(index);
                     self.used = found.expect("the ring looks where to continue");
@@ -170,9 +183,21 @@ impl Watch {
             }
             Deed::SetAddrs(addrs) => {
                 ring.set_addrs(addrs);
+                self.avail = None;
+                self.taken = 0;
                 false
             }
-            Deed::SetSize(size) => ring.set_size(size),
+            Deed::SetSize(size) => {
+                self.avail = None;
+                self.taken = 0;
+                ring.set_size(size)
+            }
+            Deed::ForgetMemory => {
+                ring.forget_memory();
+                self.avail = None;
+                self.taken = 0;
+                false
+            }
             Deed::SetFeatures(event, empty) => {
                 ring.set_features(event, empty);
                 false
