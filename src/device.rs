@@ -169,7 +169,7 @@ impl Device {
         }
         let task = current!();
         let mm = task.mm().ok_or(EPERM)?;
-        let workers = Workers::start(self, self.mode()).map_err(|_| ENOMEM)?;
+        let workers = Workers::start(self, self.mode())?;
         for direction in [Direction::Rx, Direction::Tx] {
             self.queue(direction).vq.lock().owner = task.pid();
         }

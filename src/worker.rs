@@ -80,7 +80,7 @@ impl Workers {
     ///
     /// # Errors
     ///
-    /// Those of the thread's creation, and `ENOMEM`.
+    /// Those of [`Worker::start`].
     pub(crate) fn start(device: &Arc<Device>, mode: Mode) -> Result<Self> {
         let first = Worker::start(device, 0, mode)?;
         let mut all = KVec::new();
@@ -110,7 +110,7 @@ impl Workers {
         let id = (0..MAX_WORKERS)
             .find(|id| self.find(*id).is_err())
             .ok_or(ENOSPC)?;
-        let worker = Worker::start(device, id, self.mode).map_err(|_| ENOMEM)?;
+        let worker = Worker::start(device, id, self.mode)?;
         self.all.push(worker, GFP_KERNEL)?;
         Ok(id)
     }
@@ -188,6 +188,12 @@ impl Worker {
     fn start(device: &Arc<Device>, id: u32, mode: Mode) -> Result<Arc<Self>> {
         let name = CString::try_from_fmt(fmt!("vhost-{}", current!().pid()))?;
         let job = Job {
+    ///
+    /// # Errors
+    ///
+    /// `ERESTARTNOINTR` when a signal waits for the caller: the kernel makes the call again once that
+    /// has been handled, where vhost answers `ENOMEM`. `ENOMEM` when the thread cannot be started for
+    /// any other reason, as vhost.
             device: device.clone(),
             id,
             pending: Pending {
@@ -197,12 +203,16 @@ impl Worker {
         };
         let job = Arc::new(job, GFP_KERNEL)?;
         let thread = match mode {
-            Mode::Task => Thread::Task(VhostTask::start(job.clone(), &name)?),
-            Mode::Kthread => Thread::Kthread(Kthread::start(job.clone(), &name)?),
+            Mode::Task => VhostTask::start(job.clone(), &name).map(Thread::Task),
+            Mode::Kthread => Kthread::start(job.clone(), &name).map(Thread::Kthread),
         };
         Ok(Arc::new(Self { thread, job }, GFP_KERNEL)?)
     }
 }
+        let thread = thread.map_err(|e| match e == ERESTARTNOINTR {
+            true => e,
+            false => ENOMEM,
+        })?;
 
 impl Wake for Waker {
     #[inline]
