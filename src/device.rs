@@ -398,7 +398,7 @@ impl Owner {
             return Err(EFAULT);
         }
         let new = if unbind {
-            device.messages.clear();
+            device.messages.forget(direction);
             None
         } else {
             let waker = self.workers.waker(direction);

@@ -156,12 +156,14 @@ impl Messages {
         self.readers.notify_all();
     }
 
-    /// Reports a miss of `queue`, to be read in the format `v2` or the older one; nothing, while a
-    /// miss of that queue has not been answered (`vhost_iotlb_miss()`).
+    /// Reports a miss of `queue`, to be read in the format `v2` or the older one; nothing, while this
+    /// very miss has not been answered (`vhost_iotlb_miss()`).
+    ///
+    /// Another one takes its place: whoever moved the ring or the memory will not answer the old one.
     pub(crate) fn miss(&self, queue: Direction, miss: Miss, v2: bool) {
         let mut state = self.state.lock();
         let slot = state.slot(queue);
-        if slot.is_some() {
+        if slot.is_some_and(|old| old.miss == miss) {
             return;
         }
         *slot = Some(Outstanding {
@@ -174,10 +176,9 @@ impl Messages {
         self.readers.notify_all();
     }
 
-    /// Forgets all misses (`vhost_clear_msg()`): they may never be answered, and until then the queues
-    /// would not ask again.
-    pub(crate) fn clear(&self) {
-        self.state.lock().forget();
+    /// Forgets the miss of a queue that no longer runs: it may never be answered.
+    pub(crate) fn forget(&self, queue: Direction) {
+        *self.state.lock().slot(queue) = None;
     }
 
     /// Forgets the misses that a translation of `size` bytes from `iova` answers, and tells which of
