@@ -19,6 +19,7 @@ mod poller;
 mod ring;
 mod shim;
 mod socket;
+mod tun;
 mod user;
 mod vhost_task;
 

@@ -16,8 +16,9 @@ use vring::Segment;
 use super::poller::PollFile;
 use super::ring::{Packet, Ring};
 use super::shim;
+use super::tun;
 
-/// A socket that carries Ethernet frames.
+/// A socket that carries Ethernet frames, or a tun's that carries IP packets.
 ///
 /// # Invariants
 ///
@@ -27,6 +28,8 @@ pub(crate) struct Socket {
     file: PollFile,
     sock: NonNull<bindings::socket>,
     tap: bool,
+    /// What is sent are Ethernet frames, as far as could be found out.
+    ethernet: bool,
     /// A tap's. Boxed, for it holds a batch of packets, and sockets are moved.
     ring: Option<KBox<Ring>>,
 }
@@ -39,7 +42,8 @@ unsafe impl Sync for Socket {}
 /// What a socket is like to send to; it may change at any time.
 pub(crate) struct SendState {
     /// Whether frames can be sent through [`Frames`](super::Frames): a tap whose send buffer is not
-    /// limited, since that interface does not account for it.
+    /// limited, since that interface does not account for it, and that carries Ethernet frames, since
+    /// it takes packets for such.
     pub(crate) takes_frames: bool,
     /// Whether the tap runs XDP programs on what it is sent.
     pub(crate) has_xdp: bool,
@@ -75,14 +79,20 @@ impl Socket {
                 file,
                 sock,
                 tap: false,
+                ethernet: true,
                 ring: None,
             });
         }
-        // SAFETY: both functions look at what kind of file it is first.
-        let sock = from_err_ptr(unsafe { shim::tun_get_socket(file.as_ptr()) })
-            // SAFETY: as above.
-            .or_else(|_| from_err_ptr(unsafe { shim::tap_get_socket(file.as_ptr()) }))
-            .map_err(|_| ENOTSOCK)?;
+        // SAFETY: the function looks at what kind of file it is first.
+        let (sock, ethernet) = match from_err_ptr(unsafe { shim::tun_get_socket(file.as_ptr()) }) {
+            // Else packets go one by one, which tun takes for what they are.
+            Ok(sock) => (sock, tun::is_ethernet(&file).unwrap_or(false)),
+            Err(_) => {
+                // SAFETY: as above.
+                let sock = from_err_ptr(unsafe { shim::tap_get_socket(file.as_ptr()) });
+                (sock.map_err(|_| ENOTSOCK)?, true)
+            }
+        };
         let sock = NonNull::new(sock).ok_or(ENOTSOCK)?;
         // SAFETY: a tap is a character device, and its wait queue is in its socket, which the file
         // keeps.
@@ -93,6 +103,7 @@ impl Socket {
             file,
             sock,
             tap: true,
+            ethernet,
             ring: Some(ring),
         })
     }
@@ -120,7 +131,7 @@ impl Socket {
         // SAFETY: the socket is alive.
         let state = unsafe { shim::rnet_sock_send_state(self.as_ptr()) };
         SendState {
-            takes_frames: self.tap && state & shim::RNET_SOCK_UNLIMITED != 0,
+            takes_frames: self.tap && self.ethernet && state & shim::RNET_SOCK_UNLIMITED != 0,
             has_xdp: state & shim::RNET_SOCK_XDP != 0,
         }
     }
@@ -130,8 +141,9 @@ impl Socket {
     ///
     /// # Errors
     ///
-    /// Those of the socket. `EAGAIN`, `ENOBUFS` and `ENOMEM` say to try again when there is room,
-    /// `EFAULT` that the memory could not be read.
+    /// Those of the socket. `EAGAIN` says to try again when there is room, `EFAULT` that the memory
+    /// could not be read. `ENOBUFS` and `ENOMEM` are a tap's word for want of memory; of a packet
+    /// socket they may also say that the packet has been dropped on its way out.
     pub(crate) fn send(&self, segments: &[Segment], len: usize, skip: usize) -> Result {
         // SAFETY: the socket is alive. C copies from the segments' user addresses and handles any.
         let ret = unsafe {
@@ -236,8 +248,9 @@ impl Socket {
         drop(self.take());
     }
 
+    /// Whether it is a tap's.
     #[inline]
-    pub(super) fn is_tap(&self) -> bool {
+    pub(crate) fn is_tap(&self) -> bool {
         self.tap
     }
 

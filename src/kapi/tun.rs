@@ -1,0 +1,100 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What kind of device a tun file is attached to.
+//!
+//! C header: `include/uapi/linux/if_tun.h`.
+
+use kernel::bindings;
+use kernel::ffi::c_ulong;
+use kernel::fs::LocalFile;
+use kernel::page::PAGE_SIZE;
+use kernel::prelude::*;
+use kernel::uaccess::{UserPtr, UserSlice};
+
+/// `TUNGETIFF`: writes a `struct ifreq` with the device's name and flags.
+const TUNGETIFF: u32 = 0x8004_54d2;
+/// Offset of `ifr_flags` in a `struct ifreq`, behind the name, in bytes.
+const FLAGS_OFFSET: usize = 16;
+/// The device carries IP packets without Ethernet header.
+const IFF_TUN: u16 = 0x0001;
+
+/// `PROT_READ | PROT_WRITE`.
+const PROT_READ_WRITE: c_ulong = 0x3;
+/// `MAP_PRIVATE | MAP_ANONYMOUS`.
+const MAP_PRIVATE_ANONYMOUS: c_ulong = 0x22;
+
+/// A page of the calling process's memory, unmapped when it is dropped.
+///
+/// # Invariants
+///
+/// The page at `addr` has been mapped into the memory of the current process, which is that of the
+/// task that drops this.
+struct UserPage {
+    addr: usize,
+    /// Another task may have other memory.
+    _not_send: core::marker::PhantomData<*mut ()>,
+}
+
+impl UserPage {
+    /// Maps a zeroed page.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM` when the process may have no more, and `EINVAL` without user memory.
+    fn new() -> Result<Self> {
+        if current!().mm().is_none() {
+            return Err(EINVAL);
+        }
+        // SAFETY: the current task has user memory, and asks for a new mapping of no file anywhere.
+        let addr = unsafe {
+            bindings::vm_mmap(
+                core::ptr::null_mut(),
+                0,
+                PAGE_SIZE,
+                PROT_READ_WRITE,
+                MAP_PRIVATE_ANONYMOUS,
+                0,
+            )
+        };
+        // An error number is no multiple of a page.
+        if addr % PAGE_SIZE != 0 {
+            return Err(ENOMEM);
+        }
+        // INVARIANT: mapped above.
+        Ok(Self {
+            addr,
+            _not_send: core::marker::PhantomData,
+        })
+    }
+}
+
+impl Drop for UserPage {
+    fn drop(&mut self) {
+        // SAFETY: mapped by `new`, in the same process. If the process has replaced it since, it has
+        // asked for what it gets.
+        unsafe { bindings::vm_munmap(self.addr, PAGE_SIZE) };
+    }
+}
+
+/// Whether what is sent to a file of tun is an Ethernet frame, rather than an IP packet.
+///
+/// The kernel tells of a tun device's kind in an answer to its user only, so the question is asked as a
+/// user would. The kind of a device never changes.
+///
+/// # Errors
+///
+/// `EBADFD` when the file has no device, and those of mapping a page of the calling process.
+pub(super) fn is_ethernet(file: &LocalFile) -> Result<bool> {
+    let page = UserPage::new()?;
+    // SAFETY: an open file has operations.
+    let ioctl = unsafe { (*(*file.as_ptr()).f_op).unlocked_ioctl }.ok_or(ENOTTY)?;
+    // SAFETY: the file is open and these are its operations; the address is one of user memory, which
+    // the operation takes whatever it is.
+    let ret = unsafe { ioctl(file.as_ptr(), TUNGETIFF, page.addr) };
+    if ret != 0 {
+        return Err(EBADFD);
+    }
+    let at = UserPtr::from_addr(page.addr.wrapping_add(FLAGS_OFFSET));
+    let flags: u16 = UserSlice::new(at, size_of::<u16>()).reader().read()?;
+    Ok(flags & IFF_TUN == 0)
+}
