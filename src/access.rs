@@ -6,9 +6,11 @@
 //! is [`OwnerMemory`], and nothing else is compiled into their path. Queues with IO addresses, a
 //! dirty log or big-endian rings go through [`Mediated`](vring::Mediated).
 
+use core::cell::Cell;
+
 use kernel::sync::Arc;
 use vring::{
-    ByteOrder, DirtyLog, Fault, GuestAddr, Memory, Miss, Notes, RingAddrs, Segment, UserAddr,
+    ByteOrder, DirtyLog, Fault, GuestAddr, Memory, Miss, Notes, Owed, RingAddrs, Segment, UserAddr,
 };
 
 use crate::features::{Features, LOG_ALL, VERSION_1};
@@ -75,6 +77,8 @@ pub(crate) struct Mediation {
     pub(crate) iotlb: Option<Iotlb>,
     /// `VHOST_SET_VRING_ENDIAN`; of no effect with `VIRTIO_F_VERSION_1`.
     pub(crate) order: ByteOrder,
+    /// Writes that have to be logged before the queue goes on.
+    pub(crate) owed: Cell<Option<Owed>>,
 }
 
 impl Mediation {
@@ -116,6 +120,20 @@ impl Mediation {
         }
     }
 
+    /// Logs what earlier rounds could not: a page that is written and not in the log is lost in a
+    /// migration.
+    ///
+    /// # Errors
+    ///
+    /// [`Fault::Unlogged`] while it cannot be logged.
+    pub(crate) fn log_owed(&self, memory: &Mediated<'_>) -> Result<(), Fault> {
+        let logs = memory.log.buffers || memory.log.used.is_some();
+        if let Some(owed) = self.owed.take().filter(|_| logs) {
+            memory.log_owed(owed)?;
+        }
+        Ok(())
+    }
+
     /// Tells the owner that something has been logged during what ended with `outcome`, which becomes
     /// [`Next::Translate`] if it was for want of a translation.
     ///
@@ -132,6 +150,9 @@ impl Mediation {
             if let Some(call) = &self.log_call {
                 call.signal();
             }
+        }
+        if let Some(owed) = memory.notes.owed() {
+            self.owed.set(Some(owed.and(self.owed.get())));
         }
         if let Some(fault) = memory.notes.unlogged() {
             return Err(fault);

@@ -306,8 +306,9 @@ impl Virtqueue {
             return Ok(Next::Wait);
         };
         let memory = mediation.memory(owner, table, &queue.features, queue.ring.addrs());
-        let next = memory
-            .prefetch(queue.ring.extents())
+        let next = mediation
+            .log_owed(&memory)
+            .and_then(|()| memory.prefetch(queue.ring.extents()))
             .and_then(|()| round.run(queue, &memory, &memory));
         mediation.conclude(&memory, next, missed)
     }

@@ -96,6 +96,28 @@ pub struct Notes {
     missed: Cell<Option<Miss>>,
     logged: Cell<bool>,
     unlogged: Cell<Option<UserAddr>>,
+    owed: Cell<Option<Owed>>,
+}
+
+/// Guest memory with all writes that could not be logged, to be logged when the log is there again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Owed {
+    first: GuestAddr,
+    last: GuestAddr,
+}
+
+impl Owed {
+    /// What both are, and perhaps more: a page too many in the log is only copied for nothing.
+    #[must_use]
+    pub fn and(self, other: Option<Self>) -> Self {
+        match other {
+            Some(other) => Self {
+                first: GuestAddr(self.first.0.min(other.first.0)),
+                last: GuestAddr(self.last.0.max(other.last.0)),
+            },
+            None => self,
+        }
+    }
 }
 
 impl Notes {
@@ -115,6 +137,12 @@ impl Notes {
     #[must_use]
     pub fn logged(&self) -> bool {
         self.logged.get()
+    }
+
+    /// What could not be logged, and can be another time.
+    #[must_use]
+    pub fn owed(&self) -> Option<Owed> {
+        self.owed.get()
     }
 
     /// A write that could not be logged, if there was one.
@@ -245,7 +273,31 @@ where
     fn log_range(&self, addr: GuestAddr, len: u64) -> Result<(), Unmapped> {
         self.notes.logged.set(true);
         let set = |word, bits| self.memory.set_bits(word, bits);
-        for_each_log_word(self.log.base, addr, len, set)
+        let logged = for_each_log_word(self.log.base, addr, len, set);
+        // A range that wraps has no place in any log.
+        let last = len.checked_sub(1).and_then(|len| addr.0.checked_add(len));
+        if let (Err(_), Some(last)) = (&logged, last) {
+            let owed = Owed {
+                first: addr,
+                last: GuestAddr(last),
+            };
+            self.notes.owed.set(Some(owed.and(self.notes.owed.get())));
+        }
+        logged
+    }
+
+    /// Logs what could not be logged before.
+    ///
+    /// # Errors
+    ///
+    /// [`Fault::Unlogged`]; it is still owed.
+    pub fn log_owed(&self, owed: Owed) -> Result<(), Fault> {
+        // No wrap: the last byte lies behind the first, and all of the address space cannot be owed.
+        let len = owed.last.0.wrapping_sub(owed.first.0).wrapping_add(1);
+        self.log_range(owed.first, len).map_err(|Unmapped(at)| {
+            self.notes.unlogged.set(Some(at));
+            Fault::Unlogged(at)
+        })
     }
 
     /// Loads descriptor `index` of the table at `table`.

@@ -56,7 +56,7 @@ pub use desc::{DESC_F_INDIRECT, DESC_F_NEXT, DESC_F_WRITE, DESC_SIZE};
 pub use fault::Fault;
 pub use iotlb::{InvalidMapping, Iotlb, IotlbEntry, Mapping, Miss, Permission, Untranslated};
 pub use log::{for_each_log_word, log_extent};
-pub use mediated::{DirtyLog, GuestRanges, Mediated, Notes, OwnerAccess};
+pub use mediated::{DirtyLog, GuestRanges, Mediated, Notes, Owed, OwnerAccess};
 pub use memory::{Memory, Unmapped};
 pub use region::{Hint, InvalidRegion, MemTable, Region};
 pub use segment::{Access, Segment, Segments, Translate};
