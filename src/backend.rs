@@ -4,19 +4,32 @@
 
 use kernel::prelude::*;
 
-use crate::kapi::{Poller, Socket};
+use crate::kapi::{Poller, Socket, Timer};
 use crate::worker::Waker;
 
-/// A socket, and the wait for it to have packets or room.
+/// The first delay before a queue tries again what has failed, in milliseconds.
+const FIRST_DELAY: u32 = 1;
+/// The longest delay, in milliseconds: what comes back is noticed soon, and four tries a second cost
+/// nothing that could be measured.
+const LONGEST_DELAY: u32 = 256;
+/// How long a queue keeps memory that it does not use, in milliseconds.
+const IDLE: u32 = 1000;
+
+/// A socket, and what wakes the queue: packets or room, or a timer where nothing tells.
 ///
-/// A busy queue does not wait: each packet would cost its sender a wake-up that changes nothing.
+/// A busy queue does not wait for packets: each would cost its sender a wake-up that changes nothing.
 pub(crate) struct Backend {
     pub(crate) socket: Socket,
     /// Whether the tap has refused a frame in pages, for how it is made.
     pub(crate) refuses_pages: bool,
     poller: Poller<Waker>,
+    timer: Timer<Waker>,
     /// Whether the socket has been waited for.
     in_use: bool,
+    /// The delay before the last try, in milliseconds; 0 if there is nothing to try again.
+    delay: u32,
+    /// The owner has been told of a fault, and no round has gone well since.
+    failing: bool,
 }
 
 impl Backend {
@@ -28,18 +41,25 @@ impl Backend {
     pub(crate) fn from_fd(fd: i32, events: u32, waker: Waker) -> Result<Self> {
         let fd = u32::try_from(fd).map_err(|_| ENOTSOCK)?;
         let socket = Socket::from_fd(fd)?;
+        let timer = Timer::new(waker.clone())?;
         let poller = Poller::new(socket.file().clone(), events, waker)?;
         Ok(Self {
             socket,
             refuses_pages: false,
             poller,
+            timer,
             in_use: false,
+            delay: 0,
+            failing: false,
         })
     }
 
-    /// Hands what the socket becomes ready for to another waker.
-    pub(crate) fn set_waker(&mut self, waker: Waker) {
+    /// Hands what the socket becomes ready for to another waker, and `timer`, which wakes the same
+    /// queue, what the old timer was to do.
+    pub(crate) fn set_waker(&mut self, waker: Waker, timer: Timer<Waker>) {
         self.poller.set_waker(waker);
+        // The queue is woken for its new worker, and starts the timer again if it needs it.
+        self.timer = timer;
     }
 
     /// Wakes the queue when the socket is ready, at once if it is now. Does nothing if armed: the
@@ -66,8 +86,44 @@ impl Backend {
         armed
     }
 
-    /// No longer wakes the queue.
+    /// No longer wakes the queue for the socket.
     pub(crate) fn disarm(&mut self) {
         self.poller.disarm();
+    }
+
+    /// Wakes the queue after a while, longer each time in a row.
+    pub(crate) fn retry_later(&mut self) {
+        self.delay = match self.delay {
+            0 => FIRST_DELAY,
+            delay => delay.saturating_mul(2).min(LONGEST_DELAY),
+        };
+        self.timer.start(self.delay);
+    }
+
+    /// Takes note of a round that has met no trouble.
+    #[inline]
+    pub(crate) fn went_well(&mut self) {
+        self.delay = 0;
+        self.failing = false;
+    }
+
+    /// Takes note of a fault; whether it is the first one since a round went well.
+    pub(crate) fn is_news(&mut self) -> bool {
+        !core::mem::replace(&mut self.failing, true)
+    }
+
+    /// Whether the queue may give back memory: a second has passed, and the round that it was woken
+    /// for has `moved` nothing. Asked at the end of each round that leaves the queue waiting, while it
+    /// has such memory.
+    #[inline]
+    pub(crate) fn is_idle(&mut self, moved: bool) -> bool {
+        let expired = self.timer.take_expired();
+        if expired && !moved {
+            return true;
+        }
+        if !self.timer.is_started() {
+            self.timer.start(IDLE);
+        }
+        false
     }
 }

@@ -161,7 +161,7 @@ impl Device {
     ///
     /// # Errors
     ///
-    /// `EBUSY` when there is an owner, `ENOMEM` when the worker cannot be started, as vhost.
+    /// `EBUSY` when there is an owner, and those of the worker's start ([`Workers::start`]).
     pub(crate) fn set_owner(self: &Arc<Self>) -> Result {
         let mut owner = self.owner.lock();
         if owner.is_some() {
@@ -223,7 +223,7 @@ impl Device {
     /// `EFAULT`, and no change, when writes to all memory are to be logged and cannot be, or there is
     /// no memory for an IOTLB (`vhost_net_set_features()`).
     pub(crate) fn set_features(&self, features: Features) -> Result {
-        let _device = self.owner.lock();
+        let owner = self.owner.lock();
         let both = [Direction::Rx, Direction::Tx].map(|direction| self.queue(direction));
         if features.has(LOG_ALL) && !both.iter().all(|queue| queue.vq.lock().can_log_all()) {
             return Err(EFAULT);
@@ -237,6 +237,9 @@ impl Device {
             vq.set_features(features);
         }
         self.messages.enable(platform);
+        if let Some(owner) = &*owner {
+            owner.wake_all();
+        }
         Ok(())
     }
 
@@ -249,7 +252,8 @@ impl Device {
     }
 
     /// Does what a message about IO addresses asks for (`vhost_process_iotlb_msg()`). When it
-    /// returns, no queue uses a mapping that was replaced or deleted.
+    /// returns, no queue uses a mapping that was replaced or deleted. A queue looks again that waits
+    /// for this very mapping, or that stopped, perhaps for want of a permission.
     ///
     /// # Errors
     ///
@@ -257,15 +261,19 @@ impl Device {
     /// have.
     pub(crate) fn iotlb_message(self: &Arc<Self>, message: Message) -> Result {
         let owner = self.owner.lock();
-        for direction in [Direction::Rx, Direction::Tx] {
+        let mut stopped = [false; 2];
+        for (direction, stopped) in [Direction::Rx, Direction::Tx].into_iter().zip(&mut stopped) {
             let mut vq = self.queue(direction).vq.lock();
             message.apply(vq.iotlb().ok_or(EFAULT)?)?;
+            *stopped = vq.is_stopped();
         }
         if let (Message::Update { iova, size, .. }, Some(owner)) = (message, &*owner) {
-            let [rx, tx] = self.messages.answered(iova, size);
-            for (direction, waits) in [(Direction::Rx, rx), (Direction::Tx, tx)] {
-                if waits {
-                    owner.workers.waker(direction).wake();
+            let answered = self.messages.answered(iova, size).into_iter().zip(stopped);
+            for (direction, (answered, stopped)) in
+                [Direction::Rx, Direction::Tx].into_iter().zip(answered)
+            {
+                if answered || stopped {
+                    owner.wake(direction);
                 }
             }
         }
@@ -274,7 +282,21 @@ impl Device {
 }
 
 /// What the owner sets up. Callers hold the device mutex, of which `owner` is the proof.
+///
+/// Whatever may let a queue go on that has stopped has it look again, once it is in force: a guest
+/// whose receive ring is full of buffers has nothing left to kick for.
 impl Owner {
+    /// Has a queue look for work.
+    fn wake(&self, direction: Direction) {
+        self.workers.waker(direction).wake();
+    }
+
+    /// Has both queues look for work.
+    fn wake_all(&self) {
+        self.wake(Direction::Rx);
+        self.wake(Direction::Tx);
+    }
+
     /// Whether the calling process, or one that shares its memory, is the owner.
     fn is_caller(&self) -> bool {
         current!()
@@ -301,6 +323,7 @@ impl Owner {
                 .lock()
                 .set_table(Some(table.clone()));
         }
+        self.wake_all();
         Ok(())
     }
 
@@ -310,17 +333,25 @@ impl Owner {
     ///
     /// `EOPNOTSUPP` for flags other than that of the dirty log, `EINVAL` when it is misaligned, or,
     /// with a backend, not accessible or not to be logged.
-    pub(crate) fn set_addr(&self, vq: &mut Virtqueue, addr: VringAddr) -> Result {
+    pub(crate) fn set_addr(
+        &self,
+        device: &Device,
+        direction: Direction,
+        addr: VringAddr,
+    ) -> Result {
         if addr.flags & !VRING_F_LOG != 0 {
             return Err(EOPNOTSUPP);
         }
         let fits = |vq: &Virtqueue| {
             vq.ring_is_accessible(addr.ring()) && vq.used_is_loggable(addr.log_used())
         };
-        if !addr.is_aligned() || (vq.backend.is_some() && !fits(vq)) {
+        let mut vq = device.queue(direction).vq.lock();
+        if !addr.is_aligned() || (vq.backend.is_some() && !fits(&vq)) {
             return Err(EINVAL);
         }
         vq.set_addrs(addr.ring(), addr.log_used());
+        drop(vq);
+        self.wake(direction);
         Ok(())
     }
 
@@ -332,7 +363,9 @@ impl Owner {
     pub(crate) fn set_log_base(&self, device: &Device, base: UserAddr) -> Result {
         let set = |direction| device.queue(direction).vq.lock().set_log_base(base);
         let rx = set(Direction::Rx);
-        set(Direction::Tx).and(rx)
+        let both = set(Direction::Tx).and(rx);
+        self.wake_all();
+        both
     }
 
     /// Sets what is signalled when something has been logged (`VHOST_SET_LOG_FD`).
@@ -349,6 +382,7 @@ impl Owner {
             let old = device.queue(direction).vq.lock().set_log_call(call.clone());
             drop(old);
         }
+        self.wake_all();
         Ok(())
     }
 
@@ -373,6 +407,8 @@ impl Owner {
         let armed = vq.kick.as_mut().map_or(Ok(()), Poller::arm);
         drop(vq);
         drop(old);
+        // For a kick that the old one was given and nobody took.
+        self.wake(direction);
         armed
     }
 
@@ -392,8 +428,11 @@ impl Owner {
         direction: Direction,
         fd: i32,
     ) -> Result {
-        let mut vq = device.queue(direction).vq.lock();
         let unbind = fd == FILE_UNBIND;
+        let task = current!();
+        // The caller is the owner, so there is some.
+        let memory = OwnerMemory::of_caller(task).ok_or(EFAULT)?;
+        let mut vq = device.queue(direction).vq.lock();
         if !unbind && !vq.is_accessible() {
             return Err(EFAULT);
         }
@@ -405,11 +444,11 @@ impl Owner {
             let mut new = Backend::from_fd(fd, direction.backend_event(), waker)?;
             if let Some(old) = vq.backend.as_ref() {
                 if old.socket.is(&new.socket) {
+                    drop(vq);
+                    self.wake(direction);
                     return Ok(());
                 }
             }
-            let task = current!();
-            let memory = OwnerMemory::of_caller(task).ok_or(EFAULT)?;
             match vq.start(memory) {
                 Ok(Next::Translate) => {
                     if let Some(miss) = vq.take_miss() {
@@ -423,7 +462,7 @@ impl Owner {
             new.arm()?;
             Some(new)
         };
-        let old = vq.set_backend(new);
+        let old = vq.set_backend(memory, new);
         drop(vq);
         drop(old);
         Ok(())

@@ -116,7 +116,7 @@ fn vring(device: &Arc<Device>, owner: &Owner, cmd: u32, arg: usize) -> Result {
         }
         uapi::SET_VRING_ADDR => {
             let addr = VringAddr::from_raw(read::<RawAddr>(arg)?);
-            owner.set_addr(&mut queue.vq.lock(), addr)
+            owner.set_addr(device, direction, addr)
         }
         uapi::SET_VRING_KICK => owner.set_kick(device, direction, read_second(arg)? as i32),
         uapi::SET_VRING_CALL => {

@@ -8,17 +8,17 @@
 
 use kernel::prelude::*;
 use vring::{
-    Fault, Memory, Segment, Segments, SplitRing, Translate, Unmapped, UserAddr, MAX_CHAIN_SEGMENTS,
+    Chain, Fault, Memory, Segment, Segments, SplitRing, Translate, Unmapped, UserAddr, MAX_CHAIN_SEGMENTS,
 };
 
 use crate::access::GuestMemory;
 use crate::backend::Backend;
 use crate::features::{Header, MRG_RXBUF};
-use crate::kapi::{BusyPoll, EventFd, OwnerMemory};
+use crate::kapi::{BusyTime, EventFd, OwnerMemory, Polled};
 use crate::stats::Stats;
 use crate::used::{UsedBatch, BATCH};
 use crate::virtqueue::{
-    self, Next, Running, Scratch, Virtqueue, MAX_ROUND_BYTES, MAX_ROUND_PACKETS,
+    self, Next, Running, Scratch, Virtqueue, MAX_ROUND_BYTES, MAX_ROUND_DESCS, MAX_ROUND_PACKETS,
 };
 use crate::worker::Pending;
 
@@ -29,6 +29,10 @@ const NUM_BUFFERS_OFFSET: u64 = 10;
 ///
 /// With fewer, leaving the backend's wait queue and joining it again would cost more.
 const BUSY: usize = 8;
+
+/// Descriptors after which the chains of a packet are too many for it: four times as many as it may have
+/// pieces. Empty ones cost time, too.
+const MAX_PACKET_DESCS: u32 = 4096;
 
 /// A header that says nothing, for backends that have none.
 const EMPTY_HEADER: [u8; 24] = [0; 24];
@@ -69,8 +73,9 @@ impl virtqueue::Round for Receive<'_> {
             header,
             backend,
             call,
-            busy_timeout,
+            busy,
             scratch: Scratch { segments, used, .. },
+            lost_to,
         } = queue;
         let mut round = Round {
             memory,
@@ -84,21 +89,24 @@ impl virtqueue::Round for Receive<'_> {
             call,
             stats: self.stats,
             pending: self.pending,
-            busy_timeout,
+            busy,
+            lost_to,
             used,
             packets: 0,
             bytes: 0,
+            descs: 0,
             lost: 0,
         };
         let next = loop {
             match round.run(segments) {
                 Ok(Ended::Empty) => match round.more_comes() {
-                    Ok(true) => continue,
-                    Ok(false) => {
-                        // A backend without its device has nothing to wait for; the next one will.
-                        let _ = round.backend.arm();
-                        break Ok(Next::Wait);
-                    }
+                    Ok(Polled::Work) => continue,
+                    Ok(Polled::Cut) => break Ok(Next::Again),
+                    Ok(Polled::Nothing) => match round.backend.arm() {
+                        Ok(()) => break Ok(Next::Wait),
+                        // Without its device the backend tells of nothing, even when it has one again.
+                        Err(_) => break Ok(Next::Retry),
+                    },
                     Err(fault) => break Err(fault),
                 },
                 Ok(Ended::Unbuffered) => break Ok(Next::Wait),
@@ -127,11 +135,15 @@ struct Round<'a, M, T> {
     call: Option<&'a EventFd>,
     stats: &'a Stats,
     pending: &'a Pending,
-    busy_timeout: u32,
+    busy: BusyTime,
+    /// Why packets were lost, of which the owner is told.
+    lost_to: &'a mut Option<Fault>,
     used: &'a mut UsedBatch,
     /// Packets done with, lost ones included.
     packets: usize,
     bytes: usize,
+    /// Descriptors looked at.
+    descs: u32,
     /// Packets that the guest does not get.
     lost: usize,
 }
@@ -156,9 +168,40 @@ enum Buffers {
     Missing,
 }
 
+/// What the chains of a packet occupy, so far.
+#[derive(Default)]
+struct Taken {
+    /// Descriptors, those of indirect tables included.
+    descs: u32,
+    /// Descriptors of the ring.
+    slots: u32,
+    /// Descriptors of the ring in the smallest chain; 0 if there is none.
+    smallest: u16,
+}
+
+impl Taken {
+    #[inline]
+    fn add(&mut self, chain: &Chain) {
+        self.descs = self.descs.saturating_add(chain.descs);
+        self.slots = self.slots.saturating_add(u32::from(chain.slots));
+        self.smallest = match self.smallest {
+            0 => chain.slots,
+            smallest => smallest.min(chain.slots),
+        };
+    }
+
+    /// Whether a ring of `size` descriptors that has these chains has no room for another like them.
+    fn fill(&self, size: u16) -> bool {
+        let room = u32::from(size).saturating_sub(self.slots);
+        room < u32::from(self.smallest)
+    }
+}
+
 impl<M: GuestMemory, T: Translate> Round<'_, M, T> {
     #[inline(always)]
     fn run(&mut self, storage: &mut [Segment]) -> Result<Ended, Fault> {
+        // What an earlier round could not publish.
+        self.publish()?;
         self.ring.disable_kick(&self.memory)?;
         if self.backend.socket.has_left() {
             // What an earlier round left is not all that this one was woken for: it has to look at
@@ -175,7 +218,10 @@ impl<M: GuestMemory, T: Translate> Round<'_, M, T> {
                 }
                 None => MAX_ROUND_PACKETS,
             };
-            while self.packets < most && self.bytes < MAX_ROUND_BYTES {
+            while self.packets < most
+                && self.bytes < MAX_ROUND_BYTES
+                && self.descs < MAX_ROUND_DESCS
+            {
                 let Some(packet_len) = self.backend.socket.next_len() else {
                     return Ok(Ended::Empty);
                 };
@@ -185,7 +231,7 @@ impl<M: GuestMemory, T: Translate> Round<'_, M, T> {
                 // The packet stays where it is until there are buffers for it.
                 match self.take_buffers(len, &mut segments)? {
                     Buffers::Enough(chains) => {
-                        self.receive(len, chains, segments.as_slice())?;
+                        self.receive(len, chains, segments.as_slice());
                         if self.used.chains() > BATCH {
                             self.publish()?;
                         }
@@ -207,7 +253,10 @@ impl<M: GuestMemory, T: Translate> Round<'_, M, T> {
                 self.packets = self.packets.wrapping_add(1);
                 self.bytes = self.bytes.wrapping_add(len);
             }
-            if self.packets >= MAX_ROUND_PACKETS || self.bytes >= MAX_ROUND_BYTES {
+            if self.packets >= MAX_ROUND_PACKETS
+                || self.bytes >= MAX_ROUND_BYTES
+                || self.descs >= MAX_ROUND_DESCS
+            {
                 return Ok(Ended::Full);
             }
             // A queue that has not been busy is still in the backend's wait queue: if it has not been
@@ -218,20 +267,20 @@ impl<M: GuestMemory, T: Translate> Round<'_, M, T> {
         }
     }
 
-    /// Waits a while for more packets, if the owner wants that; whether there are some. It ends when
-    /// the worker is woken for the other queue, or the time is over (`vhost_net_busy_poll()`).
-    fn more_comes(&mut self) -> Result<bool, Fault> {
-        if self.busy_timeout == 0 {
-            return Ok(false);
+    /// Waits a while for more packets, if the owner wants that. It ends when the worker is woken for
+    /// the other queue, or the time is over (`vhost_net_busy_poll()`).
+    fn more_comes(&mut self) -> Result<Polled, Fault> {
+        if !self.busy.is_wanted() {
+            return Ok(Polled::Nothing);
         }
         self.publish()?;
-        let poll = BusyPoll::new(self.busy_timeout);
+        let poll = self.busy.poll();
         loop {
             if self.backend.socket.has_packet() {
-                return Ok(true);
+                return Ok(Polled::Work);
             }
             if self.pending.tx.is_set() || !poll.goes_on() {
-                return Ok(false);
+                return Ok(poll.ended());
             }
         }
     }
@@ -245,9 +294,12 @@ impl<M: GuestMemory, T: Translate> Round<'_, M, T> {
         let before = self.used.len();
         let mut chains = 0u16;
         let mut left = len as u64;
+        let mut taken = Taken::default();
         let outcome = loop {
             let chain = match self.ring.next_chain(&self.memory, self.table, segments) {
                 Ok(Some(chain)) => chain,
+                // The guest cannot add to them.
+                Ok(None) if taken.fill(self.ring.size()) => break Ok(Buffers::TooShort),
                 Ok(None) => break Ok(Buffers::Missing),
                 // As many pieces as one packet may have, and it needs more.
                 Err(Fault::TooManySegments) if chains != 0 => break Ok(Buffers::TooShort),
@@ -263,10 +315,15 @@ impl<M: GuestMemory, T: Translate> Round<'_, M, T> {
                 break Err(Fault::TooManySegments);
             }
             left = left.wrapping_sub(here);
+            self.descs = self.descs.wrapping_add(chain.descs);
             if left == 0 {
                 return Ok(Buffers::Enough(chains));
             }
-            if !self.mergeable || usize::from(chains) >= MAX_CHAIN_SEGMENTS {
+            taken.add(&chain);
+            if !self.mergeable
+                || usize::from(chains) >= MAX_CHAIN_SEGMENTS
+                || taken.descs >= MAX_PACKET_DESCS
+            {
                 break Ok(Buffers::TooShort);
             }
         };
@@ -275,47 +332,46 @@ impl<M: GuestMemory, T: Translate> Round<'_, M, T> {
         outcome
     }
 
-    /// Receives a packet into `segments`.
+    /// Receives a packet into `segments`. It is lost if they cannot be written, and the chains go to
+    /// the next one: the backend has no way to keep it, and memory that is away comes back unannounced.
     #[inline(always)]
-    fn receive(&mut self, len: usize, chains: u16, segments: &[Segment]) -> Result<(), Fault> {
-        let received = self.fill(len, chains, segments);
+    fn receive(&mut self, len: usize, chains: u16, segments: &[Segment]) {
+        let filled = self.fill(len, chains, segments);
         self.memory.wrote(segments, len);
-        received
+        match filled {
+            Ok(true) => self.used.merge(usize::from(chains)),
+            Ok(false) => self.lose(chains),
+            Err(Unmapped(at)) => {
+                *self.lost_to = Some(Fault::Unmapped(Unmapped(at)));
+                self.lose(chains);
+            }
+        }
     }
 
-    /// Writes header and packet to `segments`.
+    /// Writes header and packet to `segments`; `false` if there is no packet.
     #[inline(always)]
-    fn fill(&mut self, len: usize, chains: u16, segments: &[Segment]) -> Result<(), Fault> {
+    fn fill(&mut self, len: usize, chains: u16, segments: &[Segment]) -> Result<bool, Unmapped> {
         let Header { vhost, .. } = self.header;
         let want = len.wrapping_sub(vhost);
         let received = self.backend.socket.receive(segments, len, vhost);
         let written = match received {
             Ok(received) if received.len == want => received.left == 0,
             Err(e) if e == EFAULT => false,
-            // Refused by the tap, or taken by someone else who reads from it: go on.
-            _ => {
-                self.lost = self.lost.wrapping_add(1);
-                self.undo(chains);
-                return Ok(());
-            }
+            // Refused by the tap, or taken by someone else who reads from it.
+            _ => return Ok(false),
         };
         if !written {
             // Of a payload that it could not write the tap does not tell: the rest is left over.
-            self.undo(chains);
             let first = segments.first().map_or(UserAddr(0), |segment| segment.addr);
-            return Err(Fault::Unmapped(Unmapped(first)));
+            return Err(Unmapped(first));
         }
-        if let Err(fault) = self.finish_header(chains, segments) {
-            self.undo(chains);
-            return Err(fault);
-        }
-        self.used.merge(usize::from(chains));
-        Ok(())
+        self.finish_header(chains, segments)?;
+        Ok(true)
     }
 
     /// Writes the header if the backend has none, and the number of buffers.
     #[inline(always)]
-    fn finish_header(&self, chains: u16, segments: &[Segment]) -> Result<(), Fault> {
+    fn finish_header(&self, chains: u16, segments: &[Segment]) -> Result<(), Unmapped> {
         let owner = self.memory.owner();
         if self.header.vhost != 0 {
             let header = EMPTY_HEADER.get(..self.header.vhost).unwrap_or_default();
@@ -336,17 +392,19 @@ impl<M: GuestMemory, T: Translate> Round<'_, M, T> {
         Ok(())
     }
 
-    /// Gives back the chains of a packet that did not come.
-    fn undo(&mut self, chains: u16) {
-        self.used
-            .truncate(self.used.len().saturating_sub(usize::from(chains)));
+    /// Gives back the chains of a packet that the guest does not get.
+    fn lose(&mut self, chains: u16) {
+        self.lost = self.lost.wrapping_add(1);
+        let left = self.used.len().saturating_sub(usize::from(chains));
+        self.used.truncate(left);
         self.ring.rewind(chains);
     }
 
     #[inline]
     fn publish(&mut self) -> Result<(), Fault> {
         if self.used.len() != 0 {
-            self.used.publish(&self.memory, self.ring, self.stats)?;
+            self.used.publish(&self.memory, self.ring)?;
+            self.stats.batches.add(1);
             virtqueue::call(&self.memory, self.ring, self.call, self.stats);
         }
         Ok(())

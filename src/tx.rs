@@ -13,11 +13,11 @@ use vring::{Chain, Fault, Segment, Segments, SplitRing, Translate, Unmapped, Use
 use crate::access::GuestMemory;
 use crate::backend::Backend;
 use crate::features::Header;
-use crate::kapi::{BusyPoll, EventFd, Frames, OwnerMemory};
+use crate::kapi::{BusyTime, EventFd, Frames, OwnerMemory, Polled};
 use crate::stats::Stats;
 use crate::used::{UsedBatch, BATCH};
 use crate::virtqueue::{
-    self, Next, Running, Scratch, Virtqueue, MAX_ROUND_BYTES, MAX_ROUND_PACKETS,
+    self, Next, Running, Scratch, Virtqueue, MAX_ROUND_BYTES, MAX_ROUND_DESCS, MAX_ROUND_PACKETS,
 };
 use crate::worker::Pending;
 
@@ -63,7 +63,7 @@ impl virtqueue::Round for Transmit<'_> {
             header,
             backend,
             call,
-            busy_timeout,
+            busy,
             scratch:
                 Scratch {
                     segments,
@@ -87,12 +87,15 @@ impl virtqueue::Round for Transmit<'_> {
             call,
             stats: self.stats,
             pending: self.pending,
-            busy_timeout,
+            busy,
+            // What an earlier round could not publish has been counted, and comes first.
+            counted: used.len(),
+            uncalled: used.chains(),
             used,
             frames,
             packets: 0,
             bytes: 0,
-            uncalled: 0,
+            descs: 0,
         };
         let next = round.run(segments);
         // Also after a fault: what was taken before it is good.
@@ -115,8 +118,10 @@ struct Round<'a, M, T> {
     call: Option<&'a EventFd>,
     stats: &'a Stats,
     pending: &'a Pending,
-    busy_timeout: u32,
+    busy: BusyTime,
     used: &'a mut UsedBatch,
+    /// Entries of `used` whose packets are in the statistics.
+    counted: usize,
     frames: &'a mut Frames,
     headroom: u32,
     /// Whether frames go to the backend many at a time.
@@ -125,6 +130,8 @@ struct Round<'a, M, T> {
     takes_pages: bool,
     packets: usize,
     bytes: usize,
+    /// Descriptors looked at.
+    descs: u32,
     /// Chains given back since the guest was last called.
     uncalled: usize,
 }
@@ -133,16 +140,22 @@ struct Round<'a, M, T> {
 enum Sent {
     /// Handed to the backend, or dropped for good: the chain can go back.
     Done,
-    /// Not now: the chain stays available.
-    Retry,
+    /// The backend has no room: the chain stays available until it has.
+    Full,
+    /// There is no memory, and nobody tells when there is: the chain stays available.
+    NoMemory,
 }
 
 impl<M: GuestMemory, T: Translate> Round<'_, M, T> {
     fn run(&mut self, storage: &mut [Segment]) -> Result<Next, Fault> {
+        self.flush()?;
         // Chains that an earlier round left were found before the wake-up to this one, which may have
         // been for others.
         let fresh = self.ring.is_drained();
-        while self.packets < MAX_ROUND_PACKETS && self.bytes < MAX_ROUND_BYTES {
+        while self.packets < MAX_ROUND_PACKETS
+            && self.bytes < MAX_ROUND_BYTES
+            && self.descs < MAX_ROUND_DESCS
+        {
             if self.used.len() >= BATCH {
                 self.flush()?;
             }
@@ -152,8 +165,12 @@ impl<M: GuestMemory, T: Translate> Round<'_, M, T> {
                 .next_chain(&self.memory, self.table, &mut segments)?
             else {
                 self.flush()?;
-                if self.busy_timeout != 0 && self.busy_poll()? {
-                    continue;
+                if self.busy.is_wanted() {
+                    match self.busy_poll()? {
+                        Polled::Work => continue,
+                        Polled::Cut => return Ok(Next::Again),
+                        Polled::Nothing => {}
+                    }
                 }
                 if self.ring.kicks_are_on() {
                     return Ok(Next::Wait);
@@ -169,12 +186,16 @@ impl<M: GuestMemory, T: Translate> Round<'_, M, T> {
             };
             match self.send(&chain, segments.as_slice()) {
                 Ok(Sent::Done) => {}
-                Ok(Sent::Retry) if self.backend.arm().is_ok() => {
+                Ok(Sent::Full) if self.backend.arm().is_ok() => {
                     self.ring.rewind(1);
                     return Ok(Next::Wait);
                 }
                 // The device is gone, and will not tell of room.
-                Ok(Sent::Retry) => self.stats.dropped.add(1),
+                Ok(Sent::Full) => self.stats.dropped.add(1),
+                Ok(Sent::NoMemory) => {
+                    self.ring.rewind(1);
+                    return Ok(Next::Retry);
+                }
                 Err(fault) => {
                     self.ring.rewind(1);
                     return Err(fault);
@@ -185,13 +206,14 @@ impl<M: GuestMemory, T: Translate> Round<'_, M, T> {
             self.packets = self.packets.wrapping_add(1);
             // CAST: at most 2^10 lengths of 32 bits.
             self.bytes = self.bytes.wrapping_add(chain.len as usize);
+            self.descs = self.descs.wrapping_add(chain.descs);
             // A packet by itself is not worth writing to the ring twice; and with kicks on there is
             // nothing to look for again.
             match self.packets {
                 1 if fresh
                     && self.ring.is_drained()
                     && self.ring.kicks_are_on()
-                    && self.busy_timeout == 0 =>
+                    && !self.busy.is_wanted() =>
                 {
                     self.flush()?;
                     return Ok(Next::Wait);
@@ -203,19 +225,19 @@ impl<M: GuestMemory, T: Translate> Round<'_, M, T> {
         Ok(Next::Again)
     }
 
-    /// Waits a while for more packets; whether there are some (`vhost_net_busy_poll()`). It ends when
-    /// the worker is woken for the other queue, or the time is over.
+    /// Waits a while for more packets (`vhost_net_busy_poll()`). It ends when the worker is woken for
+    /// the other queue, or the time is over.
     #[cold]
-    fn busy_poll(&mut self) -> Result<bool, Fault> {
+    fn busy_poll(&mut self) -> Result<Polled, Fault> {
         self.call();
         self.ring.disable_kick(&self.memory)?;
-        let poll = BusyPoll::new(self.busy_timeout);
+        let poll = self.busy.poll();
         loop {
             if self.ring.has_work(&self.memory)? {
-                return Ok(true);
+                return Ok(Polled::Work);
             }
             if self.pending.rx.is_set() || !poll.goes_on() {
-                return Ok(false);
+                return Ok(poll.ended());
             }
         }
     }
@@ -296,9 +318,17 @@ impl<M: GuestMemory, T: Translate> Round<'_, M, T> {
                 let first = segments.first().map_or(UserAddr(0), |segment| segment.addr);
                 Err(Fault::Unmapped(Unmapped(first)))
             }
-            Err(e) if e == EAGAIN => Ok(Sent::Retry),
-            // A packet longer than any will never find memory: waiting would be for ever.
-            Err(e) if (e == ENOMEM || e == ENOBUFS) && len <= MAX_RETRY => Ok(Sent::Retry),
+            Err(e) if e == EAGAIN => Ok(Sent::Full),
+            // Only a tap answers so for want of memory: a packet socket hands the packet to its device
+            // first, and passes on that this, or a filter before it, has dropped it. A packet longer
+            // than any will never find memory: waiting would be for ever.
+            Err(e)
+                if (e == ENOMEM || e == ENOBUFS)
+                    && self.backend.socket.is_tap()
+                    && len <= MAX_RETRY =>
+            {
+                Ok(Sent::NoMemory)
+            }
             Err(_) => {
                 self.stats.dropped.add(1);
                 Ok(Sent::Done)
@@ -323,11 +353,15 @@ impl<M: GuestMemory, T: Translate> Round<'_, M, T> {
             return Ok(());
         }
         self.send_frames();
-        let packets = self.used.len();
+        let packets = self.used.len().wrapping_sub(self.counted);
         self.stats.packets.add(packets);
         self.uncalled = self.uncalled.wrapping_add(packets);
         self.used.merge(packets);
-        self.used.publish(&self.memory, self.ring, self.stats)?;
+        // If they cannot be published now, they are before the next packet is sent.
+        self.counted = self.used.len();
+        self.used.publish(&self.memory, self.ring)?;
+        self.counted = 0;
+        self.stats.batches.add(1);
         if self.uncalled >= BATCH {
             self.call();
         }

@@ -6,7 +6,6 @@ use kernel::prelude::*;
 use vring::{Fault, Memory, RawUsed, SplitRing, MAX_CHAIN_SEGMENTS};
 
 use crate::kapi::FRAMES;
-use crate::stats::Stats;
 
 /// Used buffers after which a batch is published (`VHOST_NET_BATCH`).
 pub(crate) const BATCH: usize = FRAMES;
@@ -104,32 +103,46 @@ impl UsedBatch {
         self.len = self.len.min(len);
     }
 
+    /// Forgets all chains; the number of them.
+    pub(crate) fn take_back(&mut self) -> u16 {
+        // CAST: at most `CAPACITY` entries of at most a batch and a packet's chains each, and never
+        // more than a round takes.
+        let chains = self.chains() as u16;
+        self.forget();
+        chains
+    }
+
+    fn forget(&mut self) {
+        // Only entries that are shared have another count than 1.
+        if let Some(chains) = self.chains.get_mut(..self.len).filter(|_| self.merged != 0) {
+            chains.fill(1);
+        }
+        self.len = 0;
+        self.merged = 0;
+    }
+
     /// Gives all chains back to the guest; [`call`](crate::virtqueue::call) tells it.
     ///
     /// # Errors
     ///
-    /// [`Fault::Unmapped`] when the used ring cannot be written.
+    /// [`Fault::Unmapped`] when the used ring cannot be written; the batch is then as before, to be
+    /// published another time.
     #[inline]
     pub(crate) fn publish<M: Memory>(
         &mut self,
         memory: &M,
         ring: &mut SplitRing,
-        stats: &Stats,
     ) -> Result<(), Fault> {
-        let len = core::mem::replace(&mut self.len, 0);
-        self.merged = 0;
-        let Some(used) = self.entries.get(..len).filter(|used| !used.is_empty()) else {
+        let Some(used) = self.entries.get(..self.len).filter(|used| !used.is_empty()) else {
             return Ok(());
         };
         if self.in_order {
-            let chains = self.chains.get_mut(..len).unwrap_or_default();
-            let completed = ring.complete_in_order(memory, used, chains);
-            chains.fill(1);
-            completed?;
+            let chains = self.chains.get(..self.len).unwrap_or_default();
+            ring.complete_in_order(memory, used, chains)?;
         } else {
             ring.complete(memory, used)?;
         }
-        stats.batches.add(1);
+        self.forget();
         Ok(())
     }
 }

@@ -13,7 +13,7 @@ use crate::access::{GuestMemory, Mediation};
 use crate::backend::Backend;
 use crate::features::{Features, Header, EVENT_IDX, IN_ORDER, LOG_ALL, NOTIFY_ON_EMPTY};
 use crate::iotlb::Iotlb;
-use crate::kapi::{self, EventFd, Frames, OwnerMemory, Poller, POLLIN, POLLOUT};
+use crate::kapi::{self, BusyTime, EventFd, Frames, OwnerMemory, Poller, POLLIN, POLLOUT};
 use crate::memory::{self, Table};
 use crate::stats::Stats;
 use crate::used::UsedBatch;
@@ -24,8 +24,13 @@ use crate::worker::Waker;
 pub(crate) const MAX_ROUND_PACKETS: usize = 256;
 /// Bytes after which a round ends (`VHOST_NET_WEIGHT`).
 pub(crate) const MAX_ROUND_BYTES: usize = 0x80000;
+/// Descriptors after which a round ends, those of indirect tables and empty ones included: 64 for each
+/// packet, which is more than any driver needs. Without it a guest that makes chains of empty
+/// descriptors would keep the queue's mutex from its owner for long.
+pub(crate) const MAX_ROUND_DESCS: u32 = 1 << 14;
 
-/// The longest busy wait, in microseconds, whatever the owner wants: the queue's mutex is held.
+/// The longest that a round spends waiting busily, in microseconds, whatever the owner wants: the
+/// queue's mutex is held.
 const MAX_BUSY_MICROS: u32 = 100_000;
 
 /// Which queue of a pair, seen from the guest; its index in every ioctl.
@@ -61,6 +66,8 @@ impl Direction {
 pub(crate) enum Next {
     /// A kick or the backend will wake the queue.
     Wait,
+    /// What was tried will go later, and nobody tells when: a timer wakes the queue.
+    Retry,
     /// There is more to do; the other queue comes first.
     Again,
     /// The owner has to translate an IO address, and wakes the queue when it has.
@@ -95,6 +102,10 @@ pub(crate) struct Virtqueue {
     mediation: Mediation,
     /// What the owner has to translate before the queue can go on.
     missed: Option<Miss>,
+    /// Why the last round lost packets and went on.
+    lost_to: Option<Fault>,
+    /// The queue has stopped for a fault of the guest or the owner, and has not run since.
+    stopped: bool,
     /// `VHOST_BACKEND_F_IOTLB_MSG_V2`: format of the messages about IO addresses.
     pub(crate) messages_v2: bool,
     /// `VHOST_SET_VRING_BUSYLOOP_TIMEOUT`: how long a round waits for more before it ends, in
@@ -112,8 +123,10 @@ pub(crate) struct Running<'a> {
     pub(crate) header: Header,
     pub(crate) backend: &'a mut Backend,
     pub(crate) call: Option<&'a EventFd>,
-    pub(crate) busy_timeout: u32,
+    pub(crate) busy: BusyTime,
     pub(crate) scratch: &'a mut Scratch,
+    /// Set by a round that loses packets to a fault and goes on.
+    pub(crate) lost_to: &'a mut Option<Fault>,
 }
 
 /// A round of a queue, whatever its memory is.
@@ -166,6 +179,8 @@ impl Virtqueue {
             error: None,
             mediation: Mediation::default(),
             missed: None,
+            lost_to: None,
+            stopped: false,
             messages_v2: false,
             busy_timeout: 0,
             path: Path::Nowhere,
@@ -218,6 +233,7 @@ impl Virtqueue {
     /// Sets the byte order of a legacy ring.
     pub(crate) fn set_order(&mut self, order: ByteOrder) {
         self.mediation.order = order;
+        self.ring.forget_memory();
         self.choose_path();
     }
 
@@ -237,12 +253,15 @@ impl Virtqueue {
         if self.mediation.iotlb.is_some() != iotlb.is_some() {
             self.set_addrs(RingAddrs::default(), None);
         }
+        if self.mediation.iotlb.is_some() || iotlb.is_some() {
+            self.ring.forget_memory();
+        }
         self.mediation.iotlb = iotlb;
         self.ring.forget_hint();
         self.choose_path();
     }
 
-    /// What [`Next::Translate`] is about, once.
+    /// What a start that ended with [`Next::Translate`] is about, once.
     pub(crate) fn take_miss(&mut self) -> Option<Miss> {
         self.missed.take()
     }
@@ -322,8 +341,9 @@ impl Virtqueue {
             header: self.header,
             backend: self.backend.as_mut()?,
             call: self.call.as_ref(),
-            busy_timeout: self.busy_timeout.min(MAX_BUSY_MICROS),
+            busy: BusyTime::new(self.busy_timeout.min(MAX_BUSY_MICROS), MAX_BUSY_MICROS),
             scratch: &mut self.scratch,
+            lost_to: &mut self.lost_to,
         };
         let table = &**self.table.as_ref()?;
         Some((queue, table, &self.mediation, &mut self.missed))
@@ -388,33 +408,126 @@ impl Virtqueue {
     }
 
     /// Replaces the backend; gives the old one, to be dropped without the queue's mutex.
-    pub(crate) fn set_backend(&mut self, new: Option<Backend>) -> Option<Backend> {
+    pub(crate) fn set_backend(
+        &mut self,
+        owner: OwnerMemory<'_>,
+        new: Option<Backend>,
+    ) -> Option<Backend> {
         if new.is_none() {
+            self.give_back(owner);
             self.scratch.frames.release();
         }
+        self.stopped = false;
         core::mem::replace(&mut self.backend, new)
     }
 
+    /// Gives the guest what a round could not, for want of its used ring; if that is still away, the
+    /// chains are available again, as after [`SplitRing::rewind`].
+    fn give_back(&mut self, owner: OwnerMemory<'_>) {
+        if self.scratch.used.len() == 0 {
+            return;
+        }
+        if self.run(owner, GiveBack).is_err() || self.scratch.used.len() != 0 {
+            self.ring.rewind(self.scratch.used.take_back());
+        }
+    }
+
     /// The backend no longer wakes the queue.
-    pub(crate) fn disarm(&mut self) {
+    fn disarm(&mut self) {
         if let Some(backend) = &mut self.backend {
             backend.disarm();
         }
     }
 
-    /// Tells the owner, and the kernel log, why the guest stopped the queue.
+    /// Whether the queue waits until guest or owner have mended something.
+    pub(crate) fn is_stopped(&self) -> bool {
+        self.stopped
+    }
+
+    /// Takes note of a round that ended without a fault, and `moved` packets or did not.
+    #[inline(always)]
+    pub(crate) fn went_on(&mut self, next: &Next, moved: bool, direction: Direction, stats: &Stats) {
+        self.stopped = false;
+        if let Some(fault) = self.lost_to.take() {
+            self.tell(fault, Trouble::Loss, direction, stats);
+        } else if let (Some(backend), false) = (&mut self.backend, *next == Next::Retry) {
+            backend.went_well();
+        }
+        let Some(backend) = &mut self.backend else {
+            return;
+        };
+        match next {
+            Next::Retry => backend.retry_later(),
+            Next::Wait if self.scratch.frames.keeps_memory() && backend.is_idle(moved) => {
+                self.scratch.frames.release();
+            }
+            _ => {}
+        }
+    }
+
+    /// Waits for the owner to translate what the round missed; gives that.
+    pub(crate) fn park(&mut self) -> Option<Miss> {
+        self.disarm();
+        self.missed.take()
+    }
+
+    /// Stops after a round that ended with a fault, and sees to it that the queue starts again
+    /// ([`Next::Again`]: at once).
     ///
-    /// The queue stays as it is until the guest kicks again or the owner sets a backend, which is
-    /// how vhost-net treats a broken ring.
-    pub(crate) fn report(&self, fault: Fault, direction: Direction) {
+    /// Memory that is away comes back without a word: a timer has the queue look. What the guest has
+    /// done wrong it may mend and then make more available, so kicks are asked for; and whatever the
+    /// owner changes has the queue look again ([`Owner`](crate::device::Owner)). Packets from outside
+    /// do not: they would run into the fault again and again.
+    #[cold]
+    pub(crate) fn stop(
+        &mut self,
+        owner: OwnerMemory<'_>,
+        fault: Fault,
+        direction: Direction,
+        stats: &Stats,
+    ) -> Next {
+        self.lost_to = None;
+        self.stopped = true;
+        self.disarm();
+        self.tell(fault, Trouble::Stop, direction, stats);
+        let next = if comes_back(fault) {
+            Next::Retry
+        } else {
+            // Else the descriptors of before would be judged again.
+            self.ring.forget_prefetch();
+            self.run(owner, AwaitKick).unwrap_or_else(|fault| match comes_back(fault) {
+                true => Next::Retry,
+                // The ring itself is where it must not be: for the owner to mend.
+                false => Next::Wait,
+            })
+        };
+        if let (Next::Retry, Some(backend)) = (&next, &mut self.backend) {
+            backend.retry_later();
+        }
+        next
+    }
+
+    /// Tells the owner, and the kernel log, of a fault. Of memory that is away it tells only once until
+    /// it is back.
+    #[cold]
+    fn tell(&mut self, fault: Fault, trouble: Trouble, direction: Direction, stats: &Stats) {
+        let is_news = self.backend.as_mut().is_none_or(Backend::is_news);
+        if comes_back(fault) && !is_news {
+            return;
+        }
+        stats.fault(fault);
         if let Some(error) = &self.error {
             error.signal();
         }
         if kapi::log_allowed() {
             pr_warn!(
-                "vhost-{}: {} queue stopped: {}\n",
+                "vhost-{}: {} {}: {}\n",
                 self.owner,
                 direction.name(),
+                match trouble {
+                    Trouble::Stop => "queue stopped",
+                    Trouble::Loss => "packet lost",
+                },
                 Reason(fault)
             );
         }
@@ -437,6 +550,8 @@ impl Virtqueue {
             error,
             mediation,
             missed,
+            lost_to,
+            stopped,
             messages_v2,
             busy_timeout,
             path,
@@ -448,9 +563,12 @@ impl Virtqueue {
         *table = None;
         *mediation = Mediation::default();
         *missed = None;
+        *lost_to = None;
+        *stopped = false;
         *messages_v2 = false;
         *busy_timeout = 0;
         *path = Path::Nowhere;
+        scratch.used.take_back();
         scratch.used.set_in_order(false);
         scratch.frames.release();
         Detached {
@@ -484,6 +602,58 @@ pub(crate) fn call<M: Memory>(
             call.signal();
             stats.calls.add(1);
         }
+    }
+}
+
+/// Whether what `fault` is about may come back by itself: memory of the owner that is swapped out on a
+/// disk with errors, on a full file system, or protected for a while.
+fn comes_back(fault: Fault) -> bool {
+    matches!(fault, Fault::Unmapped(_) | Fault::Unlogged(_))
+}
+
+/// What a fault has led to.
+#[derive(Clone, Copy)]
+enum Trouble {
+    /// The queue has stopped.
+    Stop,
+    /// A packet is lost, and the queue goes on.
+    Loss,
+}
+
+/// Asks for a kick after a fault.
+struct AwaitKick;
+
+impl Round for AwaitKick {
+    fn run<M: GuestMemory, T: Translate>(
+        self,
+        queue: Running<'_>,
+        memory: M,
+        _table: &T,
+    ) -> Result<Next, Fault> {
+        Ok(match queue.ring.await_kick(&memory)? {
+            true => Next::Again,
+            false => Next::Wait,
+        })
+    }
+}
+
+/// Publishes used buffers that an earlier round could not.
+struct GiveBack;
+
+impl Round for GiveBack {
+    fn run<M: GuestMemory, T: Translate>(
+        self,
+        queue: Running<'_>,
+        memory: M,
+        _table: &T,
+    ) -> Result<Next, Fault> {
+        queue.scratch.used.publish(&memory, queue.ring)?;
+        if let Some(guest) = queue.call {
+            if queue.ring.needs_call(&memory) {
+                guest.signal();
+            }
+        }
+        Ok(Next::Wait)
     }
 }
 

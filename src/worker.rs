@@ -11,7 +11,7 @@ use kernel::str::CString;
 use kernel::sync::Arc;
 
 use crate::device::Device;
-use crate::kapi::{self, Flag, Kthread, OwnerMemory, VhostTask, Wake, Work};
+use crate::kapi::{self, Flag, Kthread, OwnerMemory, Timer, VhostTask, Wake, Work};
 use crate::virtqueue::{Direction, Next};
 use crate::{rx, tx};
 
@@ -101,8 +101,7 @@ impl Workers {
     /// # Errors
     ///
     /// `EFAULT` when workers are kernel threads, which no limit of the owner counts; `ENOSPC` when
-    /// there are [`MAX_WORKERS`], which vhost does not bound; `ENOMEM` when the thread cannot be
-    /// started, whatever the reason, as vhost.
+    /// there are [`MAX_WORKERS`], which vhost does not bound; those of [`Worker::start`].
     pub(crate) fn add(&mut self, device: &Arc<Device>) -> Result<u32> {
         if self.mode == Mode::Kthread {
             return Err(EFAULT);
@@ -134,14 +133,18 @@ impl Workers {
     ///
     /// # Errors
     ///
-    /// `ENODEV` for an unknown id.
+    /// `ENODEV` for an unknown id, `ENOMEM`.
     pub(crate) fn attach(&mut self, device: &Device, direction: Direction, id: u32) -> Result {
         let worker = self.find(id)?.clone();
+        let waker = Waker {
+            worker: worker.clone(),
+            direction,
+        };
+        let timer = Timer::new(waker.clone())?;
         match direction {
             Direction::Rx => self.rx = worker,
             Direction::Tx => self.tx = worker,
         }
-        let waker = self.waker(direction);
         let mut vq = device.queue(direction).vq.lock();
         vq.worker = id;
         // No waker has the last reference to its worker, so nothing is stopped under the mutex.
@@ -149,7 +152,7 @@ impl Workers {
             kick.set_waker(waker.clone());
         }
         if let Some(backend) = vq.backend.as_mut() {
-            backend.set_waker(waker.clone());
+            backend.set_waker(waker.clone(), timer);
         }
         drop(vq);
         // For what the old worker has been woken for and no longer does.
@@ -185,15 +188,15 @@ impl Workers {
 
 impl Worker {
     /// Starts a thread named after the calling one.
-    fn start(device: &Arc<Device>, id: u32, mode: Mode) -> Result<Arc<Self>> {
-        let name = CString::try_from_fmt(fmt!("vhost-{}", current!().pid()))?;
-        let job = Job {
     ///
     /// # Errors
     ///
     /// `ERESTARTNOINTR` when a signal waits for the caller: the kernel makes the call again once that
     /// has been handled, where vhost answers `ENOMEM`. `ENOMEM` when the thread cannot be started for
     /// any other reason, as vhost.
+    fn start(device: &Arc<Device>, id: u32, mode: Mode) -> Result<Arc<Self>> {
+        let name = CString::try_from_fmt(fmt!("vhost-{}", current!().pid()))?;
+        let job = Job {
             device: device.clone(),
             id,
             pending: Pending {
@@ -206,13 +209,13 @@ impl Worker {
             Mode::Task => VhostTask::start(job.clone(), &name).map(Thread::Task),
             Mode::Kthread => Kthread::start(job.clone(), &name).map(Thread::Kthread),
         };
-        Ok(Arc::new(Self { thread, job }, GFP_KERNEL)?)
-    }
-}
         let thread = thread.map_err(|e| match e == ERESTARTNOINTR {
             true => e,
             false => ENOMEM,
         })?;
+        Ok(Arc::new(Self { thread, job }, GFP_KERNEL)?)
+    }
+}
 
 impl Wake for Waker {
     #[inline]
@@ -252,34 +255,35 @@ impl Job {
             // Attached to another one since, which has been woken for it.
             return;
         }
+        let before = queue.stats.packets.get();
         let round = match direction {
             Direction::Rx => rx::run(&mut vq, memory, &queue.stats, &self.pending),
             Direction::Tx => tx::run(&mut vq, memory, &queue.stats, &self.pending),
         };
-        match round {
-            Ok(Next::Wait) => {}
-            Ok(Next::Translate) => {
+        let next = match round {
+            Ok(next) => {
+                let moved = queue.stats.packets.get() != before;
+                vq.went_on(&next, moved, direction, &queue.stats);
+                next
+            }
+            // With the owner goes its memory, which is not the guest's fault. An owner that is only
+            // stopped will want to know.
+            Err(_) if kapi::is_dying() => return,
+            Err(fault) => vq.stop(memory, fault, direction, &queue.stats),
+        };
+        match next {
+            Next::Wait | Next::Retry => {}
+            Next::Translate => {
                 // Until the owner answers.
-                vq.disarm();
-                if let Some(miss) = vq.take_miss() {
+                if let Some(miss) = vq.park() {
                     self.device.messages.miss(direction, miss, vq.messages_v2);
                 }
             }
             // The task looks again before it sleeps.
-            Ok(Next::Again) => {
+            Next::Again => {
                 pending.set();
                 drop(vq);
                 kapi::cond_resched();
-            }
-            // With the owner goes its memory, which is not the guest's fault. An owner that is only
-            // stopped will want to know.
-            Err(_) if kapi::is_dying() => {}
-            Err(fault) => {
-                // Until the guest kicks: packets from outside must not run into the fault again and
-                // again.
-                vq.disarm();
-                queue.stats.fault(fault);
-                vq.report(fault, direction);
             }
         }
     }

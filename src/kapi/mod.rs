@@ -19,11 +19,12 @@ mod poller;
 mod ring;
 mod shim;
 mod socket;
+mod timer;
 mod tun;
 mod user;
 mod vhost_task;
 
-pub(crate) use busy::BusyPoll;
+pub(crate) use busy::{BusyTime, Polled};
 pub(crate) use chardev::{is_nonblocking, register_pollable, PollDevice};
 pub(crate) use counter::Counter;
 pub(crate) use eventfd::{kick_file, EventFd};
@@ -32,6 +33,7 @@ pub(crate) use frames::{Frames, FRAMES};
 pub(crate) use kthread::Kthread;
 pub(crate) use poller::{PollFile, Poller, Wake, POLLIN, POLLOUT, POLLRDNORM};
 pub(crate) use socket::Socket;
+pub(crate) use timer::Timer;
 pub(crate) use user::{access_ok, OwnerMemory};
 pub(crate) use vhost_task::{VhostTask, Work};
 

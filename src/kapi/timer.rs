@@ -1,0 +1,107 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A timer that wakes a worker once, after a while.
+//!
+//! `rust/kernel/time/hrtimer.rs` has the timer itself; a handle that is dropped cancels it there, so
+//! that no callback outlives the module.
+
+use kernel::impl_has_hr_timer;
+use kernel::prelude::*;
+use kernel::sync::{Arc, ArcBorrow};
+use kernel::time::hrtimer::{
+    ArcHrTimerHandle, HrTimer, HrTimerCallback, HrTimerCallbackContext, HrTimerPointer,
+    HrTimerRestart, RelativeMode,
+};
+use kernel::time::{Delta, Monotonic};
+
+use super::flag::Flag;
+use super::poller::Wake;
+
+/// A one-shot timer that wakes `W` when it expires; dropping it cancels it.
+pub(crate) struct Timer<W: Wake + 'static> {
+    shared: Arc<Shared<W>>,
+    /// Present from a start on, until it is cancelled or has been seen to expire.
+    handle: Option<ArcHrTimerHandle<Shared<W>>>,
+}
+
+/// What the callback sees.
+#[pin_data]
+struct Shared<W: Wake + 'static> {
+    #[pin]
+    timer: HrTimer<Self>,
+    waker: W,
+    /// The timer has expired since it was started.
+    expired: Flag,
+}
+
+impl<W: Wake + 'static> Timer<W> {
+    /// A timer for `waker`, not started.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM`.
+    pub(crate) fn new(waker: W) -> Result<Self> {
+        let shared = Arc::pin_init(
+            pin_init!(Shared {
+                timer <- HrTimer::new(),
+                waker,
+                expired: Flag::new(),
+            }),
+            GFP_KERNEL,
+        )?;
+        Ok(Self {
+            shared,
+            handle: None,
+        })
+    }
+
+    /// Lets the timer expire in `millis` milliseconds, whether or not it runs now.
+    pub(crate) fn start(&mut self, millis: u32) {
+        self.cancel();
+        let delay = Delta::from_millis(i64::from(millis));
+        self.handle = Some(self.shared.clone().start(delay));
+    }
+
+    /// Stops the timer. No callback is running or will run when it returns.
+    pub(crate) fn cancel(&mut self) {
+        // First, since dropping a handle cancels whatever start the timer has had last.
+        self.handle = None;
+        self.shared.expired.take();
+    }
+
+    /// Whether the timer has been started, and has not been cancelled or seen to expire since.
+    #[inline]
+    pub(crate) fn is_started(&self) -> bool {
+        self.handle.is_some()
+    }
+
+    /// Whether the timer has expired since it was started; once for each start.
+    #[inline]
+    pub(crate) fn take_expired(&mut self) -> bool {
+        if self.shared.expired.take() {
+            self.handle = None;
+            return true;
+        }
+        false
+    }
+}
+
+impl<W: Wake + 'static> HrTimerCallback for Shared<W> {
+    type Pointer<'a> = Arc<Self>;
+
+    fn run(
+        this: ArcBorrow<'_, Self>,
+        _context: HrTimerCallbackContext<'_, Self>,
+    ) -> HrTimerRestart {
+        // Before the wake-up, so that who is woken sees it.
+        this.expired.set();
+        this.waker.wake();
+        HrTimerRestart::NoRestart
+    }
+}
+
+impl_has_hr_timer! {
+    impl{W: Wake + 'static} HasHrTimer<Self> for Shared<W> {
+        mode: RelativeMode<Monotonic>, field: self.timer
+    }
+}
