@@ -2,16 +2,18 @@
 
 //! Host tests of the ring, of address translation and of the dirty log.
 //!
-//! Rules one by one ([`ring`], [`notify`], [`in_order`], [`big_endian`], [`chain`], [`order`],
-//! [`table`], [`iotlb`], [`log`]), properties of random runs ([`model`], [`hostile`]), and agreement
-//! with another implementation ([`differential`]).
+//! Rules one by one ([`ring`], [`notify`], [`awaited`], [`live`], [`in_order`], [`big_endian`],
+//! [`chain`], [`order`], [`table`], [`iotlb`], [`log`]), properties of random runs ([`model`],
+//! [`hostile`]), and agreement with another implementation ([`differential`]).
 
+mod awaited;
 mod big_endian;
 mod chain;
 mod differential;
 mod hostile;
 mod in_order;
 mod iotlb;
+mod live;
 mod log;
 mod mock;
 mod model;

@@ -47,6 +47,9 @@ enum Step {
     Complete(usize, bool),
     /// The device asks for kicks and sleeps unless it has to look again.
     Idle,
+    /// The device does not like the next chain: it asks for a kick and sleeps unless it has to look
+    /// again.
+    Stop,
 }
 
 /// A chain as the driver made it.
@@ -65,6 +68,10 @@ struct Guest {
     kicked: bool,
     /// The index that the device read last.
     seen: u16,
+    /// The one that it read last in order to take what is before it.
+    avail: u16,
+    /// Whether it reads for another reason.
+    awaits: bool,
 }
 
 /// The byte at `offset` of what passes through chain `serial` in one direction.
@@ -185,6 +192,8 @@ impl Run {
             asleep: None,
             kicked: false,
             seen: setup.index,
+            avail: setup.index,
+            awaits: false,
         };
         Self {
             bench,
@@ -214,6 +223,9 @@ impl Run {
             access += 1;
             if matches!(op, Op::LoadAcquire(_)) {
                 guest.seen = guest.driver.published;
+                if !guest.awaits {
+                    guest.avail = guest.seen;
+                }
             }
         });
         self.step(step);
@@ -248,9 +260,19 @@ impl Run {
             Step::Complete(most, call) => self.complete(*most, *call),
             Step::Idle => {
                 self.guest.borrow_mut().kicked = false;
-                let before = self.guest.borrow().seen;
+                let before = self.guest.borrow().avail;
                 let again = ring.enable_kick(memory).unwrap();
+                let after = self.guest.borrow().avail;
+                assert_eq!(again, before != after, "there is news or there is not");
+                self.asleep = !again;
+            }
+            Step::Stop => {
+                self.guest.borrow_mut().kicked = false;
+                self.guest.borrow_mut().awaits = true;
+                let before = self.guest.borrow().seen;
+                let again = ring.await_kick(memory).unwrap();
                 let after = self.guest.borrow().seen;
+                self.guest.borrow_mut().awaits = false;
                 assert_eq!(again, before != after, "there is news or there is not");
                 self.asleep = !again;
             }
@@ -273,7 +295,7 @@ impl Run {
     fn take(&mut self) -> bool {
         let base = self.bench.ring.base();
         let Some((chain, segments)) = self.bench.next().unwrap() else {
-            assert_eq!(base, self.guest.borrow().seen, "nothing is left behind");
+            assert_eq!(base, self.guest.borrow().avail, "nothing is left behind");
             return false;
         };
         let guest = self.guest.borrow();
@@ -367,6 +389,7 @@ fn step() -> impl Strategy<Value = Step> {
         5 => (0..20usize, prop_oneof![3 => Just(true), 1 => Just(false)])
             .prop_map(|(most, call)| Step::Complete(most, call)),
         4 => Just(Step::Idle),
+        2 => Just(Step::Stop),
     ]
 }
 

@@ -2,7 +2,7 @@
 
 //! Getting and completing work: indexes, sizes, reading ahead, rewinding, faults of the ring itself.
 
-use vring::{Fault, RingAddrs, SplitRing, Unmapped, UserAddr, MAX_RING_SIZE, PREFETCH};
+use vring::{Fault, SplitRing, Unmapped, UserAddr, MAX_RING_SIZE, PREFETCH};
 
 use crate::mock::{segment, Bench, Buf, Driver, Op, Setup, PLACE, RAM};
 
@@ -449,55 +449,4 @@ fn a_driver_that_does_not_wait_gets_no_store_behind_the_used_ring() {
         }
     }
     assert_eq!(ids, (0..19).collect::<Vec<_>>());
-}
-
-#[test]
-fn a_moved_ring_is_read_at_the_new_place_only() {
-    let mut bench = at(8, 0);
-    let heads = [(); 6].map(|()| bench.offer(&[BUF]));
-    assert_eq!(bench.head(), heads[0]);
-    // The owner copies the ring elsewhere; its driver then makes the rest different.
-    let new = RingAddrs {
-        desc: UserAddr(0x50_0000),
-        avail: UserAddr(0x60_0000),
-        used: UserAddr(0x70_0000),
-    };
-    let extents = bench.ring.extents().map(|len| len as usize);
-    let places = [
-        (PLACE.desc, new.desc),
-        (PLACE.avail, new.avail),
-        (PLACE.used, new.used),
-    ];
-    for ((old, new), len) in places.into_iter().zip(extents) {
-        bench.memory.map(new.0, len);
-        let bytes = bench.memory.peek(old.0, len);
-        bench.memory.poke(new.0, &bytes);
-        bench.memory.punch(old.0, len as u64);
-    }
-    bench.driver.addrs = new;
-    bench.driver.avail = 1;
-    bench
-        .driver
-        .write_desc(&bench.memory, 7, Buf::read(0x3000, 3).desc(None));
-    for _ in 1..6 {
-        bench.driver.push_head(&bench.memory, 7);
-    }
-    bench.ring.set_addrs(new);
-    assert_eq!(bench.ring.addrs(), new);
-    bench.memory.take_log();
-    for _ in 1..6 {
-        let (chain, segments) = bench.next().unwrap().unwrap();
-        assert_eq!(chain.head, 7, "what was read ahead is forgotten");
-        assert_eq!(segments, [segment(RAM + 0x3000, 3)]);
-        bench.complete(7);
-        assert!(bench.ring.needs_call(&bench.memory));
-    }
-    bench.ring.disable_kick(&bench.memory).unwrap();
-    assert!(!bench.ring.enable_kick(&bench.memory).unwrap());
-    for op in bench.memory.take_log() {
-        for range in op.ranges() {
-            assert!(range.start >= u128::from(new.desc.0), "{op:?}");
-        }
-    }
-    assert_eq!(bench.memory.peek16(new.used.0 + 2), 5);
 }

@@ -1,0 +1,225 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A queue that has stopped for a fault of the guest is kicked for what the driver publishes next.
+
+use vring::{Fault, Unmapped, UserAddr};
+
+use crate::mock::{Bench, Buf, Op, Setup, PLACE};
+
+const BUF: Buf = Buf::read(0x1000, 64);
+
+fn bench(index: u16, event_idx: bool) -> Bench {
+    Bench::with(Setup {
+        size: 8,
+        index,
+        event_idx,
+        ..Setup::default()
+    })
+}
+
+/// Puts an index where the driver's stands.
+fn put_index(bench: &Bench, index: u16) {
+    bench.memory.poke16(PLACE.avail.0 + 2, index);
+}
+
+/// Whether a driver that obeys the rules kicks for moving the index from `old` to `new`.
+fn kicks(bench: &mut Bench, old: u16, new: u16) -> bool {
+    bench.driver.published = old;
+    bench.driver.avail = new;
+    bench.driver.publish(&bench.memory)
+}
+
+/// A ring whose kicks are off, with two chains ahead of the device, at the second of which it has
+/// stopped.
+fn stopped(event_idx: bool, index: u16) -> Bench {
+    let mut bench = bench(index, event_idx);
+    bench.ring.disable_kick(&bench.memory).unwrap();
+    for _ in 0..3 {
+        bench.driver.add(&bench.memory, &[BUF]).unwrap();
+    }
+    let event = PLACE.used.0 + 4 + 8 * 8;
+    if event_idx {
+        bench.memory.poke16(event, index.wrapping_sub(1));
+    }
+    assert!(!bench.driver.publish(&bench.memory));
+    bench.head();
+    bench.head();
+    bench.ring.rewind(1);
+    bench.memory.take_log();
+    bench
+}
+
+#[test]
+fn a_queue_that_stopped_is_kicked_for_any_move_of_the_index() {
+    for event_idx in [false, true] {
+        // Around the bounds, and some between.
+        let far = (0..0xffff).step_by(1023);
+        for step in (1..12).chain(far.skip(1)).chain(0xfff4..=0xffff) {
+            let mut bench = stopped(event_idx, 0xfffd);
+            assert_eq!(bench.ring.await_kick(&bench.memory), Ok(false));
+            let old = bench.driver.published;
+            assert!(kicks(&mut bench, old, old.wrapping_add(step)), "{step}");
+            // News once, whatever they are.
+            assert_eq!(bench.ring.await_kick(&bench.memory), Ok(true));
+            assert_eq!(bench.ring.await_kick(&bench.memory), Ok(false));
+        }
+    }
+}
+
+#[test]
+fn what_comes_while_a_kick_is_awaited_is_seen() {
+    for event_idx in [false, true] {
+        // Ahead, out of bounds, one back; before each access in turn.
+        for step in [1u16, 100, 0xffff] {
+            for access in 0..3 {
+                let mut bench = stopped(event_idx, 0xfffe);
+                let published = bench.driver.published;
+                let index = published.wrapping_add(step);
+                let mut seen = 0;
+                bench.memory.on_access(move |memory, _| {
+                    if seen == access {
+                        memory.poke16(PLACE.avail.0 + 2, index);
+                    }
+                    seen += 1;
+                });
+                assert_eq!(bench.ring.await_kick(&bench.memory), Ok(true));
+                bench.memory.leave_alone();
+                assert_eq!(bench.ring.await_kick(&bench.memory), Ok(false));
+                assert!(kicks(&mut bench, index, published.wrapping_add(2)));
+            }
+        }
+    }
+}
+
+#[test]
+fn what_came_before_a_kick_is_awaited_is_seen() {
+    for event_idx in [false, true] {
+        let mut bench = stopped(event_idx, 0);
+        // Kicks are off, and the device has found its fault in what it has read ahead.
+        bench.driver.add(&bench.memory, &[BUF]).unwrap();
+        assert!(!bench.driver.publish(&bench.memory));
+        assert_eq!(bench.ring.await_kick(&bench.memory), Ok(true));
+        // Nothing that was not there for the next chain, nor for what is behind it.
+        assert_eq!(bench.ring.await_kick(&bench.memory), Ok(false));
+        for base in 1..4 {
+            assert_eq!(bench.ring.base(), base);
+            assert!(bench.next().unwrap().is_some());
+        }
+        assert_eq!(bench.next(), Ok(None));
+    }
+}
+
+#[test]
+fn a_kick_is_awaited_with_any_index() {
+    for event_idx in [false, true] {
+        for bad in [9, 10, 0x100, 0x8000, 0xffff] {
+            let mut bench = bench(0, event_idx);
+            bench.ring.disable_kick(&bench.memory).unwrap();
+            put_index(&bench, bad);
+            let fault = Fault::AvailIndex {
+                last: 0,
+                avail: bad,
+            };
+            assert_eq!(bench.next(), Err(fault));
+            assert_eq!(bench.ring.await_kick(&bench.memory), Ok(false), "{bad}");
+            assert_eq!(bench.next(), Err(fault), "nothing has changed");
+            assert_eq!(bench.ring.await_kick(&bench.memory), Ok(false));
+            // Another bad one is news, once.
+            put_index(&bench, bad.wrapping_sub(1) | 0x4000);
+            assert_eq!(bench.ring.await_kick(&bench.memory), Ok(true));
+            assert_eq!(bench.ring.await_kick(&bench.memory), Ok(false));
+            put_index(&bench, bad);
+            assert_eq!(bench.ring.await_kick(&bench.memory), Ok(true));
+            assert_eq!(bench.ring.await_kick(&bench.memory), Ok(false));
+            // Mended from there, or by a driver that knows nothing of that index.
+            for good in 1..=8 {
+                assert!(kicks(&mut bench, bad, good), "{bad} to {good}");
+                assert!(kicks(&mut bench, 0, good), "{good}");
+                put_index(&bench, bad);
+            }
+            bench.driver.avail = 0;
+            let head = bench.offer(&[BUF]);
+            assert_eq!(bench.head(), head);
+        }
+    }
+}
+
+#[test]
+fn a_kick_is_awaited_behind_chains_that_were_taken() {
+    // The index turns bad when chains have been taken that come back: the one to go on from is not
+    // where the device stands.
+    for event_idx in [false, true] {
+        let mut bench = bench(0xfffa, event_idx);
+        bench.ring.disable_kick(&bench.memory).unwrap();
+        let heads = [(); 3].map(|()| bench.offer(&[BUF]));
+        assert_eq!(heads.map(|_| bench.head()), heads);
+        put_index(&bench, 0x1000);
+        assert!(bench.next().is_err());
+        bench.ring.rewind(3);
+        assert_eq!(bench.ring.await_kick(&bench.memory), Ok(false));
+        for good in 4..=8 {
+            let good = 0xfffau16.wrapping_add(good);
+            for old in [0x1000, 0xfffd] {
+                assert!(kicks(&mut bench, old, good), "{old} to {good}");
+            }
+        }
+    }
+}
+
+#[test]
+fn awaiting_a_kick_disturbs_nothing() {
+    for event_idx in [false, true] {
+        for put in [0u16, 1, 50, 0xffff] {
+            let mut bench = stopped(event_idx, 5);
+            let index = bench.driver.published.wrapping_add(put);
+            put_index(&bench, index);
+            let drained = bench.ring.is_drained();
+            let _ = bench.ring.await_kick(&bench.memory).unwrap();
+            assert_eq!(bench.ring.is_drained(), drained);
+            bench.memory.take_log();
+            // The two that were read ahead, without any access.
+            assert_eq!(bench.ring.base(), 6);
+            assert_eq!([(); 2].map(|()| bench.head()), [1, 2]);
+            assert_eq!(bench.memory.take_log(), []);
+            assert!(bench.ring.is_drained());
+        }
+    }
+}
+
+#[test]
+fn kicks_are_on_when_awaited() {
+    for event_idx in [false, true] {
+        let mut bench = stopped(event_idx, 0);
+        bench.memory.take_log();
+        let _ = bench.ring.await_kick(&bench.memory).unwrap();
+        let (at, value) = if event_idx { (4 + 8 * 8, 3) } else { (0, 0) };
+        let wish = Op::Store(UserAddr(PLACE.used.0 + at), value);
+        let expect = [wish, Op::Barrier, bench.index_load()];
+        assert_eq!(bench.memory.take_log(), expect);
+        assert_eq!(bench.ring.kicks_are_on(), !event_idx);
+        bench.ring.disable_kick(&bench.memory).unwrap();
+        assert_eq!(bench.memory.peek16(PLACE.used.0), u16::from(!event_idx));
+    }
+}
+
+#[test]
+fn awaiting_fails_with_memory_only_and_can_be_repeated() {
+    for event_idx in [false, true] {
+        let wish = PLACE.used.0 + if event_idx { 4 + 8 * 8 } else { 0 };
+        for hole in [wish, PLACE.avail.0 + 2] {
+            let mut bench = stopped(event_idx, 0);
+            bench.memory.punch(hole, 2);
+            let fault = Fault::Unmapped(Unmapped(UserAddr(hole)));
+            for _ in 0..2 {
+                assert_eq!(bench.ring.await_kick(&bench.memory), Err(fault));
+                let written = hole != wish;
+                assert_eq!(bench.ring.kicks_are_on(), written && !event_idx);
+            }
+            bench.memory.mend();
+            bench.driver.add(&bench.memory, &[BUF]).unwrap();
+            bench.driver.publish(&bench.memory);
+            assert_eq!(bench.ring.await_kick(&bench.memory), Ok(true));
+            assert_eq!(bench.ring.await_kick(&bench.memory), Ok(false));
+        }
+    }
+}
