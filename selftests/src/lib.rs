@@ -9,11 +9,11 @@
 //! [`vhost`] the ioctls; [`memory`] what the device sees as guest memory; [`ring`] and [`split`]
 //! the driver's half of a virtqueue; [`iotlb`] and [`iommu`] its IO addresses, [`log`] its dirty log;
 //! [`tap`] and [`peer`] the other end of the wire, [`wire`] the kinds of backend beside taps;
-//! [`setup`] and [`device`] put them together; [`traffic`] moves numbered frames through it and
-//! checks every byte; [`load`] does so on several devices at once; [`census`] counts what is left
-//! behind; [`soak`] goes on for as long as one likes; [`cases`] are the tests and [`runner`] runs
-//! each in a process of its own, after a word in the kernel's log ([`kmsg`]); [`history`] says which
-//! of them are for bugs that such code has had.
+//! [`queue`] is a ring with its buffers and notifications, [`setup`] and [`device`] put all together;
+//! [`traffic`] moves numbered frames through it and checks every byte; [`load`] does so on several
+//! devices at once; [`census`] counts what is left behind; [`soak`] goes on for as long as one likes;
+//! [`cases`] are the tests and [`runner`] runs each in a process of its own, after a word in the
+//! kernel's log ([`kmsg`]); [`history`] says which of them are for bugs that such code has had.
 //! [`conformance`] compares two devices call by call, [`fuzz`] does to one what nobody should.
 //! [`bench`] measures, with a driver of its own that does less.
 
@@ -38,6 +38,7 @@ pub mod log;
 pub mod memory;
 pub mod peer;
 pub mod procfs;
+pub mod queue;
 pub mod ring;
 pub mod runner;
 pub mod setup;

@@ -40,7 +40,7 @@ struct Target {
 
 impl Target {
     fn new(ctx: &Context, device: &NetDevice) -> Result<Self> {
-        let queue = |queue: &crate::device::Queue| {
+        let queue = |queue: &crate::queue::Queue| {
             let number = |fd: &crate::eventfd::EventFd| fd.as_fd().as_raw_fd();
             (
                 u32::from(queue.ring.size()),

@@ -1,0 +1,195 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A queue of a device, seen from its driver: ring, notifications and buffers.
+
+use crate::eventfd::EventFd;
+use crate::memory::GuestMemory;
+use crate::ring::RingDriver;
+use crate::setup::{Setup, Shape};
+use crate::split::{SplitDriver, SplitLayout};
+use crate::vhost::RX;
+use anyhow::{Result, bail};
+use std::sync::Arc;
+
+/// Buffers of one length, and indirect tables for them.
+#[derive(Debug)]
+pub(crate) struct Pool {
+    addr: u64,
+    /// Length of each.
+    pub(crate) len: usize,
+    tables: Option<(u64, usize)>,
+    /// Those that the driver holds.
+    pub(crate) free: Vec<u32>,
+    count: usize,
+}
+
+impl Pool {
+    fn new(memory: &GuestMemory, (count, len): (usize, usize), table: usize) -> Result<Self> {
+        let stride = len.next_multiple_of(64);
+        let addr = memory.alloc(count * stride, 64)?;
+        let tables = if table > 0 {
+            Some((memory.alloc(count * table * 16, 16)?, table))
+        } else {
+            None
+        };
+        let mut pool = Self {
+            addr,
+            len,
+            tables,
+            free: Vec::new(),
+            count,
+        };
+        pool.reset()?;
+        Ok(pool)
+    }
+
+    /// Takes all buffers back.
+    pub(crate) fn reset(&mut self) -> Result<()> {
+        self.free = (0..u32::try_from(self.count)?).rev().collect();
+        Ok(())
+    }
+
+    /// Guest address of a buffer.
+    pub(crate) fn buffer(&self, slot: u32) -> u64 {
+        self.addr + u64::from(slot) * self.len.next_multiple_of(64) as u64
+    }
+
+    fn table(&self, slot: u32) -> Option<u64> {
+        self.tables
+            .map(|(addr, entries)| addr + u64::from(slot) * 16 * entries as u64)
+    }
+}
+
+/// A queue, its notifications and its buffers.
+#[derive(Debug)]
+pub struct Queue {
+    /// Index towards the device.
+    pub index: u32,
+    /// The driver's half.
+    pub ring: Box<dyn RingDriver>,
+    /// Where the ring lies, for cases that write to it behind the driver's back.
+    pub layout: SplitLayout,
+    /// Rung when buffers were added.
+    pub kick: EventFd,
+    /// Rung by the device when it used some.
+    pub call: EventFd,
+    /// Rung by the device when it gives up.
+    pub err: EventFd,
+    /// How often the device was kicked.
+    pub kicks: u64,
+    /// How chains are laid out.
+    pub shape: Shape,
+    /// Guest address and length of all that the device says it wrote, if a case collects it.
+    pub written: Option<Vec<(u64, u32)>>,
+    pub(crate) pool: Pool,
+}
+
+impl Queue {
+    /// A queue whose ring and buffers lie in `memory`.
+    pub(crate) fn new(
+        memory: &Arc<GuestMemory>,
+        setup: &Setup,
+        index: u32,
+        size: u16,
+        (buffers, shape): ((usize, usize), Shape),
+    ) -> Result<Self> {
+        let layout = SplitLayout {
+            big_endian: setup.big_endian,
+            ..SplitLayout::alloc(memory, size)?
+        };
+        let table = if shape.indirect { setup.table } else { 0 };
+        Ok(Self {
+            index,
+            ring: Box::new(SplitDriver::new(
+                memory.clone(),
+                layout,
+                setup.features,
+                setup.base,
+            )),
+            layout,
+            kick: EventFd::new()?,
+            call: EventFd::new()?,
+            err: EventFd::new()?,
+            kicks: 0,
+            shape,
+            written: None,
+            pool: Pool::new(memory, buffers, table)?,
+        })
+    }
+
+    /// Publishes what was added and kicks if the device wants that.
+    ///
+    /// # Errors
+    ///
+    /// When the kick fails.
+    pub fn flush(&mut self) -> Result<bool> {
+        let wanted = self.ring.publish();
+        if wanted {
+            self.kicks += 1;
+            self.kick.signal()?;
+        }
+        Ok(wanted)
+    }
+
+    /// Prepares for sleep: true if the device has answered already.
+    ///
+    /// # Errors
+    ///
+    /// When the call descriptor is broken.
+    pub fn arm(&mut self) -> Result<bool> {
+        self.call.take()?;
+        Ok(self.ring.arm_call(1))
+    }
+
+    /// How many buffers the driver holds.
+    #[must_use]
+    pub fn buffers_free(&self) -> usize {
+        self.pool.free.len()
+    }
+
+    /// Guest address and length of the memory that holds all buffers.
+    #[must_use]
+    pub fn buffers(&self) -> (u64, usize) {
+        let len = self.pool.count * self.pool.len.next_multiple_of(64);
+        (self.pool.addr, len)
+    }
+
+    /// Takes all buffers back, for a ring that was replaced by an empty one.
+    ///
+    /// # Errors
+    ///
+    /// None in practice.
+    pub fn forget_buffers(&mut self) -> Result<()> {
+        self.pool.reset()
+    }
+
+    /// Adds the chain of a buffer; false if there are too few descriptors.
+    pub(crate) fn chain(
+        &mut self,
+        addr: u64,
+        header: usize,
+        len: usize,
+        slot: u32,
+    ) -> Result<bool> {
+        let chain = self.shape.segments(addr, header, len, self.index == RX);
+        let table = if self.shape.indirect {
+            self.pool.table(slot)
+        } else {
+            None
+        };
+        let needed = if table.is_some() { 1 } else { chain.len() };
+        if needed > self.ring.free() {
+            return Ok(false);
+        }
+        if let Some((_, entries)) = self.pool.tables
+            && chain.len() > entries
+        {
+            bail!(
+                "{} segments do not fit an indirect table of {entries}",
+                chain.len()
+            );
+        }
+        self.ring.add(&chain, table, slot)?;
+        Ok(true)
+    }
+}
