@@ -1,0 +1,151 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Where the parts of a split ring lie in memory, and what they look like there.
+
+use crate::memory::GuestMemory;
+use crate::uapi::VringAddr;
+use anyhow::Result;
+use std::sync::atomic::Ordering;
+
+/// A descriptor as it lies in the table.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Descriptor {
+    /// Guest address.
+    pub addr: u64,
+    /// Length in bytes.
+    pub len: u32,
+    /// `DESC_*` flags.
+    pub flags: u16,
+    /// Index of the next one of the chain.
+    pub next: u16,
+}
+
+impl Descriptor {
+    /// The descriptor whose bytes, little-endian, are those of this one in big-endian.
+    #[must_use]
+    pub fn swap_bytes(self) -> Self {
+        Self {
+            addr: self.addr.swap_bytes(),
+            len: self.len.swap_bytes(),
+            flags: self.flags.swap_bytes(),
+            next: self.next.swap_bytes(),
+        }
+    }
+
+    fn bytes(&self) -> [u8; 16] {
+        let mut out = [0; 16];
+        out[..8].copy_from_slice(&self.addr.to_le_bytes());
+        out[8..12].copy_from_slice(&self.len.to_le_bytes());
+        out[12..14].copy_from_slice(&self.flags.to_le_bytes());
+        out[14..].copy_from_slice(&self.next.to_le_bytes());
+        out
+    }
+}
+
+/// Where the three parts of a split ring lie in guest memory.
+#[derive(Clone, Copy, Debug)]
+pub struct SplitLayout {
+    /// Number of descriptors.
+    pub size: u16,
+    /// Descriptor table.
+    pub desc: u64,
+    /// Available ring.
+    pub avail: u64,
+    /// Used ring.
+    pub used: u64,
+    /// Whether the driver is a legacy one on a big-endian machine.
+    pub big_endian: bool,
+}
+
+impl SplitLayout {
+    /// Sets room aside for a ring.
+    ///
+    /// # Errors
+    ///
+    /// When the memory is full.
+    pub fn alloc(memory: &GuestMemory, size: u16) -> Result<Self> {
+        let n = usize::from(size);
+        Ok(Self {
+            size,
+            desc: memory.alloc(16 * n, 16)?,
+            avail: memory.alloc(6 + 2 * n, 4096)?,
+            used: memory.alloc(6 + 8 * n, 4096)?,
+            big_endian: false,
+        })
+    }
+
+    /// A field of two bytes as it is, or is read as, in memory.
+    #[must_use]
+    pub fn half(&self, value: u16) -> u16 {
+        if self.big_endian {
+            value.swap_bytes()
+        } else {
+            value
+        }
+    }
+
+    /// Writes an entry of the descriptor table.
+    pub fn write_desc(&self, memory: &GuestMemory, index: u16, descriptor: Descriptor) {
+        self.write_table(memory, self.desc, usize::from(index), descriptor);
+    }
+
+    /// Writes an entry of the descriptor table at `table`, the ring's own or an indirect one.
+    pub(super) fn write_table(
+        &self,
+        memory: &GuestMemory,
+        table: u64,
+        index: usize,
+        descriptor: Descriptor,
+    ) {
+        let descriptor = if self.big_endian {
+            descriptor.swap_bytes()
+        } else {
+            descriptor
+        };
+        write_table(memory, table, index, descriptor);
+    }
+
+    /// Writes the entry of the available ring that index `at` names.
+    pub fn write_avail(&self, memory: &GuestMemory, at: u16, head: u16) {
+        let slot = u64::from(at % self.size);
+        memory.store_u16(
+            self.avail + 4 + 2 * slot,
+            self.half(head),
+            Ordering::Relaxed,
+        );
+    }
+
+    /// Moves the available index.
+    pub fn set_avail_index(&self, memory: &GuestMemory, index: u16) {
+        memory.store_u16(self.avail + 2, self.half(index), Ordering::Release);
+    }
+
+    /// The used index.
+    #[must_use]
+    pub fn used_index(&self, memory: &GuestMemory) -> u16 {
+        self.half(memory.load_u16(self.used + 2, Ordering::Acquire))
+    }
+
+    /// The index at which the device asked for the next kick.
+    #[must_use]
+    pub fn avail_event(&self, memory: &GuestMemory) -> u16 {
+        let at = self.used + 4 + 8 * u64::from(self.size);
+        self.half(memory.load_u16(at, Ordering::Relaxed))
+    }
+
+    /// The parts as addresses of the process.
+    #[must_use]
+    pub fn place(&self, memory: &GuestMemory) -> VringAddr {
+        VringAddr {
+            desc: memory.user(self.desc),
+            avail: memory.user(self.avail),
+            used: memory.user(self.used),
+            ..VringAddr::default()
+        }
+    }
+}
+
+/// Writes entry `index` of a descriptor table, the ring's own or an indirect one.
+pub fn write_table(memory: &GuestMemory, table: u64, index: usize, descriptor: Descriptor) {
+    memory.write(table + 16 * index as u64, &descriptor.bytes());
+}
