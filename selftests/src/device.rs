@@ -2,10 +2,9 @@
 
 //! A whole network device: memory, two queues, a tap, and a peer on its other end.
 
-use crate::eventfd::EventFd;
 use crate::memory::GuestMemory;
 use crate::peer::Peer;
-use crate::queue::Queue;
+use crate::queue::{Kick, Queue};
 pub use crate::setup::{GUEST_BASE, Setup, Shape};
 use crate::split::SplitLayout;
 use crate::tap::{Tap, TapConfig};
@@ -143,16 +142,29 @@ impl NetDevice {
         self.vhost
             .set_addr(self.address(queue))
             .context("SET_VRING_ADDR")?;
-        let number = |fd: &EventFd| fd.as_fd().as_raw_fd();
         self.vhost
-            .set_call(index, number(&queue.call))
+            .set_call(index, queue.call.as_fd().as_raw_fd())
             .context("SET_VRING_CALL")?;
         self.vhost
-            .set_err(index, number(&queue.err))
+            .set_err(index, queue.err.as_fd().as_raw_fd())
             .context("SET_VRING_ERR")?;
         self.vhost
-            .set_kick(index, number(&queue.kick))
+            .set_kick(index, queue.kick.as_fd().as_raw_fd())
             .context("SET_VRING_KICK")
+    }
+
+    /// Hands another descriptor to kick to the device.
+    ///
+    /// # Errors
+    ///
+    /// When the device refuses.
+    pub fn new_kick(&mut self, index: u32) -> Result<()> {
+        let kick = Kick::new()?;
+        self.vhost
+            .set_kick(index, kick.as_fd().as_raw_fd())
+            .context("SET_VRING_KICK")?;
+        self.queue(index).kick = kick;
+        Ok(())
     }
 
     /// Binds a queue to the tap.

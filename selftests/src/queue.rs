@@ -9,6 +9,7 @@ use crate::setup::{Setup, Shape};
 use crate::split::{SplitDriver, SplitLayout};
 use crate::vhost::RX;
 use anyhow::{Result, bail};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
 /// Buffers of one length, and indirect tables for them.
@@ -60,6 +61,38 @@ impl Pool {
     }
 }
 
+/// The descriptor that a device is kicked by.
+///
+/// Drivers kick when the device asks for it, which [`Queue::flush`] does.
+#[derive(Debug)]
+pub struct Kick(EventFd);
+
+impl Kick {
+    /// Makes one that was not kicked so far.
+    ///
+    /// # Errors
+    ///
+    /// When the process has too many descriptors.
+    pub fn new() -> Result<Self> {
+        Ok(Self(EventFd::new()?))
+    }
+
+    /// Kicks the device without being asked, as no driver does that saves exits.
+    ///
+    /// # Errors
+    ///
+    /// When the count is at its end.
+    pub fn force(&self) -> Result<()> {
+        self.0.signal()
+    }
+}
+
+impl AsFd for Kick {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
 /// A queue, its notifications and its buffers.
 #[derive(Debug)]
 pub struct Queue {
@@ -69,13 +102,13 @@ pub struct Queue {
     pub ring: Box<dyn RingDriver>,
     /// Where the ring lies, for cases that write to it behind the driver's back.
     pub layout: SplitLayout,
-    /// Rung when buffers were added.
-    pub kick: EventFd,
+    /// Rung when buffers were added and the device wants that.
+    pub kick: Kick,
     /// Rung by the device when it used some.
     pub call: EventFd,
     /// Rung by the device when it gives up.
     pub err: EventFd,
-    /// How often the device was kicked.
+    /// How often the device asked for a kick and got it.
     pub kicks: u64,
     /// How chains are laid out.
     pub shape: Shape,
@@ -107,7 +140,7 @@ impl Queue {
                 setup.base,
             )),
             layout,
-            kick: EventFd::new()?,
+            kick: Kick::new()?,
             call: EventFd::new()?,
             err: EventFd::new()?,
             kicks: 0,
@@ -124,9 +157,24 @@ impl Queue {
     /// When the kick fails.
     pub fn flush(&mut self) -> Result<bool> {
         let wanted = self.ring.publish();
+        self.kick_if(wanted)
+    }
+
+    /// Kicks if the device wants that, for what was published behind the driver's back: the available
+    /// index was `old` before.
+    ///
+    /// # Errors
+    ///
+    /// When the kick fails.
+    pub fn flush_from(&mut self, old: u16) -> Result<bool> {
+        let wanted = self.ring.wants_kick(old);
+        self.kick_if(wanted)
+    }
+
+    fn kick_if(&mut self, wanted: bool) -> Result<bool> {
         if wanted {
             self.kicks += 1;
-            self.kick.signal()?;
+            self.kick.force()?;
         }
         Ok(wanted)
     }

@@ -122,14 +122,13 @@ impl Soak {
                 device.vhost.set_memory(&table)?;
             }
             Change::Descriptors => {
-                let (kick, call) = (EventFd::new()?, EventFd::new()?);
-                device.vhost.set_kick(index, kick.as_fd().as_raw_fd())?;
+                device.new_kick(index)?;
+                device.queue(index).kick.force()?;
+                let call = EventFd::new()?;
                 device.vhost.set_call(index, call.as_fd().as_raw_fd())?;
-                // What was signalled on the old ones is still to be looked at.
-                kick.signal()?;
+                // What was signalled on the old one is still to be looked at.
                 call.signal()?;
-                let queue = device.queue(index);
-                (queue.kick, queue.call) = (kick, call);
+                device.queue(index).call = call;
             }
             Change::Features => device.vhost.set_features(device.setup.features)?,
             Change::Owner => {
@@ -138,8 +137,8 @@ impl Soak {
                 device.configure()?;
                 device.bind(RX)?;
                 device.bind(TX)?;
-                device.rx.kick.signal()?;
-                device.tx.kick.signal()?;
+                device.rx.kick.force()?;
+                device.tx.kick.force()?;
             }
             Change::Replace => {
                 line.tx.finish();

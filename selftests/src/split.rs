@@ -10,9 +10,7 @@ mod layout;
 
 use crate::memory::GuestMemory;
 use crate::ring::{RingDriver, Segment, Used};
-use crate::uapi::{
-    AVAIL_NO_INTERRUPT, DESC_INDIRECT, DESC_NEXT, DESC_WRITE, USED_NO_NOTIFY, VringAddr, feature,
-};
+use crate::uapi::{AVAIL_NO_INTERRUPT, DESC_INDIRECT, DESC_NEXT, DESC_WRITE, VringAddr, feature};
 use anyhow::{Context, Result, bail};
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -269,16 +267,11 @@ impl RingDriver for SplitDriver {
         // Descriptors before the index that gives them away.
         self.layout.set_avail_index(&self.memory, new);
         self.published = new;
-        // The index before the look at whether the device sleeps.
-        fence(Ordering::SeqCst);
-        if self.event_idx {
-            let event = self.layout.avail_event(&self.memory);
-            new.wrapping_sub(event).wrapping_sub(1) < new.wrapping_sub(old)
-        } else {
-            let flags = self.memory.load_u16(self.layout.used, Ordering::Relaxed);
-            let flags = self.layout.half(flags);
-            flags & USED_NO_NOTIFY == 0
-        }
+        self.wants_kick(old)
+    }
+
+    fn wants_kick(&self, old: u16) -> bool {
+        self.layout.wants_kick(&self.memory, self.event_idx, old)
     }
 
     fn poll(&mut self) -> Result<Option<Used>> {

@@ -390,8 +390,8 @@ fn worker(ctx: &Context) -> Result<()> {
 
 /// Takes what is left of one frame each way, whole if it came, and moves others.
 fn recover(ctx: &Context, device: &mut NetDevice, sent: &[u8]) -> Result<()> {
-    device.tx.kick.signal()?;
-    device.rx.kick.signal()?;
+    device.tx.kick.force()?;
+    device.rx.kick.force()?;
     Deadline::patient().until("the chain to come back", || {
         device.tx_reap()?;
         Ok(device.tx.ring.pending() == 0)

@@ -216,7 +216,7 @@ fn error(ctx: &Context) -> Result<()> {
         if ctx.kind == Driver::C {
             // C waits neither for the guest nor for the socket now.
             net::take_error(device.tap.as_fd())?;
-            device.rx.kick.signal()?;
+            device.rx.kick.force()?;
             procfs::idle()?;
         }
         device.peer.send(NetHeader::default(), &bytes)?;

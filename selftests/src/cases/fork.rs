@@ -131,8 +131,8 @@ fn kthread(ctx: &Context) -> Result<()> {
         traffic::exchange(&mut device, plan)?;
         restart(&device, TASK)?;
         expect_workers(0, 1)?;
-        device.tx.kick.signal()?;
-        device.rx.kick.signal()?;
+        device.tx.kick.force()?;
+        device.rx.kick.force()?;
         traffic::exchange(&mut device, plan)?;
         restart(&device, KTHREAD)?;
         expect_workers(1, 0)?;

@@ -35,7 +35,7 @@ fn submit(ctx: &Context, device: &mut NetDevice, write: impl Fn(&Writer<'_>)) ->
     }
     let start = u16::try_from(device.tx.ring.base())?;
     write(&Writer::new(device, TX, start.wrapping_add(GOOD as u16)));
-    device.tx.kick.signal()
+    device.tx.kick.force()
 }
 
 fn expect_good(ctx: &Context, device: &mut NetDevice) -> Result<()> {
@@ -236,7 +236,7 @@ fn closed_ring(ctx: &Context) -> Result<()> {
         let _ = device.tx.ring.publish();
         let (map, offset) = device.memory.mapping(part);
         map.protect(offset, 4096, false)?;
-        device.tx.kick.signal()?;
+        device.tx.kick.force()?;
         expect_stop(&device).with_context(|| format!("{what} ring closed"))?;
         device.unbind(TX)?;
         let (map, offset) = device.memory.mapping(part);
@@ -244,7 +244,7 @@ fn closed_ring(ctx: &Context) -> Result<()> {
         if part == layout.avail {
             // Nothing was taken, so the frame goes out as soon as the ring can be read again.
             device.bind(TX)?;
-            device.tx.kick.signal()?;
+            device.tx.kick.force()?;
             let came = Deadline::patient().readable(&[&device.peer])?;
             check(came, || "the frame did not go out afterwards".into())?;
         }

@@ -5,10 +5,10 @@
 use super::kill::{kill, one_by_one, say_ready, start, still_works};
 use super::{Case, Context, Role, case, check, role};
 use crate::device::{NetDevice, Setup};
-use crate::eventfd::EventFd;
 use crate::frame;
 use crate::memory::GuestMemory;
 use crate::procfs;
+use crate::queue::Kick;
 use crate::split::SplitLayout;
 use crate::traffic::{self, Plan};
 use crate::uapi::{NetHeader, feature};
@@ -37,7 +37,7 @@ pub(super) const ROLES: &[Role] = &[role("endless-flood", endless_flood)];
 struct Endless {
     memory: Arc<GuestMemory>,
     layout: SplitLayout,
-    kick: EventFd,
+    kick: Kick,
     /// Chains used so far.
     used: AtomicU64,
 }
@@ -51,7 +51,7 @@ impl Endless {
         Ok(Self {
             memory,
             layout: queue.layout,
-            kick: std::mem::replace(&mut queue.kick, EventFd::new()?),
+            kick: std::mem::replace(&mut queue.kick, Kick::new()?),
             used: AtomicU64::new(0),
         })
     }
@@ -66,7 +66,7 @@ impl Endless {
             last = used;
             let index = used.wrapping_add(self.layout.size);
             self.layout.set_avail_index(&self.memory, index);
-            self.kick.signal()?;
+            self.kick.force()?;
         }
         Ok(())
     }
@@ -292,7 +292,7 @@ fn owner_race(ctx: &Context) -> Result<()> {
                     for queue in [&device.rx, &device.tx] {
                         vhost.set_addr(device.address(queue))?;
                         vhost.set_kick(queue.index, queue.kick.as_fd().as_raw_fd())?;
-                        queue.kick.signal()?;
+                        queue.kick.force()?;
                     }
                     if turn % 8 == 0 {
                         std::thread::sleep(Duration::from_millis(2));

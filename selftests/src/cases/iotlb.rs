@@ -184,7 +184,7 @@ pub(super) fn send_one(
         "no room".into()
     })?;
     let _ = device.tx.ring.publish();
-    device.tx.kick.signal()
+    device.tx.kick.force()
 }
 
 /// Waits for that frame at the other end.
@@ -328,7 +328,7 @@ fn permissions(ctx: &Context) -> Result<()> {
             let _ = iommu.take_refused();
             set_all_rights(iommu, range, READ | WRITE)?;
             iommu.map(range.0, range.1)?;
-            device.queue(index).kick.signal()?;
+            device.queue(index).kick.force()?;
             take_one(ctx, device, index, round).with_context(|| format!("queue {index}"))?;
             device.rx_fill()?;
             device.rx.flush()?;
@@ -355,7 +355,7 @@ fn ring_permissions(ctx: &Context) -> Result<()> {
             let _ = iommu.take_refused();
             set_all_rights(iommu, used, READ | WRITE)?;
             iommu.map(used.0, used.1)?;
-            device.tx.kick.signal()?;
+            device.tx.kick.force()?;
             take_one(ctx, device, TX, round)?;
         }
         let used = (device.rx.layout.used, used.1);
@@ -375,7 +375,7 @@ fn ring_permissions(ctx: &Context) -> Result<()> {
         let _ = iommu.take_refused();
         set_all_rights(iommu, used, READ | WRITE)?;
         iommu.map(used.0, used.1)?;
-        device.rx.kick.signal()?;
+        device.rx.kick.force()?;
         for round in 0..50 {
             take_one(ctx, device, RX, round)?;
         }

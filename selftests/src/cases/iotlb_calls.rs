@@ -66,7 +66,7 @@ fn read(ctx: &Context) -> Result<()> {
         let vhost = &device.vhost;
         check(!readable(vhost)?, || "a miss of an idle device".into())?;
         device.bind(RX)?;
-        device.rx.kick.signal()?;
+        device.rx.kick.force()?;
         let came = Deadline::patient().readable(&[vhost])?;
         check(came, || "no miss to read".into())?;
         for room in [0, 1, 40, LEN - 1] {
@@ -93,7 +93,7 @@ fn read(ctx: &Context) -> Result<()> {
         })?;
         // A queue asks once, however often it is kicked.
         for _ in 0..3 {
-            device.rx.kick.signal()?;
+            device.rx.kick.force()?;
             procfs::idle()?;
         }
         check(!readable(vhost)?, || "the same miss twice".into())?;
@@ -136,7 +136,7 @@ fn read_woken(ctx: &Context) -> Result<()> {
         device.vhost.set_blocking(true)?;
         let got = blocked(&device.vhost, || {
             device.bind(RX)?;
-            device.rx.kick.signal()
+            device.rx.kick.force()
         })?;
         let (_, miss) = accepts("a read", got)?;
         check(
@@ -359,7 +359,7 @@ fn switch_live(ctx: &Context) -> Result<()> {
                     device.address(&device.tx)
                 };
                 accepts("SET_VRING_ADDR", device.vhost.set_addr(place))?;
-                device.queue(index).kick.signal()?;
+                device.queue(index).kick.force()?;
             }
             take_one(ctx, device, TX, round)?;
         }
@@ -399,7 +399,7 @@ fn reset_owner(ctx: &Context) -> Result<()> {
                     let layout = device.queue(index).layout;
                     iommu.map(layout.used, 6 + 8 * usize::from(layout.size))?;
                     device.bind(index)?;
-                    device.queue(index).kick.signal()?;
+                    device.queue(index).kick.force()?;
                 }
                 take_one(ctx, device, TX, round)?;
                 let asked = iommu.take_misses().len();

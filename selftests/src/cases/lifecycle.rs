@@ -102,7 +102,7 @@ fn tap_first(ctx: &Context) -> Result<()> {
         } = device;
         // The device still holds the queue, so closing it here does not end the interface.
         drop(tap);
-        tx.kick.signal()?;
+        tx.kick.force()?;
         accepts("unbind", vhost.set_backend(TX, -1))?;
         accepts("unbind", vhost.set_backend(RX, -1))?;
         tx.ring.disarm_call();

@@ -114,6 +114,10 @@ fn event_descriptors(ctx: &Context) -> Result<()> {
     let mut device = NetDevice::start(&ctx.device, setup)?;
     under_traffic(ctx, &mut device, 150, |device, number| {
         let index = if number % 2 == 0 { TX } else { RX };
+        if matches!(number % 5, 2 | 3) {
+            device.new_kick(index)?;
+            return device.queue(index).kick.force();
+        }
         let fresh = EventFd::new()?;
         let fd = fresh.as_fd().as_raw_fd();
         match number % 5 {
@@ -122,11 +126,6 @@ fn event_descriptors(ctx: &Context) -> Result<()> {
                 // What was signalled on the old one is still to be looked at.
                 fresh.signal()?;
                 device.queue(index).call = fresh;
-            }
-            2 | 3 => {
-                accepts("SET_VRING_KICK", device.vhost.set_kick(index, fd))?;
-                fresh.signal()?;
-                device.queue(index).kick = fresh;
             }
             _ => {
                 accepts("SET_VRING_ERR", device.vhost.set_err(index, fd))?;
@@ -193,7 +192,7 @@ pub(super) fn move_ring(ctx: &Context, device: &mut NetDevice, index: u32) -> Re
     };
     accepts("SET_VRING_ADDR live", device.vhost.set_addr(place))?;
     // Of what it wants to be kicked, the device may have told at the old place.
-    device.queue(index).kick.signal()?;
+    device.queue(index).kick.force()?;
     for part in [old.desc, old.avail, old.used] {
         memory.fill(part, 512, 0xee);
     }
@@ -222,8 +221,8 @@ fn reset_owner(ctx: &Context) -> Result<()> {
         // The rings are as they were: what was published and not used is used now.
         device.bind(RX)?;
         device.bind(TX)?;
-        device.tx.kick.signal()?;
-        device.rx.kick.signal()?;
+        device.tx.kick.force()?;
+        device.rx.kick.force()?;
         tx.finish();
         rx.finish();
         traffic::run(&mut device, &mut [&mut tx, &mut rx])

@@ -4,11 +4,11 @@
 
 use super::{Case, Context, case, check};
 use crate::device::{NetDevice, Setup};
-use crate::eventfd::EventFd;
 use crate::frame;
 use crate::load::{self, Line};
 use crate::memory::GuestMemory;
 use crate::procfs;
+use crate::queue::Kick;
 use crate::split::{Descriptor, SplitLayout};
 use crate::sys::process;
 use crate::tap;
@@ -57,7 +57,7 @@ fn devices(ctx: &Context) -> Result<()> {
 struct Flood {
     memory: Arc<GuestMemory>,
     layout: SplitLayout,
-    kick: EventFd,
+    kick: Kick,
     given: u16,
     /// The used index when it was last counted.
     counted: u16,
@@ -86,7 +86,7 @@ impl Flood {
         Ok(Self {
             memory,
             layout,
-            kick: std::mem::replace(&mut queue.kick, EventFd::new()?),
+            kick: std::mem::replace(&mut queue.kick, Kick::new()?),
             given: 0,
             counted: 0,
             used: 0,
@@ -109,7 +109,7 @@ impl Flood {
         self.counted = used;
         self.given = used.wrapping_add(self.layout.size);
         self.layout.set_avail_index(&self.memory, self.given);
-        self.kick.signal()
+        self.kick.force()
     }
 }
 

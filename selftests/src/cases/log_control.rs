@@ -300,7 +300,7 @@ fn one_frame(ctx: &Context, device: &mut NetDevice, index: u32, len: usize) -> R
         "no room".into()
     })?;
     let _ = device.tx.ring.publish();
-    device.tx.kick.signal()
+    device.tx.kick.force()
 }
 
 /// Waits for what a device does that cannot log.
@@ -341,7 +341,7 @@ fn restart(ctx: &Context, logged: &mut Logged, index: u32) -> Result<()> {
     let device = &mut logged.device;
     let mut bytes = Vec::new();
     for queue in [RX, TX] {
-        device.queue(queue).kick.signal()?;
+        device.queue(queue).kick.force()?;
     }
     let mut done = false;
     if index == RX {

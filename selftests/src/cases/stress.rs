@@ -41,11 +41,11 @@ struct Target {
 impl Target {
     fn new(ctx: &Context, device: &NetDevice) -> Result<Self> {
         let queue = |queue: &crate::queue::Queue| {
-            let number = |fd: &crate::eventfd::EventFd| fd.as_fd().as_raw_fd();
+            let fds = [queue.kick.as_fd(), queue.call.as_fd(), queue.err.as_fd()];
             (
                 u32::from(queue.ring.size()),
                 device.address(queue),
-                [number(&queue.kick), number(&queue.call), number(&queue.err)],
+                fds.map(|fd| fd.as_raw_fd()),
             )
         };
         Ok(Self {

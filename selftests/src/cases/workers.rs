@@ -467,8 +467,8 @@ fn reset_owner(ctx: &Context) -> Result<()> {
         device.configure()?;
         device.bind(RX)?;
         device.bind(TX)?;
-        device.tx.kick.signal()?;
-        device.rx.kick.signal()?;
+        device.tx.kick.force()?;
+        device.rx.kick.force()?;
         tx.finish();
         rx.finish();
         traffic::run(&mut device, &mut [&mut tx, &mut rx])

@@ -252,7 +252,7 @@ impl Owner<'_> {
             frame::build(self.rng.random(), 0, 200, &mut bytes);
             let _ = self.device.tx_post(NetHeader::default(), &bytes)?;
             self.device.tx.flush()?;
-            self.device.queue(queue).kick.signal()?;
+            self.device.queue(queue).kick.force()?;
             let _ = self.device.peer.send(NetHeader::default(), &bytes);
             self.counts.add("frames sent", drain(&mut self.device.peer));
             self.call(queue)?;

@@ -3,9 +3,9 @@
 //! Where the parts of a split ring lie in memory, and what they look like there.
 
 use crate::memory::GuestMemory;
-use crate::uapi::VringAddr;
+use crate::uapi::{USED_NO_NOTIFY, VringAddr};
 use anyhow::Result;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{Ordering, fence};
 
 /// A descriptor as it lies in the table.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -118,6 +118,27 @@ impl SplitLayout {
     /// Moves the available index.
     pub fn set_avail_index(&self, memory: &GuestMemory, index: u16) {
         memory.store_u16(self.avail + 2, self.half(index), Ordering::Release);
+    }
+
+    /// The available index.
+    #[must_use]
+    pub fn avail_index(&self, memory: &GuestMemory) -> u16 {
+        self.half(memory.load_u16(self.avail + 2, Ordering::Relaxed))
+    }
+
+    /// Whether the device wants a kick now that the available index has moved from `old` to what it
+    /// is: by the event index if `events`, else by its flags.
+    #[must_use]
+    pub fn wants_kick(&self, memory: &GuestMemory, events: bool, old: u16) -> bool {
+        // The index before the look at whether the device sleeps.
+        fence(Ordering::SeqCst);
+        if events {
+            let (new, event) = (self.avail_index(memory), self.avail_event(memory));
+            new.wrapping_sub(event).wrapping_sub(1) < new.wrapping_sub(old)
+        } else {
+            let flags = self.half(memory.load_u16(self.used, Ordering::Relaxed));
+            flags & USED_NO_NOTIFY == 0
+        }
     }
 
     /// The used index.

@@ -145,7 +145,7 @@ impl Episode {
         match self.rng.random_range(0..100) {
             0..45 => {
                 if self.guest.is_full(queue) && !self.rng.random_bool(0.02) {
-                    self.device.queue(queue).kick.signal()?;
+                    self.device.queue(queue).kick.force()?;
                     // One that is full for long is stuck, as when its index was changed.
                     if self.rng.random_bool(0.1) {
                         self.restart(queue)?;
@@ -155,16 +155,16 @@ impl Episode {
                 for _ in 0..self.rng.random_range(1..4) {
                     self.guest.submit(queue);
                 }
-                self.device.queue(queue).kick.signal()
+                self.device.queue(queue).kick.force()
             }
-            45..65 => self.device.queue(queue).kick.signal(),
+            45..65 => self.device.queue(queue).kick.force(),
             65..85 => {
                 self.receive();
                 Ok(())
             }
             85 => {
                 self.guest.jump(queue);
-                self.device.queue(queue).kick.signal()
+                self.device.queue(queue).kick.force()
             }
             86 => self.restart(queue),
             87..90 => self.close_page(),
