@@ -77,6 +77,15 @@ impl Kick {
         Ok(Self(EventFd::new()?))
     }
 
+    /// Kicks the device if it has asked for that.
+    ///
+    /// # Errors
+    ///
+    /// When the count is at its end.
+    pub fn kick_if(&self, wanted: bool) -> Result<()> {
+        if wanted { self.0.signal() } else { Ok(()) }
+    }
+
     /// Kicks the device without being asked, as no driver does that saves exits.
     ///
     /// # Errors
@@ -172,10 +181,8 @@ impl Queue {
     }
 
     fn kick_if(&mut self, wanted: bool) -> Result<bool> {
-        if wanted {
-            self.kicks += 1;
-            self.kick.force()?;
-        }
+        self.kicks += u64::from(wanted);
+        self.kick.kick_if(wanted)?;
         Ok(wanted)
     }
 

@@ -71,7 +71,7 @@ fn bad_ring(ctx: &Context) -> Result<()> {
         for (round, (what, write)) in (0..).zip(STOPPING) {
             let at = u16::try_from(device.rx.ring.base())?;
             write(&Writer::new(&device, RX, at));
-            device.rx.kick.force()?;
+            device.rx.flush_from(at)?;
             let bytes = send(ctx, &mut device, round, 200)?;
             let result = expect_stop(ctx, &device, at)
                 .and_then(|()| recover(ctx, &mut device, round, &bytes));
@@ -91,7 +91,7 @@ fn bad_second(ctx: &Context) -> Result<()> {
         first.desc(100, TOUCHING[0] + 0x1000, 64, 0, 0);
         first.expose(100);
         write(&Writer::new(&device, RX, at.wrapping_add(1)));
-        device.rx.kick.force()?;
+        device.rx.flush_from(at)?;
         let bytes = send(ctx, &mut device, round, 200)?;
         let result =
             expect_stop(ctx, &device, at).and_then(|()| recover(ctx, &mut device, round, &bytes));
@@ -117,7 +117,7 @@ fn touching(ctx: &Context) -> Result<()> {
                 writer.one(seam - before, 400, 0);
                 0
             };
-            device.rx.kick.force()?;
+            device.rx.flush_from(before as u16)?;
             let bytes = send(ctx, &mut device, before, 200)?;
             Deadline::patient().until("the frame over the seam", || {
                 let used = device.rx.layout.used_index(&device.memory);
@@ -161,7 +161,7 @@ fn closed_page(ctx: &Context) -> Result<()> {
         // The header fits before the page in every other round.
         let addr = if round % 2 == 0 { page } else { page - 50 };
         Writer::new(&device, RX, round as u16).one(addr, 1000, 0);
-        device.rx.kick.force()?;
+        device.rx.flush_from(round as u16)?;
         let first = send(ctx, &mut device, round, 200)?;
         // C says nothing: it loses the frame where the header could not be written, and claims to
         // have written it where only the rest could not.
@@ -198,7 +198,7 @@ fn closed_ring(ctx: &Context) -> Result<()> {
         device.reset_queue(RX, start)?;
         // Far from the ring, whose pages have other buffers.
         Writer::new(&device, RX, start).one(TOUCHING[0] + 0x4000, 1000, 0);
-        device.rx.kick.force()?;
+        device.rx.flush_from(start)?;
         procfs::idle()?;
         let (map, offset) = device.memory.mapping(part);
         map.protect(offset, 4096, false)?;

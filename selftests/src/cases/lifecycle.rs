@@ -5,9 +5,10 @@
 use super::{Case, Context, accepts, case, check};
 use crate::census;
 use crate::device::{NetDevice, Setup};
+use crate::frame;
 use crate::procfs;
 use crate::traffic::{self, Flow, Plan, RxFlow, TxFlow};
-use crate::uapi::feature;
+use crate::uapi::{NetHeader, feature};
 use crate::vhost::{RX, TX};
 use anyhow::{Context as _, Result};
 
@@ -36,7 +37,7 @@ fn use_once(ctx: &Context, round: u64) -> Result<()> {
     let mut device = NetDevice::start(&ctx.device, Setup::new(feature::VERSION_1))?;
     traffic::exchange(&mut device, Plan::new(ctx.seed + round, 64, |_| 500))?;
     for _ in 0..32 {
-        device.tx_post(crate::uapi::NetHeader::default(), &[0; 5])?;
+        device.tx_post(NetHeader::default(), &[0; 5])?;
     }
     device.tx.flush()?;
     let mut back = 0;
@@ -93,6 +94,7 @@ fn tap_first(ctx: &Context) -> Result<()> {
     for round in 0..ctx.times(30) {
         let mut device = NetDevice::start(&ctx.device, Setup::new(feature::VERSION_1))?;
         traffic::exchange(&mut device, Plan::new(ctx.seed + round, 50, |_| 100))?;
+        device.tx_post(NetHeader::default(), &frame::unseen(ctx.seed, 100))?;
         let NetDevice {
             vhost,
             tap,
@@ -102,7 +104,7 @@ fn tap_first(ctx: &Context) -> Result<()> {
         } = device;
         // The device still holds the queue, so closing it here does not end the interface.
         drop(tap);
-        tx.kick.force()?;
+        tx.flush()?;
         accepts("unbind", vhost.set_backend(TX, -1))?;
         accepts("unbind", vhost.set_backend(RX, -1))?;
         tx.ring.disarm_call();
@@ -144,10 +146,8 @@ fn many_devices(ctx: &Context) -> Result<()> {
     }
     let mut bytes = Vec::new();
     for sequence in 0..200 {
-        crate::frame::build(ctx.seed, sequence, 200, &mut bytes);
-        devices[0]
-            .peer
-            .send(crate::uapi::NetHeader::default(), &bytes)?;
+        frame::build(ctx.seed, sequence, 200, &mut bytes);
+        devices[0].peer.send(NetHeader::default(), &bytes)?;
         let mut got = Vec::new();
         crate::wait::Deadline::patient().until("a frame on any pair", || {
             for device in &mut devices {
@@ -159,7 +159,7 @@ fn many_devices(ctx: &Context) -> Result<()> {
             }
             Ok(false)
         })?;
-        crate::frame::expect("any pair", sequence, &bytes, &got)?;
+        frame::expect("any pair", sequence, &bytes, &got)?;
     }
     Ok(())
 }

@@ -216,7 +216,7 @@ fn unwoken(ctx: &Context) -> Result<()> {
             let layout = device.rx.layout;
             layout.write_avail(&device.memory, 0, layout.size);
             layout.set_avail_index(&device.memory, 1);
-            device.rx.kick.force()?;
+            device.rx.flush_from(0)?;
         }
         let mut bytes = Vec::new();
         let mut send = |device: &mut NetDevice, count| -> Result<()> {
