@@ -33,7 +33,8 @@ pub(super) const CASES: &[Case] = &[
 
 pub(super) const ROLES: &[Role] = &[role("endless-flood", endless_flood)];
 
-/// A queue whose driver makes all chains available again as soon as they are used.
+/// A queue whose driver makes all chains available again as soon as they are used, and kicks all the
+/// time.
 struct Endless {
     memory: Arc<GuestMemory>,
     layout: SplitLayout,

@@ -102,14 +102,17 @@ impl Flood {
         self.given.wrapping_sub(self.used_index())
     }
 
-    /// Counts what was used, and gives the device as many chains as the ring holds.
+    /// Counts what was used, and gives the device as many chains as the ring holds, with a kick if it
+    /// wants one.
     fn pour(&mut self) -> Result<()> {
         let used = self.used_index();
         self.used += u64::from(used.wrapping_sub(self.counted));
         self.counted = used;
+        let before = self.given;
         self.given = used.wrapping_add(self.layout.size);
         self.layout.set_avail_index(&self.memory, self.given);
-        self.kick.force()
+        let wanted = self.layout.wants_kick(&self.memory, false, before);
+        self.kick.kick_if(wanted)
     }
 }
 
