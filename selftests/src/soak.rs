@@ -123,7 +123,6 @@ impl Soak {
             }
             Change::Descriptors => {
                 device.new_kick(index)?;
-                device.queue(index).kick.force()?;
                 let call = EventFd::new()?;
                 device.vhost.set_call(index, call.as_fd().as_raw_fd())?;
                 // What was signalled on the old one is still to be looked at.
@@ -137,8 +136,6 @@ impl Soak {
                 device.configure()?;
                 device.bind(RX)?;
                 device.bind(TX)?;
-                device.rx.kick.force()?;
-                device.tx.kick.force()?;
             }
             Change::Replace => {
                 line.tx.finish();

@@ -2,7 +2,7 @@
 
 //! Backends that are usable only just, or not now.
 
-use super::{Case, Context, Kind as Driver, accepts, case, check, refuses};
+use super::{Case, Context, Kind as Driver, accepts, case, check, refuses, wake_c};
 use crate::device::{NetDevice, Setup};
 use crate::frame;
 use crate::peer::Peer;
@@ -216,7 +216,7 @@ fn error(ctx: &Context) -> Result<()> {
         if ctx.kind == Driver::C {
             // C waits neither for the guest nor for the socket now.
             net::take_error(device.tap.as_fd())?;
-            device.rx.kick.force()?;
+            wake_c(ctx, &device.rx)?;
             procfs::idle()?;
         }
         device.peer.send(NetHeader::default(), &bytes)?;

@@ -131,8 +131,6 @@ fn kthread(ctx: &Context) -> Result<()> {
         traffic::exchange(&mut device, plan)?;
         restart(&device, TASK)?;
         expect_workers(0, 1)?;
-        device.tx.kick.force()?;
-        device.rx.kick.force()?;
         traffic::exchange(&mut device, plan)?;
         restart(&device, KTHREAD)?;
         expect_workers(1, 0)?;

@@ -2,7 +2,7 @@
 
 //! Changes under traffic: nothing is lost, doubled, or touched where it is not any more.
 
-use super::{Case, Context, accepts, case, check};
+use super::{Case, Context, accepts, case, check, wake_c};
 use crate::device::{NetDevice, Setup};
 use crate::eventfd::EventFd;
 use crate::split::{SplitDriver, SplitLayout};
@@ -115,8 +115,7 @@ fn event_descriptors(ctx: &Context) -> Result<()> {
     under_traffic(ctx, &mut device, 150, |device, number| {
         let index = if number % 2 == 0 { TX } else { RX };
         if matches!(number % 5, 2 | 3) {
-            device.new_kick(index)?;
-            return device.queue(index).kick.force();
+            return device.new_kick(index);
         }
         let fresh = EventFd::new()?;
         let fd = fresh.as_fd().as_raw_fd();
@@ -191,8 +190,10 @@ pub(super) fn move_ring(ctx: &Context, device: &mut NetDevice, index: u32) -> Re
         device.address(&device.tx)
     };
     accepts("SET_VRING_ADDR live", device.vhost.set_addr(place))?;
-    // Of what it wants to be kicked, the device may have told at the old place.
-    device.queue(index).kick.force()?;
+    if features & feature::EVENT_IDX != 0 {
+        // At which index it wants a kick, C has told at the old place.
+        wake_c(ctx, device.queue(index))?;
+    }
     for part in [old.desc, old.avail, old.used] {
         memory.fill(part, 512, 0xee);
     }
@@ -221,8 +222,6 @@ fn reset_owner(ctx: &Context) -> Result<()> {
         // The rings are as they were: what was published and not used is used now.
         device.bind(RX)?;
         device.bind(TX)?;
-        device.tx.kick.force()?;
-        device.rx.kick.force()?;
         tx.finish();
         rx.finish();
         traffic::run(&mut device, &mut [&mut tx, &mut rx])

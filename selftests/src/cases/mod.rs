@@ -47,6 +47,7 @@ mod worker;
 mod workers;
 mod wrap;
 
+use crate::queue::Queue;
 use crate::vhost::Vhost;
 use anyhow::{Context as _, Result, bail};
 use std::io;
@@ -252,6 +253,15 @@ fn refuses<T: std::fmt::Debug>(what: &str, errno: i32, result: io::Result<T>) ->
 /// Fails unless `result` is a success.
 fn accepts<T>(what: &str, result: io::Result<T>) -> Result<T> {
     result.with_context(|| format!("{what} was refused"))
+}
+
+/// Kicks a queue that C leaves stopped where others go on by themselves. Why it does so is said where
+/// this is called.
+fn wake_c(ctx: &Context, queue: &Queue) -> Result<()> {
+    match ctx.kind {
+        Kind::C => queue.kick.force(),
+        Kind::Rnet => Ok(()),
+    }
 }
 
 /// Fails unless `condition` holds.

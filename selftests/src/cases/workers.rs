@@ -467,8 +467,6 @@ fn reset_owner(ctx: &Context) -> Result<()> {
         device.configure()?;
         device.bind(RX)?;
         device.bind(TX)?;
-        device.tx.kick.force()?;
-        device.rx.kick.force()?;
         tx.finish();
         rx.finish();
         traffic::run(&mut device, &mut [&mut tx, &mut rx])
