@@ -3,7 +3,7 @@
 //! The calls around the IOTLB: reads that wait, messages that are wrong, and its coming and going.
 
 use super::iotlb::{Behind, expect_no_errors, send_one, single, take_one};
-use super::{Case, Context, Role, accepts, case, check, kill, refuses, role};
+use super::{Case, Context, Role, accepts, case, check, kill, refuses, role, wake_c};
 use crate::device::Setup;
 use crate::iommu::PAGE;
 use crate::iotlb::{
@@ -61,12 +61,15 @@ fn missing(ctx: &Context, version: u32) -> Result<Behind> {
 /// What is readable when, and what is read into how much room.
 fn read(ctx: &Context) -> Result<()> {
     for version in [VERSION_1, VERSION_2] {
-        let behind = missing(ctx, version)?;
-        let device = &behind.device;
-        let vhost = &device.vhost;
-        check(!readable(vhost)?, || "a miss of an idle device".into())?;
+        let mut behind = missing(ctx, version)?;
+        let device = &mut behind.device;
+        check(!readable(&device.vhost)?, || {
+            "a miss of an idle device".into()
+        })?;
         device.bind(RX)?;
-        device.rx.kick.force()?;
+        device.rx_fill()?;
+        device.rx.flush()?;
+        let vhost = &device.vhost;
         let came = Deadline::patient().readable(&[vhost])?;
         check(came, || "no miss to read".into())?;
         for room in [0, 1, 40, LEN - 1] {
@@ -131,12 +134,14 @@ fn read_woken(ctx: &Context) -> Result<()> {
         let vhost = bare(ctx)?;
         let got = blocked(&vhost, || accepts("RESET_OWNER", vhost.reset_owner()))?;
         refuses("a read without owner", libc::EBADFD, got)?;
-        let behind = missing(ctx, VERSION_1)?;
-        let device = &behind.device;
+        let mut behind = missing(ctx, VERSION_1)?;
+        let device = &mut behind.device;
         device.vhost.set_blocking(true)?;
+        device.bind(RX)?;
+        device.rx_fill()?;
         let got = blocked(&device.vhost, || {
-            device.bind(RX)?;
-            device.rx.kick.force()
+            device.rx.flush()?;
+            Ok(())
         })?;
         let (_, miss) = accepts("a read", got)?;
         check(
@@ -359,7 +364,8 @@ fn switch_live(ctx: &Context) -> Result<()> {
                     device.address(&device.tx)
                 };
                 accepts("SET_VRING_ADDR", device.vhost.set_addr(place))?;
-                device.queue(index).kick.force()?;
+                // C does not look at a ring because it moves.
+                wake_c(ctx, device.queue(index))?;
             }
             take_one(ctx, device, TX, round)?;
         }
@@ -399,7 +405,6 @@ fn reset_owner(ctx: &Context) -> Result<()> {
                     let layout = device.queue(index).layout;
                     iommu.map(layout.used, 6 + 8 * usize::from(layout.size))?;
                     device.bind(index)?;
-                    device.queue(index).kick.force()?;
                 }
                 take_one(ctx, device, TX, round)?;
                 let asked = iommu.take_misses().len();
