@@ -337,7 +337,7 @@ fn workers(ctx: &Context, injector: &Injector, injected: &mut u32, vhost: &Vhost
     bail!("NEW_WORKER never succeeds")
 }
 
-/// Whatever fails in the worker: a frame may be lost or late, or the queue stop until the next kick.
+/// Whatever fails in the worker: a frame may be lost or late, and the queue goes on.
 fn worker(ctx: &Context) -> Result<()> {
     if ctx.kind == Kind::C {
         // vhost_add_used_n() gives up, and its caller goes on: the guest never sees those chains again.
@@ -390,8 +390,6 @@ fn worker(ctx: &Context) -> Result<()> {
 
 /// Takes what is left of one frame each way, whole if it came, and moves others.
 fn recover(ctx: &Context, device: &mut NetDevice, sent: &[u8]) -> Result<()> {
-    device.tx.kick.force()?;
-    device.rx.kick.force()?;
     Deadline::patient().until("the chain to come back", || {
         device.tx_reap()?;
         Ok(device.tx.ring.pending() == 0)

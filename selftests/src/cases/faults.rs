@@ -142,7 +142,6 @@ fn transmit_memory(ctx: &Context) -> Result<()> {
                 if !racing {
                     device.bind(TX)?;
                 }
-                device.tx.kick.force()?;
                 if stops && !racing {
                     let told = Deadline::patient().readable(&[&device.tx.err])?;
                     check(told, || {
@@ -158,7 +157,6 @@ fn transmit_memory(ctx: &Context) -> Result<()> {
                 Ok(())
             })
             .with_context(|| format!("{away:?}"))?;
-            device.tx.kick.force()?;
             let seen = tx.seen;
             traffic::run_until(&mut device, &mut [&mut tx], |_, flows| {
                 flows[0].seen() > seen + 300
@@ -239,7 +237,6 @@ fn receive_memory(ctx: &Context) -> Result<()> {
             })
             .with_context(|| format!("{away:?}"))?;
             stops += device.rx.err.take()?;
-            device.rx.kick.force()?;
             // The marker comes after all that was sent meanwhile.
             send(&mut device)?;
             drain(&mut device, seed, &mut next, sent - 1)
@@ -392,7 +389,7 @@ fn stopped_owner(ctx: &Context) -> Result<()> {
 /// Sends a frame whose page is missing, and then one that is nowhere, and waits to be told.
 fn bad_sender(ctx: &Context, page: &Mapping, told: &Mapping) -> Result<()> {
     const AT: u64 = 1 << 40;
-    let device = prepare(ctx, "tap1", 0)?;
+    let mut device = prepare(ctx, "tap1", 0)?;
     let mut table = device.memory.table();
     table.push(MemoryRegion {
         guest: AT,
@@ -416,7 +413,7 @@ fn bad_sender(ctx: &Context, page: &Mapping, told: &Mapping) -> Result<()> {
         device.tx.layout.write_avail(&device.memory, index, index);
     }
     device.tx.layout.set_avail_index(&device.memory, 2);
-    device.tx.kick.force()?;
+    device.tx.flush_from(0)?;
     told.store_u16(0, u16::try_from(missing.number())?, Ordering::Release);
     let stopped = Deadline::patient().readable(&[&device.tx.err])?;
     check(stopped, || "the error descriptor was not signalled".into())
