@@ -6,9 +6,10 @@
 //! `vhost_net` and against `vhost_rnet`: a case is believed once it passes on the former.
 //!
 //! From the bottom up: [`sys`] holds every `unsafe` line; [`uapi`] the kernel's structures;
-//! [`vhost`] the ioctls; [`memory`] what the device sees as guest memory; [`ring`] and [`split`]
-//! the driver's half of a virtqueue; [`iotlb`] and [`iommu`] its IO addresses, [`log`] its dirty log;
-//! [`tap`] and [`peer`] the other end of the wire, [`wire`] the kinds of backend beside taps;
+//! [`vhost`] the ioctls; [`memory`] what the device sees as guest memory, and [`away`] how that goes
+//! for a while; [`ring`] and [`split`] the driver's half of a virtqueue; [`iotlb`] and [`iommu`] its IO
+//! addresses, [`log`] its dirty log; [`tap`] and [`peer`] the other end of the wire, [`wire`] the kinds
+//! of backend beside taps;
 //! [`queue`] is a ring with its buffers and notifications, [`setup`] and [`device`] put all together;
 //! [`traffic`] moves numbered frames through it and checks every byte; [`load`] does so on several
 //! devices at once; [`census`] counts what is left behind; [`soak`] goes on for as long as one likes;
@@ -19,6 +20,7 @@
 
 #![deny(unsafe_code)]
 
+pub mod away;
 pub mod bench;
 pub mod cases;
 pub mod census;

@@ -3,10 +3,10 @@
 //! What an owner and its memory may go through while a device is in use.
 
 use super::{Case, Context, Kind, Role, Skip, accepts, case, check, kill, role};
+use crate::away::{Away, whole_pages, without};
 use crate::cgroup::Group;
 use crate::device::{NetDevice, Setup};
 use crate::frame;
-use crate::memory::GuestMemory;
 use crate::procfs;
 use crate::split::Descriptor;
 use crate::sys::mapping::{Mapping, PAGE};
@@ -54,51 +54,6 @@ fn prepare(ctx: &Context, tap: &str, features: u64) -> Result<NetDevice> {
     device.bind(RX)?;
     device.bind(TX)?;
     Ok(device)
-}
-
-/// How memory is taken away.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Away {
-    Closed,
-    Unmapped,
-    ReadOnly,
-}
-
-/// Takes memory away, runs `meanwhile`, and puts it back with its content.
-fn without(
-    memory: &GuestMemory,
-    (addr, len): (u64, usize),
-    away: Away,
-    meanwhile: impl FnOnce() -> Result<()>,
-) -> Result<()> {
-    let (map, offset) = memory.mapping(addr);
-    match away {
-        Away::Unmapped => {
-            let unmapped = map.unmap(offset, len)?;
-            let result = meanwhile();
-            unmapped.put_back()?;
-            result
-        }
-        Away::Closed | Away::ReadOnly => {
-            if away == Away::Closed {
-                map.protect(offset, len, false)?;
-            } else {
-                map.protect_writes(offset, len)?;
-            }
-            let result = meanwhile();
-            map.protect(offset, len, true)?;
-            result
-        }
-    }
-}
-
-/// The pages of a queue's buffers that nothing else is in.
-fn whole_pages(device: &mut NetDevice, index: u32) -> (u64, usize) {
-    let (addr, len) = device.queue(index).buffers();
-    let start = addr.next_multiple_of(4096);
-    let end = (addr + len as u64) & !4095;
-    // CAST: within one mapping.
-    (start, (end - start) as usize)
 }
 
 /// The memory of frames goes away while they are sent: the queue stops or tries again, and all of
