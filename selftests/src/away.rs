@@ -4,6 +4,8 @@
 
 use crate::device::NetDevice;
 use crate::memory::GuestMemory;
+use crate::queue::Queue;
+use crate::sys::mapping::{Mapping, PAGE};
 use anyhow::Result;
 
 /// How memory is taken away.
@@ -29,6 +31,20 @@ pub fn without(
     meanwhile: impl FnOnce() -> Result<()>,
 ) -> Result<()> {
     let (map, offset) = memory.mapping(addr);
+    without_pages(map, (offset, len), away, meanwhile)
+}
+
+/// Takes pages of a mapping away, as [`without`].
+///
+/// # Errors
+///
+/// As [`without`].
+pub fn without_pages(
+    map: &Mapping,
+    (offset, len): (usize, usize),
+    away: Away,
+    meanwhile: impl FnOnce() -> Result<()>,
+) -> Result<()> {
     match away {
         Away::Unmapped => {
             let unmapped = map.unmap(offset, len)?;
@@ -46,6 +62,37 @@ pub fn without(
             map.protect(offset, len, true)?;
             result
         }
+    }
+}
+
+/// A part of a queue that may be away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// The descriptor table.
+    Descriptors,
+    /// The available ring.
+    Available,
+    /// The used ring.
+    Used,
+    /// The indirect tables.
+    Tables,
+    /// All buffers.
+    Buffers,
+}
+
+impl Part {
+    /// Its pages, in removable memory.
+    #[must_use]
+    pub fn pages(self, queue: &Queue) -> (u64, usize) {
+        let (layout, size) = (queue.layout, usize::from(queue.layout.size));
+        let (addr, len) = match self {
+            Self::Descriptors => (layout.desc, 16 * size),
+            Self::Available => (layout.avail, 6 + 2 * size),
+            Self::Used => (layout.used, 6 + 8 * size),
+            Self::Tables => queue.tables(),
+            Self::Buffers => queue.buffers(),
+        };
+        (addr, len.next_multiple_of(PAGE))
     }
 }
 

@@ -25,6 +25,8 @@ struct Region {
     guest: u64,
     len: usize,
     map: Mapping,
+    /// The device's mapping of the same memory, if it has one of its own.
+    view: Option<Mapping>,
     /// Bytes at either end of the mapping that the table leaves out.
     margin: usize,
     next: AtomicU64,
@@ -46,6 +48,7 @@ impl Region {
             guest,
             len,
             map,
+            view: None,
             margin,
             next: AtomicU64::new(0),
             pages: Vec::new(),
@@ -60,6 +63,11 @@ impl Region {
             }
         }
         Ok(region)
+    }
+
+    /// The mapping that the device reaches it by.
+    fn view(&self) -> &Mapping {
+        self.view.as_ref().unwrap_or(&self.map)
     }
 
     /// Where in the mapping a page is.
@@ -135,6 +143,18 @@ impl GuestMemory {
         Ok(Self { regions })
     }
 
+    /// Gives the device a mapping of its own, which may change without the driver's.
+    ///
+    /// # Errors
+    ///
+    /// When there are no addresses left.
+    pub fn split_view(&mut self) -> Result<()> {
+        for region in &mut self.regions {
+            region.view = Some(region.map.alias().context("the device's view of memory")?);
+        }
+        Ok(())
+    }
+
     /// The address that the table gives to the byte behind a guest address.
     ///
     /// # Panics
@@ -206,7 +226,7 @@ impl GuestMemory {
             .map(|region| MemoryRegion {
                 guest: region.guest,
                 size: region.told() as u64,
-                user: (region.map.addr() + region.margin) as u64,
+                user: (region.view().addr() + region.margin) as u64,
                 padding: 0,
             })
             .collect()
@@ -263,18 +283,18 @@ impl GuestMemory {
         (&region.map, place, left)
     }
 
-    /// The mapping and offset of a guest address.
+    /// The mapping by which the device reaches a guest address, and the offset in it.
     ///
     /// # Panics
     ///
     /// When the address is in a hole.
     #[must_use]
     pub fn mapping(&self, guest: u64) -> (&Mapping, usize) {
-        let (map, offset, _) = self.run(guest);
-        (map, offset)
+        let (region, offset) = self.locate(guest);
+        (region.view(), region.place(offset).0)
     }
 
-    /// The address of the process behind a guest address.
+    /// The address of the process behind a guest address, for the device.
     ///
     /// # Panics
     ///
@@ -338,7 +358,7 @@ impl GuestMemory {
     /// When the address is in a hole or misaligned.
     #[must_use]
     pub fn load_u16(&self, guest: u64, order: Ordering) -> u16 {
-        let (map, offset) = self.mapping(guest);
+        let (map, offset, _) = self.run(guest);
         map.load_u16(offset, order)
     }
 
@@ -348,7 +368,7 @@ impl GuestMemory {
     ///
     /// When the address is in a hole or misaligned.
     pub fn store_u16(&self, guest: u64, value: u16, order: Ordering) {
-        let (map, offset) = self.mapping(guest);
+        let (map, offset, _) = self.run(guest);
         map.store_u16(offset, value, order);
     }
 }

@@ -7,8 +7,9 @@ use crate::memory::GuestMemory;
 use crate::ring::RingDriver;
 use crate::setup::{Setup, Shape};
 use crate::split::{SplitDriver, SplitLayout};
+use crate::sys::mapping::PAGE;
 use crate::vhost::RX;
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
@@ -25,11 +26,16 @@ pub(crate) struct Pool {
 }
 
 impl Pool {
-    fn new(memory: &GuestMemory, (count, len): (usize, usize), table: usize) -> Result<Self> {
+    fn new(
+        memory: &GuestMemory,
+        (count, len): (usize, usize),
+        table: usize,
+        align: u64,
+    ) -> Result<Self> {
         let stride = len.next_multiple_of(64);
-        let addr = memory.alloc(count * stride, 64)?;
+        let addr = memory.alloc(count * stride, align.max(64))?;
         let tables = if table > 0 {
-            Some((memory.alloc(count * table * 16, 16)?, table))
+            Some((memory.alloc(count * table * 16, align.max(16))?, table))
         } else {
             None
         };
@@ -135,6 +141,9 @@ impl Queue {
         size: u16,
         (buffers, shape): ((usize, usize), Shape),
     ) -> Result<Self> {
+        // What is away must not take anything else with it.
+        let align = if setup.removable { PAGE as u64 } else { 1 };
+        memory.alloc(0, align)?;
         let layout = SplitLayout {
             big_endian: setup.big_endian,
             ..SplitLayout::alloc(memory, size)?
@@ -155,7 +164,7 @@ impl Queue {
             kicks: 0,
             shape,
             written: None,
-            pool: Pool::new(memory, buffers, table)?,
+            pool: Pool::new(memory, buffers, table, align)?,
         })
     }
 
@@ -207,6 +216,25 @@ impl Queue {
     pub fn buffers(&self) -> (u64, usize) {
         let len = self.pool.count * self.pool.len.next_multiple_of(64);
         (self.pool.addr, len)
+    }
+
+    /// Guest address and length of the memory that holds all indirect tables; nothing if there are
+    /// none.
+    #[must_use]
+    pub fn tables(&self) -> (u64, usize) {
+        let tables = self.pool.tables.unwrap_or_default();
+        (tables.0, self.pool.count * tables.1 * 16)
+    }
+
+    /// Guest address of the buffer that the frame after `ahead` others will be posted in.
+    ///
+    /// # Errors
+    ///
+    /// When the driver holds no more than `ahead`.
+    pub fn buffer_ahead(&self, ahead: usize) -> Result<u64> {
+        let slot = self.pool.free.iter().rev().nth(ahead);
+        let slot = slot.context("the driver has too few buffers")?;
+        Ok(self.pool.buffer(*slot))
     }
 
     /// Takes all buffers back, for a ring that was replaced by an empty one.

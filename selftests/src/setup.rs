@@ -90,6 +90,9 @@ pub struct Setup {
     pub scattered: bool,
     /// Bytes before and behind each region that the device must not touch.
     pub margin: usize,
+    /// Whether memory may be taken away from the device alone: the driver has a mapping of its own, and
+    /// each part of a queue has pages of its own.
+    pub removable: bool,
 }
 
 impl Setup {
@@ -113,6 +116,7 @@ impl Setup {
             scattered: false,
             big_endian: false,
             margin: 0,
+            removable: false,
         }
     }
 
@@ -167,7 +171,10 @@ impl Setup {
             + self.pool(self.tx_buffers, self.tx_shape);
         let mut layout = vec![(GUEST_BASE, first)];
         layout.extend_from_slice(&self.regions);
-        let memory = GuestMemory::with(&layout, self.scattered, self.margin)?;
+        let mut memory = GuestMemory::with(&layout, self.scattered, self.margin)?;
+        if self.removable {
+            memory.split_view()?;
+        }
         Ok(Arc::new(memory))
     }
 }

@@ -53,6 +53,27 @@ impl Mapping {
         Ok(map)
     }
 
+    /// The same memory at other addresses, with access rights of its own, and an inaccessible page
+    /// behind it too.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel has no room.
+    pub fn alias(&self) -> io::Result<Self> {
+        let alias = Self {
+            base: reserve(self.len + PAGE)?,
+            len: self.len,
+        };
+        let flags = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED;
+        // SAFETY: with a length of zero shared pages stay where they are and get a second address,
+        // which is that of pages that were just reserved.
+        let moved = unsafe { libc::mremap(self.base.cast(), 0, self.len, flags, alias.base) };
+        if moved == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(alias)
+    }
+
     /// The address, for the kernel's use.
     #[must_use]
     pub fn addr(&self) -> usize {
@@ -131,19 +152,11 @@ impl Mapping {
     /// When the range is not made of whole pages of the mapping.
     pub fn unmap(&self, offset: usize, len: usize) -> io::Result<Unmapped<'_>> {
         self.check_range(offset, len)?;
-        // SAFETY: a fresh mapping at an address of the kernel's choice touches nothing of ours.
-        let away = unsafe {
-            let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
-            libc::mmap(std::ptr::null_mut(), len, libc::PROT_NONE, flags, -1, 0)
-        };
-        if away == libc::MAP_FAILED {
-            return Err(io::Error::last_os_error());
-        }
         let unmapped = Unmapped {
             home: self,
             offset,
             len,
-            away: away.cast(),
+            away: reserve(len)?,
         };
         move_pages(self.at(offset, len), unmapped.away, len)?;
         Ok(unmapped)
@@ -256,6 +269,19 @@ impl Mapping {
     pub fn store_u16(&self, offset: usize, value: u16, order: Ordering) {
         self.word(offset).store(value.to_le(), order);
     }
+}
+
+/// Sets addresses aside at which nothing can be accessed.
+fn reserve(len: usize) -> io::Result<*mut u8> {
+    // SAFETY: a fresh mapping at an address of the kernel's choice touches nothing of ours.
+    let place = unsafe {
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+        libc::mmap(std::ptr::null_mut(), len, libc::PROT_NONE, flags, -1, 0)
+    };
+    if place == libc::MAP_FAILED {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(place.cast())
 }
 
 /// Pages of a mapping that are somewhere else for now.
