@@ -3,6 +3,7 @@
 //! The tests: one function each, run in a process and network namespace of its own.
 
 mod alloc;
+mod away;
 mod backends;
 mod backends_accept;
 mod backends_change;
@@ -215,6 +216,7 @@ pub fn all() -> Vec<Case> {
         history_leaks::CASES,
         history_rings::CASES,
         faults::CASES,
+        away::CASES,
         load::CASES,
         stress::CASES,
         soak::CASES,
