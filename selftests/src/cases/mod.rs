@@ -18,6 +18,7 @@ mod faults;
 mod fork;
 mod frames_long;
 mod frames_routed;
+mod goes_on;
 mod guest;
 mod guest_rx;
 mod history_leaks;
@@ -42,6 +43,7 @@ mod log_control;
 mod log_live;
 mod rxbuf;
 mod soak;
+mod stopped;
 mod stress;
 mod tunnel;
 mod worker;
@@ -217,6 +219,7 @@ pub fn all() -> Vec<Case> {
         history_rings::CASES,
         faults::CASES,
         away::CASES,
+        goes_on::CASES,
         load::CASES,
         stress::CASES,
         soak::CASES,

@@ -57,7 +57,7 @@ const MOST: u32 = 16;
 
 /// Whether the device has these calls; else they are tested to be unknown, as in-tree vhost-net
 /// leaves them to vhost-scsi.
-fn has_workers(ctx: &Context) -> Result<bool> {
+pub(super) fn has_workers(ctx: &Context) -> Result<bool> {
     if ctx.kind == Kind::Rnet {
         return Ok(true);
     }

@@ -32,6 +32,33 @@ impl Descriptor {
         }
     }
 
+    fn parse(bytes: [u8; 16]) -> Self {
+        let [
+            a0,
+            a1,
+            a2,
+            a3,
+            a4,
+            a5,
+            a6,
+            a7,
+            l0,
+            l1,
+            l2,
+            l3,
+            f0,
+            f1,
+            n0,
+            n1,
+        ] = bytes;
+        Self {
+            addr: u64::from_le_bytes([a0, a1, a2, a3, a4, a5, a6, a7]),
+            len: u32::from_le_bytes([l0, l1, l2, l3]),
+            flags: u16::from_le_bytes([f0, f1]),
+            next: u16::from_le_bytes([n0, n1]),
+        }
+    }
+
     fn bytes(&self) -> [u8; 16] {
         let mut out = [0; 16];
         out[..8].copy_from_slice(&self.addr.to_le_bytes());
@@ -89,6 +116,19 @@ impl SplitLayout {
         self.write_table(memory, self.desc, usize::from(index), descriptor);
     }
 
+    /// An entry of the descriptor table.
+    #[must_use]
+    pub fn read_desc(&self, memory: &GuestMemory, index: u16) -> Descriptor {
+        let mut bytes = [0; 16];
+        memory.read(self.desc + 16 * u64::from(index), &mut bytes);
+        let descriptor = Descriptor::parse(bytes);
+        if self.big_endian {
+            descriptor.swap_bytes()
+        } else {
+            descriptor
+        }
+    }
+
     /// Writes an entry of the descriptor table at `table`, the ring's own or an indirect one.
     pub(super) fn write_table(
         &self,
@@ -113,6 +153,13 @@ impl SplitLayout {
             self.half(head),
             Ordering::Relaxed,
         );
+    }
+
+    /// The entry of the available ring that index `at` names.
+    #[must_use]
+    pub fn read_avail(&self, memory: &GuestMemory, at: u16) -> u16 {
+        let slot = u64::from(at % self.size);
+        self.half(memory.load_u16(self.avail + 4 + 2 * slot, Ordering::Relaxed))
     }
 
     /// Moves the available index.
