@@ -42,6 +42,7 @@ mod log;
 mod log_control;
 mod log_live;
 mod rxbuf;
+mod shortage;
 mod soak;
 mod stopped;
 mod stress;
@@ -220,6 +221,7 @@ pub fn all() -> Vec<Case> {
         faults::CASES,
         away::CASES,
         goes_on::CASES,
+        shortage::CASES,
         load::CASES,
         stress::CASES,
         soak::CASES,

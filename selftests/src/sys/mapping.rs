@@ -3,16 +3,19 @@
 //! Memory shared with a device: never a reference into it, only copies and atomic words.
 
 use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::sync::atomic::{AtomicU16, Ordering};
 
 /// The page size of every machine the tests run on.
 pub const PAGE: usize = 4096;
 
-/// Anonymous shared memory with an inaccessible page behind it.
+/// Shared memory with an inaccessible page behind it.
 #[derive(Debug)]
 pub struct Mapping {
     base: *mut u8,
     len: usize,
+    /// What was set aside for it, and is given up with it.
+    _place: Place,
 }
 
 // SAFETY: the mapping is plain memory, reached only through copies and atomics.
@@ -20,37 +23,67 @@ unsafe impl Send for Mapping {}
 // SAFETY: as above; concurrent access is what the type is for.
 unsafe impl Sync for Mapping {}
 
+/// Addresses at which nothing can be accessed, until something is mapped there.
+#[derive(Debug)]
+struct Place {
+    start: *mut u8,
+    len: usize,
+}
+
+impl Place {
+    fn new(len: usize) -> io::Result<Self> {
+        let start = reserve(len)?;
+        Ok(Self { start, len })
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        // SAFETY: the addresses were set aside in `new`, and nobody uses them any more.
+        unsafe { libc::munmap(self.start.cast(), self.len) };
+    }
+}
+
 impl Mapping {
-    /// Maps `len` bytes, rounded up to pages, and touches each page once.
+    /// Maps `len` bytes of new memory, rounded up to pages, and touches each page once.
     ///
     /// # Errors
     ///
     /// When the kernel has no room.
     pub fn new(len: usize) -> io::Result<Self> {
         let len = len.next_multiple_of(PAGE).max(PAGE);
-        // SAFETY: a fresh mapping at an address of the kernel's choice touches nothing of ours.
-        let base = unsafe {
-            libc::mmap(
-                std::ptr::null_mut(),
-                len + PAGE,
-                libc::PROT_NONE,
-                libc::MAP_SHARED | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE,
-                -1,
-                0,
-            )
-        };
-        if base == libc::MAP_FAILED {
-            return Err(io::Error::last_os_error());
-        }
-        let map = Self {
-            base: base.cast(),
-            len,
-        };
-        map.protect(0, len, true)?;
+        let map = Self::fixed(len, PAGE, libc::MAP_ANONYMOUS, -1)?;
         for page in (0..len).step_by(PAGE) {
             map.write(page, &[0]);
         }
         Ok(map)
+    }
+
+    /// Maps the first `len` bytes of a file, whole pages of size `page`, and touches none of them.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel has no room, or the file cannot be mapped.
+    pub fn of_file(file: BorrowedFd<'_>, len: usize, page: usize) -> io::Result<Self> {
+        Self::fixed(len, page, 0, file.as_raw_fd())
+    }
+
+    /// Maps memory at a place of its own that starts at a page.
+    fn fixed(len: usize, page: usize, flags: i32, file: i32) -> io::Result<Self> {
+        let place = Place::new(page + len + PAGE)?;
+        let base = place.start.map_addr(|addr| addr.next_multiple_of(page));
+        let flags = flags | libc::MAP_SHARED | libc::MAP_NORESERVE | libc::MAP_FIXED;
+        let prot = libc::PROT_READ | libc::PROT_WRITE;
+        // SAFETY: what is replaced are addresses that were just set aside.
+        let mapped = unsafe { libc::mmap(base.cast(), len, prot, flags, file, 0) };
+        if mapped == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(Self {
+            base,
+            len,
+            _place: place,
+        })
     }
 
     /// The same memory at other addresses, with access rights of its own, and an inaccessible page
@@ -60,9 +93,11 @@ impl Mapping {
     ///
     /// When the kernel has no room.
     pub fn alias(&self) -> io::Result<Self> {
+        let place = Place::new(self.len + PAGE)?;
         let alias = Self {
-            base: reserve(self.len + PAGE)?,
+            base: place.start,
             len: self.len,
+            _place: place,
         };
         let flags = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED;
         // SAFETY: with a length of zero shared pages stay where they are and get a second address,
@@ -327,11 +362,4 @@ fn move_pages(from: *mut u8, to: *mut u8, len: usize) -> io::Result<()> {
         return Err(io::Error::last_os_error());
     }
     Ok(())
-}
-
-impl Drop for Mapping {
-    fn drop(&mut self) {
-        // SAFETY: the mapping and its guard page were made in `new` and end with `self`.
-        unsafe { libc::munmap(self.base.cast(), self.len + PAGE) };
-    }
 }
