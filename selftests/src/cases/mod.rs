@@ -47,6 +47,7 @@ mod soak;
 mod stopped;
 mod stress;
 mod tunnel;
+mod unfit;
 mod worker;
 mod workers;
 mod wrap;
@@ -191,6 +192,7 @@ pub fn all() -> Vec<Case> {
         base::CASES,
         events::CASES,
         rxbuf::CASES,
+        unfit::CASES,
         in_order::CASES,
         busy::CASES,
         backends::CASES,
