@@ -319,6 +319,52 @@ impl Wire {
         tc(&format!("qdisc replace dev {} {shut}\n", self.low()))
     }
 
+    /// Takes no frames from the backend but the few that a queue holds which is as good as shut: others
+    /// are dropped, and whoever sends them is told.
+    ///
+    /// # Errors
+    ///
+    /// A kernel without the queue's module skips the case.
+    pub fn shut(&self) -> Result<()> {
+        load("sch_tbf")?;
+        let shut = "root tbf rate 8bit burst 2kb limit 3kb";
+        tc(&format!("qdisc replace dev {} {shut}\n", self.low()))
+    }
+
+    /// Takes all frames again.
+    ///
+    /// # Errors
+    ///
+    /// When nothing kept them back.
+    pub fn open(&self) -> Result<()> {
+        tc(&format!("qdisc delete dev {} root\n", self.low()))
+    }
+
+    /// Drops frames of one EtherType from the backend, and tells whoever sends them.
+    ///
+    /// # Errors
+    ///
+    /// A kernel without filters skips the case.
+    pub fn drop_type(&self, ethertype: u16) -> Result<()> {
+        for module in ["sch_ingress", "cls_flower", "act_gact"] {
+            load(module)?;
+        }
+        let low = self.low();
+        tc(&format!(
+            "qdisc replace dev {low} clsact\n\
+             filter add dev {low} egress protocol {ethertype:#x} flower action drop\n"
+        ))
+    }
+
+    /// Drops no more.
+    ///
+    /// # Errors
+    ///
+    /// When there is no filter.
+    pub fn drop_none(&self) -> Result<()> {
+        tc(&format!("filter delete dev {} egress\n", self.low()))
+    }
+
     /// Deletes all interfaces.
     ///
     /// # Errors

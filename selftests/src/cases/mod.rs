@@ -11,6 +11,7 @@ mod backends_frames;
 mod backends_queues;
 mod base;
 mod busy;
+mod drops;
 mod endian;
 mod events;
 mod evil;
@@ -202,6 +203,7 @@ pub fn all() -> Vec<Case> {
         frames_long::CASES,
         frames_routed::CASES,
         backends_accept::CASES,
+        drops::CASES,
         guest::CASES,
         guest_rx::CASES,
         live::CASES,
