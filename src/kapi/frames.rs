@@ -10,6 +10,7 @@
 //! C header: `include/linux/if_tun.h` (`struct tun_msg_ctl` with `TUN_MSG_PTR` and `TUN_MSG_UBUF`).
 
 use core::mem::MaybeUninit;
+use core::ops::RangeInclusive;
 use core::ptr::NonNull;
 
 use kernel::error::to_result;
@@ -143,7 +144,7 @@ impl Frames {
 
     /// Makes a frame that is too long for [`Frames::fill`], with the same arguments.
     ///
-    /// `Ok(None)` if it is longer than [`PagedFrame::MAX`], or there is no memory.
+    /// `Ok(None)` if it is shorter than a page or longer than a packet, or there is no memory.
     ///
     /// # Errors
     ///
@@ -159,7 +160,7 @@ impl Frames {
             return Ok(None);
         };
         let payload = len.checked_sub(header);
-        if !payload.is_some_and(|payload| payload <= PagedFrame::MAX) {
+        if !payload.is_some_and(|payload| PagedFrame::LENGTHS.contains(&payload)) {
             return Ok(None);
         }
         let frame = PagedFrame {
@@ -219,7 +220,6 @@ impl Frames {
     }
 
     /// Whether there is memory to give back with [`Frames::release`].
-    #[expect(dead_code, reason = "asked once queues notice that they are idle")]
     #[inline]
     pub(crate) fn keeps_memory(&self) -> bool {
         self.pool.keeps_memory()
@@ -285,12 +285,16 @@ impl Frame<'_> {
 }
 
 impl PagedFrame<'_> {
-    /// The longest frame, in bytes without its virtio-net header.
+    /// How long a frame may be, in bytes without its virtio-net header.
+    ///
+    /// A tap gives a frame in pages a head as long as its header says the headers are, or 128 bytes,
+    /// up to nearly a page. It does so even if the frame is shorter, and the end of the head would
+    /// be whatever was in that memory.
     ///
     /// A tap copies at least the Ethernet header, and takes pages for the rest if there are at most
-    /// `MAX_SKB_FRAGS` of them, which is 17 or more. The rest of such a frame fills 16, and so lies
-    /// in at most 17 wherever it begins.
-    pub(crate) const MAX: usize = 16 * 4096 + 14;
+    /// `MAX_SKB_FRAGS` of them, which is 17 or more. The rest of the longest frame fills 16, and so
+    /// lies in at most 17 wherever it begins.
+    const LENGTHS: RangeInclusive<usize> = PAGE_SIZE..=16 * 4096 + 14;
 
     /// Length of the frame in bytes, with its virtio-net header.
     pub(crate) fn len(&self) -> usize {
