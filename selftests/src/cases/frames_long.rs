@@ -3,10 +3,12 @@
 //! Frames from the guest about as long as a page, and up to the longest there are.
 
 use super::{Case, Context, case, check};
-use crate::device::{Setup, Shape};
+use crate::device::{NetDevice, Setup, Shape};
+use crate::frame;
 use crate::tap::{OFFLOAD_CSUM, OFFLOAD_TSO4};
 use crate::traffic::{self, Plan};
-use crate::uapi::feature;
+use crate::uapi::{NetHeader, feature};
+use crate::wait::Deadline;
 use crate::wire::{Kind, Wire};
 use anyhow::{Context as _, Result};
 
@@ -20,6 +22,7 @@ pub(super) const CASES: &[Case] = &[
         segmented(ctx, Kind::Macvtap)
     }),
     case("frames.beyond", 60, beyond),
+    case("frames.header_lengths", 60, header_lengths),
 ];
 
 /// The longest Ethernet frame around an IPv4 packet.
@@ -149,4 +152,59 @@ fn beyond(ctx: &Context) -> Result<()> {
             .with_context(|| format!("{shape:?}"))?;
     }
     Ok(())
+}
+
+/// Whatever a packet says of how long its headers are: it arrives as it is, or not at all.
+fn header_lengths(ctx: &Context) -> Result<()> {
+    for kind in [Kind::Tap, Kind::Napi, Kind::Macvtap] {
+        let wire = Wire::new(kind, 0)?;
+        for (low, high) in HEADERS {
+            let setup = setup(low, high, shape(true, 4096, false));
+            let header = setup.header();
+            let mut device = wire.start(&ctx.device, setup)?;
+            let context = || format!("{kind:?}, header of {header} bytes");
+            each_header_length(ctx, &mut device).with_context(context)?;
+        }
+    }
+    Ok(())
+}
+
+fn each_header_length(ctx: &Context, device: &mut NetDevice) -> Result<()> {
+    let (mut bytes, mut marker, mut got) = (Vec::new(), Vec::new(), Vec::new());
+    let mut arrived = 0;
+    for len in [
+        60, 127, 1500, 3640, 3649, 3700, 4095, 4096, 4110, 9000, 65000,
+    ] {
+        let whole = u16::try_from(len)?;
+        for hdr_len in [0, 13, 14, 54, 128, 256, 3700, 3710, 4000]
+            .into_iter()
+            .chain((0..16).map(|more| whole.saturating_add(more)))
+        {
+            frame::build(ctx.seed, 0, len, &mut bytes);
+            frame::build(ctx.seed, 1, 64, &mut marker);
+            let header = NetHeader {
+                hdr_len,
+                ..NetHeader::default()
+            };
+            device.tx_post(header, &bytes)?;
+            device.tx_post(NetHeader::default(), &marker)?;
+            device.tx.flush()?;
+            let what = || format!("{len} bytes, said to begin with {hdr_len} of headers");
+            loop {
+                Deadline::patient()
+                    .until("a frame", || Ok(device.peer.receive(&mut got)?.is_some()))
+                    .with_context(what)?;
+                if got == marker {
+                    break;
+                }
+                frame::expect("transmitted", 0, &bytes, &got).with_context(what)?;
+                arrived += 1;
+            }
+            Deadline::patient().until("both buffers to come back", || {
+                device.tx_reap()?;
+                Ok(device.tx.ring.pending() == 0)
+            })?;
+        }
+    }
+    check(arrived > 0, || "none arrived".into())
 }
