@@ -18,6 +18,7 @@ mod evil;
 mod faults;
 mod fork;
 mod frames_long;
+mod frames_memory;
 mod frames_routed;
 mod goes_on;
 mod guest;
@@ -201,6 +202,7 @@ pub fn all() -> Vec<Case> {
         backends_queues::CASES,
         backends_frames::CASES,
         frames_long::CASES,
+        frames_memory::CASES,
         frames_routed::CASES,
         backends_accept::CASES,
         drops::CASES,
