@@ -120,6 +120,11 @@ impl Mediation {
         }
     }
 
+    /// Whether there are writes that could not be logged.
+    pub(crate) fn is_owing(&self) -> bool {
+        self.owed.get().is_some()
+    }
+
     /// Logs what earlier rounds could not: a page that is written and not in the log is lost in a
     /// migration.
     ///

@@ -463,8 +463,12 @@ impl Owner {
             Some(new)
         };
         let old = vq.set_backend(memory, new);
+        let owes = vq.is_owing();
         drop(vq);
         drop(old);
+        if owes {
+            self.wake(direction);
+        }
         Ok(())
     }
 }

@@ -8,7 +8,8 @@
 
 use kernel::prelude::*;
 use vring::{
-    Chain, Fault, Memory, Segment, Segments, SplitRing, Translate, Unmapped, UserAddr, MAX_CHAIN_SEGMENTS,
+    Chain, Fault, Memory, Segment, Segments, SplitRing, Translate, Unmapped, UserAddr,
+    MAX_CHAIN_SEGMENTS,
 };
 
 use crate::access::GuestMemory;

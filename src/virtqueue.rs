@@ -421,13 +421,15 @@ impl Virtqueue {
         core::mem::replace(&mut self.backend, new)
     }
 
-    /// Gives the guest what a round could not, for want of its used ring; if that is still away, the
-    /// chains are available again, as after [`SplitRing::rewind`].
+    /// Gives the guest what a round could not, for want of its used ring, and the owner's log what it
+    /// lacks. If the ring is still away, the chains are available again, as after
+    /// [`SplitRing::rewind`].
     fn give_back(&mut self, owner: OwnerMemory<'_>) {
-        if self.scratch.used.len() == 0 {
+        if self.scratch.used.len() == 0 && !self.mediation.is_owing() {
             return;
         }
-        if self.run(owner, GiveBack).is_err() || self.scratch.used.len() != 0 {
+        let given = self.run(owner, GiveBack);
+        if given.is_err() && self.scratch.used.len() != 0 {
             self.ring.rewind(self.scratch.used.take_back());
         }
     }
@@ -439,6 +441,11 @@ impl Virtqueue {
         }
     }
 
+    /// Whether the queue has to look at its log before it waits for anything.
+    pub(crate) fn is_owing(&self) -> bool {
+        self.mediation.is_owing()
+    }
+
     /// Whether the queue waits until guest or owner have mended something.
     pub(crate) fn is_stopped(&self) -> bool {
         self.stopped
@@ -446,7 +453,13 @@ impl Virtqueue {
 
     /// Takes note of a round that ended without a fault, and `moved` packets or did not.
     #[inline(always)]
-    pub(crate) fn went_on(&mut self, next: &Next, moved: bool, direction: Direction, stats: &Stats) {
+    pub(crate) fn went_on(
+        &mut self,
+        next: &Next,
+        moved: bool,
+        direction: Direction,
+        stats: &Stats,
+    ) {
         self.stopped = false;
         if let Some(fault) = self.lost_to.take() {
             self.tell(fault, Trouble::Loss, direction, stats);
@@ -495,11 +508,12 @@ impl Virtqueue {
         } else {
             // Else the descriptors of before would be judged again.
             self.ring.forget_prefetch();
-            self.run(owner, AwaitKick).unwrap_or_else(|fault| match comes_back(fault) {
-                true => Next::Retry,
-                // The ring itself is where it must not be: for the owner to mend.
-                false => Next::Wait,
-            })
+            self.run(owner, AwaitKick)
+                .unwrap_or_else(|fault| match comes_back(fault) {
+                    true => Next::Retry,
+                    // The ring itself is where it must not be: for the owner to mend.
+                    false => Next::Wait,
+                })
         };
         if let (Next::Retry, Some(backend)) = (&next, &mut self.backend) {
             backend.retry_later();
@@ -647,9 +661,9 @@ impl Round for GiveBack {
         memory: M,
         _table: &T,
     ) -> Result<Next, Fault> {
-        queue.scratch.used.publish(&memory, queue.ring)?;
-        if let Some(guest) = queue.call {
-            if queue.ring.needs_call(&memory) {
+        if queue.scratch.used.len() != 0 {
+            queue.scratch.used.publish(&memory, queue.ring)?;
+            if let Some(guest) = queue.call.filter(|_| queue.ring.needs_call(&memory)) {
                 guest.signal();
             }
         }

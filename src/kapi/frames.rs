@@ -197,11 +197,13 @@ impl Frames {
             return Ok(());
         }
         let sent = match socket.is_tap() {
-            // SAFETY: `raw` is valid with `count` frames, and the socket knows the message.
-            true => to_result(
-                unsafe { shim::rnet_frames_send(self.raw.as_ptr(), self.count, socket.as_ptr()) }
-                    .min(0),
-            ),
+            true => {
+                // SAFETY: `raw` is valid with `count` frames, and the socket knows the message.
+                let sent = unsafe {
+                    shim::rnet_frames_send(self.raw.as_ptr(), self.count, socket.as_ptr())
+                };
+                to_result(sent.min(0))
+            }
             false => Err(EOPNOTSUPP),
         };
         if sent.is_err() {
@@ -323,17 +325,15 @@ impl PagedFrame<'_> {
         }
         // SAFETY: the socket knows the message; the buffers have been written. Who needs them for
         // longer than the call takes references of its own.
-        to_result(
-            unsafe {
-                shim::rnet_buffers_send(
-                    self.buffers.as_ptr().cast(),
-                    self.buffers.len(),
-                    self.len,
-                    socket.as_ptr(),
-                )
-            }
-            .min(0),
-        )
+        let sent = unsafe {
+            shim::rnet_buffers_send(
+                self.buffers.as_ptr().cast(),
+                self.buffers.len(),
+                self.len,
+                socket.as_ptr(),
+            )
+        };
+        to_result(sent.min(0))
     }
 }
 
