@@ -19,8 +19,12 @@ use crate::region::Hint;
 use crate::segment::{Access, Segment, Segments, Translate};
 use crate::split::RingAddrs;
 
-/// The most pieces that a descriptor or an element of the used ring may be cut into.
-const PIECES: usize = 16;
+/// The most pieces that a descriptor or an element of the used ring may be cut into: one for each of
+/// its bytes.
+const PIECES: usize = DESC_SIZE as usize;
+
+// Nothing else that is accessed through pieces is longer.
+const _: () = assert!(USED_ENTRY_SIZE <= DESC_SIZE);
 
 /// What mediation needs of the owner's memory, besides what a ring needs.
 pub trait OwnerAccess: Memory {
@@ -152,6 +156,31 @@ impl Notes {
     }
 }
 
+/// Pieces of memory that were written one after the other, to be logged in as few runs as they make.
+#[derive(Default)]
+struct Written {
+    /// The last run; not logged yet.
+    run: Segment,
+}
+
+impl Written {
+    /// Adds a piece. If it does not go on where the run ends, that run is logged.
+    fn add(&mut self, piece: Segment, log: impl FnOnce(Segment)) {
+        if self.run.addr.0.checked_add(self.run.len) == Some(piece.addr.0) {
+            self.run.len = self.run.len.wrapping_add(piece.len);
+        } else {
+            core::mem::replace(self, Self { run: piece }).end(log);
+        }
+    }
+
+    /// Logs the last run.
+    fn end(self, log: impl FnOnce(Segment)) {
+        if self.run.len > 0 {
+            log(self.run);
+        }
+    }
+}
+
 impl<M, T, S> Mediated<'_, M, T, S>
 where
     M: OwnerAccess,
@@ -239,25 +268,21 @@ where
         })
     }
 
-    /// Logs a write to the used ring.
-    fn log_ring(&self, addr: UserAddr, len: u64) {
+    /// Logs a write to a piece of the owner's memory that is part of the used ring.
+    fn log_ring(&self, piece: Segment) {
         let Some(used) = self.log.used else {
             return;
         };
-        if self.iotlb.is_none() {
-            // Wraps only for a ring or a log address that does.
-            let offset = addr.0.wrapping_sub(self.ring.used.0);
-            let logged = self.log_range(GuestAddr(used.0.wrapping_add(offset)), len);
-            if let Err(Unmapped(at)) = logged {
-                self.notes.unlogged.set(Some(at));
-            }
+        if self.iotlb.is_some() {
+            self.log_user(piece);
             return;
         }
-        // What has just been written has a translation.
-        let _ = self.with_pieces(addr, len, Access::Write, |pieces| {
-            pieces.iter().for_each(|piece| self.log_user(*piece));
-            Ok(())
-        });
+        // Wraps only for a ring or a log address that does.
+        let offset = piece.addr.0.wrapping_sub(self.ring.used.0);
+        let logged = self.log_range(GuestAddr(used.0.wrapping_add(offset)), piece.len);
+        if let Err(Unmapped(at)) = logged {
+            self.notes.unlogged.set(Some(at));
+        }
     }
 
     /// Logs a write that is known by its user address, at every guest address that it has.
@@ -319,8 +344,13 @@ where
         Ok(self.order.desc(raw_from_bytes(&bytes)))
     }
 
-    /// Stores one element of the used ring.
-    fn store_one(&self, addr: UserAddr, used: RawUsed) -> Result<(), Unmapped> {
+    /// Stores one element of the used ring, and adds to `written` where.
+    fn store_one(
+        &self,
+        addr: UserAddr,
+        used: RawUsed,
+        written: &mut Written,
+    ) -> Result<(), Unmapped> {
         let [id, len] = self.order.used(used).map(u32::to_ne_bytes);
         let ([a, b, c, d], [e, f, g, h]) = (id, len);
         let bytes = [a, b, c, d, e, f, g, h];
@@ -331,7 +361,10 @@ where
                 let (now, later) = rest
                     .split_at_checked(piece.len as usize)
                     .ok_or(Unmapped(addr))?;
-                self.memory.store_bytes(piece.addr, now)?;
+                let stored = self.memory.store_bytes(piece.addr, now);
+                // One that failed may have been done in part.
+                written.add(*piece, |run| self.log_ring(run));
+                stored?;
                 rest = later;
             }
             Ok(())
@@ -360,14 +393,14 @@ where
     fn store(&self, addr: UserAddr, value: u16) -> Result<(), Unmapped> {
         let at = self.whole(addr, Access::Write)?;
         self.memory.store(at, self.order.half(value))?;
-        self.log_ring(addr, 2);
+        self.log_ring(Segment { addr: at, len: 2 });
         Ok(())
     }
 
     fn store_release(&self, addr: UserAddr, value: u16) -> Result<(), Unmapped> {
         let at = self.whole(addr, Access::Write)?;
         self.memory.store_release(at, self.order.half(value))?;
-        self.log_ring(addr, 2);
+        self.log_ring(Segment { addr: at, len: 2 });
         Ok(())
     }
 
@@ -424,12 +457,15 @@ where
 
     fn store_used(&self, addr: UserAddr, used: &[RawUsed]) -> Result<(), Unmapped> {
         let mut at = addr;
-        for element in used {
-            self.store_one(at, *element)?;
+        let mut written = Written::default();
+        let stored = used.iter().try_for_each(|element| {
+            self.store_one(at, *element, &mut written)?;
             at = at.wrapping_add(USED_ENTRY_SIZE);
-        }
-        self.log_ring(addr, at.0.wrapping_sub(addr.0));
-        Ok(())
+            Ok(())
+        });
+        // What lies before one that failed has been written.
+        written.end(|run| self.log_ring(run));
+        stored
     }
 
     fn full_barrier(&self) {

@@ -3,8 +3,8 @@
 //! Host tests of the ring, of address translation and of the dirty log.
 //!
 //! Rules one by one ([`ring`], [`notify`], [`awaited`], [`live`], [`in_order`], [`big_endian`],
-//! [`chain`], [`order`], [`table`], [`iotlb`], [`log`]), properties of random runs ([`model`],
-//! [`hostile`]), and agreement with another implementation ([`differential`]).
+//! [`chain`], [`order`], [`table`], [`iotlb`], [`log`], [`mediated`]), properties of random runs
+//! ([`model`], [`hostile`]), and agreement with another implementation ([`differential`]).
 
 mod awaited;
 mod big_endian;
@@ -15,6 +15,7 @@ mod in_order;
 mod iotlb;
 mod live;
 mod log;
+mod mediated;
 mod mock;
 mod model;
 mod notify;

@@ -281,6 +281,8 @@ impl Watch {
         };
         match op {
             Op::Barrier => true,
+            // Of memory that is mediated.
+            Op::StoreBytes(..) | Op::SetBits(..) => false,
             Op::LoadBytes(addr, len) => self.is_guest_memory(addr.0, *len as u64),
             Op::Gather(table, _) => *table == desc && within(desc, desc_len),
             Op::LoadAcquire(_) | Op::LoadSlice(..) => within(avail, avail_len),

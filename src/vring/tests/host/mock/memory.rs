@@ -6,7 +6,7 @@
 use std::cell::{Cell, RefCell};
 use std::ops::Range;
 
-use vring::{Memory, RawDesc, RawUsed, Unmapped, UserAddr, DESC_SIZE};
+use vring::{Memory, OwnerAccess, RawDesc, RawUsed, Unmapped, UserAddr, DESC_SIZE};
 
 use super::good_indexes;
 
@@ -29,6 +29,10 @@ pub enum Op {
     LoadBytes(UserAddr, usize),
     /// [`Memory::store_used`], with the elements in host byte order.
     StoreUsed(UserAddr, Vec<[u32; 2]>),
+    /// [`OwnerAccess::store_bytes`], with the number of bytes.
+    StoreBytes(UserAddr, usize),
+    /// [`OwnerAccess::set_bits`], with the bits in host byte order.
+    SetBits(UserAddr, u32),
     /// [`Memory::full_barrier`].
     Barrier,
 }
@@ -51,7 +55,8 @@ impl Op {
                     start..start + u128::from(DESC_SIZE)
                 })
                 .collect(),
-            Self::LoadBytes(addr, len) => vec![run(addr, *len)],
+            Self::LoadBytes(addr, len) | Self::StoreBytes(addr, len) => vec![run(addr, *len)],
+            Self::SetBits(addr, _) => vec![run(addr, 4)],
             Self::StoreUsed(addr, used) => vec![run(addr, 8 * used.len())],
             Self::Barrier => Vec::new(),
         }
@@ -61,7 +66,11 @@ impl Op {
     pub fn is_store(&self) -> bool {
         matches!(
             self,
-            Self::Store(..) | Self::StoreRelease(..) | Self::StoreUsed(..)
+            Self::Store(..)
+                | Self::StoreRelease(..)
+                | Self::StoreUsed(..)
+                | Self::StoreBytes(..)
+                | Self::SetBits(..)
         )
     }
 }
@@ -346,5 +355,25 @@ impl Memory for MockMemory {
         let fail_in = self.fail_in.take();
         let _ = self.begin(Op::Barrier);
         self.fail_in.set(fail_in);
+    }
+}
+
+impl OwnerAccess for MockMemory {
+    fn store_bytes(&self, addr: UserAddr, from: &[u8]) -> Result<(), Unmapped> {
+        self.begin(Op::StoreBytes(addr, from.len()))?;
+        self.write(addr, from.to_vec());
+        Ok(())
+    }
+
+    fn set_bits(&self, addr: UserAddr, bits: u32) -> Result<(), Unmapped> {
+        self.begin(Op::SetBits(addr, u32::from_le(bits)))?;
+        let old = self.peek(addr.0, 4);
+        let new: Vec<_> = old
+            .iter()
+            .zip(bits.to_ne_bytes())
+            .map(|(old, new)| old | new)
+            .collect();
+        self.poke(addr.0, &new);
+        Ok(())
     }
 }
