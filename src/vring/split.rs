@@ -482,7 +482,8 @@ impl SplitRing {
     ///
     /// # Errors
     ///
-    /// [`Fault::Unmapped`]; the driver may then see none of them.
+    /// [`Fault::Unmapped`]; the driver then sees none of them, and the same call may be made again when
+    /// the memory is back.
     #[inline]
     pub fn complete<M: Memory>(&mut self, memory: &M, used: &[RawUsed]) -> Result<(), Fault> {
         // CAST: batches are far smaller than 2^16.
@@ -508,7 +509,8 @@ impl SplitRing {
     ///
     /// # Errors
     ///
-    /// [`Fault::Unmapped`]; the driver may then see none of them.
+    /// [`Fault::Unmapped`]; the driver then sees none of them, and the same call may be made again when
+    /// the memory is back.
     pub fn complete_in_order<M: Memory>(
         &mut self,
         memory: &M,

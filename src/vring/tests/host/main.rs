@@ -2,9 +2,10 @@
 
 //! Host tests of the ring, of address translation and of the dirty log.
 //!
-//! Rules one by one ([`ring`], [`notify`], [`awaited`], [`live`], [`in_order`], [`big_endian`],
-//! [`chain`], [`order`], [`table`], [`iotlb`], [`log`], [`mediated`]), properties of random runs
-//! ([`model`], [`hostile`]), and agreement with another implementation ([`differential`]).
+//! Rules one by one ([`ring`], [`notify`], [`awaited`], [`live`], [`in_order`], [`repeated`],
+//! [`big_endian`], [`chain`], [`order`], [`table`], [`iotlb`], [`log`], [`mediated`]), properties
+//! of random runs ([`model`], [`hostile`]), and agreement with another implementation
+//! ([`differential`]).
 
 mod awaited;
 mod big_endian;
@@ -21,6 +22,7 @@ mod model;
 mod notify;
 mod oracle;
 mod order;
+mod repeated;
 mod ring;
 mod table;
 mod watch;

@@ -5,12 +5,11 @@
 use std::collections::BTreeSet;
 
 use vring::{
-    Access, ByteOrder, DirtyLog, Fault, GuestAddr, GuestRanges, Hint, Iotlb, IotlbEntry, Mapping,
-    Mediated, MemTable, Notes, Permission, RawUsed, Region, RingAddrs, Segments, SplitRing,
-    Translate, Unmapped, UserAddr,
+    ByteOrder, DirtyLog, Fault, GuestAddr, Iotlb, IotlbEntry, Mapping, Mediated, Notes, Permission,
+    RawUsed, RingAddrs, SplitRing, Unmapped, UserAddr,
 };
 
-use crate::mock::{table, MockMemory, Op};
+use crate::mock::{table, MockMemory, Op, Ram};
 use crate::oracle::PAGE;
 
 const SIZE: u16 = 128;
@@ -31,33 +30,6 @@ const USED_GUEST: u64 = 0x100_0000;
 const LOG: u64 = 0x7400_0000_0000;
 /// Entries of a batch.
 const BATCH: u16 = 80;
-
-/// Guest-physical memory.
-struct Ram(MemTable<Vec<Region>>);
-
-impl GuestRanges for Ram {
-    fn guest_ranges<E>(
-        &self,
-        user: UserAddr,
-        len: u64,
-        visit: impl FnMut(GuestAddr, u64) -> Result<(), E>,
-    ) -> Result<bool, E> {
-        self.0.guest_ranges(user, len, visit)
-    }
-}
-
-impl Translate for Ram {
-    fn translate(
-        &self,
-        hint: &mut Hint,
-        addr: GuestAddr,
-        len: u32,
-        access: Access,
-        out: &mut Segments<'_>,
-    ) -> Result<(), Fault> {
-        self.0.translate(hint, addr, len, access, out)
-    }
-}
 
 type Memory<'a> = Mediated<'a, MockMemory, Ram, Vec<IotlbEntry>>;
 

@@ -85,6 +85,7 @@ pub struct MockMemory {
     log: RefCell<Vec<Op>>,
     loaded: RefCell<Vec<(UserAddr, u16)>>,
     fail_in: Cell<Option<usize>>,
+    fail_in_part: Cell<bool>,
     hook: RefCell<Option<Hook>>,
     hold_stores: Cell<bool>,
     held: RefCell<Vec<(u64, Vec<u8>)>>,
@@ -110,6 +111,11 @@ impl MockMemory {
     /// Lets one access fail: the next one for 0, the one after it for 1, and so on.
     pub fn fail_in(&self, accesses: usize) {
         self.fail_in.set(Some(accesses));
+    }
+
+    /// Lets stores of many bytes that fail write the first half of them.
+    pub fn fail_in_part(&self) {
+        self.fail_in_part.set(true);
     }
 
     /// Calls `hook` before each access of the ring; it may change memory.
@@ -243,6 +249,23 @@ impl MockMemory {
         Ok(())
     }
 
+    /// Writes bytes, or some of them when the access fails.
+    fn store_many(&self, op: Op, addr: UserAddr, mut bytes: Vec<u8>) -> Result<(), Unmapped> {
+        let begun = self.begin(op);
+        if begun.is_err() {
+            let half = if self.fail_in_part.get() {
+                bytes.len() / 2
+            } else {
+                0
+            };
+            bytes.truncate(half);
+        }
+        if !bytes.is_empty() {
+            self.write(addr, bytes);
+        }
+        begun
+    }
+
     fn write(&self, addr: UserAddr, bytes: Vec<u8>) {
         if self.hold_stores.get() {
             self.held.borrow_mut().push((addr.0, bytes));
@@ -343,10 +366,9 @@ impl Memory for MockMemory {
 
     fn store_used(&self, addr: UserAddr, used: &[RawUsed]) -> Result<(), Unmapped> {
         let host = |raw: &RawUsed| raw.map(u32::from_le);
-        self.begin(Op::StoreUsed(addr, used.iter().map(host).collect()))?;
+        let op = Op::StoreUsed(addr, used.iter().map(host).collect());
         let bytes = used.iter().flatten().flat_map(|word| word.to_ne_bytes());
-        self.write(addr, bytes.collect());
-        Ok(())
+        self.store_many(op, addr, bytes.collect())
     }
 
     fn full_barrier(&self) {
@@ -360,9 +382,8 @@ impl Memory for MockMemory {
 
 impl OwnerAccess for MockMemory {
     fn store_bytes(&self, addr: UserAddr, from: &[u8]) -> Result<(), Unmapped> {
-        self.begin(Op::StoreBytes(addr, from.len()))?;
-        self.write(addr, from.to_vec());
-        Ok(())
+        let op = Op::StoreBytes(addr, from.len());
+        self.store_many(op, addr, from.to_vec())
     }
 
     fn set_bits(&self, addr: UserAddr, bits: u32) -> Result<(), Unmapped> {

@@ -6,8 +6,8 @@ pub mod driver;
 pub mod memory;
 
 use vring::{
-    Chain, Fault, GuestAddr, MemTable, Region, RingAddrs, Segment, Segments, SplitRing, UserAddr,
-    MAX_CHAIN_SEGMENTS,
+    Access, Chain, Fault, GuestAddr, GuestRanges, Hint, MemTable, Region, RingAddrs, Segment,
+    Segments, SplitRing, Translate, UserAddr, MAX_CHAIN_SEGMENTS,
 };
 
 pub use driver::{indirect, Buf, Driver};
@@ -113,6 +113,33 @@ impl Bench {
     /// The access that makes the device see the available index.
     pub fn index_load(&self) -> Op {
         Op::LoadAcquire(PLACE.avail.wrapping_add(2))
+    }
+}
+
+/// A table of memory, for [`Mediated`](vring::Mediated).
+pub struct Ram(pub MemTable<Vec<Region>>);
+
+impl GuestRanges for Ram {
+    fn guest_ranges<E>(
+        &self,
+        user: UserAddr,
+        len: u64,
+        visit: impl FnMut(GuestAddr, u64) -> Result<(), E>,
+    ) -> Result<bool, E> {
+        self.0.guest_ranges(user, len, visit)
+    }
+}
+
+impl Translate for Ram {
+    fn translate(
+        &self,
+        hint: &mut Hint,
+        addr: GuestAddr,
+        len: u32,
+        access: Access,
+        out: &mut Segments<'_>,
+    ) -> Result<(), Fault> {
+        self.0.translate(hint, addr, len, access, out)
     }
 }
 
