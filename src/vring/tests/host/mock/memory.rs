@@ -113,6 +113,16 @@ impl MockMemory {
         self.fail_in.set(Some(accesses));
     }
 
+    /// Whether the next access fails; asked by a hook, the one that it is called for.
+    pub fn fails_now(&self) -> bool {
+        self.fail_in.get() == Some(0)
+    }
+
+    /// Lets no access fail any more but those to holes.
+    pub fn fail_no_more(&self) {
+        self.fail_in.set(None);
+    }
+
     /// Lets stores of many bytes that fail write the first half of them.
     pub fn fail_in_part(&self) {
         self.fail_in_part.set(true);

@@ -62,15 +62,25 @@ impl Bench {
     /// A started ring.
     pub fn with(setup: Setup) -> Self {
         let memory = MockMemory::default();
+        map_ring(&memory, PLACE, extents(setup.size, setup.event_idx));
+        Self::on(memory, setup)
+    }
+
+    /// A started ring that may be moved to `others`, and its features be changed.
+    pub fn with_room(setup: Setup, others: &[RingAddrs]) -> Self {
+        let memory = MockMemory::default();
+        for place in others.iter().chain([&PLACE]) {
+            map_ring(&memory, *place, extents(setup.size, true));
+        }
+        Self::on(memory, setup)
+    }
+
+    fn on(memory: MockMemory, setup: Setup) -> Self {
         memory.map(RAM, RAM_SIZE);
         let mut ring = SplitRing::default();
         assert!(ring.set_size(u32::from(setup.size)));
         ring.set_features(setup.event_idx, setup.notify_on_empty);
         ring.set_addrs(PLACE);
-        let [desc, avail, used] = ring.extents().map(|len| usize::try_from(len).unwrap());
-        memory.map(PLACE.desc.0, desc);
-        memory.map(PLACE.avail.0, avail);
-        memory.map(PLACE.used.0, used);
         let driver = Driver::new(&memory, PLACE, setup.size, setup.index, setup.event_idx);
         ring.set_base(setup.index);
         ring.start(&memory).unwrap();
@@ -141,6 +151,20 @@ impl Translate for Ram {
     ) -> Result<(), Fault> {
         self.0.translate(hint, addr, len, access, out)
     }
+}
+
+/// Lengths of the parts of a ring, in bytes.
+pub fn extents(size: u16, event_idx: bool) -> [usize; 3] {
+    let mut ring = SplitRing::default();
+    assert!(ring.set_size(u32::from(size)));
+    ring.set_features(event_idx, false);
+    ring.extents().map(|len| usize::try_from(len).unwrap())
+}
+
+fn map_ring(memory: &MockMemory, place: RingAddrs, [desc, avail, used]: [usize; 3]) {
+    memory.map(place.desc.0, desc);
+    memory.map(place.avail.0, avail);
+    memory.map(place.used.0, used);
 }
 
 /// The table of the guest's memory.

@@ -6,29 +6,30 @@
 //! driver likewise; and whoever sleeps is woken. The driver acts not only between the device's
 //! operations but before any single access within them, and the device's stores stay in a store
 //! buffer until a barrier lets them out: a missing or misplaced barrier loses a notification here.
+//!
+//! The driver kicks only when it is asked to. So whatever the device stops for, something else has to
+//! start it again: a kick that it has asked for, also when it stops at a chain that it does not like;
+//! a timer, when memory is away; the call by which the owner changed features or place of the ring.
+
+mod guest;
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::rc::Rc;
 
 use proptest::prelude::*;
-use vring::{Chain, Segment, SplitRing, UserAddr};
+use proptest::test_runner::{TestError, TestRunner};
+use vring::{Chain, Fault, RingAddrs, Segment, SplitRing, UserAddr};
 
-use crate::mock::driver::passed;
-use crate::mock::{segment, Bench, Buf, Driver, MockMemory, Op, Setup, PLACE, RAM};
+use crate::mock::{extents, segment, Bench, Driver, Op, Setup, PLACE, RAM};
+use guest::{bytes, pattern, total, Act, Guest};
 
-/// What the driver may do at any time.
-#[derive(Clone, Copy, Debug)]
-enum Act {
-    /// Makes visible what it added.
-    Publish,
-    /// Takes what was used.
-    Poll,
-    /// Asks for a call after so many more completions, and sleeps unless they are there.
-    Sleep(u16),
-    /// Goes on without calls.
-    Wake,
-}
+/// Where else the owner may have the ring.
+const ELSEWHERE: RingAddrs = RingAddrs {
+    desc: UserAddr(0x50_0000),
+    avail: UserAddr(0x60_0000),
+    used: UserAddr(0x70_0000),
+};
 
 /// One step of a run.
 #[derive(Clone, Debug)]
@@ -47,124 +48,37 @@ enum Step {
     Complete(usize, bool),
     /// The device asks for kicks and sleeps unless it has to look again.
     Idle,
+    /// The device looks for work, and sleeps if there is none and kicks are on.
+    Look,
     /// The device does not like the next chain: it asks for a kick and sleeps unless it has to look
     /// again.
     Stop,
+    /// The owner turns event indexes on or off.
+    Features,
+    /// The owner has the ring elsewhere.
+    Move,
 }
 
-/// A chain as the driver made it.
-struct Offer {
-    head: u16,
-    bufs: Vec<Buf>,
-}
-
-/// The guest, and what is known of the device's sleep.
-struct Guest {
-    driver: Driver,
-    offers: Vec<Offer>,
-    polled: usize,
-    /// Position from which a call is due, while asleep.
-    asleep: Option<u16>,
-    kicked: bool,
-    /// The index that the device read last.
-    seen: u16,
-    /// The one that it read last in order to take what is before it.
-    avail: u16,
-    /// Whether it reads for another reason.
-    awaits: bool,
-}
-
-/// The byte at `offset` of what passes through chain `serial` in one direction.
-fn pattern(serial: usize, write: bool, offset: u64) -> u8 {
-    (serial as u64 * 31 + offset * 7 + u64::from(write) * 101) as u8
-}
-
-fn bytes(serial: usize, write: bool, len: u64) -> Vec<u8> {
-    (0..len).map(|at| pattern(serial, write, at)).collect()
-}
-
-fn total(bufs: &[Buf], write: bool) -> u64 {
-    let lens = bufs.iter().filter(|buf| buf.write == write);
-    lens.map(|buf| u64::from(buf.len)).sum()
-}
-
-impl Guest {
-    fn add(&mut self, memory: &MockMemory, read: &[u32], write: &[u32], indirect: bool) {
-        let serial = self.offers.len();
-        // Far fewer chains than slots are under way.
-        let slot = serial as u64 % 64 * 0x400;
-        let mut at = slot;
-        let mut bufs = Vec::new();
-        let lens = read.iter().map(|&len| (len, false));
-        for (len, write) in lens.chain(write.iter().map(|&len| (len, true))) {
-            let addr = at;
-            bufs.push(Buf { addr, len, write });
-            at += u64::from(len) + 1;
-        }
-        let head = if indirect {
-            let table = 0x2_0000 + slot;
-            let user = UserAddr(RAM + table);
-            self.driver.add_indirect(memory, table, user, &bufs)
-        } else {
-            self.driver.add(memory, &bufs)
-        };
-        let Some(head) = head else {
-            return;
-        };
-        let content = bytes(serial, false, total(&bufs, false));
-        let mut content = content.as_slice();
-        for buf in bufs.iter().filter(|buf| !buf.write) {
-            let (now, later) = content.split_at(buf.len as usize);
-            memory.poke(RAM + buf.addr, now);
-            content = later;
-        }
-        self.offers.push(Offer { head, bufs });
-    }
-
-    fn act(&mut self, memory: &MockMemory, act: Act) {
-        match act {
-            Act::Publish => self.kicked |= self.driver.publish(memory),
-            Act::Poll => {
-                while let Some((head, len)) = self.driver.poll(memory) {
-                    let offer = &self.offers[self.polled];
-                    assert_eq!(head, offer.head, "used in the order of completion");
-                    let expect = total(&offer.bufs, true);
-                    assert_eq!(u64::from(len), expect);
-                    let writable = offer.bufs.iter().filter(|buf| buf.write);
-                    let got: Vec<_> = writable
-                        .flat_map(|buf| memory.peek(RAM + buf.addr, buf.len as usize))
-                        .collect();
-                    assert_eq!(got, bytes(self.polled, true, expect));
-                    self.polled += 1;
-                    self.asleep = None;
-                }
-            }
-            Act::Sleep(more) => {
-                let more = if self.driver.event_idx { more } else { 0 };
-                let event = self.driver.last_used.wrapping_add(more);
-                self.driver.want_calls(memory, event);
-                self.asleep = Some(event);
-                if self.is_due(memory) {
-                    self.asleep = None;
-                }
-            }
-            Act::Wake => {
-                self.driver.no_calls(memory);
-                self.asleep = None;
-            }
-        }
-    }
-
-    /// Whether it sleeps although what it sleeps for is there.
-    fn is_due(&self, memory: &MockMemory) -> bool {
-        let used = self.driver.used_index(memory);
-        self.asleep
-            .is_some_and(|event| passed(event, self.driver.last_used, used))
-    }
+/// What of the device's rules is not kept, to see that it is noticed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Wrong {
+    /// All are.
+    Nothing,
+    /// What came while it asked for a kick is not looked for.
+    Deaf,
+    /// A queue that stops at a chain asks for no kick.
+    NoAsk,
+    /// When memory is away, the device waits for a kick.
+    NoTimer,
+    /// A call of the owner wakes nobody.
+    NoWake,
+    /// What could not be completed is taken for completed.
+    Forgetful,
 }
 
 /// The whole machine.
 struct Run {
+    wrong: Wrong,
     bench: Bench,
     guest: Rc<RefCell<Guest>>,
     first: u16,
@@ -172,11 +86,12 @@ struct Run {
     completed: usize,
     asleep: bool,
     call_owed: bool,
+    notify_on_empty: bool,
 }
 
 impl Run {
-    fn new(setup: Setup) -> Self {
-        let bench = Bench::with(setup);
+    fn new(setup: Setup, wrong: Wrong) -> Self {
+        let bench = Bench::with_room(setup, &[ELSEWHERE]);
         bench.memory.hold_stores();
         let driver = Driver::new(
             &bench.memory,
@@ -196,6 +111,7 @@ impl Run {
             awaits: false,
         };
         Self {
+            wrong,
             bench,
             guest: Rc::new(RefCell::new(guest)),
             first: setup.index,
@@ -203,12 +119,13 @@ impl Run {
             completed: 0,
             asleep: false,
             call_owed: false,
+            notify_on_empty: setup.notify_on_empty,
         }
     }
 
     /// Makes a step during which the driver acts: before the device's access number `at`, or when
-    /// the device is done but its stores may still be held.
-    fn meddled_step(&mut self, step: &Step, at: usize, act: Option<Act>) {
+    /// the device is done but its stores may still be held. Access number `away` fails.
+    fn meddled_step(&mut self, step: &Step, at: usize, act: Option<Act>, away: Option<usize>) {
         let guest = Rc::clone(&self.guest);
         let act = Rc::new(Cell::new(act));
         let act_then = Rc::clone(&act);
@@ -221,21 +138,31 @@ impl Run {
                 }
             }
             access += 1;
-            if matches!(op, Op::LoadAcquire(_)) {
+            if matches!(op, Op::LoadAcquire(_)) && !memory.fails_now() {
                 guest.seen = guest.driver.published;
                 if !guest.awaits {
                     guest.avail = guest.seen;
                 }
             }
         });
-        self.step(step);
+        if let Some(away) = away {
+            self.bench.memory.fail_in(away);
+        }
+        if let Err(fault) = self.step(step) {
+            // Nobody kicks for memory that is back: a timer has the device look again.
+            assert!(matches!(fault, Fault::Unmapped(_)), "{fault}");
+            assert!(away.is_some(), "{fault}");
+            self.asleep = self.wrong == Wrong::NoTimer;
+        }
+        self.bench.memory.fail_no_more();
         if let Some(act) = act.take() {
             self.guest.borrow_mut().act(&self.bench.memory, act);
         }
         self.check();
     }
 
-    fn step(&mut self, step: &Step) {
+    /// Makes a step; one that failed may be made again at any time.
+    fn step(&mut self, step: &Step) -> Result<(), Fault> {
         let Bench { memory, ring, .. } = &mut self.bench;
         match step {
             Step::Add(read, write, indirect) => {
@@ -244,9 +171,9 @@ impl Run {
             Step::Act(act) => self.guest.borrow_mut().act(memory, *act),
             Step::Take(most) => {
                 self.asleep = false;
-                ring.disable_kick(memory).unwrap();
+                ring.disable_kick(memory)?;
                 for _ in 0..*most {
-                    if !self.take() {
+                    if !self.take()? {
                         break;
                     }
                 }
@@ -257,26 +184,77 @@ impl Run {
                 self.taken.truncate(self.taken.len() - count);
             }
             Step::ForgetPrefetch => ring.forget_prefetch(),
-            Step::Complete(most, call) => self.complete(*most, *call),
+            Step::Complete(most, call) => self.complete(*most, *call)?,
             Step::Idle => {
                 self.guest.borrow_mut().kicked = false;
                 let before = self.guest.borrow().avail;
-                let again = ring.enable_kick(memory).unwrap();
+                let again = ring.enable_kick(memory)?;
                 let after = self.guest.borrow().avail;
                 assert_eq!(again, before != after, "there is news or there is not");
-                self.asleep = !again;
+                self.asleep = !again || self.wrong == Wrong::Deaf;
+            }
+            Step::Look => {
+                self.guest.borrow_mut().kicked = false;
+                // Nothing was there, and for whatever comes there is a kick.
+                self.asleep = !ring.has_work(memory)? && ring.kicks_are_on();
+            }
+            Step::Stop if self.wrong == Wrong::NoAsk => {
+                self.guest.borrow_mut().kicked = false;
+                self.asleep = true;
             }
             Step::Stop => {
                 self.guest.borrow_mut().kicked = false;
                 self.guest.borrow_mut().awaits = true;
                 let before = self.guest.borrow().seen;
-                let again = ring.await_kick(memory).unwrap();
+                let again = ring.await_kick(memory);
                 let after = self.guest.borrow().seen;
                 self.guest.borrow_mut().awaits = false;
+                let again = again?;
                 assert_eq!(again, before != after, "there is news or there is not");
-                self.asleep = !again;
+                self.asleep = !again || self.wrong == Wrong::Deaf;
             }
+            Step::Features => self.change_features(),
+            Step::Move => self.move_ring(),
         }
+        Ok(())
+    }
+
+    /// The owner turns event indexes on or off. The driver goes by that from now on, and what stands
+    /// in the other place, the flags or the event, asks for no kick.
+    fn change_features(&mut self) {
+        let Bench { memory, ring, .. } = &mut self.bench;
+        let mut guest = self.guest.borrow_mut();
+        memory.drain();
+        let event_idx = !guest.driver.event_idx;
+        guest.driver.event_idx = event_idx;
+        ring.set_features(event_idx, self.notify_on_empty);
+        guest.ask_for_no_kick(memory);
+        // It states its wishes anew.
+        guest.asleep = None;
+        self.asleep &= self.wrong == Wrong::NoWake;
+    }
+
+    /// The owner moves the ring, whose new place asks for no kick.
+    fn move_ring(&mut self) {
+        let Bench { memory, ring, .. } = &mut self.bench;
+        let mut guest = self.guest.borrow_mut();
+        memory.drain();
+        let old = ring.addrs();
+        let new = if old == PLACE { ELSEWHERE } else { PLACE };
+        for ((old, new), len) in [old.desc, old.avail, old.used]
+            .into_iter()
+            .zip([new.desc, new.avail, new.used])
+            .zip(extents(ring.size(), true))
+        {
+            memory.poke(new.0, &memory.peek(old.0, len));
+        }
+        guest.driver.addrs = new;
+        ring.set_addrs(new);
+        guest.ask_for_no_kick(memory);
+        // The device knows of nothing there.
+        guest.seen = ring.base();
+        guest.avail = ring.base();
+        self.asleep &= self.wrong == Wrong::NoWake;
     }
 
     /// Nobody sleeps through what it waits for.
@@ -292,11 +270,11 @@ impl Run {
         self.bench.memory.take_log();
     }
 
-    fn take(&mut self) -> bool {
+    fn take(&mut self) -> Result<bool, Fault> {
         let base = self.bench.ring.base();
-        let Some((chain, segments)) = self.bench.next().unwrap() else {
+        let Some((chain, segments)) = self.bench.next()? else {
             assert_eq!(base, self.guest.borrow().avail, "nothing is left behind");
-            return false;
+            return Ok(false);
         };
         let guest = self.guest.borrow();
         let serial = self.completed + self.taken.len();
@@ -317,19 +295,20 @@ impl Run {
             .collect();
         assert_eq!(content, bytes(serial, false, readable));
         self.taken.push_back((chain, segments, serial));
-        true
+        Ok(true)
     }
 
-    fn complete(&mut self, most: usize, call: bool) {
+    fn complete(&mut self, most: usize, call: bool) -> Result<(), Fault> {
         let count = self.taken.len().min(most);
         let used: Vec<_> = self
             .taken
-            .drain(..count)
+            .iter()
+            .take(count)
             .map(|(chain, segments, serial)| {
                 let mut at = 0;
                 for part in &segments[chain.readable..] {
                     let content: Vec<_> = (at..at + part.len)
-                        .map(|at| pattern(serial, true, at))
+                        .map(|at| pattern(*serial, true, at))
                         .collect();
                     self.bench.memory.poke(part.addr.0, &content);
                     at += part.len;
@@ -337,13 +316,19 @@ impl Run {
                 SplitRing::used_entry(chain.head, at as u32)
             })
             .collect();
-        self.completed += count;
         let Bench { memory, ring, .. } = &mut self.bench;
-        ring.complete(memory, &used).unwrap();
+        let completed = ring.complete(memory, &used);
+        if self.wrong != Wrong::Forgetful {
+            // The chains are still the device's.
+            completed?;
+        }
+        self.taken.drain(..count);
+        self.completed += count;
         self.call_owed = !call;
         if call && ring.needs_call(memory) {
             self.guest.borrow_mut().asleep = None;
         }
+        Ok(())
     }
 
     /// Brings everything under way to its end.
@@ -356,10 +341,10 @@ impl Run {
             Step::Act(Act::Poll),
             Step::Idle,
         ] {
-            self.meddled_step(&step, 0, None);
+            self.meddled_step(&step, 0, None, None);
         }
         let guest = self.guest.borrow();
-        assert_eq!(guest.polled, guest.offers.len());
+        assert_eq!(guest.polled, guest.offers.len(), "a chain was lost");
         assert_eq!(guest.driver.free(), usize::from(guest.driver.size));
         assert!(self.asleep, "and there is nothing more to look for");
     }
@@ -389,30 +374,88 @@ fn step() -> impl Strategy<Value = Step> {
         5 => (0..20usize, prop_oneof![3 => Just(true), 1 => Just(false)])
             .prop_map(|(most, call)| Step::Complete(most, call)),
         4 => Just(Step::Idle),
+        2 => Just(Step::Look),
         2 => Just(Step::Stop),
+        1 => Just(Step::Features),
+        1 => Just(Step::Move),
     ]
+}
+
+/// One step, the driver's act during it and when, and the access that fails.
+type Meddled = (Step, usize, Option<Act>, Option<usize>);
+
+fn runs() -> impl Strategy<Value = (Setup, Vec<Meddled>)> {
+    let setup = (0..6u32, 0..100u16, any::<(bool, bool)>()).prop_map(
+        |(shift, start, (event_idx, notify_on_empty))| Setup {
+            size: 1 << shift,
+            // Close before the wrap.
+            index: start.wrapping_sub(60),
+            event_idx,
+            notify_on_empty,
+        },
+    );
+    let act = proptest::option::of(act());
+    let away = proptest::option::weighted(0.1, 0..6usize);
+    let steps = proptest::collection::vec((step(), 0..6usize, act, away), 1..200);
+    (setup, steps)
+}
+
+fn run(wrong: Wrong, setup: Setup, steps: &[Meddled]) {
+    let mut run = Run::new(setup, wrong);
+    for (step, access, act, away) in steps {
+        run.meddled_step(step, *access, *act, *away);
+    }
+    run.finish();
 }
 
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(300) })]
 
     #[test]
-    fn chains_arrive_and_sleepers_wake(
-        shift in 0..6u32,
-        start in 0..100u16,
-        (event_idx, notify_on_empty) in any::<(bool, bool)>(),
-        steps in proptest::collection::vec((step(), 0..6usize, proptest::option::of(act())), 1..200),
-    ) {
-        let mut run = Run::new(Setup {
-            size: 1 << shift,
-            // Close before the wrap.
-            index: start.wrapping_sub(60),
-            event_idx,
-            notify_on_empty,
-        });
-        for (step, access, act) in &steps {
-            run.meddled_step(step, *access, *act);
-        }
-        run.finish();
+    fn chains_arrive_and_sleepers_wake((setup, steps) in runs()) {
+        run(Wrong::Nothing, setup, &steps);
     }
+}
+
+/// Breaks a rule until that is noticed, in these words.
+fn noticed(wrong: Wrong, words: &str) {
+    let config = ProptestConfig {
+        failure_persistence: None,
+        max_shrink_iters: 0,
+        ..ProptestConfig::with_cases(300)
+    };
+    let result = TestRunner::new(config).run(&runs(), |(setup, steps)| {
+        run(wrong, setup, &steps);
+        Ok(())
+    });
+    let Err(TestError::Fail(reason, _)) = result else {
+        panic!("{wrong:?} makes no difference");
+    };
+    let reason = reason.message();
+    assert!(reason.contains(words), "{reason}");
+}
+
+#[test]
+fn what_came_meanwhile_has_to_be_looked_for() {
+    noticed(Wrong::Deaf, "a kick was lost");
+}
+
+#[test]
+fn a_queue_that_stops_has_to_ask_for_a_kick() {
+    noticed(Wrong::NoAsk, "a kick was lost");
+}
+
+#[test]
+fn memory_that_is_away_needs_a_timer() {
+    noticed(Wrong::NoTimer, "a kick was lost");
+}
+
+#[test]
+fn a_call_of_the_owner_has_to_wake() {
+    noticed(Wrong::NoWake, "a kick was lost");
+}
+
+#[test]
+fn what_could_not_be_completed_has_to_be_completed_later() {
+    noticed(Wrong::Forgetful, "a chain was lost");
 }
