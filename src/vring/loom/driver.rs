@@ -17,6 +17,8 @@ pub struct Driver<'a> {
     pub event_idx: bool,
     /// Chains made available.
     pub avail: u16,
+    /// The index that the device can see.
+    published: u16,
     /// Used buffers seen.
     pub last_used: u16,
 }
@@ -38,26 +40,46 @@ impl<'a> Driver<'a> {
             shared,
             event_idx,
             avail: 0,
+            published: 0,
             last_used: 0,
         }
     }
 
     /// Makes the next chain available; whether the device has to be kicked.
     pub fn add(&mut self) -> bool {
-        let shared = self.shared;
-        let old = self.avail;
-        let slot = usize::from(old);
-        for (word, value) in shared.desc[slot].iter().zip(buffer(old).to_raw()) {
+        self.write(self.avail, buffer(self.avail));
+        self.offer()
+    }
+
+    /// Writes the descriptor of the chain that starts at `head`.
+    pub fn write(&self, head: u16, desc: Desc) {
+        let words = &self.shared.desc[usize::from(head)];
+        for (word, value) in words.iter().zip(desc.to_raw()) {
             word.store(value, Relaxed);
         }
-        shared.avail[slot].store(old.to_le(), Relaxed);
-        self.avail = old + 1;
-        shared.avail_index.store(self.avail.to_le(), Release);
-        // The index is visible before the device's wish is read. Pairs with `enable_kick`.
+    }
+
+    /// Makes the next chain available, whose descriptor is there; whether the device has to be
+    /// kicked.
+    pub fn offer(&mut self) -> bool {
+        let head = self.avail;
+        self.shared.avail[usize::from(head)].store(head.to_le(), Relaxed);
+        self.avail = head + 1;
+        self.publish(self.avail)
+    }
+
+    /// Moves the index; whether the device has to be kicked.
+    pub fn publish(&mut self, index: u16) -> bool {
+        let shared = self.shared;
+        let old = std::mem::replace(&mut self.published, index);
+        shared.avail_index.store(index.to_le(), Release);
+        // The index is visible before the device's wish is read. Pairs with `enable_kick` and
+        // `await_kick`.
         fence(SeqCst);
         if self.event_idx {
-            // The one index that was passed.
-            u16::from_le(shared.avail_event.load(Relaxed)) == old
+            let event = u16::from_le(shared.avail_event.load(Relaxed));
+            // Virtio 1.3, section 2.7.10.
+            index.wrapping_sub(event).wrapping_sub(1) < index.wrapping_sub(old)
         } else {
             u16::from_le(shared.used_flags.load(Relaxed)) & 1 == 0
         }

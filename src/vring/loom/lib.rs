@@ -4,18 +4,20 @@
 //!
 //! Both sides are threads over the same memory. No chain may be left while the device waits for a
 //! kick that is not coming ([`kicks`]), also when the owner stops the device and starts it again
-//! ([`stop`]), and no used buffer while the driver waits for a call ([`calls`]). With one of the
-//! barriers left out, or one of the owner's rules not kept, each model has to fail: else it proves
-//! nothing.
+//! ([`stop`]) or the queue stops for another reason ([`go_on`]), and no used buffer while the driver
+//! waits for a call ([`calls`]). With one of the barriers left out, or one of the rules not kept, each
+//! model has to fail: else it proves nothing.
 
 #![cfg(test)]
 
 mod calls;
 mod device;
 mod driver;
+mod go_on;
 mod kicks;
 mod memory;
 mod stop;
+mod stopped;
 
 use memory::{Broken, Shared};
 

@@ -4,7 +4,7 @@
 
 use std::sync::atomic::AtomicBool as Unmodelled;
 
-use loom::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
+use loom::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
 use loom::sync::atomic::{fence, AtomicBool, AtomicU16, AtomicU64};
 use vring::{Memory, RawDesc, RawUsed, RingAddrs, Unmapped, UserAddr};
 
@@ -47,6 +47,8 @@ pub struct Shared {
     /// Whether the device may access it. Orders nothing: an access that nothing else keeps before a
     /// change may see the change.
     pub mapped: AtomicBool,
+    /// Whether it is away; without, it never is. Swapped, not loaded: who looks again sees it return.
+    away: Option<AtomicBool>,
     /// Whether [`Memory::full_barrier`] orders something.
     barriers: Unmodelled,
     broken: Broken,
@@ -68,9 +70,31 @@ impl Shared {
             used: (0..SIZE).map(|_| word()).collect(),
             avail_event: half(),
             mapped: AtomicBool::new(true),
+            away: None,
             barriers: Unmodelled::new(broken != Broken::FullBarrier),
             broken,
         }
+    }
+
+    /// As [`Shared::new`], with memory that may be away.
+    pub fn sometimes_away(broken: Broken) -> Self {
+        Self {
+            away: Some(AtomicBool::new(false)),
+            ..Self::new(broken)
+        }
+    }
+
+    /// Takes the memory away from the device, or gives it back.
+    pub fn set_away(&self, away: bool) {
+        if let Some(flag) = &self.away {
+            flag.swap(away, AcqRel);
+        }
+    }
+
+    /// Leaves flags and event as who served the ring before may have left them: they ask for no kick.
+    pub fn ask_for_no_kick(&self) {
+        self.used_flags.store(1u16.to_le(), Relaxed);
+        self.avail_event.store(u16::MAX, Relaxed);
     }
 
     /// Sets whether [`Memory::full_barrier`] orders something; by a thread that no other uses the
@@ -79,25 +103,33 @@ impl Shared {
         self.barriers.store(barriers, Relaxed);
     }
 
-    /// Comes with every access of the device.
+    /// Comes with every access of the device, to what is at `addr`.
+    ///
+    /// # Errors
+    ///
+    /// [`Unmapped`] when the memory is away.
     ///
     /// # Panics
     ///
-    /// When it may not.
-    fn check(&self) {
+    /// When there may be no access.
+    fn check(&self, addr: UserAddr) -> Result<(), Unmapped> {
         assert!(
             self.mapped.load(Relaxed),
             "a ring that is stopped was accessed"
         );
+        match &self.away {
+            Some(away) if away.fetch_or(false, AcqRel) => Err(Unmapped(addr)),
+            _ => Ok(()),
+        }
     }
 
     /// The 16-bit value at `addr`.
-    fn half(&self, addr: UserAddr) -> &AtomicU16 {
-        self.check();
+    fn half(&self, addr: UserAddr) -> Result<&AtomicU16, Unmapped> {
+        self.check(addr)?;
         let entries = u64::from(SIZE);
         let avail = addr.0.wrapping_sub(PLACE.avail.0);
         let used = addr.0.wrapping_sub(PLACE.used.0);
-        match (avail, used) {
+        Ok(match (avail, used) {
             (0, _) => &self.avail_flags,
             (2, _) => &self.avail_index,
             (at, _) if at == 4 + 2 * entries => &self.used_event,
@@ -105,7 +137,7 @@ impl Shared {
             (_, 2) => &self.used_index,
             (_, at) if at == 4 + 8 * entries => &self.avail_event,
             _ => panic!("the ring has nothing at {addr:?}"),
-        }
+        })
     }
 }
 
@@ -118,7 +150,7 @@ fn position(addr: UserAddr, start: u64, size: u64) -> usize {
 
 impl Memory for Shared {
     fn load(&self, addr: UserAddr) -> Result<u16, Unmapped> {
-        Ok(self.half(addr).load(Relaxed))
+        Ok(self.half(addr)?.load(Relaxed))
     }
 
     fn load_acquire(&self, addr: UserAddr) -> Result<u16, Unmapped> {
@@ -127,11 +159,11 @@ impl Memory for Shared {
         } else {
             Acquire
         };
-        Ok(self.half(addr).load(order))
+        Ok(self.half(addr)?.load(order))
     }
 
     fn store(&self, addr: UserAddr, value: u16) -> Result<(), Unmapped> {
-        self.half(addr).store(value, Relaxed);
+        self.half(addr)?.store(value, Relaxed);
         Ok(())
     }
 
@@ -141,7 +173,7 @@ impl Memory for Shared {
         } else {
             Release
         };
-        self.half(addr).store(value, order);
+        self.half(addr)?.store(value, order);
         Ok(())
     }
 
@@ -153,7 +185,7 @@ impl Memory for Shared {
         indexes: &mut [u16],
         descs: &mut [RawDesc],
     ) -> Result<usize, Unmapped> {
-        self.check();
+        self.check(ring)?;
         let first = position(ring, PLACE.avail.0 + 4, 2);
         for (index, entry) in indexes.iter_mut().zip(&self.avail[first..]) {
             *index = u16::from_le(entry.load(Relaxed));
@@ -185,7 +217,7 @@ impl Memory for Shared {
     }
 
     fn store_used(&self, addr: UserAddr, used: &[RawUsed]) -> Result<(), Unmapped> {
-        self.check();
+        self.check(addr)?;
         let first = position(addr, PLACE.used.0 + 4, 8);
         for (slot, [id, len]) in self.used[first..].iter().zip(used) {
             slot.store(u64::from(*id) << 32 | u64::from(*len), Relaxed);

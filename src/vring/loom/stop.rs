@@ -238,12 +238,6 @@ impl Queue {
         self.shared.mapped.store(false, Relaxed);
     }
 
-    /// What QEMU may do with the ring meanwhile: serve it itself for a while, without kicks.
-    fn use_ring(&self) {
-        self.shared.used_flags.store(1u16.to_le(), Relaxed);
-        self.shared.avail_event.store(u16::MAX, Relaxed);
-    }
-
     /// `Owner::set_backend()` of `device.rs`, with a backend.
     fn start(&self) {
         if self.second == Second::Late {
@@ -328,7 +322,8 @@ fn no_chain_is_lost(worker: Worker, event_idx: bool, second: Second, wrong: Wron
             }
         });
         queue.stop();
-        queue.use_ring();
+        // QEMU may serve it itself meanwhile, without kicks.
+        queue.shared.ask_for_no_kick();
         queue.start();
         queue.become_ready();
         driver.join().unwrap();

@@ -1,0 +1,272 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! For every reason why a queue stops, something that is certain to come starts it again.
+//!
+//! The driver kicks only when flags or event ask for it, and makes nothing available beyond what it
+//! has: a kick that was not asked for never comes.
+
+use std::sync::Arc;
+
+use loom::sync::atomic::Ordering::Relaxed;
+use loom::thread;
+use vring::{Desc, DESC_F_WRITE};
+
+use crate::driver::{buffer, Driver};
+use crate::stopped::{Queue, Reason, Wrong, CHAINS};
+use crate::{explore, Broken, Shared};
+
+/// Preemptions tried, with up to three threads. Every broken rule shows with two.
+const PREEMPTIONS: usize = 2;
+
+/// The driver's thread.
+fn drive(reason: Reason, event_idx: bool, shared: &Shared, queue: &Queue) {
+    let mut driver = Driver::new(shared, event_idx);
+    let kick = |wanted: bool| {
+        if wanted {
+            queue.bell.ring();
+        }
+    };
+    match reason {
+        Reason::Direction => {
+            let bad = Desc {
+                flags: DESC_F_WRITE,
+                ..buffer(0)
+            };
+            driver.write(0, bad);
+            kick(driver.offer());
+            driver.write(0, buffer(0));
+        }
+        Reason::Index => kick(driver.publish(0x4000)),
+        _ => {}
+    }
+    while driver.avail < CHAINS {
+        kick(driver.add());
+    }
+}
+
+/// All chains are taken and given back; with one left, the worker sleeps for ever, which loom calls a
+/// deadlock.
+fn goes_on_with(reason: Reason, event_idx: bool, wrong: Wrong, broken: Broken) {
+    explore(PREEMPTIONS, move || {
+        let shared = match reason {
+            Reason::Away => Shared::sometimes_away(broken),
+            _ => Shared::new(broken),
+        };
+        let shared = Arc::new(shared);
+        let queue = Arc::new(Queue::new(reason, wrong, event_idx, &shared));
+        if matches!(reason, Reason::Place | Reason::Features) {
+            shared.ask_for_no_kick();
+        }
+        let worker = thread::spawn({
+            let queue = queue.clone();
+            move || queue.work()
+        });
+        // With nothing else to do, this thread is the driver.
+        let outside = !matches!(
+            reason,
+            Reason::Direction | Reason::Index | Reason::Unbuffered
+        );
+        let other = outside.then(|| {
+            let (queue, shared) = (queue.clone(), shared.clone());
+            thread::spawn(move || queue.outside(event_idx, &shared))
+        });
+        drive(reason, event_idx, &shared, &queue);
+        if let Some(other) = other {
+            other.join().unwrap();
+        }
+        worker.join().unwrap();
+        let used = u16::from_le(shared.used_index.load(Relaxed));
+        assert_eq!(used, CHAINS, "a chain was not given back");
+    });
+}
+
+/// With all rules kept, and the driver told in either way.
+fn goes_on(reason: Reason) {
+    for event_idx in [false, true] {
+        goes_on_with(reason, event_idx, Wrong::Nothing, Broken::Nothing);
+    }
+}
+
+/// With one rule not kept.
+fn broken(reason: Reason, wrong: Wrong) {
+    goes_on_with(reason, false, wrong, Broken::Nothing);
+}
+
+#[test]
+fn a_chain_of_the_wrong_direction() {
+    goes_on(Reason::Direction);
+}
+
+#[test]
+#[should_panic(expected = "deadlock")]
+fn a_chain_of_the_wrong_direction_needs_a_kick() {
+    broken(Reason::Direction, Wrong::NoAsk);
+}
+
+#[test]
+#[should_panic(expected = "deadlock")]
+fn a_chain_of_the_wrong_direction_needs_another_look() {
+    broken(Reason::Direction, Wrong::Deaf);
+}
+
+#[test]
+#[should_panic(expected = "deadlock")]
+fn a_chain_of_the_wrong_direction_has_to_be_read_again() {
+    broken(Reason::Direction, Wrong::NoForget);
+}
+
+#[test]
+#[should_panic(expected = "deadlock")]
+fn a_kick_is_awaited_behind_the_full_barrier() {
+    let nothing = Wrong::Nothing;
+    goes_on_with(Reason::Direction, false, nothing, Broken::FullBarrier);
+}
+
+#[test]
+#[should_panic(expected = "deadlock")]
+fn a_kick_is_awaited_behind_the_full_barrier_with_event_indexes() {
+    let nothing = Wrong::Nothing;
+    goes_on_with(Reason::Direction, true, nothing, Broken::FullBarrier);
+}
+
+#[test]
+fn an_index_out_of_bounds() {
+    goes_on(Reason::Index);
+}
+
+#[test]
+#[should_panic(expected = "deadlock")]
+fn an_index_out_of_bounds_needs_a_kick() {
+    broken(Reason::Index, Wrong::NoAsk);
+}
+
+#[test]
+#[should_panic(expected = "deadlock")]
+fn an_index_out_of_bounds_needs_another_look() {
+    broken(Reason::Index, Wrong::Deaf);
+}
+
+#[test]
+fn memory_that_is_away() {
+    goes_on(Reason::Away);
+}
+
+#[test]
+#[should_panic(expected = "deadlock")]
+fn memory_that_is_away_needs_a_timer() {
+    broken(Reason::Away, Wrong::NoTimer);
+}
+
+#[test]
+#[should_panic(expected = "a chain was not given back")]
+fn memory_that_is_away_needs_another_completion() {
+    broken(Reason::Away, Wrong::Forgetful);
+}
+
+#[test]
+fn a_packet_without_buffers() {
+    goes_on(Reason::Unbuffered);
+}
+
+#[test]
+#[should_panic(expected = "deadlock")]
+fn a_packet_without_buffers_needs_a_kick() {
+    broken(Reason::Unbuffered, Wrong::NoAsk);
+}
+
+#[test]
+#[should_panic(expected = "deadlock")]
+fn a_packet_without_buffers_needs_another_look() {
+    broken(Reason::Unbuffered, Wrong::Deaf);
+}
+
+#[test]
+fn buffers_without_a_packet() {
+    goes_on(Reason::Packets);
+}
+
+#[test]
+#[should_panic(expected = "deadlock")]
+fn buffers_without_a_packet_need_the_backend() {
+    broken(Reason::Packets, Wrong::NoArm);
+}
+
+#[test]
+fn a_translation_that_is_missing() {
+    goes_on(Reason::Translation);
+}
+
+#[test]
+#[should_panic(expected = "deadlock")]
+fn an_answer_has_to_wake() {
+    broken(Reason::Translation, Wrong::NoWake);
+}
+
+#[test]
+#[should_panic(expected = "deadlock")]
+fn an_answer_has_to_wake_when_it_is_entered() {
+    broken(Reason::Translation, Wrong::EarlyWake);
+}
+
+#[test]
+fn a_table_that_lacks_memory() {
+    goes_on(Reason::Table);
+}
+
+#[test]
+#[should_panic(expected = "deadlock")]
+fn a_new_table_has_to_wake() {
+    broken(Reason::Table, Wrong::NoWake);
+}
+
+#[test]
+#[should_panic(expected = "deadlock")]
+fn a_new_table_has_to_wake_when_it_is_set() {
+    broken(Reason::Table, Wrong::EarlyWake);
+}
+
+#[test]
+fn a_ring_that_is_elsewhere() {
+    goes_on(Reason::Place);
+}
+
+#[test]
+#[should_panic(expected = "deadlock")]
+fn a_ring_that_is_moved_has_to_wake() {
+    broken(Reason::Place, Wrong::NoWake);
+}
+
+#[test]
+#[should_panic(expected = "deadlock")]
+fn a_ring_that_is_moved_has_to_wake_when_it_is_there() {
+    broken(Reason::Place, Wrong::EarlyWake);
+}
+
+#[test]
+#[should_panic(expected = "deadlock")]
+fn of_a_ring_that_is_moved_no_flags_are_known() {
+    broken(Reason::Place, Wrong::Believe);
+}
+
+#[test]
+fn features_of_another_driver() {
+    goes_on(Reason::Features);
+}
+
+#[test]
+#[should_panic(expected = "deadlock")]
+fn new_features_have_to_wake() {
+    broken(Reason::Features, Wrong::NoWake);
+}
+
+#[test]
+#[should_panic(expected = "deadlock")]
+fn new_features_have_to_wake_when_they_are_set() {
+    broken(Reason::Features, Wrong::EarlyWake);
+}
+
+#[test]
+#[should_panic(expected = "deadlock")]
+fn of_new_features_no_flags_are_known() {
+    broken(Reason::Features, Wrong::Believe);
+}
