@@ -1,0 +1,209 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Get work: the available ring, from the driver's index to chains.
+
+use super::{SplitRing, PREFETCH};
+use crate::chain::{Chain, Walk};
+use crate::desc::{
+    offset_of_entry, Desc, RawDesc, AVAIL_ENTRY_SIZE, DESC_F_INDIRECT, DESC_F_NEXT, OFFSET_INDEX,
+};
+use crate::fault::Fault;
+use crate::memory::Memory;
+use crate::segment::{Segments, Translate};
+
+impl SplitRing {
+    /// Takes the next available chain; its segments are appended to `out`.
+    ///
+    /// `None` when the driver has made nothing more available.
+    ///
+    /// # Errors
+    ///
+    /// Any [`Fault`]; the chain stays available and `out` is as before.
+    #[inline(always)]
+    pub fn next_chain<M: Memory, T: Translate>(
+        &mut self,
+        memory: &M,
+        table: &T,
+        out: &mut Segments<'_>,
+    ) -> Result<Option<Chain>, Fault> {
+        if self.prefetch.next >= self.prefetch.len && !self.read_ahead(memory)? {
+            return Ok(None);
+        }
+        let next = self.prefetch.next;
+        let (Some(&head), Some(&raw)) =
+            (self.prefetch.heads.get(next), self.prefetch.descs.get(next))
+        else {
+            return Ok(None);
+        };
+        let first = out.len();
+        let desc = Desc::from_raw(raw);
+        let chain = if desc.has(DESC_F_NEXT | DESC_F_INDIRECT) {
+            self.walk(memory, table, head, desc, out)
+        } else {
+            let mut chain = Chain::new(head);
+            let appended = chain.append(table, &mut self.hint, &desc, out);
+            appended.map(|()| chain)
+        };
+        match chain {
+            Ok(chain) => {
+                self.prefetch.next = next.wrapping_add(1);
+                self.last_avail = self.last_avail.wrapping_add(1);
+                Ok(Some(chain))
+            }
+            Err(fault) => {
+                out.truncate(first);
+                // Read it again when asked again: the driver may have mended it.
+                self.forget_prefetch();
+                Err(fault)
+            }
+        }
+    }
+
+    /// Gives back the last `chains` chains taken: they are available again.
+    pub fn rewind(&mut self, chains: u16) {
+        self.last_avail = self.last_avail.wrapping_sub(chains);
+        self.prefetch.next = match self.prefetch.next.checked_sub(usize::from(chains)) {
+            Some(next) => next,
+            None => {
+                self.prefetch.len = 0;
+                0
+            }
+        };
+    }
+
+    /// Forgets what was read ahead: the next chain's entry and descriptors are read from memory again.
+    ///
+    /// For a chain that is given back because it is of no use to the device, which the ring cannot
+    /// know: with [`SplitRing::rewind`] alone it comes again as it was, although the driver may have
+    /// mended it. After a [`Fault`] of the ring's own there is no need.
+    #[inline]
+    pub fn forget_prefetch(&mut self) {
+        self.prefetch.next = 0;
+        self.prefetch.len = 0;
+    }
+
+    /// Whether a chain can be taken, as far as the indexes tell.
+    ///
+    /// # Errors
+    ///
+    /// As [`SplitRing::next_chain`], of the index alone.
+    #[inline]
+    pub fn has_work<M: Memory>(&mut self, memory: &M) -> Result<bool, Fault> {
+        if self.avail == self.last_avail {
+            self.read_avail_index(memory)?;
+        }
+        Ok(self.avail != self.last_avail)
+    }
+
+    /// Reads the driver's index; whether it moved since it was last read.
+    #[inline]
+    pub(super) fn read_avail_index<M: Memory>(&mut self, memory: &M) -> Result<bool, Fault> {
+        let avail = self.load_avail_index(memory)?;
+        self.seen = avail;
+        if !self.is_in_bounds(avail) {
+            return Err(Fault::AvailIndex {
+                last: self.last_avail,
+                avail,
+            });
+        }
+        let moved = avail != self.avail;
+        self.avail = avail;
+        // No driver may move its index back. One that does takes back what was read ahead: else the
+        // device would run past the index, and 2^16 entries on before it looked at it again.
+        let ahead = usize::from(avail.wrapping_sub(self.last_avail));
+        let end = self.prefetch.next.wrapping_add(ahead);
+        self.prefetch.len = self.prefetch.len.min(end);
+        Ok(moved)
+    }
+
+    /// Loads the driver's index.
+    #[inline(always)]
+    pub(super) fn load_avail_index<M: Memory>(&self, memory: &M) -> Result<u16, Fault> {
+        // Pairs with the driver's write barrier between filling the ring and moving the index.
+        Ok(u16::from_le(
+            memory.load_acquire(self.avail_at(OFFSET_INDEX))?,
+        ))
+    }
+
+    /// Whether the driver's index may be `avail`: it makes no more available than the ring has entries.
+    #[inline(always)]
+    pub(super) fn is_in_bounds(&self, avail: u16) -> bool {
+        avail.wrapping_sub(self.last_avail) <= self.size
+    }
+
+    /// Fills the empty prefetch; `false` if nothing is available.
+    #[inline]
+    fn read_ahead<M: Memory>(&mut self, memory: &M) -> Result<bool, Fault> {
+        if !self.has_work(memory)? {
+            return Ok(false);
+        }
+        let position = self.last_avail & self.mask();
+        // Up to the end of the ring: one run of entries. No wrap: position < size.
+        let run = self.size.wrapping_sub(position);
+        let want = usize::from(self.avail.wrapping_sub(self.last_avail).min(run)).min(PREFETCH);
+        self.forget_prefetch();
+        // One page of many may be out of reach: then what lies before it still counts.
+        if self.read_entries(memory, position, want).is_err() {
+            self.read_entries(memory, position, 1)?;
+        }
+        Ok(true)
+    }
+
+    /// Reads `want` entries from ring position `position` and their first descriptors.
+    #[inline]
+    fn read_entries<M: Memory>(
+        &mut self,
+        memory: &M,
+        position: u16,
+        want: usize,
+    ) -> Result<(), Fault> {
+        let size = self.size;
+        let entry = self.avail_at(offset_of_entry(position, AVAIL_ENTRY_SIZE));
+        let heads = self.prefetch.heads.get_mut(..want).unwrap_or_default();
+        let descs = self.prefetch.descs.get_mut(..want).unwrap_or_default();
+        // Up to the first bad index, so that the chains before it are served.
+        let good = memory.load_entries(entry, self.addrs.desc, size, heads, descs)?;
+        if let (0, Some(&head)) = (good, heads.first()) {
+            return Err(Fault::DescIndex {
+                index: u32::from(head),
+                size: u32::from(size),
+            });
+        }
+        self.prefetch.next = 0;
+        self.prefetch.len = good;
+        Ok(())
+    }
+
+    /// Translates a chain from its first descriptor on.
+    #[inline(never)]
+    fn walk<M: Memory, T: Translate>(
+        &mut self,
+        memory: &M,
+        table: &T,
+        head: u16,
+        first: Desc,
+        out: &mut Segments<'_>,
+    ) -> Result<Chain, Fault> {
+        let mut walk = Walk::new(memory, table, &mut self.hint, &mut self.window, out, head);
+        let mut desc = first;
+        // More steps than the table has descriptors are a loop.
+        for before in 0..self.size {
+            walk.append(&desc)?;
+            if !desc.has(DESC_F_NEXT) {
+                // No wrap: before < size.
+                return Ok(walk.end(before.wrapping_add(1)));
+            }
+            if desc.next >= self.size {
+                return Err(Fault::DescIndex {
+                    index: u32::from(desc.next),
+                    size: u32::from(self.size),
+                });
+            }
+            let mut raw = [RawDesc::default()];
+            memory.gather_descs(self.addrs.desc, &[desc.next], &mut raw)?;
+            let [raw] = raw;
+            desc = Desc::from_raw(raw);
+        }
+        Err(Fault::ChainTooLong)
+    }
+}
