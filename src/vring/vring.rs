@@ -16,8 +16,9 @@
 //! - [`for_each_log_word`] says where the dirty log has the bits of what was written;
 //!   [`MemTable::guest_ranges`] leads there from a user address.
 //! - [`SplitRing`] has a *get work* half ([`SplitRing::next_chain`], [`SplitRing::rewind`]), a
-//!   *complete work* half ([`SplitRing::complete`], [`SplitRing::needs_call`]), and the two calls
-//!   that turn the driver's kicks on and off.
+//!   *complete work* half ([`SplitRing::complete`], [`SplitRing::needs_call`]), and calls that turn the
+//!   driver's kicks off and on: [`SplitRing::enable_kick`] when there is no work,
+//!   [`SplitRing::await_kick`] when there is some that cannot be done.
 //!
 //! Source of behaviour: virtio specification 1.3, section 2.7 (split virtqueues); where it leaves a
 //! choice, the in-tree vhost (`drivers/vhost/vhost.c`).

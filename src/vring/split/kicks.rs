@@ -88,7 +88,8 @@ impl SplitRing {
     ///   what was stored here. If that is flags, they are zero, and it kicks.
     /// - If it is an event and `seen` is an index that the ring takes, the event is `seen`. Any step
     ///   that leads on from it passes it, back or out of bounds as well: `new - seen - 1` is less than
-    ///   `new - seen` modulo 2^16 for all `new` but `seen`.
+    ///   `new - seen` modulo 2^16 for all `new` but `seen`. So does a step over it, by a driver that
+    ///   looks once for many chains.
     /// - If `seen` is out of bounds, the event is `avail`, the last index that was not. A driver comes
     ///   back in bounds by a step from `seen`, or from `avail` if `seen` was never an index of its own.
     ///   Either passes `avail` on its way to any index that makes more available than `avail` did,
