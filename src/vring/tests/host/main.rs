@@ -3,9 +3,9 @@
 //! Host tests of the ring, of address translation and of the dirty log.
 //!
 //! Rules one by one ([`ring`], [`notify`], [`awaited`], [`live`], [`in_order`], [`repeated`],
-//! [`big_endian`], [`chain`], [`order`], [`table`], [`iotlb`], [`log`], [`mediated`]), properties
-//! of random runs ([`model`], [`hostile`]), and agreement with another implementation
-//! ([`differential`]).
+//! [`big_endian`], [`chain`], [`indirect`], [`order`], [`table`], [`iotlb`], [`log`],
+//! [`mediated`]), properties of random runs ([`model`], [`hostile`]), and agreement with another
+//! implementation ([`differential`]).
 
 mod awaited;
 mod big_endian;
@@ -13,6 +13,7 @@ mod chain;
 mod differential;
 mod hostile;
 mod in_order;
+mod indirect;
 mod iotlb;
 mod live;
 mod log;
