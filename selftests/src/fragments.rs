@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! Memory in small pieces: most of it is held, but for every second page.
+//!
+//! A kernel with fault injection says that there are no others, to those who cannot wait.
 
 use crate::cases::Skip;
 use crate::procfs;
@@ -28,9 +30,24 @@ const SETTINGS: [(&str, &str); 3] = [
     ("min_free_kbytes", "4096"),
 ];
 
+/// Settings of `fail_page_alloc`, below [`FAIL`], with which nobody gets pages that lie together
+/// who cannot wait for them, but for two: a kernel that checks its slabs needs these for some.
+const FAILURES: [(&str, &str); 6] = [
+    ("ignore-gfp-wait", "Y"),
+    ("min-order", "2"),
+    ("task-filter", "N"),
+    ("verbose", "0"),
+    ("times", "-1"),
+    // Last, for it begins with that.
+    ("probability", "100"),
+];
+/// Where a kernel with fault injection has it for pages.
+const FAIL: &str = "/sys/kernel/debug/fail_page_alloc";
+
 /// Keeps memory in pieces as long as it lives.
 #[derive(Debug)]
 pub struct Fragments {
+    /// Files, and what they said before.
     settings: Vec<(String, String)>,
     held: Vec<Ballast>,
     /// Packet sockets with receive rings, whose blocks are two pages each.
@@ -44,20 +61,19 @@ impl Fragments {
     ///
     /// Without the privilege to lock memory. A machine with much memory skips the case.
     pub fn new() -> Result<Self> {
-        if procfs::meminfo("MemTotal:")? > MOST {
-            return Err(Skip("this machine has too much memory to take it".into()).into());
-        }
         let mut fragments = Self {
             settings: Vec::new(),
             held: Vec::new(),
             rings: Vec::new(),
         };
-        for (name, value) in SETTINGS {
-            let path = format!("/proc/sys/vm/{name}");
-            let before = fs::read_to_string(&path).with_context(|| path.clone())?;
-            fs::write(&path, value).with_context(|| path.clone())?;
-            fragments.settings.push((path, before));
+        if fs::exists(FAIL)? {
+            fragments.set(FAIL, &FAILURES)?;
+            return Ok(fragments);
         }
+        if procfs::meminfo("MemTotal:")? > MOST {
+            return Err(Skip("this machine has too much memory to take it".into()).into());
+        }
+        fragments.set("/proc/sys/vm", &SETTINGS)?;
         while procfs::meminfo("MemAvailable:")? > RESERVE {
             let more = Ballast::new(STEP).context("hold memory")?;
             fragments.held.push(more);
@@ -73,12 +89,26 @@ impl Fragments {
         Ok(fragments)
     }
 
+    /// Changes settings of the kernel for as long as this lives.
+    fn set(&mut self, directory: &str, settings: &[(&str, &str)]) -> Result<()> {
+        for (name, value) in settings {
+            let path = format!("{directory}/{name}");
+            let before = fs::read_to_string(&path).with_context(|| path.clone())?;
+            fs::write(&path, value).with_context(|| path.clone())?;
+            self.settings.push((path, before));
+        }
+        Ok(())
+    }
+
     /// Takes what lies together now: pieces come up where the kernel frees something.
     ///
     /// # Errors
     ///
     /// When the kernel does not give it.
     pub fn take_pairs(&mut self) -> Result<()> {
+        if self.held.is_empty() {
+            return Ok(());
+        }
         for _ in 0..TRIES {
             let pairs = u32::try_from(free_pages(1)? / 2)?;
             if pairs == 0 {
@@ -125,7 +155,7 @@ fn free() -> Result<Vec<u64>> {
 
 impl Drop for Fragments {
     fn drop(&mut self) {
-        for (path, before) in &self.settings {
+        for (path, before) in self.settings.iter().rev() {
             // What is not put back shows in later cases.
             let _ = fs::write(path, before);
         }

@@ -17,6 +17,7 @@ use std::fs;
 pub(super) const CASES: &[Case] = &[
     case("frames.routed", 300, |ctx| on_path(ctx, ROUTE, &["tap1"])),
     case("frames.flooded", 300, |ctx| {
+        load("bridge")?;
         on_path(ctx, BRIDGE, &["tap1", "tap2"])
     }),
 ];
@@ -178,7 +179,6 @@ fn send_all(
 /// Whatever the path does with frames, all arrive, also where memory is in small pieces: then the
 /// kernel cannot copy a frame that is in one long piece, only its headers.
 fn on_path(ctx: &Context, path: &str, taps: &[&str]) -> Result<()> {
-    load("bridge")?;
     let mut setup = Setup::new(feature::VERSION_1);
     setup.tx_buffers = (64, 65536);
     setup.tcp = true;
