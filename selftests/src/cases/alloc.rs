@@ -30,6 +30,23 @@ pub(super) const CASES: &[Case] = &[
 /// No call allocates more often.
 const MOST: u32 = 400;
 
+/// All pages, single ones too, and those for which the kernel may wait.
+pub(super) const PAGES: &[(&str, &str)] = &[
+    ("ignore-gfp-wait", "N"),
+    ("ignore-gfp-highmem", "N"),
+    ("min-order", "0"),
+    ("verbose", "0"),
+];
+
+/// Sets what of one kind may fail, and when.
+pub(super) fn set_kind(kind: &str, settings: &[(&str, &str)]) -> Result<()> {
+    for (name, value) in settings {
+        let path = format!("/sys/kernel/debug/{kind}/{name}");
+        fs::write(&path, value).with_context(|| path.clone())?;
+    }
+    Ok(())
+}
+
 /// A thread whose `nth` allocation or copy from now on can be made to fail.
 struct Injector(File);
 
@@ -40,19 +57,10 @@ impl Injector {
         if !fs::exists(&path)? {
             return Err(Skip("this kernel has no fault injection".into()).into());
         }
-        for (kind, name, value) in [
-            // Also what may sleep, and also single pages; and without a trace for each.
-            ("failslab", "ignore-gfp-wait", "N"),
-            ("failslab", "verbose", "0"),
-            ("fail_page_alloc", "ignore-gfp-wait", "N"),
-            ("fail_page_alloc", "ignore-gfp-highmem", "N"),
-            ("fail_page_alloc", "min-order", "0"),
-            ("fail_page_alloc", "verbose", "0"),
-            ("fail_usercopy", "verbose", "0"),
-        ] {
-            let path = format!("/sys/kernel/debug/{kind}/{name}");
-            fs::write(&path, value).with_context(|| path.clone())?;
-        }
+        // Also what may sleep, and also single pages; and without a trace for each.
+        set_kind("failslab", &[("ignore-gfp-wait", "N"), ("verbose", "0")])?;
+        set_kind("fail_page_alloc", PAGES)?;
+        set_kind("fail_usercopy", &[("verbose", "0")])?;
         let file = File::options().read(true).write(true).open(&path)?;
         Ok(Self(file))
     }

@@ -33,7 +33,7 @@ const LEN: usize = 60_000;
 const SLACK: u64 = 4 << 20;
 
 /// A group whose memory counts.
-fn group(name: &str) -> Result<Group> {
+pub(super) fn group(name: &str) -> Result<Group> {
     let group = Group::new(name)?;
     if !group.has("memory")? {
         return Err(Skip("this kernel does not count the memory of groups".into()).into());
@@ -43,7 +43,7 @@ fn group(name: &str) -> Result<Group> {
 }
 
 /// Memory of all kinds that the group has, in bytes.
-fn current(group: &Group) -> Result<u64> {
+pub(super) fn current(group: &Group) -> Result<u64> {
     Ok(group.get("memory.current")?.trim().parse()?)
 }
 
@@ -105,13 +105,13 @@ fn take(ctx: &Context, devices: &mut [NetDevice]) -> Result<()> {
     Ok(())
 }
 
-/// Waits until the group has no more than it had `before`.
-fn returns(group: &Group, before: u64) -> Result<()> {
+/// Waits until the group has hardly more than it had `before`: at most `slack` bytes.
+pub(super) fn returns(group: &Group, before: u64, slack: u64) -> Result<()> {
     let mut now = before;
     Deadline::patient()
         .until("the memory to be given back", || {
             now = current(group)?;
-            Ok(now <= before + SLACK)
+            Ok(now <= before + slack)
         })
         .with_context(|| format!("{before} bytes before, {now} now"))
 }
@@ -135,7 +135,7 @@ fn charged(ctx: &Context) -> Result<()> {
             device.unbind(TX)?;
         }
         take(ctx, &mut devices)?;
-        returns(&group, before)?;
+        returns(&group, before, SLACK)?;
         for device in &devices {
             device.bind(TX)?;
         }
@@ -157,7 +157,7 @@ fn given_back(ctx: &Context) -> Result<()> {
         burst(ctx, &mut devices)?;
         take(ctx, &mut devices)?;
         let context = || format!("round {round}");
-        returns(&group, before).with_context(context)?;
+        returns(&group, before, SLACK).with_context(context)?;
         free.returns(SLACK >> 10, SLACK >> 10)
             .with_context(context)?;
     }

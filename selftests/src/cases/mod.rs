@@ -3,6 +3,7 @@
 //! The tests: one function each, run in a process and network namespace of its own.
 
 mod alloc;
+mod alloc_random;
 mod away;
 mod backends;
 mod backends_accept;
@@ -232,6 +233,7 @@ pub fn all() -> Vec<Case> {
         stress::CASES,
         soak::CASES,
         alloc::CASES,
+        alloc_random::CASES,
         history_races::CASES,
     ]
     .concat()
