@@ -137,9 +137,10 @@ fn read_woken(ctx: &Context) -> Result<()> {
         let mut behind = missing(ctx, VERSION_1)?;
         let device = &mut behind.device;
         device.vhost.set_blocking(true)?;
-        device.bind(RX)?;
         device.rx_fill()?;
         let got = blocked(&device.vhost, || {
+            let tap = device.tap.number();
+            accepts("NET_SET_BACKEND", device.vhost.set_backend(RX, tap))?;
             device.rx.flush()?;
             Ok(())
         })?;
