@@ -90,7 +90,8 @@ impl Mediation {
             || self.order(features) != ByteOrder::Little
     }
 
-    fn order(&self, features: &Features) -> ByteOrder {
+    /// The byte order of ring and packet headers with these features.
+    pub(crate) fn order(&self, features: &Features) -> ByteOrder {
         match features.has(VERSION_1) {
             true => ByteOrder::Little,
             false => self.order,

@@ -9,7 +9,7 @@
 use kernel::prelude::*;
 use vring::{
     Chain, Fault, Memory, Segment, Segments, SplitRing, Translate, Unmapped, UserAddr,
-    MAX_CHAIN_SEGMENTS,
+    MAX_CHAIN_DESCS, MAX_CHAIN_SEGMENTS,
 };
 
 use crate::access::GuestMemory;
@@ -303,7 +303,11 @@ impl<M: GuestMemory, T: Translate> Round<'_, M, T> {
                 Ok(None) if taken.fill(self.ring.size()) => break Ok(Buffers::TooShort),
                 Ok(None) => break Ok(Buffers::Missing),
                 // As many pieces as one packet may have, and it needs more.
-                Err(Fault::TooManySegments) if chains != 0 => break Ok(Buffers::TooShort),
+                Err(Fault::TooManySegments) if chains != 0 => {
+                    // Of a chain that it refuses the ring does not tell what it cost.
+                    self.descs = self.descs.wrapping_add(MAX_CHAIN_DESCS);
+                    break Ok(Buffers::TooShort);
+                }
                 Err(fault) => break Err(fault),
             };
             chains = chains.wrapping_add(1);

@@ -190,6 +190,10 @@ impl Virtqueue {
 
     /// Takes over negotiated features.
     pub(crate) fn set_features(&mut self, features: Features) {
+        if self.mediation.order(&features) != self.mediation.order(&self.features) {
+            // The same bytes mean something else.
+            self.ring.forget_memory();
+        }
         self.features = features;
         self.header = Header::new(&features);
         self.ring
