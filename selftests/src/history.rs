@@ -55,7 +55,7 @@ pub const ALL: &[Bug] = &[
         cases: &["guest.rx_bad_ring", "guest.rx_bad_second_buffer"],
         host: &[
             ("chain.rs", "loops_end"),
-            ("chain.rs", "tables_do_not_nest"),
+            ("indirect.rs", "tables_do_not_nest"),
         ],
         note: "",
     },
@@ -189,7 +189,7 @@ pub const ALL: &[Bug] = &[
         id: "CVE-2026-74580",
         cause: "the translation of a ring was kept when the ring moved",
         cases: &["history.moved_ring", "live.ring_move", "iotlb.moved_pages"],
-        host: &[("ring.rs", "a_moved_ring_is_read_at_the_new_place_only")],
+        host: &[("live.rs", "a_moved_ring_is_read_at_the_new_place_only")],
         note: "",
     },
     Bug {

@@ -254,7 +254,6 @@ pub fn on_packaged_kernels_only(case: &Case) -> bool {
         "frames.limit",
         "frames.routed",
         "frames.segmented",
-        "layer3.",
         "shortage.empty_hugetlb",
     ];
     FAMILIES.iter().any(|family| case.name.starts_with(family))
