@@ -30,7 +30,7 @@ use crate::vm::{Outcome, Output, Vm};
 const CARGO_LIMIT: Duration = Duration::from_secs(900);
 
 /// Time limit of the selftests on one device.
-const SELFTEST_LIMIT: Duration = Duration::from_secs(1200);
+const SELFTEST_LIMIT: Duration = Duration::from_secs(1800);
 
 /// Kernels that are tested at a time: a VM leaves one of two processors idle most of the time.
 const LANES: usize = 2;
