@@ -46,6 +46,7 @@ mod log_control;
 mod log_live;
 mod rxbuf;
 mod shortage;
+mod signals;
 mod soak;
 mod stopped;
 mod stress;
@@ -222,6 +223,7 @@ pub fn all() -> Vec<Case> {
         kill::CASES,
         worker::CASES,
         workers::CASES,
+        signals::CASES,
         fork::CASES,
         history_leaks::CASES,
         history_rings::CASES,

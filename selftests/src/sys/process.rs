@@ -7,6 +7,7 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Moves the calling process into a network namespace of its own.
 ///
@@ -129,6 +130,48 @@ pub fn in_child(run: impl FnOnce()) -> io::Result<()> {
     } else {
         Err(io::Error::other(format!("a child ended with {status}")))
     }
+}
+
+/// Signals that have come of [`interrupt_after`].
+static INTERRUPTIONS: AtomicU64 = AtomicU64::new(0);
+
+extern "C" fn count_interruption(_signal: libc::c_int) {
+    INTERRUPTIONS.fetch_add(1, Ordering::Relaxed);
+}
+
+/// Has one signal come after so many microseconds, less than a second; a call that it interrupts is
+/// made again if it can be (`SA_RESTART`). Replaces the one that has not come yet.
+///
+/// # Errors
+///
+/// None in practice.
+pub fn interrupt_after(micros: u32) -> io::Result<()> {
+    // SAFETY: all zeroes is a valid value of this structure of integers and pointers.
+    let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
+    action.sa_sigaction = count_interruption as extern "C" fn(libc::c_int) as usize;
+    action.sa_flags = libc::SA_RESTART;
+    // SAFETY: the structure is valid, and its handler does nothing but add to an atomic number.
+    check(unsafe { libc::sigaction(libc::SIGALRM, &raw const action, std::ptr::null_mut()) })?;
+    let never = libc::timeval {
+        tv_sec: 0,
+        tv_usec: 0,
+    };
+    let timer = libc::itimerval {
+        it_interval: never,
+        it_value: libc::timeval {
+            tv_usec: micros.into(),
+            ..never
+        },
+    };
+    // SAFETY: the structure is valid, and nothing is written.
+    check(unsafe { libc::setitimer(libc::ITIMER_REAL, &raw const timer, std::ptr::null_mut()) })?;
+    Ok(())
+}
+
+/// How many signals of [`interrupt_after`] have come.
+#[must_use]
+pub fn interruptions() -> u64 {
+    INTERRUPTIONS.load(Ordering::Relaxed)
 }
 
 /// Has the kernel kill this process after so many seconds; zero for never. Replaces the last one.
