@@ -30,7 +30,7 @@ pub struct Used {
 /// Chains are added, then published together; a kick is due when [`RingDriver::publish`] says so.
 /// [`RingDriver::poll`] checks what the device answers and fails on anything a device must not
 /// do, such as returning a chain twice.
-pub trait RingDriver: std::fmt::Debug {
+pub trait RingDriver: std::fmt::Debug + Send {
     /// The number of descriptors.
     fn size(&self) -> u16;
 

@@ -11,6 +11,7 @@ mod backends_change;
 mod backends_frames;
 mod backends_queues;
 mod base;
+mod bounded;
 mod busy;
 mod drops;
 mod endian;
@@ -232,6 +233,7 @@ pub fn all() -> Vec<Case> {
         goes_on::CASES,
         shortage::CASES,
         load::CASES,
+        bounded::CASES,
         stress::CASES,
         soak::CASES,
         alloc::CASES,
@@ -273,6 +275,7 @@ pub fn roles() -> Vec<Role> {
         backends_change::ROLES,
         iotlb_calls::ROLES,
         history_races::ROLES,
+        bounded::ROLES,
     ]
     .concat()
 }
