@@ -12,7 +12,9 @@ const RX_BUFFER: usize = 1536;
 const PAGE: usize = 4096;
 /// Frames longer than this carry a segmentation header, as no wire takes them whole.
 const JUMBO: usize = 9018;
-/// Payload of each segment of those.
+/// A frame that goes another way than those that fit a page, and gains least by it.
+const JUST_OVER_A_PAGE: usize = 4200;
+/// Payload of each segment of the longest.
 const SEGMENT: u16 = 1448;
 
 /// Which way frames go.
@@ -232,6 +234,7 @@ pub fn quick() -> Vec<Case> {
         mode: Mode::Indirect,
         ..Case::base(Direction::Tx, 60)
     });
+    cases.push(Case::base(Direction::Tx, JUST_OVER_A_PAGE));
     cases
 }
 
@@ -264,6 +267,9 @@ pub fn all() -> Vec<Case> {
                 mode,
                 ..Case::base(direction, frame)
             }));
+        }
+        if direction == Direction::Tx {
+            cases.push(Case::base(direction, JUST_OVER_A_PAGE));
         }
         let small = Case::base(direction, 60);
         for regions in [64, 512] {

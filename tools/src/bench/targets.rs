@@ -17,6 +17,7 @@ const TARGETS: &[(&str, Against, f64)] = &[
     ("tx-60", Against::C, 0.78),
     ("tx-60-indirect", Against::C, 0.72),
     ("tx-1500", Against::C, 0.85),
+    ("tx-4200", Against::C, 0.60),
     ("tx-9000", Against::C, 0.60),
     ("tx-65000", Against::C, 0.60),
     ("rx-60", Against::C, 0.80),
