@@ -14,7 +14,7 @@ use vring::{
 
 use crate::access::GuestMemory;
 use crate::backend::Backend;
-use crate::features::{Header, MRG_RXBUF};
+use crate::features::{Features, Header, MRG_RXBUF};
 use crate::kapi::{BusyTime, EventFd, OwnerMemory, Polled};
 use crate::stats::Stats;
 use crate::used::{UsedBatch, BATCH};
@@ -83,9 +83,7 @@ impl virtqueue::Round for Receive<'_> {
             table,
             ring,
             header,
-            guest_header: header.guest(),
-            mergeable: features.has(MRG_RXBUF),
-            num_buffers: features.has_num_buffers(),
+            features,
             backend,
             call,
             stats: self.stats,
@@ -126,12 +124,7 @@ struct Round<'a, M, T> {
     table: &'a T,
     ring: &'a mut SplitRing,
     header: Header,
-    /// Bytes that the guest sees before each packet.
-    guest_header: usize,
-    /// Whether a packet may span several chains.
-    mergeable: bool,
-    /// Whether the header has their number.
-    num_buffers: bool,
+    features: Features,
     backend: &'a mut Backend,
     call: Option<&'a EventFd>,
     stats: &'a Stats,
@@ -209,6 +202,7 @@ impl<M: GuestMemory, T: Translate> Round<'_, M, T> {
             // the backend before it waits.
             self.backend.disarm();
         }
+        let mut segments = Segments::new(storage);
         loop {
             let most = match self.backend.socket.backlog() {
                 Some(0) => return Ok(Ended::Empty),
@@ -226,9 +220,9 @@ impl<M: GuestMemory, T: Translate> Round<'_, M, T> {
                 let Some(packet_len) = self.backend.socket.next_len() else {
                     return Ok(Ended::Empty);
                 };
-                let mut segments = Segments::new(storage);
+                segments.truncate(0);
                 // No wrap: a packet's length has 32 bits.
-                let len = packet_len.wrapping_add(self.guest_header);
+                let len = packet_len.wrapping_add(self.header.guest());
                 // The packet stays where it is until there are buffers for it.
                 match self.take_buffers(len, &mut segments)? {
                     Buffers::Enough(chains) => {
@@ -325,7 +319,7 @@ impl<M: GuestMemory, T: Translate> Round<'_, M, T> {
                 return Ok(Buffers::Enough(chains));
             }
             taken.add(&chain);
-            if !self.mergeable
+            if !self.features.has(MRG_RXBUF)
                 || usize::from(chains) >= MAX_CHAIN_SEGMENTS
                 || taken.descs >= MAX_PACKET_DESCS
             {
@@ -358,17 +352,14 @@ impl<M: GuestMemory, T: Translate> Round<'_, M, T> {
     fn fill(&mut self, len: usize, chains: u16, segments: &[Segment]) -> Result<bool, Unmapped> {
         let Header { vhost, .. } = self.header;
         let want = len.wrapping_sub(vhost);
-        let received = self.backend.socket.receive(segments, len, vhost);
-        let written = match received {
-            Ok(received) if received.len == want => received.left == 0,
-            Err(e) if e == EFAULT => false,
+        match self.backend.socket.receive(segments, vhost, want) {
+            Ok(received) if received == want => {}
+            Err(e) if e == EFAULT => {
+                let first = segments.first().map_or(UserAddr(0), |segment| segment.addr);
+                return Err(Unmapped(first));
+            }
             // Refused by the tap, or taken by someone else who reads from it.
             _ => return Ok(false),
-        };
-        if !written {
-            // Of a payload that it could not write the tap does not tell: the rest is left over.
-            let first = segments.first().map_or(UserAddr(0), |segment| segment.addr);
-            return Err(Unmapped(first));
         }
         self.finish_header(chains, segments)?;
         Ok(true)
@@ -382,7 +373,7 @@ impl<M: GuestMemory, T: Translate> Round<'_, M, T> {
             let header = EMPTY_HEADER.get(..self.header.vhost).unwrap_or_default();
             owner.scatter(segments, 0, header)?;
         }
-        if !self.num_buffers {
+        if !self.features.has_num_buffers() {
             return Ok(());
         }
         let chains = self.memory.field(chains);
@@ -405,13 +396,20 @@ impl<M: GuestMemory, T: Translate> Round<'_, M, T> {
         self.ring.rewind(chains);
     }
 
-    #[inline]
+    /// Gives the guest the buffers that are done with, if there are any.
+    #[inline(always)]
     fn publish(&mut self) -> Result<(), Fault> {
-        if self.used.len() != 0 {
-            self.used.publish(&self.memory, self.ring)?;
-            self.stats.batches.add(1);
-            virtqueue::call(&self.memory, self.ring, self.call, self.stats);
+        match self.used.len() {
+            0 => Ok(()),
+            _ => self.publish_batch(),
         }
+    }
+
+    #[inline(never)]
+    fn publish_batch(&mut self) -> Result<(), Fault> {
+        self.used.publish(&self.memory, self.ring)?;
+        self.stats.batches.add(1);
+        virtqueue::call(&self.memory, self.ring, self.call, self.stats);
         Ok(())
     }
 }

@@ -81,8 +81,6 @@ impl virtqueue::Round for Transmit<'_> {
             header,
             headroom: if state.has_xdp { XDP_HEADROOM } else { 0 },
             takes_frames: state.takes_frames,
-            // An XDP program sees frames of up to a page.
-            takes_pages: state.takes_frames && !state.has_xdp && !backend.refuses_pages,
             backend,
             call,
             stats: self.stats,
@@ -99,10 +97,7 @@ impl virtqueue::Round for Transmit<'_> {
         };
         let next = round.run(segments);
         // Also after a fault: what was taken before it is good.
-        let flushed = match round.used.len() {
-            0 => Ok(()),
-            _ => round.flush(),
-        };
+        let flushed = round.flush();
         round.call();
         flushed.and(next)
     }
@@ -126,8 +121,6 @@ struct Round<'a, M, T> {
     headroom: u32,
     /// Whether frames go to the backend many at a time.
     takes_frames: bool,
-    /// Whether frames longer than a page go to it in pages.
-    takes_pages: bool,
     packets: usize,
     bytes: usize,
     /// Descriptors looked at.
@@ -269,7 +262,8 @@ impl<M: GuestMemory, T: Translate> Round<'_, M, T> {
                 }
                 return Ok(Sent::Done);
             }
-            if self.takes_pages {
+            // An XDP program sees frames of up to a page.
+            if self.headroom == 0 && !self.backend.refuses_pages {
                 return self.send_pages(segments, len);
             }
         }
@@ -291,7 +285,6 @@ impl<M: GuestMemory, T: Translate> Round<'_, M, T> {
         match frame.send(&self.backend.socket) {
             Err(e) if e == EMSGSIZE => {
                 self.backend.refuses_pages = true;
-                self.takes_pages = false;
                 self.send_single(segments, len)
             }
             // The frame has been read: it is not the guest's memory that cannot be.
@@ -346,12 +339,17 @@ impl<M: GuestMemory, T: Translate> Round<'_, M, T> {
         }
     }
 
-    /// Sends the frames and gives their chains back.
-    #[inline]
+    /// Sends the frames and gives their chains back, if there are any.
+    #[inline(always)]
     fn flush(&mut self) -> Result<(), Fault> {
-        if self.used.len() == 0 {
-            return Ok(());
+        match self.used.len() {
+            0 => Ok(()),
+            _ => self.flush_batch(),
         }
+    }
+
+    #[inline(never)]
+    fn flush_batch(&mut self) -> Result<(), Fault> {
         self.send_frames();
         let packets = self.used.len().wrapping_sub(self.counted);
         self.stats.packets.add(packets);

@@ -13,6 +13,7 @@ use core::mem::MaybeUninit;
 use core::ops::RangeInclusive;
 use core::ptr::NonNull;
 
+use kernel::bindings::SMP_CACHE_BYTES;
 use kernel::error::to_result;
 use kernel::page::PAGE_SIZE;
 use kernel::prelude::*;
@@ -40,6 +41,10 @@ const BUFFERS: usize = shim::RNET_BUFFERS;
 pub(crate) struct Frames {
     raw: NonNull<shim::CFrames>,
     count: usize,
+    /// Bytes that the network stack wants before a frame, for headers.
+    room: u32,
+    /// Bytes that it needs behind a frame.
+    tail: u32,
     pool: Pool,
     /// Those of a [`PagedFrame`], else none; room for [`BUFFERS`].
     buffers: KVec<Buffer>,
@@ -66,6 +71,14 @@ pub(crate) struct PagedFrame<'a> {
     len: usize,
 }
 
+/// The next multiple of a cache line, in which the network stack measures frames
+/// (`SKB_DATA_ALIGN()`).
+#[inline(always)]
+const fn data_align(len: u32) -> u32 {
+    const MASK: u32 = SMP_CACHE_BYTES.wrapping_sub(1);
+    len.wrapping_add(MASK) & !MASK
+}
+
 impl Frames {
     /// An empty list.
     ///
@@ -81,6 +94,10 @@ impl Frames {
         Ok(Self {
             raw,
             count: 0,
+            // SAFETY: no requirements.
+            room: unsafe { shim::rnet_frame_room() },
+            // SAFETY: no requirements.
+            tail: unsafe { shim::rnet_frame_tail() },
             pool,
             buffers,
         })
@@ -118,10 +135,8 @@ impl Frames {
         };
         // CAST: both are at most a page; the sums fit as well.
         let (header, payload) = (header as u32, payload as u32);
-        // SAFETY: only computes.
-        let pad = unsafe { shim::rnet_frame_pad(headroom.wrapping_add(header)) };
-        // SAFETY: only computes.
-        let size = unsafe { shim::rnet_frame_size(pad.wrapping_add(payload)) };
+        let pad = data_align(self.room.wrapping_add(headroom).wrapping_add(header));
+        let size = data_align(pad.wrapping_add(payload)).wrapping_add(self.tail);
         // CAST: `u32` fits `usize`.
         if size as usize > PAGE_SIZE {
             return Ok(None);

@@ -111,7 +111,7 @@ impl Pool {
     /// Cuts off a buffer of at least `len` bytes, at most [`PAGE_SIZE`].
     ///
     /// `None` if there is no memory.
-    #[inline]
+    #[inline(always)]
     pub(super) fn take(&mut self, len: usize) -> Option<Buffer> {
         let len = len.checked_next_multiple_of(GRAIN)?;
         match self.current().and_then(|pages| pages.take(len)) {
@@ -221,7 +221,7 @@ impl Pages {
     }
 
     /// Cuts off a buffer of `len` bytes, a multiple of [`GRAIN`].
-    #[inline]
+    #[inline(always)]
     fn take(&mut self, len: usize) -> Option<Buffer> {
         // One reference stays with the page.
         if self.refs <= 1 || len > self.size.checked_sub(self.used)? {

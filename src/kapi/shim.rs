@@ -128,9 +128,8 @@ unsafe extern "C" {
         packet: *mut c_void,
         seg: *const Segment,
         n: usize,
-        len: usize,
         skip: usize,
-        left: *mut usize,
+        len: usize,
     ) -> c_int;
 
     pub(super) fn rnet_ring_consume(
@@ -150,8 +149,8 @@ unsafe extern "C" {
     pub(super) fn rnet_frames_new() -> *mut CFrames;
     pub(super) fn rnet_frames_clear(frames: *mut CFrames, count: usize);
     pub(super) fn rnet_frames_free(frames: *mut CFrames);
-    pub(super) fn rnet_frame_pad(headroom: c_uint) -> c_uint;
-    pub(super) fn rnet_frame_size(len: c_uint) -> c_uint;
+    pub(super) fn rnet_frame_room() -> c_uint;
+    pub(super) fn rnet_frame_tail() -> c_uint;
     pub(super) fn rnet_frames_put(
         frames: *mut CFrames,
         index: usize,

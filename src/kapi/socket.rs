@@ -4,7 +4,6 @@
 //!
 //! C headers: `include/linux/net.h`, `include/linux/if_tun.h`, `include/linux/if_tap.h`.
 
-use core::mem::MaybeUninit;
 use core::ptr::{null, null_mut, NonNull};
 
 use kernel::bindings;
@@ -28,8 +27,8 @@ pub(crate) struct Socket {
     file: PollFile,
     sock: NonNull<bindings::socket>,
     tap: bool,
-    /// What is sent are Ethernet frames, as far as could be found out.
-    ethernet: bool,
+    /// A tap's, and what is sent are Ethernet frames, as far as could be found out.
+    ethernet_tap: bool,
     /// A tap's. Boxed, for it holds a batch of packets, and sockets are moved.
     ring: Option<KBox<Ring>>,
 }
@@ -47,14 +46,6 @@ pub(crate) struct SendState {
     pub(crate) takes_frames: bool,
     /// Whether the tap runs XDP programs on what it is sent.
     pub(crate) has_xdp: bool,
-}
-
-/// What became of a packet received with [`Socket::receive`].
-pub(crate) struct Received {
-    /// Its length in bytes, with the header that the socket puts before it.
-    pub(crate) len: usize,
-    /// Bytes of the segments that were not written.
-    pub(crate) left: usize,
 }
 
 impl Socket {
@@ -79,7 +70,7 @@ impl Socket {
                 file,
                 sock,
                 tap: false,
-                ethernet: true,
+                ethernet_tap: false,
                 ring: None,
             });
         }
@@ -103,7 +94,7 @@ impl Socket {
             file,
             sock,
             tap: true,
-            ethernet,
+            ethernet_tap: ethernet,
             ring: Some(ring),
         })
     }
@@ -131,7 +122,7 @@ impl Socket {
         // SAFETY: the socket is alive.
         let state = unsafe { shim::rnet_sock_send_state(self.as_ptr()) };
         SendState {
-            takes_frames: self.tap && self.ethernet && state & shim::RNET_SOCK_UNLIMITED != 0,
+            takes_frames: self.ethernet_tap && state & shim::RNET_SOCK_UNLIMITED != 0,
             has_xdp: state & shim::RNET_SOCK_XDP != 0,
         }
     }
@@ -202,22 +193,23 @@ impl Socket {
         unsafe { shim::rnet_sock_peek_len(self.as_ptr()) }
     }
 
-    /// Receives a packet into user memory: the segments, of `len` bytes together, without their
-    /// first `skip` bytes. Does not wait.
+    /// Receives a packet into user memory: `len` bytes of the segments, behind their first `skip`
+    /// bytes. Does not wait. Gives the packet's length in bytes, with the header that the socket puts
+    /// before it.
     ///
     /// # Errors
     ///
-    /// Those of the socket; the packet is gone. `EAGAIN` when [`Socket::next_len`] has not told of
-    /// one, or it has been received by somebody else.
+    /// Those of the socket; the packet is gone. `EFAULT` when the memory could not be written, also where
+    /// a tap does not tell. `EAGAIN` when [`Socket::next_len`] has not told of a packet, or it has been
+    /// received by somebody else.
     #[inline]
     pub(crate) fn receive(
         &mut self,
         segments: &[Segment],
-        len: usize,
         skip: usize,
-    ) -> Result<Received> {
+        len: usize,
+    ) -> Result<usize> {
         let packet = self.take().ok_or(EAGAIN)?;
-        let mut left = MaybeUninit::uninit();
         // SAFETY: the socket is alive and takes over the packet, if it is one of the tap's, which
         // came from its own ring. C copies to the segments' user addresses and handles any.
         let ret = unsafe {
@@ -226,24 +218,18 @@ impl Socket {
                 packet.into_raw(),
                 segments.as_ptr(),
                 segments.len(),
+                skip,
                 len,
-                skip.min(len),
-                left.as_mut_ptr(),
             )
         };
-        // SAFETY: C has written it, whatever it returns.
-        let left = unsafe { left.assume_init() };
-        match usize::try_from(ret) {
-            Ok(len) => Ok(Received { len, left }),
-            Err(_) => Err(Error::from_errno(ret)),
-        }
+        usize::try_from(ret).map_err(|_| Error::from_errno(ret))
     }
 
     /// Throws away the packet that [`Socket::next_len`] has told of.
     pub(crate) fn discard(&mut self) {
         if self.ring.is_none() {
             // SAFETY: the socket is alive; nothing is copied into an empty list.
-            unsafe { shim::rnet_sock_recv(self.as_ptr(), null_mut(), null(), 0, 0, 0, &mut 0) };
+            unsafe { shim::rnet_sock_recv(self.as_ptr(), null_mut(), null(), 0, 0, 0) };
         }
         drop(self.take());
     }

@@ -213,6 +213,9 @@ int rnet_copy_to_user(u64 to, const void *from, size_t len)
 
 int rnet_copy_from_segments(void *to, size_t room, const struct iovec *seg, size_t n, size_t skip)
 {
+	/* All from one is the common case. */
+	if (n && skip < seg->iov_len && seg->iov_len - skip >= room)
+		return _inline_copy_from_user(to, seg->iov_base + skip, room) ? -EFAULT : 0;
 	for (; n && room; n--, seg++) {
 		size_t len = seg->iov_len;
 
@@ -336,10 +339,18 @@ size_t rnet_sock_peek_len(struct socket *sock)
 	return len;
 }
 
-/* One segment is the common case, and cheaper to walk. */
-static void init_iter(struct iov_iter *iter, unsigned int direction, const struct iovec *seg,
-		      size_t n, size_t len, size_t skip)
+/*
+ * A message of len bytes of the segments, of which the first are skipped. All but the iterator is
+ * cleared: a string operation over all of it would cost more than the rest.
+ */
+static __always_inline void init_msg(struct msghdr *msg, unsigned int direction,
+				     const struct iovec *seg, size_t n, size_t len, size_t skip)
 {
+	struct iov_iter *iter = &msg->msg_iter;
+
+	memset(msg, 0, offsetof(struct msghdr, msg_iter));
+	memset_after(msg, 0, msg_iter);
+	/* One segment is the common case, and cheaper to walk. */
 	if (n == 1 && len <= seg->iov_len)
 		iov_iter_ubuf(iter, direction, seg->iov_base, len);
 	else
@@ -350,21 +361,25 @@ static void init_iter(struct iov_iter *iter, unsigned int direction, const struc
 
 int rnet_sock_send(struct socket *sock, const struct iovec *seg, size_t n, size_t len, size_t skip)
 {
-	struct msghdr msg = { .msg_flags = MSG_DONTWAIT };
+	struct msghdr msg __uninitialized;
 
-	init_iter(&msg.msg_iter, ITER_SOURCE, seg, n, len, skip);
+	init_msg(&msg, ITER_SOURCE, seg, n, len, skip);
+	msg.msg_flags = MSG_DONTWAIT;
 	return sock->ops->sendmsg(sock, &msg, len - skip);
 }
 
 int rnet_sock_recv(struct socket *sock, void *packet, const struct iovec *seg, size_t n,
-		   size_t len, size_t skip, size_t *left)
+		   size_t skip, size_t len)
 {
-	struct msghdr msg = { .msg_control = packet };
+	struct msghdr msg __uninitialized;
 	int ret;
 
-	init_iter(&msg.msg_iter, ITER_DEST, seg, n, len, skip);
-	ret = sock->ops->recvmsg(sock, &msg, len - skip, MSG_DONTWAIT | MSG_TRUNC);
-	*left = iov_iter_count(&msg.msg_iter);
+	init_msg(&msg, ITER_DEST, seg, n, skip + len, skip);
+	msg.msg_control = packet;
+	ret = sock->ops->recvmsg(sock, &msg, len, MSG_DONTWAIT | MSG_TRUNC);
+	/* Of a payload that it could not write a tap does not tell: the rest is left over. */
+	if (ret == (int)len && iov_iter_count(&msg.msg_iter))
+		return -EFAULT;
 	return ret;
 }
 
@@ -462,30 +477,47 @@ void rnet_frames_free(struct rnet_frames *frames)
 }
 
 /* Room before the payload of a frame, and the size of a buffer with that and its overhead. */
-unsigned int rnet_frame_pad(unsigned int headroom)
+unsigned int rnet_frame_room(void)
 {
-	return SKB_DATA_ALIGN(NET_IP_ALIGN + NET_SKB_PAD + headroom);
+	return NET_IP_ALIGN + NET_SKB_PAD;
 }
 
-unsigned int rnet_frame_size(unsigned int len)
+unsigned int rnet_frame_tail(void)
 {
-	return SKB_DATA_ALIGN(len) + SKB_DATA_ALIGN(sizeof(struct skb_shared_info));
+	return SKB_DATA_ALIGN(sizeof(struct skb_shared_info));
+}
+
+static __always_inline void put_frame(struct rnet_frames *frames, size_t index, void *buf,
+				      unsigned int size, unsigned int pad, unsigned int len)
+{
+	struct xdp_buff *xdp = frames->xdp + index;
+
+	xdp_init_buff(xdp, size, NULL);
+	xdp_prepare_buff(xdp, buf, pad, len, true);
+}
+
+/* Apart, so that the usual frame is put without a call, and without saving registers for one. */
+static noinline void put_unusual(struct rnet_frames *frames, size_t index, void *buf,
+				 unsigned int size, unsigned int pad, unsigned int header,
+				 unsigned int len)
+{
+	if (header)
+		memcpy(buf, buf + pad - header, header);
+	else
+		memset(buf, 0, pad);
+	put_frame(frames, index, buf, size, pad, len);
 }
 
 void rnet_frames_put(struct rnet_frames *frames, size_t index, void *buf, unsigned int size,
 		     unsigned int pad, unsigned int header, unsigned int len)
 {
-	struct xdp_buff *xdp = &frames->xdp[index];
-
+	if (header != sizeof(struct virtio_net_hdr_mrg_rxbuf)) {
+		put_unusual(frames, index, buf, size, pad, header, len);
+		return;
+	}
 	/* The receiver looks for the header at the start of the buffer. */
-	if (header == sizeof(struct virtio_net_hdr_mrg_rxbuf))
-		memcpy(buf, buf + pad - header, sizeof(struct virtio_net_hdr_mrg_rxbuf));
-	else if (header)
-		memcpy(buf, buf + pad - header, header);
-	else
-		memset(buf, 0, pad);
-	xdp_init_buff(xdp, size, NULL);
-	xdp_prepare_buff(xdp, buf, pad, len, true);
+	memcpy(buf, buf + pad - header, sizeof(struct virtio_net_hdr_mrg_rxbuf));
+	put_frame(frames, index, buf, size, pad, len);
 }
 
 int rnet_frames_send(struct rnet_frames *frames, size_t count, struct socket *sock)

@@ -57,7 +57,7 @@ int rnet_sock_error(struct socket *sock);
 size_t rnet_sock_peek_len(struct socket *sock);
 int rnet_sock_send(struct socket *sock, const struct iovec *seg, size_t n, size_t len, size_t skip);
 int rnet_sock_recv(struct socket *sock, void *packet, const struct iovec *seg, size_t n,
-		   size_t len, size_t skip, size_t *left);
+		   size_t skip, size_t len);
 
 size_t rnet_ring_consume(struct ptr_ring *ring, struct file *file, void **packets, u32 *lens,
 			 size_t n);
@@ -71,8 +71,8 @@ void rnet_pages_put(void *pages, int refs);
 struct rnet_frames *rnet_frames_new(void);
 void rnet_frames_clear(struct rnet_frames *frames, size_t count);
 void rnet_frames_free(struct rnet_frames *frames);
-unsigned int rnet_frame_pad(unsigned int headroom);
-unsigned int rnet_frame_size(unsigned int len);
+unsigned int rnet_frame_room(void);
+unsigned int rnet_frame_tail(void);
 void rnet_frames_put(struct rnet_frames *frames, size_t index, void *buf, unsigned int size,
 		     unsigned int pad, unsigned int header, unsigned int len);
 int rnet_frames_send(struct rnet_frames *frames, size_t count, struct socket *sock);
