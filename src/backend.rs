@@ -30,6 +30,8 @@ pub(crate) struct Backend {
     delay: u32,
     /// The owner has been told of a fault, and no round has gone well since.
     failing: bool,
+    /// Packets that the queue had had when it was last asked whether it is idle.
+    packets: u64,
 }
 
 impl Backend {
@@ -51,6 +53,7 @@ impl Backend {
             in_use: false,
             delay: 0,
             failing: false,
+            packets: 0,
         })
     }
 
@@ -112,18 +115,20 @@ impl Backend {
         !core::mem::replace(&mut self.failing, true)
     }
 
-    /// Whether the queue may give back memory: a second has passed, and the round that it was woken
-    /// for has `moved` nothing. Asked at the end of each round that leaves the queue waiting, while it
-    /// has such memory.
+    /// Whether the queue may give back memory: for a second, or nearly two, it has moved no packet, of
+    /// which it has had `packets` so far. Asked at the end of each round that leaves the queue waiting,
+    /// while it has such memory.
     #[inline]
-    pub(crate) fn is_idle(&mut self, moved: bool) -> bool {
-        let expired = self.timer.take_expired();
-        if expired && !moved {
+    pub(crate) fn is_idle(&mut self, packets: impl FnOnce() -> u64) -> bool {
+        !self.timer.is_running() && self.is_late(packets())
+    }
+
+    fn is_late(&mut self, packets: u64) -> bool {
+        let moved = core::mem::replace(&mut self.packets, packets) != packets;
+        if self.timer.take_expired() && !moved {
             return true;
         }
-        if !self.timer.is_started() {
-            self.timer.start(IDLE);
-        }
+        self.timer.start(IDLE);
         false
     }
 }

@@ -29,10 +29,6 @@ pub(crate) const MAX_ROUND_BYTES: usize = 0x80000;
 /// descriptors would keep the queue's mutex from its owner for long.
 pub(crate) const MAX_ROUND_DESCS: u32 = 1 << 14;
 
-/// The longest that a round spends waiting busily, in microseconds, whatever the owner wants: the
-/// queue's mutex is held.
-const MAX_BUSY_MICROS: u32 = 100_000;
-
 /// Which queue of a pair, seen from the guest; its index in every ioctl.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Direction {
@@ -106,6 +102,8 @@ pub(crate) struct Virtqueue {
     lost_to: Option<Fault>,
     /// The queue has stopped for a fault of the guest or the owner, and has not run since.
     stopped: bool,
+    /// The last round has stopped the queue, lost packets, or has to be tried again.
+    in_trouble: bool,
     /// `VHOST_BACKEND_F_IOTLB_MSG_V2`: format of the messages about IO addresses.
     pub(crate) messages_v2: bool,
     /// `VHOST_SET_VRING_BUSYLOOP_TIMEOUT`: how long a round waits for more before it ends, in
@@ -181,6 +179,7 @@ impl Virtqueue {
             missed: None,
             lost_to: None,
             stopped: false,
+            in_trouble: false,
             messages_v2: false,
             busy_timeout: 0,
             path: Path::Nowhere,
@@ -345,7 +344,7 @@ impl Virtqueue {
             header: self.header,
             backend: self.backend.as_mut()?,
             call: self.call.as_ref(),
-            busy: BusyTime::new(self.busy_timeout.min(MAX_BUSY_MICROS), MAX_BUSY_MICROS),
+            busy: BusyTime::new(self.busy_timeout),
             scratch: &mut self.scratch,
             lost_to: &mut self.lost_to,
         };
@@ -455,30 +454,39 @@ impl Virtqueue {
         self.stopped
     }
 
-    /// Takes note of a round that ended without a fault, and `moved` packets or did not.
+    /// Takes note of a round that ended without a fault.
     #[inline(always)]
-    pub(crate) fn went_on(
-        &mut self,
-        next: &Next,
-        moved: bool,
-        direction: Direction,
-        stats: &Stats,
-    ) {
-        self.stopped = false;
-        if let Some(fault) = self.lost_to.take() {
-            self.tell(fault, Trouble::Loss, direction, stats);
-        } else if let (Some(backend), false) = (&mut self.backend, *next == Next::Retry) {
-            backend.went_well();
+    pub(crate) fn went_on(&mut self, next: &Next, direction: Direction, stats: &Stats) {
+        if self.in_trouble || self.lost_to.is_some() || *next == Next::Retry {
+            self.went_on_in_trouble(next, direction, stats);
         }
-        let Some(backend) = &mut self.backend else {
-            return;
-        };
-        match next {
-            Next::Retry => backend.retry_later(),
-            Next::Wait if self.scratch.frames.keeps_memory() && backend.is_idle(moved) => {
+        // Only one queue has frames.
+        if direction == Direction::Tx && *next == Next::Wait && self.scratch.frames.keeps_memory() {
+            let packets = || stats.packets.get();
+            if let Some(true) = self.backend.as_mut().map(|it| it.is_idle(packets)) {
                 self.scratch.frames.release();
             }
-            _ => {}
+        }
+    }
+
+    /// Takes note of a round after one with trouble, or which lost packets, or could not do all that
+    /// there was to do.
+    #[cold]
+    #[inline(never)]
+    fn went_on_in_trouble(&mut self, next: &Next, direction: Direction, stats: &Stats) {
+        self.stopped = false;
+        let lost_to = self.lost_to.take();
+        let retry = *next == Next::Retry;
+        self.in_trouble = retry || lost_to.is_some();
+        if let Some(fault) = lost_to {
+            self.tell(fault, Trouble::Loss, direction, stats);
+        }
+        if let Some(backend) = &mut self.backend {
+            if retry {
+                backend.retry_later();
+            } else if !self.in_trouble {
+                backend.went_well();
+            }
         }
     }
 
@@ -505,6 +513,7 @@ impl Virtqueue {
     ) -> Next {
         self.lost_to = None;
         self.stopped = true;
+        self.in_trouble = true;
         self.disarm();
         self.tell(fault, Trouble::Stop, direction, stats);
         let next = if comes_back(fault) {
@@ -570,6 +579,7 @@ impl Virtqueue {
             missed,
             lost_to,
             stopped,
+            in_trouble,
             messages_v2,
             busy_timeout,
             path,
@@ -583,6 +593,7 @@ impl Virtqueue {
         *missed = None;
         *lost_to = None;
         *stopped = false;
+        *in_trouble = false;
         *messages_v2 = false;
         *busy_timeout = 0;
         *path = Path::Nowhere;

@@ -255,15 +255,13 @@ impl Job {
             // Attached to another one since, which has been woken for it.
             return;
         }
-        let before = queue.stats.packets.get();
         let round = match direction {
             Direction::Rx => rx::run(&mut vq, memory, &queue.stats, &self.pending),
             Direction::Tx => tx::run(&mut vq, memory, &queue.stats, &self.pending),
         };
         let next = match round {
             Ok(next) => {
-                let moved = queue.stats.packets.get() != before;
-                vq.went_on(&next, moved, direction, &queue.stats);
+                vq.went_on(&next, direction, &queue.stats);
                 next
             }
             // With the owner goes its memory, which is not the guest's fault. An owner that is only

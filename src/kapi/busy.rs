@@ -10,14 +10,16 @@ use kernel::time::{Delta, Instant, Monotonic};
 
 use super::shim;
 
+/// The longest that a round spends so, from the beginning of its first wait on, whatever the owner
+/// wants: the queue's mutex is held.
+const MAX_TOTAL: Delta = Delta::from_millis(100);
+
 /// The time that a round may spend looking again and again.
 pub(crate) struct BusyTime {
     /// The longest single wait, in microseconds.
     wait: u32,
     /// When the round waited first.
     first: Option<Instant<Monotonic>>,
-    /// The longest time from there on to the end of its last wait.
-    total: Delta,
 }
 
 /// A single wait.
@@ -39,14 +41,10 @@ pub(crate) enum Polled {
 }
 
 impl BusyTime {
-    /// The time of a round whose waits take up to `wait` microseconds each, and which ends them `total`
-    /// microseconds after its first began.
-    pub(crate) fn new(wait: u32, total: u32) -> Self {
-        Self {
-            wait,
-            first: None,
-            total: Delta::from_micros(i64::from(total)),
-        }
+    /// The time of a round whose waits take up to `wait` microseconds each.
+    #[inline]
+    pub(crate) fn new(wait: u32) -> Self {
+        Self { wait, first: None }
     }
 
     /// Whether the round is to wait at all.
@@ -60,7 +58,7 @@ impl BusyTime {
         let start = Instant::now();
         let first = *self.first.get_or_insert(start);
         let wait = Delta::from_micros(i64::from(self.wait));
-        let left = self.total - (start - first);
+        let left = MAX_TOTAL - (start - first);
         let cut = left < wait;
         BusyPoll {
             start,

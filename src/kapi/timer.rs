@@ -69,14 +69,13 @@ impl<W: Wake + 'static> Timer<W> {
         self.shared.expired.take();
     }
 
-    /// Whether the timer has been started, and has not been cancelled or seen to expire since.
+    /// Whether the timer has been started, and has neither expired nor been cancelled since.
     #[inline]
-    pub(crate) fn is_started(&self) -> bool {
-        self.handle.is_some()
+    pub(crate) fn is_running(&self) -> bool {
+        self.handle.is_some() && !self.shared.expired.is_set()
     }
 
     /// Whether the timer has expired since it was started; once for each start.
-    #[inline]
     pub(crate) fn take_expired(&mut self) -> bool {
         if self.shared.expired.take() {
             self.handle = None;
