@@ -346,13 +346,13 @@ impl Wire {
     ///
     /// A kernel without filters skips the case.
     pub fn drop_type(&self, ethertype: u16) -> Result<()> {
-        for module in ["sch_ingress", "cls_flower", "act_gact"] {
+        for module in ["sch_ingress", "cls_matchall", "act_gact"] {
             load(module)?;
         }
         let low = self.low();
         tc(&format!(
             "qdisc replace dev {low} clsact\n\
-             filter add dev {low} egress protocol {ethertype:#x} flower action drop\n"
+             filter add dev {low} egress protocol {ethertype:#x} matchall action drop\n"
         ))
     }
 

@@ -89,10 +89,6 @@ fn run(options: Options) -> Result<ExitCode> {
                 .any(|part| case.name.contains(part.as_str()))
         });
     }
-    if options.patience > 1 {
-        // They are small, and slow.
-        chosen.retain(|case| !cases::on_packaged_kernels_only(case));
-    }
     if chosen.is_empty() {
         bail!("no case has such a name");
     }

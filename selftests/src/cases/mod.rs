@@ -243,26 +243,6 @@ pub fn all() -> Vec<Case> {
     .concat()
 }
 
-/// Whether a case wants of its kernel what those with checks have not: bridges, filters, groups that
-/// count memory, huge pages; or many long frames, with which they would take too long.
-#[must_use]
-pub fn on_packaged_kernels_only(case: &Case) -> bool {
-    const FAMILIES: &[&str] = &[
-        "drops.",
-        "frames.beyond",
-        "frames.borders",
-        "frames.charged",
-        "frames.flooded",
-        "frames.given_back",
-        "frames.header_lengths",
-        "frames.limit",
-        "frames.routed",
-        "frames.segmented",
-        "shortage.empty_hugetlb",
-    ];
-    FAMILIES.iter().any(|family| case.name.starts_with(family))
-}
-
 /// All helper roles.
 #[must_use]
 pub fn roles() -> Vec<Role> {
