@@ -77,6 +77,9 @@ pub trait RingDriver: std::fmt::Debug + Send {
     /// Asks for no calls.
     fn disarm_call(&mut self);
 
+    /// Has notifications asked for by event index, or by flags, from now on.
+    fn set_event_index(&mut self, events: bool);
+
     /// Empties the ring as after a reset, at the given index.
     fn reset(&mut self, base: u16);
 }

@@ -343,6 +343,15 @@ impl RingDriver for SplitDriver {
         }
     }
 
+    fn set_event_index(&mut self, events: bool) {
+        self.event_idx = events;
+        if self.calls_wanted {
+            let _ = self.arm_call(1);
+        } else {
+            self.disarm_call();
+        }
+    }
+
     fn reset(&mut self, base: u16) {
         let n = self.layout.size;
         self.memory.fill(self.layout.desc, 16 * usize::from(n), 0);

@@ -49,7 +49,7 @@ fn moved_ring(ctx: &Context) -> Result<()> {
         Behind::start(ctx, setup, VERSION_2)?.run(|device, _| {
             traffic::exchange(device, Plan::new(ctx.seed, 300, |_| 100))?;
             for (round, index) in [RX, TX, RX, TX].into_iter().enumerate() {
-                move_ring(ctx, device, index)
+                move_ring(ctx, device, index, false)
                     .with_context(|| format!("move {round}, features {features:#x}"))?;
             }
             expect_no_errors(device)

@@ -5,21 +5,24 @@
 
 use super::iotlb::{Behind, expect_no_errors};
 use super::log::{END, USED, content, used_len};
-use super::{Case, Context, accepts, case, check};
+use super::{Case, Context, Kind, accepts, case, check};
 use crate::device::{NetDevice, Setup};
+use crate::frame;
 use crate::iommu::PAGE;
-use crate::iotlb::VERSION_2;
+use crate::iotlb::{Message, VERSION_2};
 use crate::log::{DirtyLog, Pages, cover, log_used};
 use crate::memory::GuestMemory;
 use crate::traffic::{self, Plan};
-use crate::uapi::{MemoryRegion, feature};
+use crate::uapi::{MemoryRegion, NetHeader, feature};
 use crate::vhost::{RX, TX};
+use crate::wait::Deadline;
 use anyhow::{Context as _, Result};
 
 pub(super) const CASES: &[Case] = &[
     case("iotlb.log", 60, log),
     case("iotlb.log_alias", 60, log_alias),
     case("iotlb.log_moved_pages", 60, log_moved_pages),
+    case("iotlb.log_pieces", 60, log_pieces),
 ];
 
 /// Added to a physical address, the other one of the same memory.
@@ -198,4 +201,59 @@ fn log_moved_pages(ctx: &Context) -> Result<()> {
         check(logged.len() > 12, || "too little was logged".into())?;
         expect_no_errors(device)
     })
+}
+
+/// Used entries are written over many small mappings at once: their page is logged all the same, and
+/// nothing else holds it that would be.
+fn log_pieces(ctx: &Context) -> Result<()> {
+    /// Chains that are used together.
+    const BATCH: usize = 64;
+    /// The first of these entries, in a page that has neither index nor event index.
+    const BASE: u16 = 600;
+    // C has room for 64 pieces, and loses chains with more.
+    let piece = if ctx.kind == Kind::C { 32 } else { 4 };
+    for index in [RX, TX] {
+        let mut setup = setup(feature::EVENT_IDX);
+        setup.base = BASE;
+        let (behind, log) = start(ctx, setup)?;
+        let page = behind.layout(index).used + PAGE;
+        let memory = behind.device.memory.clone();
+        for at in (page..page + PAGE).step_by(piece) {
+            let entry = Message::update(at, piece as u64, memory.user(at));
+            accepts("UPDATE", behind.device.vhost.send(VERSION_2, entry))?;
+        }
+        // The other pages of the ring, without those again.
+        for at in [page - PAGE, page + PAGE] {
+            behind.iommu.map(at, 1)?;
+        }
+        behind.run(|device, _| {
+            let mut bytes = Vec::new();
+            device.rx_fill()?;
+            for sequence in 0..BATCH as u64 {
+                frame::build(ctx.seed, sequence, 60, &mut bytes);
+                if index == RX {
+                    device.peer.send(NetHeader::default(), &bytes)?;
+                } else {
+                    check(device.tx_post(NetHeader::default(), &bytes)?, || {
+                        "no room".into()
+                    })?;
+                }
+            }
+            device.queue(index).flush()?;
+            device.bind(index)?;
+            let layout = device.queue(index).layout;
+            let end = BASE + BATCH as u16;
+            Deadline::patient().until("all chains to be used", || {
+                Ok(layout.used_index(&memory) == end)
+            })?;
+            device.unbind(index)?;
+            let logged = log.take();
+            let needed = physical(&memory, page, 1);
+            check(needed.is_subset(&logged), || {
+                format!("queue {index}: written but not logged: {needed:x?}")
+            })?;
+            expect_no_errors(device)
+        })?;
+    }
+    Ok(())
 }

@@ -20,7 +20,9 @@ pub(super) const CASES: &[Case] = &[
     case("live.memory", 60, memory),
     case("live.event_descriptors", 60, event_descriptors),
     case("live.features", 60, features),
+    case("live.event_index", 60, event_index),
     case("live.ring_move", 60, ring_move),
+    case("live.ring_move_to_flags", 60, ring_move_to_flags),
     case("live.reset_owner", 60, reset_owner),
     case("live.backend_race", 60, backend_race),
 ];
@@ -144,6 +146,29 @@ fn features(ctx: &Context) -> Result<()> {
     })
 }
 
+/// The event index comes and goes under traffic. What it was, and what the flags were when they counted
+/// last, is still there.
+fn event_index(ctx: &Context) -> Result<()> {
+    let mut setup = Setup::new(feature::VERSION_1);
+    (setup.rx_buffers.0, setup.tx_buffers.0) = (200, 200);
+    let mut device = NetDevice::start(&ctx.device, setup)?;
+    for round in 0..40 {
+        // From one frame, which leaves the flags as they are, to enough to change them.
+        let plan = Plan::new(ctx.seed + round, 1 + 23 * (round % 4), |_| 100);
+        traffic::exchange(&mut device, plan).with_context(|| format!("round {round}"))?;
+        device.setup.features ^= feature::EVENT_IDX;
+        let features = device.setup.features;
+        accepts("SET_FEATURES", device.vhost.set_features(features))?;
+        for index in [RX, TX] {
+            let ring = &mut device.queue(index).ring;
+            ring.set_event_index(features & feature::EVENT_IDX != 0);
+            // What C wants to be kicked for, it has told in the other way.
+            wake_c(ctx, device.queue(index))?;
+        }
+    }
+    Ok(())
+}
+
 /// A ring moves while it is bound; the old place is not read or written any more.
 fn ring_move(ctx: &Context) -> Result<()> {
     let mut setup = Setup::new(feature::VERSION_1);
@@ -151,13 +176,37 @@ fn ring_move(ctx: &Context) -> Result<()> {
     let mut device = NetDevice::start(&ctx.device, setup)?;
     traffic::exchange(&mut device, Plan::new(ctx.seed, 300, |_| 100))?;
     for index in [RX, TX] {
-        move_ring(ctx, &mut device, index)?;
+        move_ring(ctx, &mut device, index, false)?;
     }
     Ok(())
 }
 
-/// Moves a ring, with no chain of the guest in it, to the second region, and uses it there.
-pub(super) fn move_ring(ctx: &Context, device: &mut NetDevice, index: u32) -> Result<()> {
+/// A ring moves to where no kick is asked for, by flags or event index: the device asks there.
+fn ring_move_to_flags(ctx: &Context) -> Result<()> {
+    for events in [0, feature::EVENT_IDX] {
+        let mut setup = Setup::new(feature::VERSION_1 | events);
+        setup.regions = vec![(0x4000_0000, 1 << 20)];
+        let mut device = NetDevice::start(&ctx.device, setup)?;
+        for (round, index) in [RX, TX, TX, RX].into_iter().enumerate() {
+            traffic::exchange(
+                &mut device,
+                Plan::new(ctx.seed, 1 + 30 * round as u64, |_| 100),
+            )?;
+            move_ring(ctx, &mut device, index, true)
+                .with_context(|| format!("queue {index}, features {events:#x}"))?;
+        }
+    }
+    Ok(())
+}
+
+/// Moves a ring, with no chain of the guest in it, to the second region, and uses it there; if
+/// `unasked`, to where it seems that the device wants no kick.
+pub(super) fn move_ring(
+    ctx: &Context,
+    device: &mut NetDevice,
+    index: u32,
+    unasked: bool,
+) -> Result<()> {
     let memory = device.memory.clone();
     let queue = device.queue(index);
     let old = queue.layout;
@@ -184,14 +233,17 @@ pub(super) fn move_ring(ctx: &Context, device: &mut NetDevice, index: u32) -> Re
     queue.ring = Box::new(SplitDriver::new(memory.clone(), new, features, base));
     queue.layout = new;
     queue.forget_buffers()?;
+    if unasked {
+        new.ask_no_kick(&memory, base);
+    }
     let place = if index == RX {
         device.address(&device.rx)
     } else {
         device.address(&device.tx)
     };
     accepts("SET_VRING_ADDR live", device.vhost.set_addr(place))?;
-    if features & feature::EVENT_IDX != 0 {
-        // At which index it wants a kick, C has told at the old place.
+    if unasked || features & feature::EVENT_IDX != 0 {
+        // Whether it wants a kick, C has told at the old place.
         wake_c(ctx, device.queue(index))?;
     }
     for part in [old.desc, old.avail, old.used] {

@@ -188,6 +188,15 @@ impl SplitLayout {
         }
     }
 
+    /// Writes what a device writes that wants no kick, at available index `at`: in its place, for the
+    /// flags and the event index of earlier times.
+    pub fn ask_no_kick(&self, memory: &GuestMemory, at: u16) {
+        memory.store_u16(self.used, self.half(USED_NO_NOTIFY), Ordering::Relaxed);
+        let event = self.used + 4 + 8 * u64::from(self.size);
+        let passed = self.half(at.wrapping_sub(1));
+        memory.store_u16(event, passed, Ordering::Relaxed);
+    }
+
     /// The used index.
     #[must_use]
     pub fn used_index(&self, memory: &GuestMemory) -> u16 {
