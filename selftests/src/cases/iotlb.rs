@@ -365,8 +365,11 @@ fn ring_permissions(ctx: &Context) -> Result<()> {
             iommu.map(used.0, used.1)?;
             // Of a ring that is denied C asks for no translation, so that none wakes it.
             wake_c(ctx, &device.tx)?;
-            take_one(ctx, device, TX, round)?;
+            take_one(ctx, device, TX, round).with_context(|| format!("transmitted {round}"))?;
         }
+        // Buffers for all frames that come: the last ones of the exchange may have taken some.
+        device.rx_fill()?;
+        device.rx.flush()?;
         let used = (device.rx.layout.used, used.1);
         procfs::idle()?;
         set_all_rights(iommu, used, READ)?;
@@ -386,7 +389,7 @@ fn ring_permissions(ctx: &Context) -> Result<()> {
         iommu.map(used.0, used.1)?;
         wake_c(ctx, &device.rx)?;
         for round in 0..50 {
-            take_one(ctx, device, RX, round)?;
+            take_one(ctx, device, RX, round).with_context(|| format!("received {round}"))?;
         }
         traffic::exchange(device, Plan::new(ctx.seed + 1, 50, |_| 100))
     })
