@@ -3,6 +3,7 @@
 //! Runs each case in a process of its own and reports in KTAP.
 
 use crate::cases::{Case, Context, Kind, Skip};
+use crate::conformance::differences;
 use crate::kmsg::Begun;
 use crate::wait::Deadline;
 use anyhow::{Context as _, Result};
@@ -149,6 +150,9 @@ pub fn run_all(cases: &[Case], context: &Context, to: &mut impl Write) -> Result
         let outcome = outcome(case, context)
             .unwrap_or_else(|error| Outcome::Fail(format!("the case could not be run: {error:#}")));
         let mut line = String::new();
+        if let (Kind::C, Some(reason)) = (context.kind, differences::in_traffic(case.name)) {
+            remark(to, &format!("not so with {device}: {reason}"))?;
+        }
         match &outcome {
             Outcome::Pass(text) => {
                 remark(to, text)?;

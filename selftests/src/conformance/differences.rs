@@ -108,6 +108,99 @@ pub const ALL: &[Difference] = &[
     },
 ];
 
+/// A difference in traffic: the in-tree driver stalls, loses packets, or does something for far too
+/// long. No call shows it; cases do, in which that driver is helped on, or let off.
+#[derive(Clone, Copy, Debug)]
+pub struct Course {
+    /// What differs, and why that is meant.
+    pub reason: &'static str,
+    /// The cases, by name.
+    pub cases: &'static [&'static str],
+}
+
+/// All differences in traffic.
+pub const IN_TRAFFIC: &[Course] = &[
+    Course {
+        reason: "a queue that stopped asks for a kick, and looks again for whatever its owner \
+                 changes: the in-tree driver waits for a kick that it has switched off",
+        cases: &[
+            "accept.error",
+            "goes_on.backend",
+            "goes_on.features",
+            "goes_on.kick_descriptor",
+            "goes_on.link",
+            "goes_on.log_base",
+            "goes_on.memory_table",
+            "goes_on.mended",
+            "goes_on.ring_address",
+            "goes_on.worker",
+            "iotlb.permissions",
+            "iotlb.ring_permissions",
+            "live.event_index",
+            "live.ring_move",
+            "live.ring_move_to_flags",
+        ],
+    },
+    Course {
+        reason: "used buffers are kept until the guest can be given them: the in-tree driver \
+                 forgets them when the used ring cannot be written",
+        cases: &["away.tx_ring", "away.rx_ring"],
+    },
+    Course {
+        reason: "a frame longer than all buffers of a full ring is dropped: the in-tree driver \
+                 waits for buffers that the guest has no room to post",
+        cases: &["rx.never_fits"],
+    },
+    Course {
+        reason: "what a packet socket's device or a filter drops is gone: the in-tree driver sends \
+                 it again and again, and nothing behind it",
+        cases: &["drops.filter", "drops.full_queue"],
+    },
+    Course {
+        reason: "a layer 3 tap without a limit to its send buffer gets packets one by one: the \
+                 in-tree driver batches them as Ethernet frames, which the tap then drops",
+        cases: &["accept.layer_3"],
+    },
+    Course {
+        reason: "a call that a signal interrupts while it starts a thread is made again: the \
+                 in-tree vhost takes that for a lack of memory",
+        cases: &["signals.set_owner"],
+    },
+    Course {
+        reason: "rounds end after so many descriptors, and waits after so much time: the in-tree \
+                 driver counts packets and bytes only, and waits anew for each packet",
+        cases: &[
+            "bounded.rx_descriptors",
+            "bounded.tx_descriptors",
+            "bounded.rx_bytes",
+            "bounded.killed",
+            "bounded.busy_polling",
+        ],
+    },
+    Course {
+        reason: "unbinding a queue forgets its own miss: the in-tree vhost forgets the other's, too",
+        cases: &["goes_on.other_unbound"],
+    },
+    Course {
+        reason: "no write goes unlogged unnoticed: the in-tree vhost goes on without a log that is \
+                 away, and logs no used entries over more than 64 pieces",
+        cases: &["away.log", "iotlb.log_pieces"],
+    },
+    Course {
+        reason: "memory for frames is charged to who owns the device: the in-tree driver's is not",
+        cases: &["frames.charged", "frames.limit"],
+    },
+];
+
+/// What a case shows that the in-tree driver does otherwise.
+#[must_use]
+pub fn in_traffic(case: &str) -> Option<&'static str> {
+    let course = IN_TRAFFIC
+        .iter()
+        .find(|course| course.cases.contains(&case));
+    course.map(|course| course.reason)
+}
+
 const WORKERS: &[&str] = &[
     "NEW_WORKER",
     "FREE_WORKER",
@@ -135,5 +228,18 @@ fn known_queue(step: &Step) -> bool {
             argument.has(4) && argument.word(0).is_some_and(|index| index < 2)
         }
         _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::IN_TRAFFIC;
+
+    #[test]
+    fn differences_in_traffic_are_cases() {
+        let all = crate::cases::all();
+        for name in IN_TRAFFIC.iter().flat_map(|course| course.cases) {
+            assert!(all.iter().any(|case| case.name == *name), "{name}");
+        }
     }
 }
