@@ -46,6 +46,7 @@ mod log;
 mod log_control;
 mod log_live;
 mod rxbuf;
+mod pressure;
 mod shortage;
 mod signals;
 mod soak;
@@ -232,6 +233,7 @@ pub fn all() -> Vec<Case> {
         away::CASES,
         goes_on::CASES,
         shortage::CASES,
+        pressure::CASES,
         load::CASES,
         bounded::CASES,
         stress::CASES,
