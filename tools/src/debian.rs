@@ -45,6 +45,7 @@ const TOOLS: &[&str] = &[
     "libzstd-dev",
     "linux-perf",
     "make",
+    "nftables",
     "pahole",
     "perl",
     "procps",

@@ -42,7 +42,11 @@ pub fn ensure(lab: &Lab, update: bool) -> Result<()> {
     }
     if update || !debian::complete(lab) {
         step("package lists", || debian::refresh(lab))?;
-        let version = step("packaged kernel", || debian::install_kernel(lab))?;
+        // A tool that is missing is no reason for another kernel.
+        let version = match debian::installed_kernel(lab) {
+            Ok(version) if !update => version,
+            _ => step("packaged kernel", || debian::install_kernel(lab))?,
+        };
         step(
             &format!("toolchain and QEMU for {}", version.release),
             || debian::install_tools(lab, &version),
