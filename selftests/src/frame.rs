@@ -54,26 +54,36 @@ pub fn build_tcp(seed: u64, sequence: u64, len: usize, out: &mut Vec<u8>) {
     ip[2..4].copy_from_slice(&total.to_be_bytes());
     ip[8] = 64;
     ip[9] = 6;
-    ip[12..16].copy_from_slice(&[192, 0, 2, 1]);
-    ip[16..20].copy_from_slice(&[192, 0, 2, 2]);
-    let sum = !fold(ip);
-    ip[10..12].copy_from_slice(&sum.to_be_bytes());
-    // The pseudo-header's sum is what CHECKSUM_PARTIAL starts from.
-    let mut pseudo = Vec::from([192, 0, 2, 1, 192, 0, 2, 2, 0, 6]);
-    pseudo.extend((total - 20).to_be_bytes());
-    let tcp = &mut out[ETH_HEADER + IP_HEADER..ETH_HEADER + IP_HEADER + TCP_HEADER];
+    let tcp = &mut out[ETH_HEADER + IP_HEADER..TCP_HEADERS];
     tcp[12] = 0x50;
     tcp[13] = 0x10;
-    tcp[16..18].copy_from_slice(&fold(&pseudo).to_be_bytes());
     tcp[18..20].fill(0);
+    set_addresses(out, [192, 0, 2, 1], [192, 0, 2, 2]);
+}
+
+/// Changes the IPv4 addresses of a frame made by [`build_tcp`], and the sums that depend on them.
+pub fn set_addresses(frame: &mut [u8], source: [u8; 4], destination: [u8; 4]) {
+    let (ip, tcp) = frame[ETH_HEADER..TCP_HEADERS].split_at_mut(IP_HEADER);
+    ip[10..12].fill(0);
+    ip[12..16].copy_from_slice(&source);
+    ip[16..20].copy_from_slice(&destination);
+    let sum = !internet_sum(&[ip]);
+    ip[10..12].copy_from_slice(&sum.to_be_bytes());
+    let total = u16::from_be_bytes([ip[2], ip[3]]);
+    // The pseudo-header's sum is what CHECKSUM_PARTIAL starts from.
+    let pseudo = [&ip[12..], &[0, 6], &(total - 20).to_be_bytes()];
+    tcp[16..18].copy_from_slice(&internet_sum(&pseudo).to_be_bytes());
 }
 
 /// Length of all headers of a frame made by [`build_tcp`].
 pub const TCP_HEADERS: usize = ETH_HEADER + IP_HEADER + TCP_HEADER;
 
-fn fold(bytes: &[u8]) -> u16 {
-    let mut sum: u32 = bytes
-        .chunks(2)
+/// The Internet checksum, not inverted, of parts of which only the last may have an odd length.
+#[must_use]
+pub fn internet_sum(parts: &[&[u8]]) -> u16 {
+    let mut sum: u32 = parts
+        .iter()
+        .flat_map(|part| part.chunks(2))
         .map(|pair| u32::from(pair[0]) << 8 | u32::from(pair.get(1).copied().unwrap_or(0)))
         .sum();
     while sum > 0xffff {
@@ -140,6 +150,7 @@ mod tests {
     fn the_header_sum_of_a_tcp_frame_is_right() {
         let mut bytes = Vec::new();
         build_tcp(1, 2, 1514, &mut bytes);
-        assert_eq!(fold(&bytes[ETH_HEADER..ETH_HEADER + IP_HEADER]), 0xffff);
+        let ip = &bytes[ETH_HEADER..ETH_HEADER + IP_HEADER];
+        assert_eq!(internet_sum(&[ip]), 0xffff);
     }
 }
