@@ -38,6 +38,7 @@ pub mod kmsg;
 pub mod load;
 pub mod log;
 pub mod memory;
+pub mod nics;
 pub mod peer;
 pub mod procfs;
 pub mod queue;

@@ -91,7 +91,7 @@ pub fn load(module: &str) -> Result<()> {
 ///
 /// When one fails.
 pub fn ip(commands: &str) -> Result<()> {
-    batch("ip", commands)
+    feed(Command::new("ip").args(["-batch", "-"]), commands)
 }
 
 /// Runs commands of tc(8), one a line.
@@ -100,24 +100,28 @@ pub fn ip(commands: &str) -> Result<()> {
 ///
 /// When one fails.
 pub fn tc(commands: &str) -> Result<()> {
-    batch("tc", commands)
+    feed(Command::new("tc").args(["-batch", "-"]), commands)
 }
 
-fn batch(program: &str, commands: &str) -> Result<()> {
-    let mut child = Command::new(program)
-        .args(["-batch", "-"])
+/// Runs a program that reads `input`.
+///
+/// # Errors
+///
+/// When it fails.
+pub fn feed(program: &mut Command, input: &str) -> Result<()> {
+    let mut child = program
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
-        .with_context(|| format!("run {program}"))?;
+        .with_context(|| format!("run {program:?}"))?;
     let mut stdin = child.stdin.take().context("no input")?;
-    stdin.write_all(commands.as_bytes())?;
+    stdin.write_all(input.as_bytes())?;
     drop(stdin);
     let output = child.wait_with_output()?;
     if !output.status.success() {
         let said = String::from_utf8_lossy(&output.stderr);
-        bail!("{program}: {} ({commands:?})", said.trim());
+        bail!("{program:?}: {} ({input:?})", said.trim());
     }
     Ok(())
 }

@@ -143,6 +143,13 @@ pub(crate) fn if_up(name: &str, mtu: i32) -> io::Result<()> {
     Ok(())
 }
 
+/// Whether an interface is up and has a link.
+pub(crate) fn if_running(name: &str) -> io::Result<bool> {
+    let mut request = IfRequest::new(name);
+    call(control()?.as_fd(), GET_IF_FLAGS, &mut request)?;
+    Ok(request.value[0] & 0x40 != 0)
+}
+
 /// Sets how many frames an interface keeps until they are sent.
 pub(crate) fn if_queue_length(name: &str, frames: i32) -> io::Result<()> {
     call(
