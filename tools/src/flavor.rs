@@ -72,6 +72,11 @@ impl Flavor {
         }
     }
 
+    /// Whether it has the drivers of the network cards that the selftests use.
+    pub fn has_card_drivers(self) -> bool {
+        self == Self::Packaged
+    }
+
     /// By how much time limits are multiplied.
     pub fn patience(self) -> u32 {
         match self {

@@ -307,6 +307,7 @@ fn run_vm(lab: &Lab, args: VmArgs) -> Result<ExitCode> {
     };
     let mut vm = Vm::new(lab, "vm")
         .flavor(args.kernel)
+        .cards(args.kernel.has_card_drivers())
         .log_dir(args.log)
         .smp(args.smp)
         .memory(&args.mem)

@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow, bail};
 use rnet_e2e::emulation;
 use selftests::kmsg::Begun;
+use selftests::nics;
 
 use crate::chroot::Access;
 use crate::flavor::Flavor;
@@ -60,6 +61,7 @@ pub struct Vm<'a> {
     limit: Duration,
     output: Output,
     needs_nested: bool,
+    cards: bool,
     again: Option<Box<Again<'a>>>,
 }
 
@@ -125,6 +127,7 @@ impl<'a> Vm<'a> {
             limit: Duration::from_secs(600),
             output: Output::Quiet,
             needs_nested: false,
+            cards: false,
             again: None,
         }
     }
@@ -182,6 +185,13 @@ impl<'a> Vm<'a> {
     #[must_use]
     pub fn nested(mut self) -> Self {
         self.needs_nested = true;
+        self
+    }
+
+    /// Adds the network cards of the selftests, of which two each are connected.
+    #[must_use]
+    pub fn cards(mut self, cards: bool) -> Self {
+        self.cards = cards;
         self
     }
 
@@ -344,6 +354,21 @@ impl<'a> Vm<'a> {
             ));
             add(&format!(
                 "-device virtio-9p-pci,fsdev={tag},mount_tag={tag}"
+            ));
+        }
+        let cards = nics::ALL.iter().filter(|_| self.cards);
+        for (number, card) in cards.enumerate() {
+            let id = format!("nic{number}");
+            add(&format!("-netdev hubport,id={id},hubid={}", card.pair));
+            // Each has a bus of its own: a card of several functions needs more than one place.
+            add(&format!(
+                "-device pcie-root-port,id={id}-bus,chassis={number}"
+            ));
+            // Without a ROM for network boot, which takes time and is not always installed.
+            add(&format!(
+                "-device {},netdev={id},mac={},bus={id}-bus,romfile=",
+                card.model,
+                card.address()
             ));
         }
         add("-device virtio-serial-pci");
