@@ -44,6 +44,7 @@ pub mod procfs;
 pub mod queue;
 pub mod ring;
 pub mod runner;
+pub mod segments;
 pub mod setup;
 pub mod soak;
 pub mod split;
