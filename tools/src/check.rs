@@ -365,6 +365,9 @@ fn selftest(lab: &Lab, flavor: Flavor, device: &str, filter: &[&str], tally: &mu
     let ran = step(&name, || {
         let mut script = String::new();
         let mut options = format!("--device {device}");
+        if flavor.has_card_drivers() {
+            options.push_str(" --cards");
+        }
         if device == demo::RNET {
             script.push_str(&demo::insmod(flavor));
             options.push_str(&format!(" --module /artifacts/{}", flavor.module()));
@@ -380,6 +383,7 @@ fn selftest(lab: &Lab, flavor: Flavor, device: &str, filter: &[&str], tally: &mu
         script.push_str("exit $status\n");
         Vm::new(lab, &name)
             .flavor(flavor)
+            .cards(flavor.has_card_drivers())
             .limit(SELFTEST_LIMIT)
             .output(Output::Quiet)
             .run(&script)

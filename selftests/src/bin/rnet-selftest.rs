@@ -31,6 +31,9 @@ struct Options {
     /// Multiplies all time limits.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     patience: u32,
+    /// Has cases of network cards, too: the machine has the cards that they need.
+    #[arg(long)]
+    cards: bool,
     /// Lists the cases and ends.
     #[arg(long)]
     list: bool,
@@ -81,6 +84,7 @@ fn run(options: Options) -> Result<ExitCode> {
         return Ok(runner::run_here(case.run, &context));
     }
     let mut chosen = cases::all();
+    chosen.retain(|case| options.cards || !case.cards);
     if !options.filter.is_empty() {
         chosen.retain(|case| {
             options

@@ -42,6 +42,7 @@ mod lifecycle;
 mod live;
 mod load;
 mod messages;
+mod nics;
 mod log;
 mod log_control;
 mod log_live;
@@ -147,6 +148,8 @@ pub struct Case {
     pub name: &'static str,
     /// After which it counts as hung.
     pub timeout: Duration,
+    /// Whether the machine has to have all of [`crate::nics::ALL`].
+    pub cards: bool,
     /// The test itself.
     pub run: fn(&Context) -> Result<()>,
 }
@@ -155,6 +158,7 @@ const fn case(name: &'static str, seconds: u64, run: fn(&Context) -> Result<()>)
     Case {
         name,
         timeout: Duration::from_secs(seconds),
+        cards: false,
         run,
     }
 }
@@ -241,6 +245,8 @@ pub fn all() -> Vec<Case> {
         alloc::CASES,
         alloc_random::CASES,
         history_races::CASES,
+        // Last, for the drivers that it loads stay.
+        nics::CASES,
     ]
     .concat()
 }
