@@ -17,7 +17,7 @@ use crate::features::{Features, LOG_ALL, VERSION_1};
 use crate::iotlb::{Entries, Iotlb};
 use crate::kapi::{EventFd, OwnerMemory};
 use crate::memory::Table;
-use crate::virtqueue::Next;
+use crate::round::Next;
 
 /// Guest memory that is not simply the owner's.
 pub(crate) type Mediated<'a> = vring::Mediated<'a, OwnerMemory<'a>, Table, Entries>;

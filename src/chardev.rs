@@ -11,11 +11,11 @@ use kernel::sync::poll::PollTable;
 use kernel::sync::{Arc, ArcBorrow};
 
 use crate::device::Device;
+use crate::direction::Direction;
 use crate::ioctl;
 use crate::kapi::{self, PollDevice};
 use crate::messages;
 use crate::uapi::RawMessage;
-use crate::virtqueue::Direction;
 
 #[vtable]
 impl MiscDevice for Device {

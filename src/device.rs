@@ -24,14 +24,16 @@ use kernel::sync::{new_mutex, Arc, Mutex, MutexGuard};
 use vring::UserAddr;
 
 use crate::backend::Backend;
+use crate::direction::Direction;
 use crate::features::{Features, ACCESS_PLATFORM, LOG_ALL};
 use crate::iotlb;
 use crate::kapi::{self, EventFd, Flag, OwnerMemory, Poller, Wake, POLLIN};
 use crate::memory::Table;
 use crate::messages::{Message, Messages};
+use crate::round::Next;
 use crate::stats::Stats;
 use crate::uapi::{VringAddr, BACKEND_F_IOTLB_MSG_V2, FILE_UNBIND, VRING_F_LOG};
-use crate::virtqueue::{Direction, Next, Virtqueue};
+use crate::virtqueue::Virtqueue;
 use crate::worker::{Mode, Workers};
 
 /// A device: what an open file of `/dev/vhost-rnet` stands for.

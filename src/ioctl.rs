@@ -11,11 +11,11 @@ use kernel::uaccess::{UserPtr, UserSlice};
 use vring::{ByteOrder, UserAddr};
 
 use crate::device::{self, Device, Owner};
+use crate::direction::Direction;
 use crate::features::{Features, WORDS};
 use crate::kapi::{self, OwnerMemory};
 use crate::memory::Table;
 use crate::uapi::{self, RawAddr, RawPair, VringAddr};
-use crate::virtqueue::Direction;
 use crate::worker::{Mode, Workers};
 
 /// Bytes of a `struct vhost_memory` that may be read; [`Table::read`] reads what it needs.

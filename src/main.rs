@@ -27,11 +27,13 @@ mod ioctl;
 mod device;
 mod worker;
 mod virtqueue;
+mod round;
 mod tx;
 mod rx;
 mod used;
 mod access;
 mod backend;
+mod direction;
 
 mod uapi;
 mod features;

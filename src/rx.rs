@@ -16,11 +16,12 @@ use crate::access::GuestMemory;
 use crate::backend::Backend;
 use crate::features::{Features, Header, MRG_RXBUF};
 use crate::kapi::{BusyTime, EventFd, OwnerMemory, Polled};
+use crate::round::{
+    self, Next, Running, Scratch, MAX_ROUND_BYTES, MAX_ROUND_DESCS, MAX_ROUND_PACKETS,
+};
 use crate::stats::Stats;
 use crate::used::{UsedBatch, BATCH};
-use crate::virtqueue::{
-    self, Next, Running, Scratch, Virtqueue, MAX_ROUND_BYTES, MAX_ROUND_DESCS, MAX_ROUND_PACKETS,
-};
+use crate::virtqueue::Virtqueue;
 use crate::worker::Pending;
 
 /// Offset of the number of buffers in the header, in bytes (`struct virtio_net_hdr_mrg_rxbuf`).
@@ -60,7 +61,7 @@ struct Receive<'a> {
     pending: &'a Pending,
 }
 
-impl virtqueue::Round for Receive<'_> {
+impl round::Round for Receive<'_> {
     #[inline(always)]
     fn run<M: GuestMemory, T: Translate>(
         self,
@@ -409,7 +410,7 @@ impl<M: GuestMemory, T: Translate> Round<'_, M, T> {
     fn publish_batch(&mut self) -> Result<(), Fault> {
         self.used.publish(&self.memory, self.ring)?;
         self.stats.batches.add(1);
-        virtqueue::call(&self.memory, self.ring, self.call, self.stats);
+        round::call(&self.memory, self.ring, self.call, self.stats);
         Ok(())
     }
 }

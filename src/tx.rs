@@ -14,11 +14,12 @@ use crate::access::GuestMemory;
 use crate::backend::Backend;
 use crate::features::Header;
 use crate::kapi::{BusyTime, EventFd, Frames, OwnerMemory, Polled};
+use crate::round::{
+    self, Next, Running, Scratch, MAX_ROUND_BYTES, MAX_ROUND_DESCS, MAX_ROUND_PACKETS,
+};
 use crate::stats::Stats;
 use crate::used::{UsedBatch, BATCH};
-use crate::virtqueue::{
-    self, Next, Running, Scratch, Virtqueue, MAX_ROUND_BYTES, MAX_ROUND_DESCS, MAX_ROUND_PACKETS,
-};
+use crate::virtqueue::Virtqueue;
 use crate::worker::Pending;
 
 /// Room for XDP to grow a packet, in bytes (`XDP_PACKET_HEADROOM`).
@@ -50,7 +51,7 @@ struct Transmit<'a> {
     pending: &'a Pending,
 }
 
-impl virtqueue::Round for Transmit<'_> {
+impl round::Round for Transmit<'_> {
     #[inline(always)]
     fn run<M: GuestMemory, T: Translate>(
         self,
@@ -374,7 +375,7 @@ impl<M: GuestMemory, T: Translate> Round<'_, M, T> {
     fn call(&mut self) {
         if self.uncalled != 0 {
             self.uncalled = 0;
-            virtqueue::call(&self.memory, self.ring, self.call, self.stats);
+            round::call(&self.memory, self.ring, self.call, self.stats);
         }
     }
 }

@@ -121,7 +121,7 @@ impl UsedBatch {
         self.merged = 0;
     }
 
-    /// Gives all chains back to the guest; [`call`](crate::virtqueue::call) tells it.
+    /// Gives all chains back to the guest; [`call`](crate::round::call) tells it.
     ///
     /// # Errors
     ///

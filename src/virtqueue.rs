@@ -5,7 +5,7 @@
 use kernel::prelude::*;
 use kernel::sync::Arc;
 use vring::{
-    ByteOrder, Fault, GuestAddr, Memory, Miss, RingAddrs, Segment, SplitRing, Translate, UserAddr,
+    ByteOrder, Fault, GuestAddr, Miss, RingAddrs, Segment, SplitRing, Translate, UserAddr,
     MAX_CHAIN_SEGMENTS,
 };
 
@@ -13,62 +13,13 @@ use crate::access::{GuestMemory, Mediation};
 use crate::backend::Backend;
 use crate::features::{Features, Header, EVENT_IDX, IN_ORDER, LOG_ALL, NOTIFY_ON_EMPTY};
 use crate::iotlb::Iotlb;
-use crate::kapi::{self, BusyTime, EventFd, Frames, OwnerMemory, Poller, POLLIN, POLLOUT};
+use crate::kapi::{self, BusyTime, EventFd, Frames, OwnerMemory, Poller};
 use crate::memory::{self, Table};
-use crate::stats::Stats;
+use crate::round::{Next, Round, Running, Scratch};
 use crate::used::UsedBatch;
 use crate::worker::Waker;
 
-/// Packets after which a round ends, so that the other queue gets its turn
-/// (`VHOST_NET_PKT_WEIGHT`).
-pub(crate) const MAX_ROUND_PACKETS: usize = 256;
-/// Bytes after which a round ends (`VHOST_NET_WEIGHT`).
-pub(crate) const MAX_ROUND_BYTES: usize = 0x80000;
-/// Descriptors after which a round ends, those of indirect tables and empty ones included: 64 for each
-/// packet, which is more than any driver needs. Without it a guest that makes chains of empty
-/// descriptors would keep the queue's mutex from its owner for long.
-pub(crate) const MAX_ROUND_DESCS: u32 = 1 << 14;
-
-/// Which queue of a pair, seen from the guest; its index in every ioctl.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Direction {
-    /// Packets for the guest.
-    Rx,
-    /// Packets from the guest.
-    Tx,
-}
-
-impl Direction {
-    /// Name in logs and statistics.
-    pub(crate) const fn name(self) -> &'static str {
-        match self {
-            Self::Rx => "rx",
-            Self::Tx => "tx",
-        }
-    }
-
-    /// The event of the backend that lets the queue go on.
-    pub(crate) const fn backend_event(self) -> u32 {
-        match self {
-            Self::Rx => POLLIN,
-            Self::Tx => POLLOUT,
-        }
-    }
-}
-
-/// What a round of a queue ends with.
-#[must_use]
-#[derive(PartialEq, Eq)]
-pub(crate) enum Next {
-    /// A kick or the backend will wake the queue.
-    Wait,
-    /// What was tried will go later, and nobody tells when: a timer wakes the queue.
-    Retry,
-    /// There is more to do; the other queue comes first.
-    Again,
-    /// The owner has to translate an IO address, and wakes the queue when it has.
-    Translate,
-}
+mod trouble;
 
 /// How rounds reach guest memory.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -112,43 +63,6 @@ pub(crate) struct Virtqueue {
     /// Follows from all else.
     path: Path,
     scratch: Scratch,
-}
-
-/// A queue that has all it needs for a round.
-pub(crate) struct Running<'a> {
-    pub(crate) ring: &'a mut SplitRing,
-    pub(crate) features: Features,
-    pub(crate) header: Header,
-    pub(crate) backend: &'a mut Backend,
-    pub(crate) call: Option<&'a EventFd>,
-    pub(crate) busy: BusyTime,
-    pub(crate) scratch: &'a mut Scratch,
-    /// Set by a round that loses packets to a fault and goes on.
-    pub(crate) lost_to: &'a mut Option<Fault>,
-}
-
-/// A round of a queue, whatever its memory is.
-pub(crate) trait Round {
-    /// Runs the queue.
-    ///
-    /// # Errors
-    ///
-    /// A [`Fault`] of the guest.
-    fn run<M: GuestMemory, T: Translate>(
-        self,
-        queue: Running<'_>,
-        memory: M,
-        table: &T,
-    ) -> Result<Next, Fault>;
-}
-
-/// Memory that a round needs, allocated once.
-pub(crate) struct Scratch {
-    /// Segments of the chains of one packet.
-    pub(crate) segments: KVec<Segment>,
-    pub(crate) used: UsedBatch,
-    /// Frames on their way to the backend; transmit only.
-    pub(crate) frames: Frames,
 }
 
 impl Virtqueue {
@@ -454,112 +368,6 @@ impl Virtqueue {
         self.stopped
     }
 
-    /// Takes note of a round that ended without a fault.
-    #[inline(always)]
-    pub(crate) fn went_on(&mut self, next: &Next, direction: Direction, stats: &Stats) {
-        if self.in_trouble || self.lost_to.is_some() || *next == Next::Retry {
-            self.went_on_in_trouble(next, direction, stats);
-        }
-        // Only one queue has frames.
-        if direction == Direction::Tx && *next == Next::Wait && self.scratch.frames.keeps_memory() {
-            let packets = || stats.packets.get();
-            if let Some(true) = self.backend.as_mut().map(|it| it.is_idle(packets)) {
-                self.scratch.frames.release();
-            }
-        }
-    }
-
-    /// Takes note of a round after one with trouble, or which lost packets, or could not do all that
-    /// there was to do.
-    #[cold]
-    #[inline(never)]
-    fn went_on_in_trouble(&mut self, next: &Next, direction: Direction, stats: &Stats) {
-        self.stopped = false;
-        let lost_to = self.lost_to.take();
-        let retry = *next == Next::Retry;
-        self.in_trouble = retry || lost_to.is_some();
-        if let Some(fault) = lost_to {
-            self.tell(fault, Trouble::Loss, direction, stats);
-        }
-        if let Some(backend) = &mut self.backend {
-            if retry {
-                backend.retry_later();
-            } else if !self.in_trouble {
-                backend.went_well();
-            }
-        }
-    }
-
-    /// Waits for the owner to translate what the round missed; gives that.
-    pub(crate) fn park(&mut self) -> Option<Miss> {
-        self.disarm();
-        self.missed.take()
-    }
-
-    /// Stops after a round that ended with a fault, and sees to it that the queue starts again
-    /// ([`Next::Again`]: at once).
-    ///
-    /// Memory that is away comes back without a word: a timer has the queue look. What the guest has
-    /// done wrong it may mend and then make more available, so kicks are asked for; and whatever the
-    /// owner changes has the queue look again ([`Owner`](crate::device::Owner)). Packets from outside
-    /// do not: they would run into the fault again and again.
-    #[cold]
-    pub(crate) fn stop(
-        &mut self,
-        owner: OwnerMemory<'_>,
-        fault: Fault,
-        direction: Direction,
-        stats: &Stats,
-    ) -> Next {
-        self.lost_to = None;
-        self.stopped = true;
-        self.in_trouble = true;
-        self.disarm();
-        self.tell(fault, Trouble::Stop, direction, stats);
-        let next = if comes_back(fault) {
-            Next::Retry
-        } else {
-            // Else the descriptors of before would be judged again.
-            self.ring.forget_prefetch();
-            self.run(owner, AwaitKick)
-                .unwrap_or_else(|fault| match comes_back(fault) {
-                    true => Next::Retry,
-                    // The ring itself is where it must not be: for the owner to mend.
-                    false => Next::Wait,
-                })
-        };
-        if let (Next::Retry, Some(backend)) = (&next, &mut self.backend) {
-            backend.retry_later();
-        }
-        next
-    }
-
-    /// Tells the owner, and the kernel log, of a fault. Of memory that is away it tells only once until
-    /// it is back.
-    #[cold]
-    fn tell(&mut self, fault: Fault, trouble: Trouble, direction: Direction, stats: &Stats) {
-        let is_news = self.backend.as_mut().is_none_or(Backend::is_news);
-        if comes_back(fault) && !is_news {
-            return;
-        }
-        stats.fault(fault);
-        if let Some(error) = &self.error {
-            error.signal();
-        }
-        if kapi::log_allowed() {
-            pr_warn!(
-                "vhost-{}: {} {}: {}\n",
-                self.owner,
-                direction.name(),
-                match trouble {
-                    Trouble::Stop => "queue stopped",
-                    Trouble::Loss => "packet lost",
-                },
-                Reason(fault)
-            );
-        }
-    }
-
     /// Back to the state after open.
     pub(crate) fn reset(&mut self) -> Detached {
         // All of them named, so that none is forgotten.
@@ -618,54 +426,6 @@ pub(crate) struct Detached {
     _error: Option<EventFd>,
 }
 
-/// Calls the guest if it wants to be called for what has been published since the last time.
-#[inline(always)]
-pub(crate) fn call<M: Memory>(
-    memory: &M,
-    ring: &mut SplitRing,
-    call: Option<&EventFd>,
-    stats: &Stats,
-) {
-    if let Some(call) = call {
-        if ring.needs_call(memory) {
-            call.signal();
-            stats.calls.add(1);
-        }
-    }
-}
-
-/// Whether what `fault` is about may come back by itself: memory of the owner that is swapped out on a
-/// disk with errors, on a full file system, or protected for a while.
-fn comes_back(fault: Fault) -> bool {
-    matches!(fault, Fault::Unmapped(_) | Fault::Unlogged(_))
-}
-
-/// What a fault has led to.
-#[derive(Clone, Copy)]
-enum Trouble {
-    /// The queue has stopped.
-    Stop,
-    /// A packet is lost, and the queue goes on.
-    Loss,
-}
-
-/// Asks for a kick after a fault.
-struct AwaitKick;
-
-impl Round for AwaitKick {
-    fn run<M: GuestMemory, T: Translate>(
-        self,
-        queue: Running<'_>,
-        memory: M,
-        _table: &T,
-    ) -> Result<Next, Fault> {
-        Ok(match queue.ring.await_kick(&memory)? {
-            true => Next::Again,
-            false => Next::Wait,
-        })
-    }
-}
-
 /// Publishes used buffers that an earlier round could not.
 struct GiveBack;
 
@@ -683,14 +443,5 @@ impl Round for GiveBack {
             }
         }
         Ok(Next::Wait)
-    }
-}
-
-/// A fault, for the kernel log.
-struct Reason(Fault);
-
-impl kernel::fmt::Display for Reason {
-    fn fmt(&self, f: &mut kernel::fmt::Formatter<'_>) -> kernel::fmt::Result {
-        core::fmt::Display::fmt(&self.0, f)
     }
 }

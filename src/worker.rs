@@ -11,8 +11,9 @@ use kernel::str::CString;
 use kernel::sync::Arc;
 
 use crate::device::Device;
+use crate::direction::Direction;
 use crate::kapi::{self, Flag, Kthread, OwnerMemory, Timer, VhostTask, Wake, Work};
-use crate::virtqueue::{Direction, Next};
+use crate::round::Next;
 use crate::{rx, tx};
 
 /// The most workers of a device.
