@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Feature bits: what is offered, what was acknowledged, and the header length that follows.
+//! Feature bits: what is offered, and what was acknowledged.
 
 /// Number of 64-bit words of features (`VIRTIO_FEATURES_U64S`).
 pub(crate) const WORDS: usize = 2;
@@ -28,9 +28,9 @@ pub(crate) const IN_ORDER: u32 = 35;
 pub(crate) const RING_RESET: u32 = 40;
 
 /// `VIRTIO_NET_F_GUEST_UDP_TUNNEL_GSO`: received packets may be UDP tunnels to be segmented.
-const GUEST_UDP_TUNNEL_GSO: u32 = 65;
+pub(crate) const GUEST_UDP_TUNNEL_GSO: u32 = 65;
 /// `VIRTIO_NET_F_HOST_UDP_TUNNEL_GSO`: transmitted packets may be such.
-const HOST_UDP_TUNNEL_GSO: u32 = 67;
+pub(crate) const HOST_UDP_TUNNEL_GSO: u32 = 67;
 
 /// A set of feature bits, 0 to 127.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
@@ -77,45 +77,5 @@ impl Features {
     #[inline]
     pub(crate) const fn has_num_buffers(&self) -> bool {
         self.has(MRG_RXBUF) || self.has(VERSION_1)
-    }
-}
-
-/// Who has the virtio-net header of a packet, and how long it is in bytes.
-#[derive(Clone, Copy, Default)]
-pub(crate) struct Header {
-    /// Bytes that the guest sees and the backend does not: vhost adds and removes them.
-    pub(crate) vhost: usize,
-    /// Bytes that the backend has before each packet.
-    pub(crate) sock: usize,
-}
-
-impl Header {
-    /// The header that goes with `features`, as `vhost_net_set_features()` sizes it.
-    pub(crate) const fn new(features: &Features) -> Self {
-        let tunnels = features.has(GUEST_UDP_TUNNEL_GSO) || features.has(HOST_UDP_TUNNEL_GSO);
-        // `struct virtio_net_hdr_v1_hash_tunnel`, `virtio_net_hdr_mrg_rxbuf`, `virtio_net_hdr`.
-        let len = match features.has_num_buffers() {
-            _ if tunnels => 24,
-            true => 12,
-            false => 10,
-        };
-        if features.has(VHOST_NET_HDR) {
-            Self {
-                vhost: len,
-                sock: 0,
-            }
-        } else {
-            Self {
-                vhost: 0,
-                sock: len,
-            }
-        }
-    }
-
-    /// Bytes that the guest sees before each packet.
-    #[inline]
-    pub(crate) const fn guest(&self) -> usize {
-        // One of the two is zero.
-        self.vhost | self.sock
     }
 }

@@ -10,11 +10,12 @@ use kernel::transmute::{AsBytes, FromBytes};
 use kernel::uaccess::{UserPtr, UserSlice};
 use vring::{ByteOrder, UserAddr};
 
-use crate::device::{self, Device, Owner};
+use crate::device::Device;
 use crate::direction::Direction;
 use crate::features::{Features, WORDS};
 use crate::kapi::{self, OwnerMemory};
 use crate::memory::Table;
+use crate::owner::{set_eventfd, Owner};
 use crate::uapi::{self, RawAddr, RawPair, VringAddr};
 use crate::worker::{Mode, Workers};
 
@@ -121,11 +122,11 @@ fn vring(device: &Arc<Device>, owner: &Owner, cmd: u32, arg: usize) -> Result {
         uapi::SET_VRING_KICK => owner.set_kick(device, direction, read_second(arg)? as i32),
         uapi::SET_VRING_CALL => {
             let fd = read_second(arg)? as i32;
-            device::set_eventfd(&mut queue.vq.lock().call, fd).map(drop)
+            set_eventfd(&mut queue.vq.lock().call, fd).map(drop)
         }
         uapi::SET_VRING_ERR => {
             let fd = read_second(arg)? as i32;
-            device::set_eventfd(&mut queue.vq.lock().error, fd).map(drop)
+            set_eventfd(&mut queue.vq.lock().error, fd).map(drop)
         }
         uapi::SET_VRING_ENDIAN => {
             let mut vq = queue.vq.lock();

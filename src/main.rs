@@ -25,6 +25,7 @@ use kernel::prelude::*;
 mod chardev;
 mod ioctl;
 mod device;
+mod owner;
 mod worker;
 mod virtqueue;
 mod round;
@@ -34,6 +35,7 @@ mod used;
 mod access;
 mod backend;
 mod direction;
+mod header;
 
 mod uapi;
 mod features;

@@ -7,7 +7,8 @@ use vring::{Fault, Memory, Segment, SplitRing, Translate};
 
 use crate::access::GuestMemory;
 use crate::backend::Backend;
-use crate::features::{Features, Header};
+use crate::features::Features;
+use crate::header::Header;
 use crate::kapi::{BusyTime, EventFd, Frames};
 use crate::stats::Stats;
 use crate::used::UsedBatch;

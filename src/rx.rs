@@ -14,7 +14,8 @@ use vring::{
 
 use crate::access::GuestMemory;
 use crate::backend::Backend;
-use crate::features::{Features, Header, MRG_RXBUF};
+use crate::features::{Features, MRG_RXBUF};
+use crate::header::Header;
 use crate::kapi::{BusyTime, EventFd, OwnerMemory, Polled};
 use crate::round::{
     self, Next, Running, Scratch, MAX_ROUND_BYTES, MAX_ROUND_DESCS, MAX_ROUND_PACKETS,

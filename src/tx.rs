@@ -12,7 +12,7 @@ use vring::{Chain, Fault, Segment, Segments, SplitRing, Translate, Unmapped, Use
 
 use crate::access::GuestMemory;
 use crate::backend::Backend;
-use crate::features::Header;
+use crate::header::Header;
 use crate::kapi::{BusyTime, EventFd, Frames, OwnerMemory, Polled};
 use crate::round::{
     self, Next, Running, Scratch, MAX_ROUND_BYTES, MAX_ROUND_DESCS, MAX_ROUND_PACKETS,

@@ -11,7 +11,8 @@ use vring::{
 
 use crate::access::{GuestMemory, Mediation};
 use crate::backend::Backend;
-use crate::features::{Features, Header, EVENT_IDX, IN_ORDER, LOG_ALL, NOTIFY_ON_EMPTY};
+use crate::features::{Features, EVENT_IDX, IN_ORDER, LOG_ALL, NOTIFY_ON_EMPTY};
+use crate::header::Header;
 use crate::iotlb::Iotlb;
 use crate::kapi::{self, BusyTime, EventFd, Frames, OwnerMemory, Poller};
 use crate::memory::{self, Table};

@@ -62,7 +62,7 @@ impl Virtqueue {
     ///
     /// Memory that is away comes back without a word: a timer has the queue look. What the guest has
     /// done wrong it may mend and then make more available, so kicks are asked for; and whatever the
-    /// owner changes has the queue look again ([`Owner`](crate::device::Owner)). Packets from outside
+    /// owner changes has the queue look again ([`Owner`](crate::owner::Owner)). Packets from outside
     /// do not: they would run into the fault again and again.
     #[cold]
     pub(crate) fn stop(

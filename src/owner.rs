@@ -1,0 +1,232 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The owner of a device, and what it sets up.
+
+use kernel::mm::Mm;
+use kernel::prelude::*;
+use kernel::sync::aref::ARef;
+use kernel::sync::Arc;
+use vring::UserAddr;
+
+use crate::backend::Backend;
+use crate::device::Device;
+use crate::direction::Direction;
+use crate::kapi::{self, EventFd, OwnerMemory, Poller, Wake, POLLIN};
+use crate::memory::Table;
+use crate::round::Next;
+use crate::uapi::{VringAddr, FILE_UNBIND, VRING_F_LOG};
+use crate::virtqueue::Virtqueue;
+use crate::worker::Workers;
+
+/// The process that set up the device.
+pub(crate) struct Owner {
+    /// Its memory; compared, not accessed.
+    pub(crate) mm: ARef<Mm>,
+    pub(crate) workers: Workers,
+}
+
+/// What the owner sets up. Callers hold the device mutex, of which `owner` is the proof.
+///
+/// Whatever may let a queue go on that has stopped has it look again, once it is in force: a guest
+/// whose receive ring is full of buffers has nothing left to kick for.
+impl Owner {
+    /// Has a queue look for work.
+    pub(crate) fn wake(&self, direction: Direction) {
+        self.workers.waker(direction).wake();
+    }
+
+    /// Has both queues look for work.
+    pub(crate) fn wake_all(&self) {
+        self.wake(Direction::Rx);
+        self.wake(Direction::Tx);
+    }
+
+    /// Whether the calling process, or one that shares its memory, is the owner.
+    pub(crate) fn is_caller(&self) -> bool {
+        current!()
+            .mm()
+            .is_some_and(|mm| self.mm.as_raw() == mm.as_raw())
+    }
+
+    /// Replaces the memory table of both queues.
+    ///
+    /// # Errors
+    ///
+    /// `EFAULT`, and no change, when a queue is running and the table is not accessible.
+    pub(crate) fn set_table(&self, device: &Device, table: Table) -> Result {
+        let fits = |direction| device.queue(direction).vq.lock().accepts(&table);
+        if !fits(Direction::Rx) || !fits(Direction::Tx) {
+            return Err(EFAULT);
+        }
+        let table = Arc::new(table, GFP_KERNEL)?;
+        for direction in [Direction::Rx, Direction::Tx] {
+            // Under the mutex no round is using the old one.
+            device
+                .queue(direction)
+                .vq
+                .lock()
+                .set_table(Some(table.clone()));
+        }
+        self.wake_all();
+        Ok(())
+    }
+
+    /// Moves a ring (`VHOST_SET_VRING_ADDR`), which is legal while it runs.
+    ///
+    /// # Errors
+    ///
+    /// `EOPNOTSUPP` for flags other than that of the dirty log, `EINVAL` when it is misaligned, or,
+    /// with a backend, not accessible or not to be logged.
+    pub(crate) fn set_addr(
+        &self,
+        device: &Device,
+        direction: Direction,
+        addr: VringAddr,
+    ) -> Result {
+        if addr.flags & !VRING_F_LOG != 0 {
+            return Err(EOPNOTSUPP);
+        }
+        let fits = |vq: &Virtqueue| {
+            vq.ring_is_accessible(addr.ring()) && vq.used_is_loggable(addr.log_used())
+        };
+        let mut vq = device.queue(direction).vq.lock();
+        if !addr.is_aligned() || (vq.backend.is_some() && !fits(&vq)) {
+            return Err(EINVAL);
+        }
+        vq.set_addrs(addr.ring(), addr.log_used());
+        drop(vq);
+        self.wake(direction);
+        Ok(())
+    }
+
+    /// Moves the dirty log (`VHOST_SET_LOG_BASE`), which is legal while queues run.
+    ///
+    /// # Errors
+    ///
+    /// `EFAULT` when a queue runs that cannot log what it has to there; the other has moved.
+    pub(crate) fn set_log_base(&self, device: &Device, base: UserAddr) -> Result {
+        let set = |direction| device.queue(direction).vq.lock().set_log_base(base);
+        let rx = set(Direction::Rx);
+        let both = set(Direction::Tx).and(rx);
+        self.wake_all();
+        both
+    }
+
+    /// Sets what is signalled when something has been logged (`VHOST_SET_LOG_FD`).
+    ///
+    /// # Errors
+    ///
+    /// `EBADF`, `EINVAL` when `fd` is no eventfd, `ENOMEM`.
+    pub(crate) fn set_log_fd(&self, device: &Device, fd: i32) -> Result {
+        let call = match fd {
+            FILE_UNBIND => None,
+            _ => Some(Arc::new(EventFd::from_fd(fd)?, GFP_KERNEL)?),
+        };
+        for direction in [Direction::Rx, Direction::Tx] {
+            let old = device.queue(direction).vq.lock().set_log_call(call.clone());
+            drop(old);
+        }
+        self.wake_all();
+        Ok(())
+    }
+
+    /// Sets what kicks a queue; [`FILE_UNBIND`] for nothing.
+    ///
+    /// # Errors
+    ///
+    /// `EBADF`, `EINVAL` when `fd` is no eventfd, `ENOMEM`.
+    pub(crate) fn set_kick(&self, device: &Arc<Device>, direction: Direction, fd: i32) -> Result {
+        let mut vq = device.queue(direction).vq.lock();
+        let new = if fd == FILE_UNBIND {
+            None
+        } else {
+            let file = kapi::kick_file(fd)?;
+            let old = vq.kick.as_ref().map(|kick| kick.file().as_ptr());
+            if old == Some(file.as_ptr()) {
+                return Ok(());
+            }
+            Some(Poller::new(file, POLLIN, self.workers.waker(direction))?)
+        };
+        let old = core::mem::replace(&mut vq.kick, new);
+        let armed = vq.kick.as_mut().map_or(Ok(()), Poller::arm);
+        drop(vq);
+        drop(old);
+        // For a kick that the old one was given and nobody took.
+        self.wake(direction);
+        armed
+    }
+
+    /// Starts a queue on the backend behind `fd`, or stops it for [`FILE_UNBIND`]
+    /// (`VHOST_NET_SET_BACKEND`).
+    ///
+    /// When it returns, nothing accesses the old backend, nor, without a new one, guest memory.
+    ///
+    /// # Errors
+    ///
+    /// `EFAULT` when ring or memory table are not set up or cannot be accessed, `ENOTSOCK` when
+    /// `fd` is no possible backend, `EINVAL` when its device is gone, `ENOMEM`. The old backend
+    /// then stays. Unbinding does not fail: QEMU takes a refusal for a bug of its own.
+    pub(crate) fn set_backend(
+        &self,
+        device: &Arc<Device>,
+        direction: Direction,
+        fd: i32,
+    ) -> Result {
+        let unbind = fd == FILE_UNBIND;
+        let task = current!();
+        // The caller is the owner, so there is some.
+        let memory = OwnerMemory::of_caller(task).ok_or(EFAULT)?;
+        let mut vq = device.queue(direction).vq.lock();
+        if !unbind && !vq.is_accessible() {
+            return Err(EFAULT);
+        }
+        let new = if unbind {
+            device.messages.forget(direction);
+            None
+        } else {
+            let waker = self.workers.waker(direction);
+            let mut new = Backend::from_fd(fd, direction.backend_event(), waker)?;
+            if let Some(old) = vq.backend.as_ref() {
+                if old.socket.is(&new.socket) {
+                    drop(vq);
+                    self.wake(direction);
+                    return Ok(());
+                }
+            }
+            match vq.start(memory) {
+                Ok(Next::Translate) => {
+                    if let Some(miss) = vq.take_miss() {
+                        device.messages.miss(direction, miss, vq.messages_v2);
+                    }
+                    return Err(EFAULT);
+                }
+                Ok(_) => {}
+                Err(_) => return Err(EFAULT),
+            }
+            new.arm()?;
+            Some(new)
+        };
+        let old = vq.set_backend(memory, new);
+        let owes = vq.is_owing();
+        drop(vq);
+        drop(old);
+        if owes {
+            self.wake(direction);
+        }
+        Ok(())
+    }
+}
+
+/// Sets a notification of a queue; [`FILE_UNBIND`] for none.
+///
+/// # Errors
+///
+/// `EBADF`, `EINVAL` when `fd` is no eventfd.
+pub(crate) fn set_eventfd(slot: &mut Option<EventFd>, fd: i32) -> Result<Option<EventFd>> {
+    let new = if fd == FILE_UNBIND {
+        None
+    } else {
+        Some(EventFd::from_fd(fd)?)
+    };
+    Ok(core::mem::replace(slot, new))
+}
