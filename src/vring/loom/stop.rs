@@ -230,7 +230,7 @@ impl Queue {
         device.taken == CHAINS
     }
 
-    /// `Owner::set_backend()` of `device.rs`, with none. When it returns, the memory is the owner's.
+    /// `Owner::set_backend()` of `owner.rs`, with none. When it returns, the memory is the owner's.
     fn stop(&self) {
         let device = (self.wrong != Wrong::StopUnlocked).then(|| self.device.lock().unwrap());
         self.bound.store(false, Relaxed);
@@ -238,7 +238,7 @@ impl Queue {
         self.shared.mapped.store(false, Relaxed);
     }
 
-    /// `Owner::set_backend()` of `device.rs`, with a backend.
+    /// `Owner::set_backend()` of `owner.rs`, with a backend.
     fn start(&self) {
         if self.second == Second::Late {
             // Another one.
