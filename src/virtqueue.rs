@@ -61,7 +61,7 @@ pub(crate) struct Virtqueue {
     /// `VHOST_SET_VRING_BUSYLOOP_TIMEOUT`: how long a round waits for more before it ends, in
     /// microseconds.
     pub(crate) busy_timeout: u32,
-    /// Follows from all else.
+    /// Derived by `choose_path()` from table, ring and mediation.
     path: Path,
     scratch: Scratch,
 }

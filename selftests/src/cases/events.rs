@@ -42,7 +42,7 @@ pub(super) fn settle(device: &mut NetDevice, count: usize) -> Result<()> {
     })
 }
 
-/// The calls so far. Unbinding waits for the worker, so that none is still on its way.
+/// The calls so far. Unbinding waits for the worker, so no call is still pending.
 fn calls(device: &NetDevice) -> Result<u64> {
     device.unbind(TX)?;
     device.tx.call.take()
