@@ -4,7 +4,7 @@
 
 use crate::cases::{Case, Context, Kind, Skip};
 use crate::conformance::differences;
-use crate::kmsg::Begun;
+use crate::host::kmsg::Begun;
 use crate::wait::Deadline;
 use anyhow::{Context as _, Result};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};

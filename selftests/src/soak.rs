@@ -2,14 +2,14 @@
 
 //! Devices that are used, changed and replaced for long, and must leave nothing behind.
 
-use crate::census;
-use crate::device::{NetDevice, Setup};
+use crate::driver::device::{NetDevice, Setup};
+use crate::driver::load::{self, Line};
+use crate::driver::traffic::{self, Plan};
+use crate::driver::uapi::{MemoryRegion, feature};
+use crate::driver::vhost::{RX, TX};
 use crate::eventfd::EventFd;
-use crate::load::{self, Line};
+use crate::host::census;
 use crate::sys::process::Forked;
-use crate::traffic::{self, Plan};
-use crate::uapi::{MemoryRegion, feature};
-use crate::vhost::{RX, TX};
 use anyhow::{Context, Result};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use clap::Args;
-use selftests::kmsg::Begun;
+use selftests::host::kmsg::Begun;
 
 use crate::check::{Tally, title};
 use crate::flavor::Flavor;

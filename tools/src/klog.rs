@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use rnet_e2e::emulation::OURS;
-use selftests::kmsg::Begun;
+use selftests::host::kmsg::Begun;
 
 /// What the kernel prints when something is wrong with it, or when one of its
 /// checks gave up.
@@ -166,7 +166,7 @@ fn is_frame(line: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use selftests::kmsg::Begun;
+    use selftests::host::kmsg::Begun;
 
     use super::{RACE_END, last_begun, leaks, report, scan};
 

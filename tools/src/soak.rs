@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use anyhow::Result;
-use selftests::census;
+use selftests::host::census;
 
 use crate::demo;
 use crate::flavor::Flavor;

@@ -15,8 +15,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
 use rnet_e2e::emulation;
-use selftests::kmsg::Begun;
-use selftests::nics;
+use selftests::host::kmsg::Begun;
+use selftests::host::nics;
 
 use crate::chroot::Access;
 use crate::flavor::Flavor;

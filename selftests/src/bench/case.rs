@@ -2,7 +2,7 @@
 
 //! What is measured: direction, frame length, ring mode, memory layout, sizes.
 
-use crate::uapi::{NetHeader, feature};
+use crate::driver::uapi::{NetHeader, feature};
 
 /// The virtio-net header that goes before each frame.
 pub const HEADER: usize = 12;

@@ -12,7 +12,7 @@
 use super::case::{Case, Direction};
 use super::record::Instructions;
 use super::rig::{Rig, Wire, frame_of, packets_from_guest, peer_of, tap_of, workers_at_rest};
-use crate::peer::Peer;
+use crate::host::peer::Peer;
 use anyhow::{Context, Result, bail};
 use std::path::Path;
 use std::thread;

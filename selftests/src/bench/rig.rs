@@ -4,14 +4,14 @@
 
 use super::case::{Case, Direction, HEADER, Mode};
 use super::ring::Ring;
-use crate::frame;
-use crate::memory::GuestMemory;
-use crate::peer::Peer;
-use crate::procfs;
-use crate::setup::GUEST_BASE;
-use crate::tap::{OFFLOAD_CSUM, OFFLOAD_TSO4, Tap, TapConfig};
-use crate::uapi::{VringAddr, feature};
-use crate::vhost::{RX, TX, Vhost};
+use crate::driver::frame;
+use crate::driver::memory::GuestMemory;
+use crate::driver::setup::GUEST_BASE;
+use crate::driver::uapi::{VringAddr, feature};
+use crate::driver::vhost::{RX, TX, Vhost};
+use crate::host::peer::Peer;
+use crate::host::procfs;
+use crate::host::tap::{OFFLOAD_CSUM, OFFLOAD_TSO4, Tap, TapConfig};
 use anyhow::{Context, Result, bail};
 use std::fs;
 use std::os::fd::{AsFd, AsRawFd};

@@ -6,10 +6,12 @@
 //! use buffers in order here, since there is one worker per ring, so giving and taking back are
 //! counters.
 
+use crate::driver::memory::GuestMemory;
+use crate::driver::split::{Descriptor, SplitLayout, write_table};
+use crate::driver::uapi::{
+    AVAIL_NO_INTERRUPT, DESC_INDIRECT, DESC_NEXT, DESC_WRITE, USED_NO_NOTIFY,
+};
 use crate::eventfd::EventFd;
-use crate::memory::GuestMemory;
-use crate::split::{Descriptor, SplitLayout, write_table};
-use crate::uapi::{AVAIL_NO_INTERRUPT, DESC_INDIRECT, DESC_NEXT, DESC_WRITE, USED_NO_NOTIFY};
 use crate::wait::{Deadline, PATIENCE};
 use anyhow::{Result, bail};
 use std::sync::Arc;

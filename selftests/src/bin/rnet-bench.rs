@@ -6,7 +6,8 @@ use anyhow::{Context as _, Result};
 use clap::{Args, Parser, Subcommand};
 use selftests::bench::record::{Record, Skipped};
 use selftests::bench::{case, floor, instructions, profile, rig, wallclock};
-use selftests::{sys, tap};
+use selftests::host::tap;
+use selftests::sys;
 use std::path::PathBuf;
 use std::time::Duration;
 

@@ -5,7 +5,8 @@
 use anyhow::{Context as _, Result, bail};
 use clap::Parser;
 use selftests::cases::{self, Context, Kind};
-use selftests::{history, runner, sys, tap, wait};
+use selftests::host::tap;
+use selftests::{history, runner, sys, wait};
 use std::path::PathBuf;
 use std::process::ExitCode;
 

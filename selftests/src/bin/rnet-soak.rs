@@ -5,7 +5,9 @@
 
 use anyhow::Result;
 use clap::Parser;
-use selftests::{census, soak, tap};
+use selftests::host::census;
+use selftests::host::tap;
+use selftests::soak;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 

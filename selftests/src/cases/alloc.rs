@@ -6,14 +6,14 @@
 //! Only a kernel with fault injection can do that; see `Documentation/fault-injection`.
 
 use super::{Case, Context, Kind, Skip, accepts, case, check};
-use crate::device::{NetDevice, Setup};
-use crate::frame;
-use crate::iotlb::{Message, VERSION_1};
-use crate::procfs;
+use crate::driver::device::{NetDevice, Setup};
+use crate::driver::frame;
+use crate::driver::iotlb::{Message, VERSION_1};
+use crate::driver::traffic::{self, Plan};
+use crate::driver::uapi::{NetHeader, feature};
+use crate::driver::vhost::{self, RX, TX, Vhost};
+use crate::host::procfs;
 use crate::sys::mapping::Mapping;
-use crate::traffic::{self, Plan};
-use crate::uapi::{NetHeader, feature};
-use crate::vhost::{self, RX, TX, Vhost};
 use crate::wait::Deadline;
 use anyhow::{Context as _, Result, bail};
 use std::fs::{self, File};

@@ -4,12 +4,12 @@
 
 use super::alloc::{PAGES, set_kind};
 use super::{Case, Context, Skip, case, check, frames_memory};
-use crate::device::{NetDevice, Setup};
-use crate::frame;
-use crate::procfs;
-use crate::traffic::{self, Plan};
-use crate::uapi::{NetHeader, feature};
-use crate::vhost::TX;
+use crate::driver::device::{NetDevice, Setup};
+use crate::driver::frame;
+use crate::driver::traffic::{self, Plan};
+use crate::driver::uapi::{NetHeader, feature};
+use crate::driver::vhost::TX;
+use crate::host::procfs;
 use crate::wait::Deadline;
 use anyhow::{Context as _, Result};
 use std::fs;

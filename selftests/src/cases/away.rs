@@ -6,14 +6,14 @@
 //! until all of that has arrived; its receive ring is full of buffers.
 
 use super::{Case, Context, Kind, accepts, case, check, wake_c};
-use crate::away::{Away, Part, without, without_pages};
-use crate::device::{NetDevice, Setup};
-use crate::log::{DirtyLog, Pages, cover, log_used};
-use crate::procfs;
+use crate::driver::away::{Away, Part, without, without_pages};
+use crate::driver::device::{NetDevice, Setup};
+use crate::driver::log::{DirtyLog, Pages, cover, log_used};
+use crate::driver::traffic::{self, Flow, Plan, RxFlow, TxFlow};
+use crate::driver::uapi::feature;
+use crate::driver::vhost::{RX, TX};
+use crate::host::procfs;
 use crate::sys::mapping::PAGE;
-use crate::traffic::{self, Flow, Plan, RxFlow, TxFlow};
-use crate::uapi::feature;
-use crate::vhost::{RX, TX};
 use anyhow::{Context as _, Result};
 use std::time::Duration;
 

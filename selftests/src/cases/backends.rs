@@ -4,11 +4,11 @@
 
 use super::integrity::{all_sizes, roomy};
 use super::{Case, Context, case};
-use crate::device::{NetDevice, Setup};
-use crate::tap::{OFFLOAD_CSUM, OFFLOAD_TSO4};
-use crate::traffic::{self, Plan};
-use crate::uapi::feature;
-use crate::wire::{Kind, Wire};
+use crate::driver::device::{NetDevice, Setup};
+use crate::driver::traffic::{self, Plan};
+use crate::driver::uapi::feature;
+use crate::host::tap::{OFFLOAD_CSUM, OFFLOAD_TSO4};
+use crate::host::wire::{Kind, Wire};
 use anyhow::{Context as _, Result};
 
 pub(super) const CASES: &[Case] = &[

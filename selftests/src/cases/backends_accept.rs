@@ -3,17 +3,17 @@
 //! Backends that are usable only just, or not now.
 
 use super::{Case, Context, Kind as Driver, accepts, case, check, refuses, wake_c};
-use crate::device::{NetDevice, Setup};
-use crate::frame;
-use crate::peer::Peer;
-use crate::procfs;
+use crate::driver::device::{NetDevice, Setup};
+use crate::driver::frame;
+use crate::driver::traffic::{self, Plan};
+use crate::driver::uapi::{NetHeader, feature};
+use crate::driver::vhost::{RX, TX, Vhost};
+use crate::host::peer::Peer;
+use crate::host::procfs;
+use crate::host::tap::Tap;
+use crate::host::wire::{Kind, Wire};
 use crate::sys::net;
-use crate::tap::Tap;
-use crate::traffic::{self, Plan};
-use crate::uapi::{NetHeader, feature};
-use crate::vhost::{RX, TX, Vhost};
 use crate::wait::Deadline;
-use crate::wire::{Kind, Wire};
 use anyhow::{Context as _, Result};
 use std::os::fd::{AsFd, AsRawFd};
 

@@ -4,16 +4,16 @@
 
 use super::{Case, Context, accepts, case, check, role};
 use crate::cases::Role;
-use crate::device::{NetDevice, Setup};
-use crate::frame;
-use crate::procfs;
+use crate::driver::device::{NetDevice, Setup};
+use crate::driver::frame;
+use crate::driver::traffic::{self, Plan, RxFlow, TxFlow};
+use crate::driver::uapi::{NetHeader, feature};
+use crate::driver::vhost::{RX, TX};
+use crate::host::procfs;
+use crate::host::tap::{OFFLOAD_CSUM, OFFLOAD_TSO4};
+use crate::host::wire::{Kind, Wire, ip};
 use crate::runner;
-use crate::tap::{OFFLOAD_CSUM, OFFLOAD_TSO4};
-use crate::traffic::{self, Plan, RxFlow, TxFlow};
-use crate::uapi::{NetHeader, feature};
-use crate::vhost::{RX, TX};
 use crate::wait::Deadline;
-use crate::wire::{Kind, Wire, ip};
 use anyhow::{Context as _, Result};
 use std::io::Read;
 use std::process::Stdio;

@@ -3,13 +3,13 @@
 //! Frames that are not what they seem: tags beside the data, and more than a buffer holds.
 
 use super::{Case, Context, Kind as Driver, case, check};
-use crate::device::{NetDevice, Setup};
-use crate::frame;
-use crate::procfs;
-use crate::traffic::{self, Plan};
-use crate::uapi::{NetHeader, feature};
+use crate::driver::device::{NetDevice, Setup};
+use crate::driver::frame;
+use crate::driver::traffic::{self, Plan};
+use crate::driver::uapi::{NetHeader, feature};
+use crate::host::procfs;
+use crate::host::wire::{Kind, Wire};
 use crate::wait::Deadline;
-use crate::wire::{Kind, Wire};
 use anyhow::{Context as _, Result};
 use rand::rngs::SmallRng;
 use rand::{Rng as _, SeedableRng as _};

@@ -3,15 +3,15 @@
 //! Several queues of one interface, and taps that stop their senders.
 
 use super::{Case, Context, Skip, case, check};
-use crate::device::{NetDevice, Setup};
-use crate::frame;
-use crate::procfs;
-use crate::tap::{OFFLOAD_CSUM, OFFLOAD_TSO4, Tap, TapConfig};
-use crate::traffic::{self, Plan, RxFlow};
-use crate::uapi::{NetHeader, feature};
-use crate::vhost::{RX, TX};
+use crate::driver::device::{NetDevice, Setup};
+use crate::driver::frame;
+use crate::driver::traffic::{self, Plan, RxFlow};
+use crate::driver::uapi::{NetHeader, feature};
+use crate::driver::vhost::{RX, TX};
+use crate::host::procfs;
+use crate::host::tap::{OFFLOAD_CSUM, OFFLOAD_TSO4, Tap, TapConfig};
+use crate::host::wire::{self, Kind, Wire};
 use crate::wait::Deadline;
-use crate::wire::{self, Kind, Wire};
 use anyhow::{Context as _, Result, bail};
 
 pub(super) const CASES: &[Case] = &[

@@ -3,10 +3,10 @@
 //! Rings that do not start at index zero, and that go on where they stopped.
 
 use super::{Case, Context, case, check};
-use crate::device::{NetDevice, Setup};
-use crate::traffic::{self, Plan};
-use crate::uapi::feature;
-use crate::vhost::{RX, TX};
+use crate::driver::device::{NetDevice, Setup};
+use crate::driver::traffic::{self, Plan};
+use crate::driver::uapi::feature;
+use crate::driver::vhost::{RX, TX};
 use anyhow::{Context as _, Result};
 
 pub(super) const CASES: &[Case] = &[

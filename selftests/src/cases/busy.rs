@@ -3,10 +3,10 @@
 //! Queues that wait for more without sleep (`VHOST_SET_VRING_BUSYLOOP_TIMEOUT`).
 
 use super::{Case, Context, accepts, case, live};
-use crate::device::{NetDevice, Setup};
-use crate::traffic::{self, Plan};
-use crate::uapi::feature;
-use crate::vhost::{RX, TX};
+use crate::driver::device::{NetDevice, Setup};
+use crate::driver::traffic::{self, Plan};
+use crate::driver::uapi::feature;
+use crate::driver::vhost::{RX, TX};
 use anyhow::{Context as _, Result};
 
 pub(super) const CASES: &[Case] = &[

@@ -3,12 +3,12 @@
 //! Frames of the guest that the host's network drops: they are gone, and the next ones go out.
 
 use super::{Case, Context, Kind as Driver, case, check};
-use crate::device::{NetDevice, Setup};
-use crate::frame;
-use crate::procfs;
-use crate::uapi::{NetHeader, feature};
+use crate::driver::device::{NetDevice, Setup};
+use crate::driver::frame;
+use crate::driver::uapi::{NetHeader, feature};
+use crate::host::procfs;
+use crate::host::wire::{Kind, Wire};
 use crate::wait::Deadline;
-use crate::wire::{Kind, Wire};
 use anyhow::{Context as _, Result};
 
 pub(super) const CASES: &[Case] = &[

@@ -3,11 +3,11 @@
 //! The byte order of legacy rings, `VHOST_SET_VRING_ENDIAN`.
 
 use super::{Case, Context, Kind, Skip, accepts, case, check, integrity, refuses};
-use crate::device::{NetDevice, Setup};
+use crate::driver::device::{NetDevice, Setup};
+use crate::driver::traffic::{self, Plan};
+use crate::driver::uapi::{self, feature};
+use crate::driver::vhost::{RX, TX, Vhost};
 use crate::sys::ioctl::BadPointer;
-use crate::traffic::{self, Plan};
-use crate::uapi::{self, feature};
-use crate::vhost::{RX, TX, Vhost};
 use anyhow::{Context as _, Result, bail};
 
 pub(super) const CASES: &[Case] = &[

@@ -3,11 +3,11 @@
 //! Notifications: none where none is wanted, one where it is, none lost.
 
 use super::{Case, Context, case, check};
-use crate::device::{NetDevice, Setup};
-use crate::frame;
-use crate::traffic::{self, Plan};
-use crate::uapi::{NetHeader, feature};
-use crate::vhost::TX;
+use crate::driver::device::{NetDevice, Setup};
+use crate::driver::frame;
+use crate::driver::traffic::{self, Plan};
+use crate::driver::uapi::{NetHeader, feature};
+use crate::driver::vhost::TX;
 use crate::wait::Deadline;
 use anyhow::{Context as _, Result};
 

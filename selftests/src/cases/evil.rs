@@ -2,10 +2,10 @@
 
 //! Ring contents that no driver should write, for both directions.
 
-use crate::device::{NetDevice, Setup};
-use crate::memory::GuestMemory;
-use crate::split::{Descriptor, SplitLayout, write_table};
-use crate::uapi::{DESC_INDIRECT, DESC_NEXT, DESC_WRITE, feature};
+use crate::driver::device::{NetDevice, Setup};
+use crate::driver::memory::GuestMemory;
+use crate::driver::split::{Descriptor, SplitLayout, write_table};
+use crate::driver::uapi::{DESC_INDIRECT, DESC_NEXT, DESC_WRITE, feature};
 
 /// Two regions that touch.
 pub(super) const TOUCHING: [u64; 2] = [0x4000_0000, 0x4001_0000];
@@ -46,7 +46,7 @@ pub(super) struct Writer<'a> {
 
 impl<'a> Writer<'a> {
     pub(super) fn new(device: &'a NetDevice, queue: u32, at: u16) -> Self {
-        let receive = queue == crate::vhost::RX;
+        let receive = queue == crate::driver::vhost::RX;
         let layout = if receive {
             device.rx.layout
         } else {
@@ -180,7 +180,7 @@ pub(super) const STOPPING: &[Pattern] = &[
     ("a buffer nowhere", |w| w.one(NOWHERE, 100, 0)),
     ("a buffer at zero", |w| w.one(0, 100, 0)),
     ("a buffer below memory", |w| {
-        w.one(crate::device::GUEST_BASE - 50, 100, 0)
+        w.one(crate::driver::device::GUEST_BASE - 50, 100, 0)
     }),
     ("a buffer that wraps", |w| w.one(u64::MAX - 10, 100, 0)),
     ("a buffer that ends at the wrap", |w| {

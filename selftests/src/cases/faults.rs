@@ -3,18 +3,18 @@
 //! What an owner and its memory may go through while a device is in use.
 
 use super::{Case, Context, Kind, Role, Skip, accepts, case, check, kill, role};
-use crate::away::{Away, whole_pages, without};
-use crate::cgroup::Group;
-use crate::device::{NetDevice, Setup};
-use crate::frame;
-use crate::procfs;
-use crate::split::Descriptor;
+use crate::driver::away::{Away, whole_pages, without};
+use crate::driver::device::{NetDevice, Setup};
+use crate::driver::frame;
+use crate::driver::split::Descriptor;
+use crate::driver::traffic::{self, Flow, Plan, RxFlow, TxFlow};
+use crate::driver::uapi::{MemoryRegion, NetHeader, feature};
+use crate::driver::vhost::{RX, TX};
+use crate::host::cgroup::Group;
+use crate::host::procfs;
 use crate::sys::mapping::{Mapping, PAGE};
 use crate::sys::process::Forked;
 use crate::sys::userfault::Userfault;
-use crate::traffic::{self, Flow, Plan, RxFlow, TxFlow};
-use crate::uapi::{MemoryRegion, NetHeader, feature};
-use crate::vhost::{RX, TX};
 use crate::wait::{Deadline, PATIENCE};
 use anyhow::{Context as _, Result};
 use rustix::process::{

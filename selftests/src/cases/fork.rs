@@ -3,14 +3,15 @@
 //! What kind of thread a worker is (`VHOST_SET_FORK_FROM_OWNER`).
 
 use super::{Case, Context, Kind, Role, Skip, accepts, case, check, kill, refuses, role};
-use crate::cgroup::Group;
-use crate::device::{NetDevice, Setup};
+use crate::driver::device::{NetDevice, Setup};
+use crate::driver::traffic::{self, Plan};
+use crate::driver::uapi::{self, feature};
+use crate::driver::vhost::{RX, TX, Vhost};
+use crate::host::cgroup::Group;
+use crate::host::procfs;
+use crate::runner;
 use crate::sys::ioctl::BadPointer;
-use crate::traffic::{self, Plan};
-use crate::uapi::{self, feature};
-use crate::vhost::{RX, TX, Vhost};
 use crate::wait::Deadline;
-use crate::{procfs, runner};
 use anyhow::{Context as _, Result};
 use std::fs::{self, OpenOptions};
 use std::io;

@@ -3,13 +3,13 @@
 //! Frames from the guest about as long as a page, and up to the longest there are.
 
 use super::{Case, Context, case, check};
-use crate::device::{NetDevice, Setup, Shape};
-use crate::frame;
-use crate::tap::{OFFLOAD_CSUM, OFFLOAD_TSO4};
-use crate::traffic::{self, Plan};
-use crate::uapi::{NetHeader, feature};
+use crate::driver::device::{NetDevice, Setup, Shape};
+use crate::driver::frame;
+use crate::driver::traffic::{self, Plan};
+use crate::driver::uapi::{NetHeader, feature};
+use crate::host::tap::{OFFLOAD_CSUM, OFFLOAD_TSO4};
+use crate::host::wire::{Kind, Wire};
 use crate::wait::Deadline;
-use crate::wire::{Kind, Wire};
 use anyhow::{Context as _, Result};
 
 pub(super) const CASES: &[Case] = &[

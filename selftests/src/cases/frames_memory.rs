@@ -3,15 +3,15 @@
 //! Memory for long frames: whose it is, and what becomes of it.
 
 use super::{Case, Context, Kind as Driver, Skip, accepts, case, check};
-use crate::cgroup::Group;
-use crate::device::{NetDevice, Setup};
+use crate::driver::device::{NetDevice, Setup};
+use crate::driver::frame;
+use crate::driver::traffic::{self, Plan};
+use crate::driver::uapi::{NetHeader, feature};
+use crate::driver::vhost::{RX, TX};
 use crate::eventfd::EventFd;
-use crate::frame;
+use crate::host::cgroup::Group;
+use crate::host::tap::Tap;
 use crate::sys::process::Forked;
-use crate::tap::Tap;
-use crate::traffic::{self, Plan};
-use crate::uapi::{NetHeader, feature};
-use crate::vhost::{RX, TX};
 use crate::wait::Deadline;
 use anyhow::{Context as _, Result};
 use std::time::Duration;

@@ -3,14 +3,14 @@
 //! Frames from the guest that go on to other interfaces while somebody else holds them too.
 
 use super::{Case, Context, case, check};
-use crate::device::{NetDevice, Setup};
-use crate::fragments::Fragments;
-use crate::frame::{self, TCP_HEADERS};
-use crate::peer::Peer;
-use crate::tap::{self, OFFLOAD_CSUM, OFFLOAD_TSO4, Tap, TapConfig};
-use crate::uapi::{NetHeader, feature};
+use crate::driver::device::{NetDevice, Setup};
+use crate::driver::frame::{self, TCP_HEADERS};
+use crate::driver::uapi::{NetHeader, feature};
+use crate::host::fragments::Fragments;
+use crate::host::peer::Peer;
+use crate::host::tap::{self, OFFLOAD_CSUM, OFFLOAD_TSO4, Tap, TapConfig};
+use crate::host::wire::{ip, load};
 use crate::wait::{Deadline, is_readable};
-use crate::wire::{ip, load};
 use anyhow::{Context as _, Result};
 use std::fs;
 

@@ -9,17 +9,17 @@
 use super::iotlb::{Behind, expect_no_errors, send_one, single, take_one};
 use super::stopped::{Bad, Rig, Stop, a_while};
 use super::{Case, Context, Kind, accepts, case, wake_c, workers};
-use crate::device::{NetDevice, Setup};
-use crate::frame;
-use crate::iotlb::VERSION_2;
-use crate::log::log_used;
-use crate::procfs;
+use crate::driver::device::{NetDevice, Setup};
+use crate::driver::frame;
+use crate::driver::iotlb::VERSION_2;
+use crate::driver::log::log_used;
+use crate::driver::traffic::{self, Plan, RxFlow};
+use crate::driver::uapi::{NetHeader, feature};
+use crate::driver::vhost::{RX, TX};
+use crate::host::procfs;
+use crate::host::wire::{self, Wire};
 use crate::sys::net;
-use crate::traffic::{self, Plan, RxFlow};
-use crate::uapi::{NetHeader, feature};
-use crate::vhost::{RX, TX};
 use crate::wait::Deadline;
-use crate::wire::{self, Wire};
 use anyhow::{Context as _, Result};
 use std::os::fd::AsFd;
 

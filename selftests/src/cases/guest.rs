@@ -4,11 +4,11 @@
 
 use super::evil::{self, STOPPING, TOUCHING, Writer};
 use super::{Case, Context, Kind, case, check};
-use crate::device::NetDevice;
-use crate::frame;
-use crate::traffic::{self, Plan};
-use crate::uapi::{NetHeader, feature};
-use crate::vhost::TX;
+use crate::driver::device::NetDevice;
+use crate::driver::frame;
+use crate::driver::traffic::{self, Plan};
+use crate::driver::uapi::{NetHeader, feature};
+use crate::driver::vhost::TX;
 use crate::wait::Deadline;
 use anyhow::{Context as _, Result};
 

@@ -4,12 +4,12 @@
 
 use super::evil::{self, Pattern, STOPPING, TOUCHING, Writer};
 use super::{Case, Context, Kind, case, check};
-use crate::device::NetDevice;
-use crate::frame;
-use crate::procfs;
-use crate::traffic::{self, Plan};
-use crate::uapi::{DESC_NEXT, NetHeader, feature};
-use crate::vhost::RX;
+use crate::driver::device::NetDevice;
+use crate::driver::frame;
+use crate::driver::traffic::{self, Plan};
+use crate::driver::uapi::{DESC_NEXT, NetHeader, feature};
+use crate::driver::vhost::RX;
+use crate::host::procfs;
 use crate::wait::Deadline;
 use anyhow::{Context as _, Result};
 

@@ -3,17 +3,17 @@
 //! What a call or a packet may leave behind, done so often that it would show.
 
 use super::{Case, Context, accepts, case, check, refuses};
-use crate::device::{NetDevice, Setup};
+use crate::driver::device::{NetDevice, Setup};
+use crate::driver::frame;
+use crate::driver::iotlb::{Message, VERSION_1};
+use crate::driver::traffic::{self, Plan};
+use crate::driver::uapi::{NetHeader, feature};
+use crate::driver::vhost::{RX, TX, Vhost};
 use crate::eventfd::EventFd;
-use crate::frame;
-use crate::iotlb::{Message, VERSION_1};
-use crate::procfs::{self, MemoryUse};
+use crate::host::procfs::{self, MemoryUse};
+use crate::host::wire::{Kind, Wire};
 use crate::sys::net;
-use crate::traffic::{self, Plan};
-use crate::uapi::{NetHeader, feature};
-use crate::vhost::{RX, TX, Vhost};
 use crate::wait::Deadline;
-use crate::wire::{Kind, Wire};
 use anyhow::{Context as _, Result};
 use std::fs;
 use std::io;
@@ -163,7 +163,7 @@ fn send_short(device: &mut NetDevice, rings: u64) -> Result<()> {
 fn mappings(ctx: &Context) -> Result<()> {
     let features = feature::VERSION_1 | feature::ACCESS_PLATFORM;
     let device = NetDevice::prepare(&ctx.device, Setup::new(features), "tap0", false)?;
-    let user = device.memory.user(crate::device::GUEST_BASE);
+    let user = device.memory.user(crate::driver::device::GUEST_BASE);
     let map = |number: u64| -> Result<()> {
         // Never next to each other, so that they cannot become one.
         let update = Message::update(number << 13, 4096, user);

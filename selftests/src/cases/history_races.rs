@@ -4,15 +4,15 @@
 
 use super::kill::{kill, one_by_one, say_ready, start, still_works};
 use super::{Case, Context, Role, case, check, role};
-use crate::device::{NetDevice, Setup};
-use crate::frame;
-use crate::memory::GuestMemory;
-use crate::procfs;
-use crate::queue::Kick;
-use crate::split::SplitLayout;
-use crate::traffic::{self, Plan};
-use crate::uapi::{NetHeader, feature};
-use crate::vhost::{RX, TX, Vhost};
+use crate::driver::device::{NetDevice, Setup};
+use crate::driver::frame;
+use crate::driver::memory::GuestMemory;
+use crate::driver::queue::Kick;
+use crate::driver::split::SplitLayout;
+use crate::driver::traffic::{self, Plan};
+use crate::driver::uapi::{NetHeader, feature};
+use crate::driver::vhost::{RX, TX, Vhost};
+use crate::host::procfs;
 use crate::wait::Deadline;
 use anyhow::{Context as _, Result};
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};

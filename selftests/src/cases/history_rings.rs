@@ -6,12 +6,12 @@ use super::iotlb::{Behind, expect_no_errors};
 use super::live::move_ring;
 use super::log::{TOUCHING, bare, compare, receive_into, segment, settled};
 use super::{Case, Context, case};
-use crate::device::Setup;
-use crate::iotlb::VERSION_2;
-use crate::ring::Segment;
-use crate::traffic::{self, Plan};
-use crate::uapi::feature;
-use crate::vhost::{RX, TX};
+use crate::driver::device::Setup;
+use crate::driver::iotlb::VERSION_2;
+use crate::driver::ring::Segment;
+use crate::driver::traffic::{self, Plan};
+use crate::driver::uapi::feature;
+use crate::driver::vhost::{RX, TX};
 use anyhow::{Context as _, Result};
 
 pub(super) const CASES: &[Case] = &[

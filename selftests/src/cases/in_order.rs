@@ -6,11 +6,11 @@
 //! names the last chain of its group, and the index moves by the number of chains.
 
 use super::{Case, Context, Kind, Skip, accepts, case, check, events, integrity, live, rxbuf};
-use crate::device::{NetDevice, Setup, Shape};
-use crate::frame;
-use crate::traffic::{self, Plan};
-use crate::uapi::{NetHeader, feature};
-use crate::vhost::{RX, TX};
+use crate::driver::device::{NetDevice, Setup, Shape};
+use crate::driver::frame;
+use crate::driver::traffic::{self, Plan};
+use crate::driver::uapi::{NetHeader, feature};
+use crate::driver::vhost::{RX, TX};
 use crate::wait::Deadline;
 use anyhow::{Context as _, Result, bail};
 

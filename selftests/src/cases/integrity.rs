@@ -3,10 +3,10 @@
 //! Every byte of frames of all sizes, under every combination of ring features.
 
 use super::{Case, Context, case};
-use crate::device::{NetDevice, Setup, Shape};
-use crate::tap::{OFFLOAD_CSUM, OFFLOAD_TSO4};
-use crate::traffic::{self, Plan};
-use crate::uapi::feature;
+use crate::driver::device::{NetDevice, Setup, Shape};
+use crate::driver::traffic::{self, Plan};
+use crate::driver::uapi::feature;
+use crate::host::tap::{OFFLOAD_CSUM, OFFLOAD_TSO4};
 use anyhow::{Context as _, Result};
 
 pub(super) const CASES: &[Case] = &[

@@ -3,9 +3,9 @@
 //! Feature negotiation, in one word and as an array.
 
 use super::{Case, Context, accepts, case, check, refuses};
+use crate::driver::uapi::{self, feature};
+use crate::driver::vhost::Vhost;
 use crate::sys::mapping::{Mapping, PAGE};
-use crate::uapi::{self, feature};
-use crate::vhost::Vhost;
 use anyhow::Result;
 use std::io;
 

@@ -3,10 +3,10 @@
 //! The memory table.
 
 use super::{Case, Context, Kind, accepts, case, check, refuses};
-use crate::device::{NetDevice, Setup};
+use crate::driver::device::{NetDevice, Setup};
+use crate::driver::traffic::{self, Plan};
+use crate::driver::uapi::{self, MemoryRegion, feature};
 use crate::sys::mapping::{Mapping, PAGE};
-use crate::traffic::{self, Plan};
-use crate::uapi::{self, MemoryRegion, feature};
 use anyhow::{Context as _, Result};
 
 pub(super) const CASES: &[Case] = &[

@@ -3,11 +3,11 @@
 //! Who may call what, and bad pointers everywhere.
 
 use super::{Case, Context, Role, accepts, case, check, refuses, role};
+use crate::driver::uapi;
+use crate::driver::vhost::{RX, TX, Vhost};
 use crate::runner;
 use crate::sys::ioctl::BadPointer;
 use crate::sys::mapping::Mapping;
-use crate::uapi;
-use crate::vhost::{RX, TX, Vhost};
 use anyhow::{Context as _, Result};
 use std::os::fd::{AsFd, OwnedFd};
 use std::process::Stdio;

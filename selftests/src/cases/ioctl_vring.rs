@@ -3,14 +3,14 @@
 //! Ring size, base, addresses, event descriptors and backend.
 
 use super::{Case, Context, Kind, accepts, case, check, refuses};
-use crate::device::{NetDevice, Setup};
+use crate::driver::device::{NetDevice, Setup};
+use crate::driver::traffic::{self, Plan};
+use crate::driver::uapi::{self, VringAddr, feature};
+use crate::driver::vhost::{RX, TX, Vhost};
 use crate::eventfd::EventFd;
+use crate::host::tap::{self, Tap, TapConfig};
 use crate::sys::mapping::Mapping;
 use crate::sys::net;
-use crate::tap::{self, Tap, TapConfig};
-use crate::traffic::{self, Plan};
-use crate::uapi::{self, VringAddr, feature};
-use crate::vhost::{RX, TX, Vhost};
 use anyhow::{Context as _, Result};
 use rustix::event::epoll;
 use std::io;

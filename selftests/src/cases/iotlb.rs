@@ -5,16 +5,16 @@
 
 use super::live::under_traffic;
 use super::{Case, Context, accepts, case, check, integrity, wake_c};
-use crate::device::{NetDevice, Setup};
-use crate::frame;
-use crate::iommu::{Iommu, PAGE};
-use crate::iotlb::{BACKEND_MSG_V2, Message, READ, VERSION_1, VERSION_2, WRITE};
-use crate::memory::GuestMemory;
-use crate::procfs;
-use crate::split::SplitLayout;
-use crate::traffic::{self, Plan};
-use crate::uapi::{NetHeader, feature};
-use crate::vhost::{RX, TX};
+use crate::driver::device::{NetDevice, Setup};
+use crate::driver::frame;
+use crate::driver::iommu::{Iommu, PAGE};
+use crate::driver::iotlb::{BACKEND_MSG_V2, Message, READ, VERSION_1, VERSION_2, WRITE};
+use crate::driver::memory::GuestMemory;
+use crate::driver::split::SplitLayout;
+use crate::driver::traffic::{self, Plan};
+use crate::driver::uapi::{NetHeader, feature};
+use crate::driver::vhost::{RX, TX};
+use crate::host::procfs;
 use crate::wait::Deadline;
 use anyhow::{Context as _, Result};
 use rand::rngs::SmallRng;
@@ -251,7 +251,7 @@ fn park(ctx: &Context) -> Result<()> {
             for (round, (index, (start, len, perm))) in (0..).zip(places) {
                 // Both queues are at rest, with all there is mapped, before some of it goes.
                 procfs::idle()?;
-                let first = crate::device::GUEST_BASE;
+                let first = crate::driver::device::GUEST_BASE;
                 iommu.map(first, usize::try_from(tx + tx_len as u64 - first)?)?;
                 iommu.hold();
                 iommu.unmap(start, len as u64)?;
@@ -411,7 +411,7 @@ fn moved_pages(ctx: &Context) -> Result<()> {
         }
         Behind::start(ctx, setup, VERSION_2)?
             .run(|device, iommu| {
-                let first = crate::device::GUEST_BASE;
+                let first = crate::driver::device::GUEST_BASE;
                 let (last, len) = device.tx.buffers();
                 let pages = (last + len as u64 - first) / PAGE;
                 let rings = (device.tx.layout.used - first) / PAGE + 3;
@@ -459,7 +459,7 @@ fn storm(ctx: &Context) -> Result<()> {
         let mut setup = Setup::new(feature::VERSION_1 | feature::EVENT_IDX);
         setup.scattered = true;
         Behind::start(ctx, setup, version)?.run(|device, iommu| {
-            let first = crate::device::GUEST_BASE;
+            let first = crate::driver::device::GUEST_BASE;
             let (last, len) = device.tx.buffers();
             let pages = (last + len as u64 - first) / PAGE;
             let stop = AtomicBool::new(false);

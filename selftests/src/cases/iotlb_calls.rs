@@ -4,15 +4,15 @@
 
 use super::iotlb::{Behind, expect_no_errors, send_one, single, take_one};
 use super::{Case, Context, Role, accepts, case, check, kill, refuses, role, wake_c};
-use crate::device::Setup;
-use crate::iommu::PAGE;
-use crate::iotlb::{
+use crate::driver::device::Setup;
+use crate::driver::iommu::PAGE;
+use crate::driver::iotlb::{
     ACCESS_FAIL, BACKEND_MSG_V2, INVALIDATE, LEN, MISS, Message, READ, VERSION_1, VERSION_2,
 };
-use crate::procfs;
-use crate::traffic::{self, Plan};
-use crate::uapi::feature;
-use crate::vhost::{RX, TX, Vhost};
+use crate::driver::traffic::{self, Plan};
+use crate::driver::uapi::feature;
+use crate::driver::vhost::{RX, TX, Vhost};
+use crate::host::procfs;
 use crate::wait::Deadline;
 use anyhow::{Context as _, Result};
 use std::io;
@@ -179,7 +179,7 @@ fn malformed(ctx: &Context) -> Result<()> {
                 refuse_all(
                     &device.vhost,
                     version,
-                    device.memory.user(crate::device::GUEST_BASE),
+                    device.memory.user(crate::driver::device::GUEST_BASE),
                 )?;
                 traffic::exchange(device, Plan::new(ctx.seed + 1, 50, |_| 200))?;
                 let _ = iommu.take_misses();

@@ -6,15 +6,15 @@
 use super::iotlb::{Behind, expect_no_errors};
 use super::log::{END, USED, content, used_len};
 use super::{Case, Context, Kind, accepts, case, check};
-use crate::device::{NetDevice, Setup};
-use crate::frame;
-use crate::iommu::PAGE;
-use crate::iotlb::{Message, VERSION_2};
-use crate::log::{DirtyLog, Pages, cover, log_used};
-use crate::memory::GuestMemory;
-use crate::traffic::{self, Plan};
-use crate::uapi::{MemoryRegion, NetHeader, feature};
-use crate::vhost::{RX, TX};
+use crate::driver::device::{NetDevice, Setup};
+use crate::driver::frame;
+use crate::driver::iommu::PAGE;
+use crate::driver::iotlb::{Message, VERSION_2};
+use crate::driver::log::{DirtyLog, Pages, cover, log_used};
+use crate::driver::memory::GuestMemory;
+use crate::driver::traffic::{self, Plan};
+use crate::driver::uapi::{MemoryRegion, NetHeader, feature};
+use crate::driver::vhost::{RX, TX};
 use crate::wait::Deadline;
 use anyhow::{Context as _, Result};
 

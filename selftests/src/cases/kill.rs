@@ -3,14 +3,14 @@
 //! Owners that are killed at any moment.
 
 use super::{Case, Context, Role, case, check, role};
-use crate::census;
-use crate::device::{NetDevice, Setup};
+use crate::driver::device::{NetDevice, Setup};
+use crate::driver::traffic::{self, Flow, Plan, RxFlow, TxFlow};
+use crate::driver::uapi::feature;
+use crate::driver::vhost::{RX, TX};
+use crate::host::census;
 use crate::runner;
 use crate::sys::mapping::Mapping;
 use crate::sys::process::Forked;
-use crate::traffic::{self, Flow, Plan, RxFlow, TxFlow};
-use crate::uapi::feature;
-use crate::vhost::{RX, TX};
 use crate::wait::Deadline;
 use anyhow::{Context as _, Result, bail};
 use rand::rngs::SmallRng;
@@ -81,7 +81,7 @@ fn idle_owner(ctx: &Context) -> Result<()> {
     let mut device = NetDevice::start(&ctx.device, Setup::new(feature::VERSION_1))?;
     device.rx_fill()?;
     let _ = device.rx.ring.publish();
-    device.tx_post(crate::uapi::NetHeader::default(), &[0; 64])?;
+    device.tx_post(crate::driver::uapi::NetHeader::default(), &[0; 64])?;
     let _ = device.tx.ring.publish();
     say_ready()?;
     loop {
@@ -93,7 +93,7 @@ fn idle_owner(ctx: &Context) -> Result<()> {
 fn adopt(_ctx: &Context) -> Result<()> {
     use std::os::fd::AsFd;
     let fd = std::io::stdin().as_fd().try_clone_to_owned()?;
-    let vhost = crate::vhost::Vhost::from_fd(fd);
+    let vhost = crate::driver::vhost::Vhost::from_fd(fd);
     vhost.set_owner().context("SET_OWNER")?;
     vhost.set_num(RX, 64)?;
     vhost.set_base(TX, 5)?;

@@ -3,13 +3,13 @@
 //! Devices that come and go.
 
 use super::{Case, Context, accepts, case, check};
-use crate::census;
-use crate::device::{NetDevice, Setup};
-use crate::frame;
-use crate::procfs;
-use crate::traffic::{self, Flow, Plan, RxFlow, TxFlow};
-use crate::uapi::{NetHeader, feature};
-use crate::vhost::{RX, TX};
+use crate::driver::device::{NetDevice, Setup};
+use crate::driver::frame;
+use crate::driver::traffic::{self, Flow, Plan, RxFlow, TxFlow};
+use crate::driver::uapi::{NetHeader, feature};
+use crate::driver::vhost::{RX, TX};
+use crate::host::census;
+use crate::host::procfs;
 use anyhow::{Context as _, Result};
 
 pub(super) const CASES: &[Case] = &[

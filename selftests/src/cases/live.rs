@@ -3,13 +3,13 @@
 //! Changes under traffic: nothing is lost, doubled, or touched where it is not any more.
 
 use super::{Case, Context, accepts, case, check, wake_c};
-use crate::device::{NetDevice, Setup};
+use crate::driver::device::{NetDevice, Setup};
+use crate::driver::split::{SplitDriver, SplitLayout};
+use crate::driver::traffic::{self, Flow, Plan, RxFlow, TxFlow};
+use crate::driver::uapi::{MemoryRegion, feature};
+use crate::driver::vhost::{RX, TX};
 use crate::eventfd::EventFd;
-use crate::split::{SplitDriver, SplitLayout};
 use crate::sys::process::{RawSlot, redirect};
-use crate::traffic::{self, Flow, Plan, RxFlow, TxFlow};
-use crate::uapi::{MemoryRegion, feature};
-use crate::vhost::{RX, TX};
 use crate::wait::Deadline;
 use anyhow::{Context as _, Result};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};

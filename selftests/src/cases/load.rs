@@ -3,18 +3,18 @@
 //! Many devices at once, and who gets how much of a CPU and of a worker.
 
 use super::{Case, Context, case, check};
-use crate::device::{NetDevice, Setup};
-use crate::frame;
-use crate::load::{self, Line};
-use crate::memory::GuestMemory;
-use crate::procfs;
-use crate::queue::Kick;
-use crate::split::{Descriptor, SplitLayout};
+use crate::driver::device::{NetDevice, Setup};
+use crate::driver::frame;
+use crate::driver::load::{self, Line};
+use crate::driver::memory::GuestMemory;
+use crate::driver::queue::Kick;
+use crate::driver::split::{Descriptor, SplitLayout};
+use crate::driver::traffic::Plan;
+use crate::driver::uapi::{DESC_WRITE, NetHeader, feature};
+use crate::driver::vhost::{RX, TX};
+use crate::host::procfs;
+use crate::host::tap;
 use crate::sys::process;
-use crate::tap;
-use crate::traffic::Plan;
-use crate::uapi::{DESC_WRITE, NetHeader, feature};
-use crate::vhost::{RX, TX};
 use crate::wait::Deadline;
 use anyhow::{Context as _, Result};
 use rustix::thread::{CpuSet, sched_getcpu, sched_setaffinity};

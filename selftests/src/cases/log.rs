@@ -6,16 +6,16 @@
 //! address is taken. Whatever a queue logs is there once its backend is taken away.
 
 use super::{Case, Context, Kind, accepts, case, check, integrity};
-use crate::device::{NetDevice, Setup};
-use crate::frame;
-use crate::log::{DirtyLog, LOG_PAGE, Pages, cover, log_used};
-use crate::memory::GuestMemory;
-use crate::procfs;
-use crate::ring::Segment;
-use crate::split::SplitLayout;
-use crate::traffic::{self, Plan};
-use crate::uapi::{MemoryRegion, NetHeader, feature};
-use crate::vhost::{RX, TX};
+use crate::driver::device::{NetDevice, Setup};
+use crate::driver::frame;
+use crate::driver::log::{DirtyLog, LOG_PAGE, Pages, cover, log_used};
+use crate::driver::memory::GuestMemory;
+use crate::driver::ring::Segment;
+use crate::driver::split::SplitLayout;
+use crate::driver::traffic::{self, Plan};
+use crate::driver::uapi::{MemoryRegion, NetHeader, feature};
+use crate::driver::vhost::{RX, TX};
+use crate::host::procfs;
 use crate::wait::Deadline;
 use anyhow::{Context as _, Result};
 

@@ -4,15 +4,15 @@
 
 use super::log::{END, Logged, USED};
 use super::{Case, Context, Kind, accepts, case, check, refuses};
-use crate::device::{NetDevice, Setup};
+use crate::driver::device::{NetDevice, Setup};
+use crate::driver::frame;
+use crate::driver::log::{DirtyLog, LOG_PAGE, log_used};
+use crate::driver::traffic::{self, Plan};
+use crate::driver::uapi::{self, MemoryRegion, NetHeader, feature};
+use crate::driver::vhost::{RX, TX};
 use crate::eventfd::EventFd;
-use crate::frame;
-use crate::log::{DirtyLog, LOG_PAGE, log_used};
-use crate::procfs;
+use crate::host::procfs;
 use crate::sys::ioctl::BadPointer;
-use crate::traffic::{self, Plan};
-use crate::uapi::{self, MemoryRegion, NetHeader, feature};
-use crate::vhost::{RX, TX};
 use crate::wait::Deadline;
 use anyhow::{Context as _, Result};
 use std::os::fd::{AsFd, AsRawFd};

@@ -5,11 +5,11 @@
 use super::live::under_traffic;
 use super::log::{END, USED, content, used_len};
 use super::{Case, Context, accepts, case, check};
-use crate::device::{NetDevice, Setup};
-use crate::log::{DirtyLog, LOG_PAGE, Pages, log_used};
-use crate::memory::GuestMemory;
-use crate::uapi::feature;
-use crate::vhost::{RX, TX};
+use crate::driver::device::{NetDevice, Setup};
+use crate::driver::log::{DirtyLog, LOG_PAGE, Pages, log_used};
+use crate::driver::memory::GuestMemory;
+use crate::driver::uapi::feature;
+use crate::driver::vhost::{RX, TX};
 use anyhow::{Context as _, Result};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

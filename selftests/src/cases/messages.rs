@@ -3,11 +3,11 @@
 //! Messages about IO addresses, read from and written to a device that has no IOTLB.
 
 use super::{Case, Context, accepts, case, check, refuses};
-use crate::device::{NetDevice, Setup};
-use crate::iotlb::{self, LEN, Message, VERSION_1, VERSION_2};
-use crate::traffic::{self, Plan};
-use crate::uapi::feature;
-use crate::vhost::Vhost;
+use crate::driver::device::{NetDevice, Setup};
+use crate::driver::iotlb::{self, LEN, Message, VERSION_1, VERSION_2};
+use crate::driver::traffic::{self, Plan};
+use crate::driver::uapi::feature;
+use crate::driver::vhost::Vhost;
 use crate::wait::is_readable;
 use anyhow::Result;
 use rand::{Rng as _, SeedableRng as _, rngs::SmallRng};

@@ -59,8 +59,8 @@ mod worker;
 mod workers;
 mod wrap;
 
-use crate::queue::Queue;
-use crate::vhost::Vhost;
+use crate::driver::queue::Queue;
+use crate::driver::vhost::Vhost;
 use anyhow::{Context as _, Result, bail};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -148,7 +148,7 @@ pub struct Case {
     pub name: &'static str,
     /// After which it counts as hung.
     pub timeout: Duration,
-    /// Whether the machine has to have all of [`crate::nics::ALL`].
+    /// Whether the machine has to have all of [`crate::host::nics::ALL`].
     pub cards: bool,
     /// The test itself.
     pub run: fn(&Context) -> Result<()>,

@@ -8,16 +8,16 @@
 //! of one in page fragments, only the headers are copied.
 
 use super::{Case, Context, case, check, integrity};
-use crate::device::NetDevice;
-use crate::fragments::Fragments;
-use crate::nics::Pair;
-use crate::peer::Peer;
-use crate::segments::{Arrived, Destination, Stream};
-use crate::tap::{OFFLOAD_CSUM, OFFLOAD_TSO4};
-use crate::uapi::feature;
-use crate::vhost::{RX, TX};
+use crate::driver::device::NetDevice;
+use crate::driver::segments::{Arrived, Destination, Stream};
+use crate::driver::uapi::feature;
+use crate::driver::vhost::{RX, TX};
+use crate::host::fragments::Fragments;
+use crate::host::nics::Pair;
+use crate::host::peer::Peer;
+use crate::host::tap::{OFFLOAD_CSUM, OFFLOAD_TSO4};
+use crate::host::wire::{feed, ip, load, tc};
 use crate::wait::Deadline;
-use crate::wire::{feed, ip, load, tc};
 use anyhow::{Context as _, Result};
 use rustix::thread::{CpuSet, sched_getcpu, sched_setaffinity};
 use std::fs;

@@ -3,12 +3,12 @@
 //! Traffic of all kinds while the host is short of memory.
 
 use super::{Case, Context, case, frames_memory, integrity};
-use crate::device::NetDevice;
-use crate::fragments::Fragments;
-use crate::tap::Tap;
-use crate::traffic::{self, Plan};
-use crate::uapi::feature;
-use crate::vhost::{RX, TX};
+use crate::driver::device::NetDevice;
+use crate::driver::traffic::{self, Plan};
+use crate::driver::uapi::feature;
+use crate::driver::vhost::{RX, TX};
+use crate::host::fragments::Fragments;
+use crate::host::tap::Tap;
 use anyhow::{Context as _, Result};
 
 pub(super) const CASES: &[Case] = &[case("pressure.fragmented", 240, fragmented)];

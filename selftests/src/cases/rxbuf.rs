@@ -3,11 +3,11 @@
 //! Receive buffers that are small, few, or too short.
 
 use super::{Case, Context, case, check, integrity};
-use crate::device::{NetDevice, Setup};
-use crate::frame;
-use crate::procfs;
-use crate::traffic::{self, Flow, Plan, RxFlow};
-use crate::uapi::{NetHeader, feature};
+use crate::driver::device::{NetDevice, Setup};
+use crate::driver::frame;
+use crate::driver::traffic::{self, Flow, Plan, RxFlow};
+use crate::driver::uapi::{NetHeader, feature};
+use crate::host::procfs;
 use crate::wait::Deadline;
 use anyhow::{Context as _, Result};
 use rand::rngs::SmallRng;
@@ -196,7 +196,7 @@ fn before_buffers(ctx: &Context) -> Result<()> {
         frame::build(ctx.seed, sequence, 100, &mut bytes);
         device.peer.send(NetHeader::default(), &bytes)?;
     }
-    device.bind(crate::vhost::RX)?;
+    device.bind(crate::driver::vhost::RX)?;
     for sequence in 50..100 {
         frame::build(ctx.seed, sequence, 100, &mut bytes);
         device.peer.send(NetHeader::default(), &bytes)?;

@@ -4,12 +4,12 @@
 
 use super::stopped::a_while;
 use super::{Case, Context, Skip, accepts, case, check};
-use crate::device::{NetDevice, Setup};
-use crate::frame;
-use crate::ring::Segment;
+use crate::driver::device::{NetDevice, Setup};
+use crate::driver::frame;
+use crate::driver::ring::Segment;
+use crate::driver::traffic::{self, Plan};
+use crate::driver::uapi::{MemoryRegion, NetHeader, feature};
 use crate::sys::mapping::{Mapping, PAGE};
-use crate::traffic::{self, Plan};
-use crate::uapi::{MemoryRegion, NetHeader, feature};
 use crate::wait::Deadline;
 use anyhow::{Context as _, Result};
 use rustix::fs::{MemfdFlags, ftruncate, memfd_create};

@@ -3,8 +3,8 @@
 //! Signals that come while a thread is started for a device: the call is made again, unseen.
 
 use super::{Case, Context, Kind, accepts, case, check, workers};
+use crate::driver::vhost::Vhost;
 use crate::sys::process::{interrupt_after, interruptions};
-use crate::vhost::Vhost;
 use anyhow::{Context as _, Result};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};

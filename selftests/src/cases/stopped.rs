@@ -3,15 +3,15 @@
 //! Devices one queue of which has stopped, with frames in it, for what can start it again.
 
 use super::{Context, Kind, accepts, check, wake_c};
-use crate::device::{NetDevice, Setup};
+use crate::driver::device::{NetDevice, Setup};
+use crate::driver::log::{DirtyLog, log_used};
+use crate::driver::split::{Descriptor, SplitLayout};
+use crate::driver::traffic::{self, Flow, Plan, RxFlow, TxFlow};
+use crate::driver::uapi::{DESC_WRITE, NetHeader, VringAddr, feature};
+use crate::driver::vhost::{RX, TX};
 use crate::eventfd::EventFd;
-use crate::log::{DirtyLog, log_used};
-use crate::procfs;
-use crate::split::{Descriptor, SplitLayout};
+use crate::host::procfs;
 use crate::sys::mapping::Mapping;
-use crate::traffic::{self, Flow, Plan, RxFlow, TxFlow};
-use crate::uapi::{DESC_WRITE, NetHeader, VringAddr, feature};
-use crate::vhost::{RX, TX};
 use crate::wait::Deadline;
 use anyhow::{Context as _, Result};
 use std::os::fd::{AsFd, AsRawFd};

@@ -3,13 +3,13 @@
 //! Calls from several threads, that change nothing in the end, against traffic that must not notice.
 
 use super::{Case, Context, Kind, case, check};
-use crate::device::{NetDevice, Setup};
-use crate::iotlb::{BACKEND_MSG_V2, Message, VERSION_1};
+use crate::driver::device::{NetDevice, Setup};
+use crate::driver::iotlb::{BACKEND_MSG_V2, Message, VERSION_1};
+use crate::driver::traffic::{self, Flow, Plan, RxFlow, TxFlow};
+use crate::driver::uapi::{self, MemoryRegion, VringAddr, feature};
+use crate::driver::vhost::{RX, TX, Vhost};
 use crate::sys::ioctl::BadPointer;
 use crate::sys::process::{Forked, RawSlot, redirect};
-use crate::traffic::{self, Flow, Plan, RxFlow, TxFlow};
-use crate::uapi::{self, MemoryRegion, VringAddr, feature};
-use crate::vhost::{RX, TX, Vhost};
 use anyhow::{Context as _, Result, bail};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
@@ -40,7 +40,7 @@ struct Target {
 
 impl Target {
     fn new(ctx: &Context, device: &NetDevice) -> Result<Self> {
-        let queue = |queue: &crate::queue::Queue| {
+        let queue = |queue: &crate::driver::queue::Queue| {
             let fds = [queue.kick.as_fd(), queue.call.as_fd(), queue.err.as_fd()];
             (
                 u32::from(queue.ring.size()),

@@ -3,12 +3,12 @@
 //! Headers that tell of UDP tunnels: 24 bytes, as soon as either feature for them is accepted.
 
 use super::{Case, Context, accepts, case, check, integrity};
-use crate::device::NetDevice;
-use crate::frame::{self, TCP_HEADERS};
-use crate::tap::{OFFLOAD_CSUM, OFFLOAD_TSO4, OFFLOAD_UDP_TUNNEL};
-use crate::traffic::{self, Plan};
-use crate::uapi::{NetHeader, feature};
-use crate::vhost::{RX, TX};
+use crate::driver::device::NetDevice;
+use crate::driver::frame::{self, TCP_HEADERS};
+use crate::driver::traffic::{self, Plan};
+use crate::driver::uapi::{NetHeader, feature};
+use crate::driver::vhost::{RX, TX};
+use crate::host::tap::{OFFLOAD_CSUM, OFFLOAD_TSO4, OFFLOAD_UDP_TUNNEL};
 use crate::wait::Deadline;
 use anyhow::{Context as _, Result};
 

@@ -3,11 +3,11 @@
 //! Frames that a ring of mergeable buffers cannot hold, now or ever.
 
 use super::{Case, Context, Kind, case, check};
-use crate::device::{NetDevice, Setup, Shape};
-use crate::frame;
-use crate::procfs;
-use crate::traffic::{self, Plan, RxFlow};
-use crate::uapi::{NetHeader, feature};
+use crate::driver::device::{NetDevice, Setup, Shape};
+use crate::driver::frame;
+use crate::driver::traffic::{self, Plan, RxFlow};
+use crate::driver::uapi::{NetHeader, feature};
+use crate::host::procfs;
 use crate::wait::Deadline;
 use anyhow::{Context as _, Result};
 

@@ -3,11 +3,11 @@
 //! The worker thread and the module behind the device.
 
 use super::{Case, Context, Kind, Skip, accepts, case, check};
-use crate::device::{NetDevice, Setup};
-use crate::procfs;
-use crate::traffic::{self, Plan};
-use crate::uapi::feature;
-use crate::vhost::{RX, TX};
+use crate::driver::device::{NetDevice, Setup};
+use crate::driver::traffic::{self, Plan};
+use crate::driver::uapi::feature;
+use crate::driver::vhost::{RX, TX};
+use crate::host::procfs;
 use crate::wait::Deadline;
 use anyhow::{Context as _, Result};
 use std::fs;

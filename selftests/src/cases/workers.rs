@@ -4,15 +4,15 @@
 
 use super::live::under_traffic;
 use super::{Case, Context, Kind, Role, accepts, case, check, kill, log_live, refuses, role};
-use crate::device::{NetDevice, Setup};
-use crate::log::{DirtyLog, LOG_PAGE, Pages, log_used};
-use crate::procfs::{self, Thread};
+use crate::driver::device::{NetDevice, Setup};
+use crate::driver::log::{DirtyLog, LOG_PAGE, Pages, log_used};
+use crate::driver::traffic::{self, Flow, Plan, RxFlow, TxFlow};
+use crate::driver::uapi::{self, feature};
+use crate::driver::vhost::{RX, TX, Vhost};
+use crate::host::procfs::{self, Thread};
 use crate::runner;
 use crate::sys::ioctl::BadPointer;
 use crate::sys::mapping::Mapping;
-use crate::traffic::{self, Flow, Plan, RxFlow, TxFlow};
-use crate::uapi::{self, feature};
-use crate::vhost::{RX, TX, Vhost};
 use crate::wait::Deadline;
 use anyhow::{Context as _, Result, bail};
 use rustix::process::{Resource, Rlimit, setrlimit};

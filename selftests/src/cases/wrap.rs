@@ -3,9 +3,9 @@
 //! Indexes that wrap, and rings of every size.
 
 use super::{Case, Context, case, check};
-use crate::device::{NetDevice, Setup, Shape};
-use crate::traffic::{self, Plan};
-use crate::uapi::feature;
+use crate::driver::device::{NetDevice, Setup, Shape};
+use crate::driver::traffic::{self, Plan};
+use crate::driver::uapi::feature;
 use anyhow::{Context as _, Result};
 
 pub(super) const CASES: &[Case] = &[

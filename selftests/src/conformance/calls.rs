@@ -4,8 +4,8 @@
 
 use super::ioctls::{IOCTLS, of, undefined};
 use super::step::{Action, Argument, Fd, Field, Place, Step};
+use crate::driver::uapi::feature;
 use crate::sys::ioctl::BadPointer;
-use crate::uapi::feature;
 
 /// Bytes of the guest's memory in the usual table, from guest address zero.
 pub const GUEST: u64 = 2 << 20;

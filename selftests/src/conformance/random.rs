@@ -4,7 +4,7 @@
 
 use super::step::{Action, Argument, Caller, Fd, Field, Step};
 use super::{Both, Pair, calls, differences, ioctls::of};
-use crate::uapi::feature;
+use crate::driver::uapi::feature;
 use anyhow::Result;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};

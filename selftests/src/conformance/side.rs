@@ -3,12 +3,12 @@
 //! One of the two devices, with everything that calls on it may refer to.
 
 use super::step::{self, Action, Argument, Caller, Fd, Outcome, Place, Step, Value};
+use crate::driver::vhost::Vhost;
 use crate::eventfd::EventFd;
+use crate::host::tap::{self, Tap, TapConfig};
 use crate::sys::ioctl::{call_bad, call_raw};
 use crate::sys::mapping::{Mapping, PAGE};
 use crate::sys::{net, process};
-use crate::tap::{self, Tap, TapConfig};
-use crate::vhost::Vhost;
 use anyhow::{Context, Result, ensure};
 use rustix::event::{PollFd, PollFlags, epoll, poll};
 use rustix::fs::{SeekFrom, seek};

@@ -4,7 +4,7 @@
 
 use super::calls::{GUEST, LOG, addresses, file, ioctl, message, state, usual_memory};
 use super::step::{Caller, Fd, Field, Step};
-use crate::uapi::feature;
+use crate::driver::uapi::feature;
 
 /// Whose device it is, as the caller of the table sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

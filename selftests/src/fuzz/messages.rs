@@ -9,17 +9,19 @@
 
 use super::{Counts, Fuzzer, Stop, drain, exchange};
 use crate::cases::Context;
-use crate::device::{GUEST_BASE, NetDevice, Setup};
-use crate::frame;
-use crate::iommu::Iommu;
-use crate::iotlb::{INVALIDATE, LEN, MISS, Message, READ, UPDATE, VERSION_1, VERSION_2, WRITE};
-use crate::log::DirtyLog;
-use crate::memory::GuestMemory;
+use crate::driver::device::{GUEST_BASE, NetDevice, Setup};
+use crate::driver::frame;
+use crate::driver::iommu::Iommu;
+use crate::driver::iotlb::{
+    INVALIDATE, LEN, MISS, Message, READ, UPDATE, VERSION_1, VERSION_2, WRITE,
+};
+use crate::driver::log::DirtyLog;
+use crate::driver::memory::GuestMemory;
+use crate::driver::uapi::{NetHeader, VRING_LOG, VringAddr, feature};
+use crate::driver::vhost::{RX, TX, Vhost};
+use crate::host::tap::Tap;
 use crate::sys::kcov::Coverage;
 use crate::sys::mapping::PAGE;
-use crate::tap::Tap;
-use crate::uapi::{NetHeader, VRING_LOG, VringAddr, feature};
-use crate::vhost::{RX, TX, Vhost};
 use crate::wait::Deadline;
 use anyhow::{Context as _, Result, anyhow, bail};
 use rand::rngs::SmallRng;

@@ -10,14 +10,14 @@ pub mod ioctls;
 pub mod messages;
 
 use crate::cases::Context;
-use crate::device::NetDevice;
-use crate::kmsg::Begun;
-use crate::peer::Peer;
+use crate::driver::device::NetDevice;
+use crate::driver::traffic::{self, Plan};
+use crate::driver::vhost::{RX, TX};
+use crate::host::kmsg::Begun;
+use crate::host::peer::Peer;
 use crate::runner;
 use crate::sys::kcov::Coverage;
 use crate::sys::process;
-use crate::traffic::{self, Plan};
-use crate::vhost::{RX, TX};
 use crate::wait::Deadline;
 use anyhow::{Context as _, Result, anyhow, bail};
 use std::collections::{BTreeMap, BTreeSet};
@@ -150,7 +150,7 @@ impl fmt::Display for Counts {
 pub fn run_here(fuzzer: Fuzzer, context: &Context) -> Result<()> {
     // Whatever happens to the parent, nothing is left behind.
     process::die_with_parent()?;
-    crate::tap::private_network()?;
+    crate::host::tap::private_network()?;
     let counts = (fuzzer.episode)(context)?;
     println!("{}", counts.lines());
     Ok(())

@@ -4,7 +4,7 @@
 
 use super::check;
 use super::ioctl::{Request, call};
-use crate::peer::SOL_PACKET;
+use crate::host::peer::SOL_PACKET;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 

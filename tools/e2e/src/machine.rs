@@ -11,8 +11,8 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use clap::Args;
 use rustix::io::{FdFlags, fcntl_dupfd_cloexec, fcntl_setfd};
-use selftests::procfs;
-use selftests::tap::{Tap, TapConfig};
+use selftests::host::procfs;
+use selftests::host::tap::{Tap, TapConfig};
 use selftests::wait::Deadline;
 
 use crate::emulation;

@@ -10,15 +10,15 @@ mod draw;
 
 use super::{Counts, Fuzzer, Stop, drain, exchange};
 use crate::cases::{Context, Kind};
-use crate::device::NetDevice;
+use crate::driver::device::NetDevice;
+use crate::driver::iommu::Iommu;
+use crate::driver::iotlb::{READ, VERSION_1, VERSION_2, WRITE};
+use crate::driver::log::{self, DirtyLog, LOG_PAGE, Pages};
+use crate::driver::uapi::feature;
+use crate::driver::vhost::{RX, TX, Vhost};
 use crate::eventfd::EventFd;
-use crate::iommu::Iommu;
-use crate::iotlb::{READ, VERSION_1, VERSION_2, WRITE};
-use crate::log::{self, DirtyLog, LOG_PAGE, Pages};
+use crate::host::tap::Tap;
 use crate::sys::mapping::PAGE;
-use crate::tap::Tap;
-use crate::uapi::feature;
-use crate::vhost::{RX, TX, Vhost};
 use anyhow::{Context as _, Result, bail};
 use draw::{CLOSED, Guest, LIMITED, REGION};
 use rand::rngs::SmallRng;
@@ -321,7 +321,7 @@ impl Episode {
         let (start, len) = if self.rng.random() {
             (LIMITED, REGION)
         } else {
-            (crate::device::GUEST_BASE, 1 << 18)
+            (crate::driver::device::GUEST_BASE, 1 << 18)
         };
         let page = start + (self.rng.random_range(0..len / PAGE) * PAGE) as u64;
         // Small rings have less memory than that.

@@ -2,7 +2,7 @@
 
 //! IOTLB messages, which are read from and written to the device (`struct vhost_iotlb_msg`).
 
-use crate::vhost::Vhost;
+use crate::driver::vhost::Vhost;
 use std::io;
 use std::os::fd::AsFd;
 

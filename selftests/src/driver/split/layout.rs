@@ -2,8 +2,8 @@
 
 //! Where the parts of a split ring lie in memory, and what they look like there.
 
-use crate::memory::GuestMemory;
-use crate::uapi::{USED_NO_NOTIFY, VringAddr};
+use crate::driver::memory::GuestMemory;
+use crate::driver::uapi::{USED_NO_NOTIFY, VringAddr};
 use anyhow::Result;
 use std::sync::atomic::{Ordering, fence};
 

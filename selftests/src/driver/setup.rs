@@ -2,11 +2,11 @@
 
 //! What a device is made from: features, sizes, and the layout of memory and chains.
 
-use crate::memory::GuestMemory;
-use crate::peer::Peer;
-use crate::ring::Segment;
-use crate::tap::TapConfig;
-use crate::uapi::feature;
+use crate::driver::memory::GuestMemory;
+use crate::driver::ring::Segment;
+use crate::driver::uapi::feature;
+use crate::host::peer::Peer;
+use crate::host::tap::TapConfig;
 use anyhow::Result;
 use std::sync::Arc;
 

@@ -2,8 +2,8 @@
 
 //! Several devices in one process, each with traffic both ways.
 
-use crate::device::NetDevice;
-use crate::traffic::{Flow, Plan, RxFlow, TxFlow};
+use crate::driver::device::NetDevice;
+use crate::driver::traffic::{Flow, Plan, RxFlow, TxFlow};
 use crate::wait::{Deadline, PATIENCE};
 use anyhow::{Context, Result, bail};
 use std::os::fd::AsFd;

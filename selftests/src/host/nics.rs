@@ -2,9 +2,9 @@
 
 //! Emulated network cards that a machine has for the tests, connected in pairs.
 
+use crate::host::wire;
 use crate::sys::net;
 use crate::wait::Deadline;
-use crate::wire;
 use anyhow::{Context, Result};
 use std::fs;
 use std::process::Command;

@@ -2,8 +2,8 @@
 
 //! Guest memory: mappings at chosen guest-physical addresses, holes between them included.
 
+use crate::driver::uapi::MemoryRegion;
 use crate::sys::mapping::{Mapping, PAGE};
-use crate::uapi::MemoryRegion;
 use anyhow::{Context, Result, bail};
 use rand::SeedableRng;
 use rand::rngs::SmallRng;

@@ -2,13 +2,13 @@
 
 //! A queue of a device, seen from its driver: ring, notifications and buffers.
 
+use crate::driver::memory::GuestMemory;
+use crate::driver::ring::RingDriver;
+use crate::driver::setup::{Setup, Shape};
+use crate::driver::split::{SplitDriver, SplitLayout};
+use crate::driver::vhost::RX;
 use crate::eventfd::EventFd;
-use crate::memory::GuestMemory;
-use crate::ring::RingDriver;
-use crate::setup::{Setup, Shape};
-use crate::split::{SplitDriver, SplitLayout};
 use crate::sys::mapping::PAGE;
-use crate::vhost::RX;
 use anyhow::{Context, Result, bail};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;

@@ -5,7 +5,7 @@
 //! Caches grow and shrink as they like, so a count tells little by itself. But who leaves something
 //! behind does so each time: what grows in every one of several periods of use is a leak.
 
-use crate::procfs;
+use crate::host::procfs;
 use anyhow::{Context, Result, bail};
 use std::collections::BTreeMap;
 use std::fs;

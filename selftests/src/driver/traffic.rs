@@ -2,9 +2,9 @@
 
 //! Numbered frames through a device: sent, awaited in order, compared byte for byte.
 
-use crate::device::NetDevice;
-use crate::frame;
-use crate::uapi::{NetHeader, feature};
+use crate::driver::device::NetDevice;
+use crate::driver::frame;
+use crate::driver::uapi::{NetHeader, feature};
 use crate::wait::{Deadline, PATIENCE};
 use anyhow::{Context, Result, bail};
 use std::os::fd::AsFd;

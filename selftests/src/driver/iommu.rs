@@ -2,11 +2,11 @@
 
 //! An IOMMU for a device: a thread that answers what the device asks, as a hypervisor does.
 
-use crate::device::NetDevice;
+use crate::driver::device::NetDevice;
+use crate::driver::iotlb::{INVALIDATE, MISS, Message, READ, UPDATE, VERSION_1, WRITE};
+use crate::driver::memory::GuestMemory;
+use crate::driver::vhost::{RX, Vhost};
 use crate::eventfd::EventFd;
-use crate::iotlb::{INVALIDATE, MISS, Message, READ, UPDATE, VERSION_1, WRITE};
-use crate::memory::GuestMemory;
-use crate::vhost::{RX, Vhost};
 use crate::wait::Deadline;
 use anyhow::{Context, Result, bail};
 use std::collections::BTreeMap;

@@ -2,9 +2,9 @@
 
 //! The ioctls of a vhost-net device, typed.
 
+use crate::driver::uapi::{self, MemoryRegion, VringAddr, VringFile, VringState};
 use crate::sys::ioctl::{BadPointer, Request, call, call_bad, call_none, call_raw};
 use crate::sys::mapping::Mapping;
-use crate::uapi::{self, MemoryRegion, VringAddr, VringFile, VringState};
 use anyhow::{Context, Result};
 use std::fs::{File, OpenOptions};
 use std::io;

@@ -2,7 +2,7 @@
 
 //! The driver's half of a virtqueue, whatever its format.
 
-use crate::uapi::VringAddr;
+use crate::driver::uapi::VringAddr;
 use anyhow::Result;
 
 /// One buffer of a chain.

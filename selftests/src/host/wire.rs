@@ -3,12 +3,12 @@
 //! Every kind of interface whose file or socket a device takes as a backend, and the wire to a peer.
 
 use crate::cases::Skip;
-use crate::device::NetDevice;
-use crate::peer::{ETH_P_ALL, Peer, SO_RCVBUFFORCE, SOL_PACKET, SOL_SOCKET};
-use crate::setup::Setup;
+use crate::driver::device::NetDevice;
+use crate::driver::setup::Setup;
+use crate::driver::vhost::{RX, TX};
+use crate::host::peer::{ETH_P_ALL, Peer, SO_RCVBUFFORCE, SOL_PACKET, SOL_SOCKET};
+use crate::host::tap::{MTU, Tap, TapConfig};
 use crate::sys::net;
-use crate::tap::{MTU, Tap, TapConfig};
-use crate::vhost::{RX, TX};
 use anyhow::{Context, Result, bail};
 use rustix::fs::{CWD, Dev, FileType, Mode};
 use rustix::mount::{MountFlags, UnmountFlags};

@@ -2,14 +2,14 @@
 
 //! A whole network device: memory, two queues, a tap, and a peer on its other end.
 
-use crate::memory::GuestMemory;
-use crate::peer::Peer;
-use crate::queue::{Kick, Queue};
-pub use crate::setup::{GUEST_BASE, Setup, Shape};
-use crate::split::SplitLayout;
-use crate::tap::{Tap, TapConfig};
-use crate::uapi::{NetHeader, VringAddr, feature};
-use crate::vhost::{RX, TX, Vhost};
+use crate::driver::memory::GuestMemory;
+use crate::driver::queue::{Kick, Queue};
+pub use crate::driver::setup::{GUEST_BASE, Setup, Shape};
+use crate::driver::split::SplitLayout;
+use crate::driver::uapi::{NetHeader, VringAddr, feature};
+use crate::driver::vhost::{RX, TX, Vhost};
+use crate::host::peer::Peer;
+use crate::host::tap::{Tap, TapConfig};
 use anyhow::{Context, Result, bail};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;

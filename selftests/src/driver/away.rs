@@ -2,9 +2,9 @@
 
 //! Guest memory that goes away for a while.
 
-use crate::device::NetDevice;
-use crate::memory::GuestMemory;
-use crate::queue::Queue;
+use crate::driver::device::NetDevice;
+use crate::driver::memory::GuestMemory;
+use crate::driver::queue::Queue;
 use crate::sys::mapping::{Mapping, PAGE};
 use anyhow::Result;
 

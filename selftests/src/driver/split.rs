@@ -8,9 +8,11 @@
 
 mod layout;
 
-use crate::memory::GuestMemory;
-use crate::ring::{RingDriver, Segment, Used};
-use crate::uapi::{AVAIL_NO_INTERRUPT, DESC_INDIRECT, DESC_NEXT, DESC_WRITE, VringAddr, feature};
+use crate::driver::memory::GuestMemory;
+use crate::driver::ring::{RingDriver, Segment, Used};
+use crate::driver::uapi::{
+    AVAIL_NO_INTERRUPT, DESC_INDIRECT, DESC_NEXT, DESC_WRITE, VringAddr, feature,
+};
 use anyhow::{Context, Result, bail};
 use std::collections::VecDeque;
 use std::sync::Arc;

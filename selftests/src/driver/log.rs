@@ -2,9 +2,9 @@
 
 //! The dirty log: one bit for each page of guest memory that the device wrote (`VHOST_F_LOG_ALL`).
 
-use crate::device::NetDevice;
+use crate::driver::device::NetDevice;
+use crate::driver::uapi::{VRING_LOG, VringAddr};
 use crate::sys::mapping::Mapping;
-use crate::uapi::{VRING_LOG, VringAddr};
 use anyhow::{Context, Result};
 use std::collections::BTreeSet;
 

@@ -2,9 +2,9 @@
 
 //! The other end of the wire: a packet socket on the tap interface.
 
-use crate::frame::ETHERTYPE;
+use crate::driver::frame::ETHERTYPE;
+use crate::driver::uapi::NetHeader;
 use crate::sys::net;
-use crate::uapi::NetHeader;
 use anyhow::{Context, Result, bail};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
