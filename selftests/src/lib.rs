@@ -7,7 +7,7 @@
 //!
 //! From the bottom up: [`sys`] holds every `unsafe` line, [`wait`] and [`eventfd`] are what threads
 //! wait by. [`driver`] is the guest's and its hypervisor's side of a device, [`host`] what packets meet
-//! on the host, and what a test sees and sets there. [`cases`] are the tests and [`runner`] runs each in
+//! on the host, and what a test sees and sets there. [`case`] says what a test is, [`cases`] are all of them and [`runner`] runs each in
 //! a process of its own; [`history`] says which of them are for bugs that such code has had. [`soak`]
 //! goes on for as long as one likes. [`conformance`] compares two devices call by call, [`fuzz`] does to
 //! one what nobody should. [`bench`] measures, with a driver of its own that does less.
@@ -15,6 +15,7 @@
 #![deny(unsafe_code)]
 
 pub mod bench;
+pub mod case;
 pub mod cases;
 pub mod conformance;
 pub mod driver;

@@ -2,7 +2,7 @@
 
 //! Runs each case in a process of its own and reports in KTAP.
 
-use crate::cases::{Case, Context, Kind, Skip};
+use crate::case::{Case, Context, Kind, Skip};
 use crate::conformance::differences;
 use crate::host::kmsg::Begun;
 use crate::wait::Deadline;

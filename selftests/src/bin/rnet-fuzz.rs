@@ -4,7 +4,7 @@
 
 use anyhow::{Context as _, Result};
 use clap::Parser;
-use selftests::cases::{Context, Kind};
+use selftests::case::{Context, Kind};
 use selftests::fuzz::{self, Fuzzer, Length};
 use selftests::wait;
 use std::path::PathBuf;

@@ -4,7 +4,8 @@
 
 use anyhow::{Context as _, Result, bail};
 use clap::Parser;
-use selftests::cases::{self, Context, Kind};
+use selftests::case::{Context, Kind};
+use selftests::cases;
 use selftests::host::tap;
 use selftests::{history, runner, sys, wait};
 use std::path::PathBuf;

@@ -7,7 +7,7 @@
 //! gone, and a new device works.
 
 use super::{Counts, Fuzzer, Stop, exchange};
-use crate::cases::{Context, Kind};
+use crate::case::{Context, Kind};
 use crate::conformance::calls::{AVAIL, QUEUE, USED};
 use crate::conformance::random::Pool;
 use crate::conformance::side::Side;

@@ -8,7 +8,7 @@
 //! well-formed; and afterwards an honest IOMMU serves the same device.
 
 use super::{Counts, Fuzzer, Stop, drain, exchange};
-use crate::cases::Context;
+use crate::case::Context;
 use crate::driver::device::{GUEST_BASE, NetDevice, Setup};
 use crate::driver::frame;
 use crate::driver::iommu::Iommu;

@@ -9,7 +9,7 @@ pub mod guest;
 pub mod ioctls;
 pub mod messages;
 
-use crate::cases::Context;
+use crate::case::Context;
 use crate::driver::device::NetDevice;
 use crate::driver::traffic::{self, Plan};
 use crate::driver::vhost::{RX, TX};

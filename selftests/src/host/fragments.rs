@@ -4,7 +4,7 @@
 //!
 //! A kernel with fault injection says that there are no others, to those who cannot wait.
 
-use crate::cases::Skip;
+use crate::case::Skip;
 use crate::host::procfs;
 use crate::sys::ballast::Ballast;
 use crate::sys::mapping::PAGE;

@@ -2,7 +2,7 @@
 
 //! Every kind of interface whose file or socket a device takes as a backend, and the wire to a peer.
 
-use crate::cases::Skip;
+use crate::case::Skip;
 use crate::driver::device::NetDevice;
 use crate::driver::setup::Setup;
 use crate::driver::vhost::{RX, TX};

@@ -9,7 +9,7 @@
 mod draw;
 
 use super::{Counts, Fuzzer, Stop, drain, exchange};
-use crate::cases::{Context, Kind};
+use crate::case::{Context, Kind};
 use crate::driver::device::NetDevice;
 use crate::driver::iommu::Iommu;
 use crate::driver::iotlb::{READ, VERSION_1, VERSION_2, WRITE};

@@ -1,0 +1,134 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What a case is, and what it is run on.
+
+use crate::driver::vhost::Vhost;
+use anyhow::{Result, bail};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// Which driver is behind the device node; expectations differ where one is meant to be better.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// The in-tree `vhost_net`.
+    C,
+    /// `vhost_rnet`.
+    Rnet,
+}
+
+impl Kind {
+    /// The driver whose node usually has that name.
+    #[must_use]
+    pub fn of(device: &Path) -> Self {
+        if device.file_name().is_some_and(|name| name == "vhost-net") {
+            Self::C
+        } else {
+            Self::Rnet
+        }
+    }
+}
+
+impl std::str::FromStr for Kind {
+    type Err = anyhow::Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        match text {
+            "c" => Ok(Self::C),
+            "rnet" => Ok(Self::Rnet),
+            _ => bail!("`{text}` is neither `c` nor `rnet`"),
+        }
+    }
+}
+
+/// What a case is run on.
+#[derive(Clone, Debug)]
+pub struct Context {
+    /// The device node.
+    pub device: PathBuf,
+    /// Which driver that is.
+    pub kind: Kind,
+    /// The file of the module behind it, if that is not installed.
+    pub module: Option<PathBuf>,
+    /// Seed of all content.
+    pub seed: u64,
+    /// A process id or the like, for helper roles.
+    pub argument: u64,
+    /// How many times as often as usual to repeat what shows only after many times.
+    pub factor: u64,
+    /// By how much deadlines are multiplied.
+    pub patience: u32,
+}
+
+impl Context {
+    pub(crate) fn open(&self) -> Result<Vhost> {
+        Vhost::open(&self.device)
+    }
+
+    pub(crate) fn owned(&self) -> Result<Vhost> {
+        Vhost::owned(&self.device)
+    }
+
+    /// As often as `usual`, more often if that is wanted, and less often where all takes long.
+    pub(crate) fn times(&self, usual: u64) -> u64 {
+        let slowness = u64::from(self.patience.div_ceil(2)).max(1);
+        usual.saturating_mul(self.factor).div_ceil(slowness)
+    }
+
+    /// A case that is repeated more often than usual may take longer.
+    #[must_use]
+    pub fn timeout(&self, case: &Case) -> Duration {
+        let factor = u32::try_from(self.factor).unwrap_or(u32::MAX);
+        case.timeout.saturating_mul(factor)
+    }
+}
+
+/// One test.
+#[derive(Clone, Copy, Debug)]
+pub struct Case {
+    /// Its name, family first.
+    pub name: &'static str,
+    /// After which it counts as hung.
+    pub timeout: Duration,
+    /// Whether the machine has to have all of [`crate::host::nics::ALL`].
+    pub cards: bool,
+    /// The test itself.
+    pub run: fn(&Context) -> Result<()>,
+}
+
+pub(crate) const fn case(
+    name: &'static str,
+    seconds: u64,
+    run: fn(&Context) -> Result<()>,
+) -> Case {
+    Case {
+        name,
+        timeout: Duration::from_secs(seconds),
+        cards: false,
+        run,
+    }
+}
+
+/// A process that a case starts beside itself.
+#[derive(Clone, Copy, Debug)]
+pub struct Role {
+    /// Its name.
+    pub name: &'static str,
+    /// What it does.
+    pub run: fn(&Context) -> Result<()>,
+}
+
+pub(crate) const fn role(name: &'static str, run: fn(&Context) -> Result<()>) -> Role {
+    Role { name, run }
+}
+
+/// Why a case does not apply to a device; an error that is no failure.
+#[derive(Debug)]
+pub struct Skip(pub String);
+
+impl std::fmt::Display for Skip {
+    fn fmt(&self, to: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        to.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Skip {}
