@@ -11,7 +11,6 @@ use kernel::sync::poll::PollTable;
 use kernel::sync::{Arc, ArcBorrow};
 
 use crate::device::Device;
-use crate::direction::Direction;
 use crate::ioctl;
 use crate::kapi::{self, PollDevice};
 use crate::messages;
@@ -49,8 +48,8 @@ impl MiscDevice for Device {
     }
 
     fn show_fdinfo(device: ArcBorrow<'_, Device>, to: &SeqFile, _file: &File) {
-        for direction in [Direction::Rx, Direction::Tx] {
-            device.queue(direction).stats.show(direction.name(), to);
+        for queue in device.queues() {
+            queue.stats.show(queue.name, to);
         }
     }
 }

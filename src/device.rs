@@ -20,6 +20,7 @@
 use kernel::prelude::*;
 use kernel::sync::aref::ARef;
 use kernel::sync::{new_mutex, Arc, Mutex, MutexGuard};
+use pin_init::pin_init_array_from_fn;
 
 use crate::direction::Direction;
 use crate::features::{Features, ACCESS_PLATFORM, LOG_ALL};
@@ -33,6 +34,9 @@ use crate::uapi::BACKEND_F_IOTLB_MSG_V2;
 use crate::virtqueue::Virtqueue;
 use crate::worker::{Mode, Workers};
 
+/// How many queues a device has.
+pub(crate) const QUEUES: usize = 2;
+
 /// A device: what an open file of `/dev/vhost-rnet` stands for.
 #[pin_data]
 pub(crate) struct Device {
@@ -42,9 +46,7 @@ pub(crate) struct Device {
     /// Whether the next owner gets [`Mode::Kthread`]. Changed under the device mutex.
     kthreads: Flag,
     #[pin]
-    rx: Queue,
-    #[pin]
-    tx: Queue,
+    queues: [Queue; QUEUES],
     /// Misses on their way to the owner.
     #[pin]
     pub(crate) messages: Messages,
@@ -53,6 +55,10 @@ pub(crate) struct Device {
 /// A virtqueue and what may be touched without its mutex.
 #[pin_data]
 pub(crate) struct Queue {
+    /// Its index in every ioctl.
+    pub(crate) index: usize,
+    /// Its name in logs and statistics.
+    pub(crate) name: &'static str,
     #[pin]
     pub(crate) vq: Mutex<Virtqueue>,
     #[pin]
@@ -60,8 +66,11 @@ pub(crate) struct Queue {
 }
 
 impl Queue {
-    fn new() -> impl PinInit<Self, Error> {
+    fn new(index: usize) -> impl PinInit<Self, Error> {
+        let name = Direction::of(index).map_or("", Direction::name);
         try_pin_init!(Self {
+            index,
+            name,
             vq <- new_mutex!(Virtqueue::new()?, "vhost_rnet_vq"),
             stats <- Stats::new(),
         })
@@ -79,21 +88,23 @@ impl Device {
             try_pin_init!(Self {
                 owner <- new_mutex!(None, "vhost_rnet_owner"),
                 kthreads: Flag::new(),
-                rx <- Queue::new(),
-                tx <- Queue::new(),
+                queues <- pin_init_array_from_fn(Queue::new),
                 messages <- Messages::new(),
             }),
             GFP_KERNEL,
         )
     }
 
-    /// A queue.
+    /// The queue with an index, if there is one.
     #[inline]
-    pub(crate) fn queue(&self, direction: Direction) -> &Queue {
-        match direction {
-            Direction::Rx => &self.rx,
-            Direction::Tx => &self.tx,
-        }
+    pub(crate) fn queue(&self, index: usize) -> Option<&Queue> {
+        self.queues.get(index)
+    }
+
+    /// All queues, by index.
+    #[inline]
+    pub(crate) fn queues(&self) -> &[Queue; QUEUES] {
+        &self.queues
     }
 
     /// Takes the device mutex, for calls that only the owner may make.
@@ -162,8 +173,8 @@ impl Device {
         let task = current!();
         let mm = task.mm().ok_or(EPERM)?;
         let workers = Workers::start(self, self.mode())?;
-        for direction in [Direction::Rx, Direction::Tx] {
-            self.queue(direction).vq.lock().owner = task.pid();
+        for queue in &self.queues {
+            queue.vq.lock().owner = task.pid();
         }
         *owner = Some(Owner {
             mm: ARef::from(&**mm),
@@ -182,11 +193,8 @@ impl Device {
         let table = Arc::new(Table::empty()?, GFP_KERNEL)?;
         self.reset(&mut owner);
         self.kthreads.take();
-        for direction in [Direction::Rx, Direction::Tx] {
-            self.queue(direction)
-                .vq
-                .lock()
-                .set_table(Some(table.clone()));
+        for queue in &self.queues {
+            queue.vq.lock().set_table(Some(table.clone()));
         }
         Ok(())
     }
@@ -198,8 +206,8 @@ impl Device {
 
     /// Resets the queues, then lets the workers go: by then nothing wakes them any more.
     fn reset(&self, owner: &mut Option<Owner>) {
-        for direction in [Direction::Rx, Direction::Tx] {
-            let detached = self.queue(direction).vq.lock().reset();
+        for queue in &self.queues {
+            let detached = queue.vq.lock().reset();
             drop(detached);
         }
         self.messages.enable(false);
@@ -216,21 +224,24 @@ impl Device {
     /// no memory for an IOTLB (`vhost_net_set_features()`).
     pub(crate) fn set_features(&self, features: Features) -> Result {
         let owner = self.owner.lock();
-        let both = [Direction::Rx, Direction::Tx].map(|direction| self.queue(direction));
-        if features.has(LOG_ALL) && !both.iter().all(|queue| queue.vq.lock().can_log_all()) {
+        let mut queues = self.queues.iter();
+        if features.has(LOG_ALL) && !queues.all(|queue| queue.vq.lock().can_log_all()) {
             return Err(EFAULT);
         }
         let platform = features.has(ACCESS_PLATFORM);
         let iotlb = || platform.then(iotlb::empty).transpose().map_err(|_| EFAULT);
-        let iotlbs = [iotlb()?, iotlb()?];
-        for (queue, iotlb) in both.into_iter().zip(iotlbs) {
+        let mut iotlbs = [const { None }; QUEUES];
+        for slot in &mut iotlbs {
+            *slot = iotlb()?;
+        }
+        for (queue, iotlb) in self.queues.iter().zip(iotlbs) {
             let mut vq = queue.vq.lock();
             vq.set_iotlb(iotlb);
             vq.set_features(features);
         }
         self.messages.enable(platform);
         if let Some(owner) = &*owner {
-            owner.wake_all();
+            owner.wake_all(self);
         }
         Ok(())
     }
@@ -238,8 +249,8 @@ impl Device {
     /// Takes over features of the ioctl interface itself (`VHOST_SET_BACKEND_FEATURES`).
     pub(crate) fn set_backend_features(&self, features: u64) {
         let _device = self.owner.lock();
-        for direction in [Direction::Rx, Direction::Tx] {
-            self.queue(direction).vq.lock().messages_v2 = features & BACKEND_F_IOTLB_MSG_V2 != 0;
+        for queue in &self.queues {
+            queue.vq.lock().messages_v2 = features & BACKEND_F_IOTLB_MSG_V2 != 0;
         }
     }
 
@@ -253,19 +264,17 @@ impl Device {
     /// have.
     pub(crate) fn iotlb_message(self: &Arc<Self>, message: Message) -> Result {
         let owner = self.owner.lock();
-        let mut stopped = [false; 2];
-        for (direction, stopped) in [Direction::Rx, Direction::Tx].into_iter().zip(&mut stopped) {
-            let mut vq = self.queue(direction).vq.lock();
+        let mut stopped = [false; QUEUES];
+        for (queue, stopped) in self.queues.iter().zip(&mut stopped) {
+            let mut vq = queue.vq.lock();
             message.apply(vq.iotlb().ok_or(EFAULT)?)?;
             *stopped = vq.is_stopped();
         }
         if let (Message::Update { iova, size, .. }, Some(owner)) = (message, &*owner) {
             let answered = self.messages.answered(iova, size).into_iter().zip(stopped);
-            for (direction, (answered, stopped)) in
-                [Direction::Rx, Direction::Tx].into_iter().zip(answered)
-            {
+            for (queue, (answered, stopped)) in self.queues.iter().zip(answered) {
                 if answered || stopped {
-                    owner.wake(direction);
+                    owner.wake(queue);
                 }
             }
         }

@@ -4,6 +4,11 @@
 
 use crate::kapi::{POLLIN, POLLOUT};
 
+/// The index of the receive queue.
+pub(crate) const RX: usize = Direction::Rx.index();
+/// The index of the transmit queue.
+pub(crate) const TX: usize = Direction::Tx.index();
+
 /// Which queue of a pair, seen from the guest; its index in every ioctl.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Direction {
@@ -14,6 +19,23 @@ pub(crate) enum Direction {
 }
 
 impl Direction {
+    /// Its index in every ioctl.
+    pub(crate) const fn index(self) -> usize {
+        match self {
+            Self::Rx => 0,
+            Self::Tx => 1,
+        }
+    }
+
+    /// The queue with an index.
+    pub(crate) const fn of(index: usize) -> Option<Self> {
+        match index {
+            0 => Some(Self::Rx),
+            1 => Some(Self::Tx),
+            _ => None,
+        }
+    }
+
     /// Name in logs and statistics.
     pub(crate) const fn name(self) -> &'static str {
         match self {

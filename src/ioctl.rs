@@ -10,8 +10,7 @@ use kernel::transmute::{AsBytes, FromBytes};
 use kernel::uaccess::{UserPtr, UserSlice};
 use vring::{ByteOrder, UserAddr};
 
-use crate::device::Device;
-use crate::direction::Direction;
+use crate::device::{Device, Queue, QUEUES};
 use crate::features::{Features, WORDS};
 use crate::kapi::{self, OwnerMemory};
 use crate::memory::Table;
@@ -67,7 +66,7 @@ pub(crate) fn dispatch(device: &Arc<Device>, cmd: u32, arg: usize) -> Result {
             let [index, fd] = read::<RawPair>(arg)?;
             let guard = device.lock_owned()?;
             let owner = guard.as_ref().ok_or(EPERM)?;
-            owner.set_backend(device, direction(index)?, fd as i32)
+            owner.set_backend(device, queue(device, index)?, fd as i32)
         }
         uapi::NEW_WORKER
         | uapi::FREE_WORKER
@@ -96,8 +95,7 @@ pub(crate) fn dispatch(device: &Arc<Device>, cmd: u32, arg: usize) -> Result {
 /// Ioctls on one queue, whose index is the first word of every argument.
 fn vring(device: &Arc<Device>, owner: &Owner, cmd: u32, arg: usize) -> Result {
     let index = read::<u32>(arg)?;
-    let direction = direction(index)?;
-    let queue = device.queue(direction);
+    let queue = queue(device, index)?;
     match cmd {
         uapi::SET_VRING_NUM | uapi::SET_VRING_BASE => {
             let mut vq = queue.vq.lock();
@@ -117,9 +115,9 @@ fn vring(device: &Arc<Device>, owner: &Owner, cmd: u32, arg: usize) -> Result {
         }
         uapi::SET_VRING_ADDR => {
             let addr = VringAddr::from_raw(read::<RawAddr>(arg)?);
-            owner.set_addr(device, direction, addr)
+            owner.set_addr(queue, addr)
         }
-        uapi::SET_VRING_KICK => owner.set_kick(device, direction, read_second(arg)? as i32),
+        uapi::SET_VRING_KICK => owner.set_kick(queue, read_second(arg)? as i32),
         uapi::SET_VRING_CALL => {
             let fd = read_second(arg)? as i32;
             set_eventfd(&mut queue.vq.lock().call, fd).map(drop)
@@ -170,25 +168,26 @@ fn workers(device: &Arc<Device>, workers: &mut Workers, cmd: u32, arg: usize) ->
         }
         uapi::FREE_WORKER => workers.remove(read(arg)?),
         uapi::ATTACH_VRING_WORKER => {
-            let direction = direction(read(arg)?)?;
-            workers.attach(device, direction, read_second(arg)?)
+            let queue = queue(device, read(arg)?)?;
+            workers.attach(queue, read_second(arg)?)
         }
         _ => {
             let index = read::<u32>(arg)?;
-            let id = workers.attached(direction(index)?);
+            let id = workers.attached(queue(device, index)?.index)?;
             write::<RawPair>(arg, &[index, id])
         }
     }
 }
 
 /// The queue with `index`.
-fn direction(index: u32) -> Result<Direction> {
-    // No table is indexed: nothing to mis-speculate into.
-    match index {
-        0 => Ok(Direction::Rx),
-        1 => Ok(Direction::Tx),
-        _ => Err(ENOBUFS),
-    }
+///
+/// # Errors
+///
+/// `ENOBUFS` when there is none.
+fn queue(device: &Device, index: u32) -> Result<&Queue> {
+    // CAST: `u32` fits `usize`.
+    let index = kapi::index_nospec(index as usize, QUEUES);
+    index.and_then(|index| device.queue(index)).ok_or(ENOBUFS)
 }
 
 /// `VHOST_GET_FEATURES_ARRAY`: a count, then as many words, those beyond ours zeroed.

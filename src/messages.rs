@@ -16,7 +16,7 @@ use kernel::transmute::{AsBytes, FromBytes};
 use kernel::{current, new_poll_condvar};
 use vring::{Access, GuestAddr, InvalidMapping, Mapping, Miss, Permission, UserAddr};
 
-use crate::direction::Direction;
+use crate::device::QUEUES;
 use crate::iotlb::Iotlb;
 use crate::kapi::{self, POLLIN, POLLRDNORM};
 use crate::uapi::{self, IotlbMessage, RawIotlb, RawMessage};
@@ -84,10 +84,10 @@ pub(crate) struct Messages {
 
 struct State {
     enabled: bool,
-    rx: Option<Outstanding>,
-    tx: Option<Outstanding>,
-    /// The queue that reported a miss last; the other one's is read first.
-    last: Direction,
+    /// One of each queue.
+    misses: [Option<Outstanding>; QUEUES],
+    /// The queue that reported a miss last; the others' are read first.
+    last: usize,
 }
 
 /// A miss that has not been answered.
@@ -101,21 +101,14 @@ struct Outstanding {
 }
 
 impl State {
-    fn slot(&mut self, queue: Direction) -> &mut Option<Outstanding> {
-        match queue {
-            Direction::Rx => &mut self.rx,
-            Direction::Tx => &mut self.tx,
-        }
-    }
-
-    /// Takes the oldest unread miss as read.
-    fn take_unread(&mut self) -> Option<(Direction, Outstanding)> {
-        let order = match self.last {
-            Direction::Rx => [Direction::Tx, Direction::Rx],
-            Direction::Tx => [Direction::Rx, Direction::Tx],
-        };
-        order.into_iter().find_map(|queue| {
-            let unread = self.slot(queue).as_mut().filter(|miss| !miss.read)?;
+    /// Takes the oldest unread miss as read; its queue.
+    fn take_unread(&mut self) -> Option<(usize, Outstanding)> {
+        let last = self.last;
+        let (before, after) = self.misses.split_at_mut_checked(last.wrapping_add(1))?;
+        let after = (last.wrapping_add(1)..).zip(after);
+        let mut order = Iterator::chain(after, (0..).zip(before));
+        order.find_map(|(queue, slot)| {
+            let unread = slot.as_mut().filter(|miss| !miss.read)?;
             unread.read = true;
             Some((queue, *unread))
         })
@@ -123,12 +116,11 @@ impl State {
 
     fn has_unread(&self) -> bool {
         let unread = |slot: &Option<Outstanding>| slot.is_some_and(|miss| !miss.read);
-        unread(&self.rx) || unread(&self.tx)
+        self.misses.iter().any(unread)
     }
 
     fn forget(&mut self) {
-        self.rx = None;
-        self.tx = None;
+        self.misses = [None; QUEUES];
     }
 }
 
@@ -137,7 +129,7 @@ impl Messages {
     pub(crate) fn new() -> impl PinInit<Self> {
         pin_init!(Self {
             state <- new_spinlock!(
-                State { enabled: false, rx: None, tx: None, last: Direction::Rx },
+                State { enabled: false, misses: [None; QUEUES], last: 0 },
                 "vhost_rnet_messages"
             ),
             readers <- new_poll_condvar!("vhost_rnet_readers"),
@@ -160,9 +152,11 @@ impl Messages {
     /// very miss has not been answered (`vhost_iotlb_miss()`).
     ///
     /// Another one takes its place: whoever moved the ring or the memory will not answer the old one.
-    pub(crate) fn miss(&self, queue: Direction, miss: Miss, v2: bool) {
+    pub(crate) fn miss(&self, queue: usize, miss: Miss, v2: bool) {
         let mut state = self.state.lock();
-        let slot = state.slot(queue);
+        let Some(slot) = state.misses.get_mut(queue) else {
+            return;
+        };
         if slot.is_some_and(|old| old.miss == miss) {
             return;
         }
@@ -177,22 +171,24 @@ impl Messages {
     }
 
     /// Forgets the miss of a queue that no longer runs: it may never be answered.
-    pub(crate) fn forget(&self, queue: Direction) {
-        *self.state.lock().slot(queue) = None;
+    pub(crate) fn forget(&self, queue: usize) {
+        if let Some(slot) = self.state.lock().misses.get_mut(queue) {
+            *slot = None;
+        }
     }
 
     /// Forgets the misses that a translation of `size` bytes from `iova` answers, and tells which of
-    /// the queues, receive first, can go on.
+    /// the queues can go on.
     ///
     /// A miss that the owner has not read yet cannot be meant: it stays, and is answered again
     /// when it has been read (`vhost_iotlb_notify_vq()`).
-    pub(crate) fn answered(&self, iova: u64, size: u64) -> [bool; 2] {
+    pub(crate) fn answered(&self, iova: u64, size: u64) -> [bool; QUEUES] {
         let last = iova.wrapping_add(size).wrapping_sub(1);
         let mut state = self.state.lock();
-        [Direction::Rx, Direction::Tx].map(|queue| {
+        state.misses.each_mut().map(|slot| {
             let answers =
                 |it: &mut Outstanding| it.read && iova <= it.miss.addr.0 && it.miss.addr.0 <= last;
-            state.slot(queue).take_if(answers).is_some()
+            slot.take_if(answers).is_some()
         })
     }
 
@@ -232,7 +228,7 @@ impl Messages {
         let copied = to.copy_to_iter(AsBytes::as_bytes(&raw));
         if copied < size_of_val(&raw) {
             // If it has been answered in between, there may be another one, or none.
-            if let Some(miss) = self.state.lock().slot(queue) {
+            if let Some(Some(miss)) = self.state.lock().misses.get_mut(queue) {
                 miss.read = false;
             }
             self.readers.notify_all();

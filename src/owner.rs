@@ -9,7 +9,7 @@ use kernel::sync::Arc;
 use vring::UserAddr;
 
 use crate::backend::Backend;
-use crate::device::Device;
+use crate::device::{Device, Queue};
 use crate::direction::Direction;
 use crate::kapi::{self, EventFd, OwnerMemory, Poller, Wake, POLLIN};
 use crate::memory::Table;
@@ -31,14 +31,17 @@ pub(crate) struct Owner {
 /// whose receive ring is full of buffers has nothing left to kick for.
 impl Owner {
     /// Has a queue look for work.
-    pub(crate) fn wake(&self, direction: Direction) {
-        self.workers.waker(direction).wake();
+    pub(crate) fn wake(&self, queue: &Queue) {
+        if let Ok(waker) = self.workers.waker(queue.index) {
+            waker.wake();
+        }
     }
 
-    /// Has both queues look for work.
-    pub(crate) fn wake_all(&self) {
-        self.wake(Direction::Rx);
-        self.wake(Direction::Tx);
+    /// Has all queues look for work.
+    pub(crate) fn wake_all(&self, device: &Device) {
+        for queue in device.queues() {
+            self.wake(queue);
+        }
     }
 
     /// Whether the calling process, or one that shares its memory, is the owner.
@@ -54,20 +57,16 @@ impl Owner {
     ///
     /// `EFAULT`, and no change, when a queue is running and the table is not accessible.
     pub(crate) fn set_table(&self, device: &Device, table: Table) -> Result {
-        let fits = |direction| device.queue(direction).vq.lock().accepts(&table);
-        if !fits(Direction::Rx) || !fits(Direction::Tx) {
+        let mut queues = device.queues().iter();
+        if !queues.all(|queue| queue.vq.lock().accepts(&table)) {
             return Err(EFAULT);
         }
         let table = Arc::new(table, GFP_KERNEL)?;
-        for direction in [Direction::Rx, Direction::Tx] {
+        for queue in device.queues() {
             // Under the mutex no round is using the old one.
-            device
-                .queue(direction)
-                .vq
-                .lock()
-                .set_table(Some(table.clone()));
+            queue.vq.lock().set_table(Some(table.clone()));
         }
-        self.wake_all();
+        self.wake_all(device);
         Ok(())
     }
 
@@ -77,25 +76,20 @@ impl Owner {
     ///
     /// `EOPNOTSUPP` for flags other than that of the dirty log, `EINVAL` when it is misaligned, or,
     /// with a backend, not accessible or not to be logged.
-    pub(crate) fn set_addr(
-        &self,
-        device: &Device,
-        direction: Direction,
-        addr: VringAddr,
-    ) -> Result {
+    pub(crate) fn set_addr(&self, queue: &Queue, addr: VringAddr) -> Result {
         if addr.flags & !VRING_F_LOG != 0 {
             return Err(EOPNOTSUPP);
         }
         let fits = |vq: &Virtqueue| {
             vq.ring_is_accessible(addr.ring()) && vq.used_is_loggable(addr.log_used())
         };
-        let mut vq = device.queue(direction).vq.lock();
+        let mut vq = queue.vq.lock();
         if !addr.is_aligned() || (vq.backend.is_some() && !fits(&vq)) {
             return Err(EINVAL);
         }
         vq.set_addrs(addr.ring(), addr.log_used());
         drop(vq);
-        self.wake(direction);
+        self.wake(queue);
         Ok(())
     }
 
@@ -105,11 +99,13 @@ impl Owner {
     ///
     /// `EFAULT` when a queue runs that cannot log what it has to there; the other has moved.
     pub(crate) fn set_log_base(&self, device: &Device, base: UserAddr) -> Result {
-        let set = |direction| device.queue(direction).vq.lock().set_log_base(base);
-        let rx = set(Direction::Rx);
-        let both = set(Direction::Tx).and(rx);
-        self.wake_all();
-        both
+        let set = |all: Result, queue: &Queue| {
+            let set = queue.vq.lock().set_log_base(base);
+            all.and(set)
+        };
+        let all = device.queues().iter().fold(Ok(()), set);
+        self.wake_all(device);
+        all
     }
 
     /// Sets what is signalled when something has been logged (`VHOST_SET_LOG_FD`).
@@ -122,11 +118,11 @@ impl Owner {
             FILE_UNBIND => None,
             _ => Some(Arc::new(EventFd::from_fd(fd)?, GFP_KERNEL)?),
         };
-        for direction in [Direction::Rx, Direction::Tx] {
-            let old = device.queue(direction).vq.lock().set_log_call(call.clone());
+        for queue in device.queues() {
+            let old = queue.vq.lock().set_log_call(call.clone());
             drop(old);
         }
-        self.wake_all();
+        self.wake_all(device);
         Ok(())
     }
 
@@ -135,8 +131,8 @@ impl Owner {
     /// # Errors
     ///
     /// `EBADF`, `EINVAL` when `fd` is no eventfd, `ENOMEM`.
-    pub(crate) fn set_kick(&self, device: &Arc<Device>, direction: Direction, fd: i32) -> Result {
-        let mut vq = device.queue(direction).vq.lock();
+    pub(crate) fn set_kick(&self, queue: &Queue, fd: i32) -> Result {
+        let mut vq = queue.vq.lock();
         let new = if fd == FILE_UNBIND {
             None
         } else {
@@ -145,14 +141,14 @@ impl Owner {
             if old == Some(file.as_ptr()) {
                 return Ok(());
             }
-            Some(Poller::new(file, POLLIN, self.workers.waker(direction))?)
+            Some(Poller::new(file, POLLIN, self.workers.waker(queue.index)?)?)
         };
         let old = core::mem::replace(&mut vq.kick, new);
         let armed = vq.kick.as_mut().map_or(Ok(()), Poller::arm);
         drop(vq);
         drop(old);
         // For a kick that the old one was given and nobody took.
-        self.wake(direction);
+        self.wake(queue);
         armed
     }
 
@@ -166,37 +162,33 @@ impl Owner {
     /// `EFAULT` when ring or memory table are not set up or cannot be accessed, `ENOTSOCK` when
     /// `fd` is no possible backend, `EINVAL` when its device is gone, `ENOMEM`. The old backend
     /// then stays. Unbinding does not fail: QEMU takes a refusal for a bug of its own.
-    pub(crate) fn set_backend(
-        &self,
-        device: &Arc<Device>,
-        direction: Direction,
-        fd: i32,
-    ) -> Result {
+    pub(crate) fn set_backend(&self, device: &Device, queue: &Queue, fd: i32) -> Result {
         let unbind = fd == FILE_UNBIND;
         let task = current!();
         // The caller is the owner, so there is some.
         let memory = OwnerMemory::of_caller(task).ok_or(EFAULT)?;
-        let mut vq = device.queue(direction).vq.lock();
+        let mut vq = queue.vq.lock();
         if !unbind && !vq.is_accessible() {
             return Err(EFAULT);
         }
         let new = if unbind {
-            device.messages.forget(direction);
+            device.messages.forget(queue.index);
             None
         } else {
-            let waker = self.workers.waker(direction);
+            let direction = Direction::of(queue.index).ok_or(ENOBUFS)?;
+            let waker = self.workers.waker(queue.index)?;
             let mut new = Backend::from_fd(fd, direction.backend_event(), waker)?;
             if let Some(old) = vq.backend.as_ref() {
                 if old.socket.is(&new.socket) {
                     drop(vq);
-                    self.wake(direction);
+                    self.wake(queue);
                     return Ok(());
                 }
             }
             match vq.start(memory) {
                 Ok(Next::Translate) => {
                     if let Some(miss) = vq.take_miss() {
-                        device.messages.miss(direction, miss, vq.messages_v2);
+                        device.messages.miss(queue.index, miss, vq.messages_v2);
                     }
                     return Err(EFAULT);
                 }
@@ -211,7 +203,7 @@ impl Owner {
         drop(vq);
         drop(old);
         if owes {
-            self.wake(direction);
+            self.wake(queue);
         }
         Ok(())
     }

@@ -14,6 +14,7 @@ use vring::{
 
 use crate::access::GuestMemory;
 use crate::backend::Backend;
+use crate::direction::{RX, TX};
 use crate::features::{Features, MRG_RXBUF};
 use crate::header::Header;
 use crate::kapi::{BusyTime, EventFd, OwnerMemory, Polled};
@@ -258,7 +259,7 @@ impl<M: GuestMemory, T: Translate> Round<'_, M, T> {
             }
             // A queue that has not been busy is still in the backend's wait queue: if it has not been
             // woken again, there is nothing more. If it has, what came is part of the batch.
-            if !self.pending.rx.take() {
+            if !self.pending.take(RX) {
                 return Ok(Ended::Empty);
             }
         }
@@ -276,7 +277,7 @@ impl<M: GuestMemory, T: Translate> Round<'_, M, T> {
             if self.backend.socket.has_packet() {
                 return Ok(Polled::Work);
             }
-            if self.pending.tx.is_set() || !poll.goes_on() {
+            if self.pending.is_set(TX) || !poll.goes_on() {
                 return Ok(poll.ended());
             }
         }

@@ -12,6 +12,7 @@ use vring::{Chain, Fault, Segment, Segments, SplitRing, Translate, Unmapped, Use
 
 use crate::access::GuestMemory;
 use crate::backend::Backend;
+use crate::direction::RX;
 use crate::header::Header;
 use crate::kapi::{BusyTime, EventFd, Frames, OwnerMemory, Polled};
 use crate::round::{
@@ -230,7 +231,7 @@ impl<M: GuestMemory, T: Translate> Round<'_, M, T> {
             if self.ring.has_work(&self.memory)? {
                 return Ok(Polled::Work);
             }
-            if self.pending.rx.is_set() || !poll.goes_on() {
+            if self.pending.is_set(RX) || !poll.goes_on() {
                 return Ok(poll.ended());
             }
         }

@@ -10,7 +10,7 @@ use kernel::prelude::*;
 use kernel::str::CString;
 use kernel::sync::Arc;
 
-use crate::device::Device;
+use crate::device::{Device, Queue, QUEUES};
 use crate::direction::Direction;
 use crate::kapi::{self, Flag, Kthread, OwnerMemory, Timer, VhostTask, Wake, Work};
 use crate::round::Next;
@@ -52,19 +52,14 @@ struct Job {
     pending: Pending,
 }
 
-/// What a worker has been woken for.
-pub(crate) struct Pending {
-    /// Whether there is something to do for the receive queue.
-    pub(crate) rx: Flag,
-    /// Whether there is something to do for the transmit queue.
-    pub(crate) tx: Flag,
-}
+/// What a worker has been woken for: for each queue, whether there is something to do.
+pub(crate) struct Pending([Flag; QUEUES]);
 
 /// The workers of a device, under the device mutex.
 pub(crate) struct Workers {
     all: KVec<Arc<Worker>>,
-    rx: Arc<Worker>,
-    tx: Arc<Worker>,
+    /// Those of the queues.
+    attached: [Arc<Worker>; QUEUES],
     mode: Mode,
 }
 
@@ -72,7 +67,8 @@ pub(crate) struct Workers {
 #[derive(Clone)]
 pub(crate) struct Waker {
     worker: Arc<Worker>,
-    direction: Direction,
+    /// The queue's index.
+    index: usize,
 }
 
 impl Workers {
@@ -86,13 +82,12 @@ impl Workers {
         let first = Worker::start(device, 0, mode)?;
         let mut all = KVec::new();
         all.push(first.clone(), GFP_KERNEL)?;
-        for direction in [Direction::Rx, Direction::Tx] {
-            device.queue(direction).vq.lock().worker = 0;
+        for queue in device.queues() {
+            queue.vq.lock().worker = 0;
         }
         Ok(Self {
             all,
-            rx: first.clone(),
-            tx: first,
+            attached: core::array::from_fn(|_| first.clone()),
             mode,
         })
     }
@@ -122,7 +117,7 @@ impl Workers {
     /// `ENODEV` for an unknown id, `EBUSY` when a queue is attached.
     pub(crate) fn remove(&mut self, id: u32) -> Result {
         self.find(id)?;
-        if self.rx.job.id == id || self.tx.job.id == id {
+        if self.attached.iter().any(|worker| worker.job.id == id) {
             return Err(EBUSY);
         }
         // The last reference: wakers are of workers with a queue.
@@ -135,18 +130,17 @@ impl Workers {
     /// # Errors
     ///
     /// `ENODEV` for an unknown id, `ENOMEM`.
-    pub(crate) fn attach(&mut self, device: &Device, direction: Direction, id: u32) -> Result {
+    pub(crate) fn attach(&mut self, queue: &Queue, id: u32) -> Result {
         let worker = self.find(id)?.clone();
         let waker = Waker {
             worker: worker.clone(),
-            direction,
+            index: queue.index,
         };
         let timer = Timer::new(waker.clone())?;
-        match direction {
-            Direction::Rx => self.rx = worker,
-            Direction::Tx => self.tx = worker,
+        if let Some(attached) = self.attached.get_mut(queue.index) {
+            *attached = worker;
         }
-        let mut vq = device.queue(direction).vq.lock();
+        let mut vq = queue.vq.lock();
         vq.worker = id;
         // No waker has the last reference to its worker, so nothing is stopped under the mutex.
         if let Some(kick) = vq.kick.as_mut() {
@@ -162,23 +156,28 @@ impl Workers {
     }
 
     /// The id of a queue's worker (`VHOST_GET_VRING_WORKER`).
-    pub(crate) fn attached(&self, direction: Direction) -> u32 {
-        self.of(direction).job.id
+    ///
+    /// # Errors
+    ///
+    /// `ENOBUFS` when there is no such queue.
+    pub(crate) fn attached(&self, index: usize) -> Result<u32> {
+        Ok(self.of(index)?.job.id)
     }
 
     /// What wakes the worker of a queue.
-    pub(crate) fn waker(&self, direction: Direction) -> Waker {
-        Waker {
-            worker: self.of(direction).clone(),
-            direction,
-        }
+    ///
+    /// # Errors
+    ///
+    /// `ENOBUFS` when there is no such queue.
+    pub(crate) fn waker(&self, index: usize) -> Result<Waker> {
+        Ok(Waker {
+            worker: self.of(index)?.clone(),
+            index,
+        })
     }
 
-    fn of(&self, direction: Direction) -> &Arc<Worker> {
-        match direction {
-            Direction::Rx => &self.rx,
-            Direction::Tx => &self.tx,
-        }
+    fn of(&self, index: usize) -> Result<&Arc<Worker>> {
+        self.attached.get(index).ok_or(ENOBUFS)
     }
 
     fn find(&self, id: u32) -> Result<&Arc<Worker>> {
@@ -200,10 +199,7 @@ impl Worker {
         let job = Job {
             device: device.clone(),
             id,
-            pending: Pending {
-                rx: Flag::new(),
-                tx: Flag::new(),
-            },
+            pending: Pending([const { Flag::new() }; QUEUES]),
         };
         let job = Arc::new(job, GFP_KERNEL)?;
         let thread = match mode {
@@ -222,7 +218,7 @@ impl Wake for Waker {
     #[inline]
     fn wake(&self) {
         // Orders the event before the flag, for the worker that sees the flag.
-        if self.worker.job.pending.of(self.direction).set() {
+        if self.worker.job.pending.set(self.index) {
             match &self.worker.thread {
                 Thread::Task(task) => task.wake(),
                 Thread::Kthread(kthread) => kthread.wake(),
@@ -232,12 +228,22 @@ impl Wake for Waker {
 }
 
 impl Pending {
+    /// Says that there is something to do for a queue; whether that is new. A full barrier.
     #[inline(always)]
-    fn of(&self, direction: Direction) -> &Flag {
-        match direction {
-            Direction::Rx => &self.rx,
-            Direction::Tx => &self.tx,
-        }
+    pub(crate) fn set(&self, index: usize) -> bool {
+        self.0.get(index).is_some_and(Flag::set)
+    }
+
+    /// Whether there was something to do for a queue, which is taken as done; then a full barrier.
+    #[inline(always)]
+    pub(crate) fn take(&self, index: usize) -> bool {
+        self.0.get(index).is_some_and(Flag::take)
+    }
+
+    /// Whether there is something to do for a queue.
+    #[inline(always)]
+    pub(crate) fn is_set(&self, index: usize) -> bool {
+        self.0.get(index).is_some_and(Flag::is_set)
     }
 }
 
@@ -245,12 +251,14 @@ impl Job {
     /// Runs a round of a queue, if there is something to do for it.
     #[inline(always)]
     fn serve(&self, direction: Direction, memory: OwnerMemory<'_>) {
-        let queue = self.device.queue(direction);
-        let pending = self.pending.of(direction);
+        let index = direction.index();
         // Orders the flag before the look for work, so that an event after it sets the flag again.
-        if !pending.take() {
+        if !self.pending.take(index) {
             return;
         }
+        let Some(queue) = self.device.queue(index) else {
+            return;
+        };
         let mut vq = queue.vq.lock();
         if vq.worker != self.id {
             // Attached to another one since, which has been woken for it.
@@ -262,25 +270,25 @@ impl Job {
         };
         let next = match round {
             Ok(next) => {
-                vq.went_on(&next, direction, &queue.stats);
+                vq.went_on(&next, queue);
                 next
             }
             // With the owner goes its memory, which is not the guest's fault. An owner that is only
             // stopped will want to know.
             Err(_) if kapi::is_dying() => return,
-            Err(fault) => vq.stop(memory, fault, direction, &queue.stats),
+            Err(fault) => vq.stop(memory, fault, queue),
         };
         match next {
             Next::Wait | Next::Retry => {}
             Next::Translate => {
                 // Until the owner answers.
                 if let Some(miss) = vq.park() {
-                    self.device.messages.miss(direction, miss, vq.messages_v2);
+                    self.device.messages.miss(index, miss, vq.messages_v2);
                 }
             }
             // The task looks again before it sleeps.
             Next::Again => {
-                pending.set();
+                self.pending.set(index);
                 drop(vq);
                 kapi::cond_resched();
             }
@@ -292,7 +300,7 @@ impl Work for Job {
     #[inline]
     fn pending(&self) -> bool {
         // The task set its sleeping state with a full barrier before it looks here.
-        self.pending.rx.is_set() || self.pending.tx.is_set()
+        (0..QUEUES).any(|index| self.pending.is_set(index))
     }
 
     fn run(&self, memory: OwnerMemory<'_>) {

@@ -54,3 +54,10 @@ pub(crate) fn is_dying() -> bool {
     // SAFETY: looks at the signals of the current task.
     unsafe { shim::rnet_is_dying() }
 }
+
+/// `index` if it is less than `len`, also for a processor that runs ahead of the check
+/// (`array_index_nospec()`).
+pub(crate) fn index_nospec(index: usize, len: usize) -> Option<usize> {
+    // SAFETY: only computes.
+    (index < len).then(|| unsafe { shim::rnet_index_nospec(index, len) })
+}

@@ -111,6 +111,7 @@ unsafe extern "C" {
         table: *mut bindings::poll_table_struct,
     ) -> u32;
     pub(super) fn rnet_log_allowed() -> bool;
+    pub(super) fn rnet_index_nospec(index: usize, size: usize) -> usize;
 
     pub(super) fn rnet_sock_is_packet_raw(sock: *mut bindings::socket) -> bool;
     pub(super) fn rnet_sock_send_state(sock: *mut bindings::socket) -> c_uint;

@@ -11,6 +11,7 @@
 #include <linux/if_vlan.h>
 #include <linux/mm.h>
 #include <linux/net.h>
+#include <linux/nospec.h>
 #include <linux/page_frag_cache.h>
 #include <linux/page_ref.h>
 #include <linux/pagemap.h>
@@ -302,6 +303,11 @@ bool rnet_log_allowed(void)
 	static DEFINE_RATELIMIT_STATE(limit, DEFAULT_RATELIMIT_INTERVAL, DEFAULT_RATELIMIT_BURST);
 
 	return __ratelimit(&limit);
+}
+
+size_t rnet_index_nospec(size_t index, size_t size)
+{
+	return array_index_nospec(index, size);
 }
 
 /* Sockets */

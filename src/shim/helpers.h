@@ -50,6 +50,7 @@ bool rnet_need_resched(void);
 bool rnet_is_dying(void);
 u32 rnet_vfs_poll(struct file *file, poll_table *table);
 bool rnet_log_allowed(void);
+size_t rnet_index_nospec(size_t index, size_t size);
 
 bool rnet_sock_is_packet_raw(struct socket *sock);
 unsigned int rnet_sock_send_state(struct socket *sock);

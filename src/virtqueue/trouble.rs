@@ -7,23 +7,23 @@ use vring::{Fault, Miss, Translate};
 
 use crate::access::GuestMemory;
 use crate::backend::Backend;
-use crate::direction::Direction;
+use crate::device::Queue;
+use crate::direction::TX;
 use crate::kapi::{self, OwnerMemory};
 use crate::round::{Next, Round, Running};
-use crate::stats::Stats;
 
 use super::Virtqueue;
 
 impl Virtqueue {
     /// Takes note of a round that ended without a fault.
     #[inline(always)]
-    pub(crate) fn went_on(&mut self, next: &Next, direction: Direction, stats: &Stats) {
+    pub(crate) fn went_on(&mut self, next: &Next, queue: &Queue) {
         if self.in_trouble || self.lost_to.is_some() || *next == Next::Retry {
-            self.went_on_in_trouble(next, direction, stats);
+            self.went_on_in_trouble(next, queue);
         }
         // Only one queue has frames.
-        if direction == Direction::Tx && *next == Next::Wait && self.scratch.frames.keeps_memory() {
-            let packets = || stats.packets.get();
+        if queue.index == TX && *next == Next::Wait && self.scratch.frames.keeps_memory() {
+            let packets = || queue.stats.packets.get();
             if let Some(true) = self.backend.as_mut().map(|it| it.is_idle(packets)) {
                 self.scratch.frames.release();
             }
@@ -34,13 +34,13 @@ impl Virtqueue {
     /// there was to do.
     #[cold]
     #[inline(never)]
-    fn went_on_in_trouble(&mut self, next: &Next, direction: Direction, stats: &Stats) {
+    fn went_on_in_trouble(&mut self, next: &Next, queue: &Queue) {
         self.stopped = false;
         let lost_to = self.lost_to.take();
         let retry = *next == Next::Retry;
         self.in_trouble = retry || lost_to.is_some();
         if let Some(fault) = lost_to {
-            self.tell(fault, Trouble::Loss, direction, stats);
+            self.tell(fault, Trouble::Loss, queue);
         }
         if let Some(backend) = &mut self.backend {
             if retry {
@@ -65,18 +65,12 @@ impl Virtqueue {
     /// owner changes has the queue look again ([`Owner`](crate::owner::Owner)). Packets from outside
     /// do not: they would run into the fault again and again.
     #[cold]
-    pub(crate) fn stop(
-        &mut self,
-        owner: OwnerMemory<'_>,
-        fault: Fault,
-        direction: Direction,
-        stats: &Stats,
-    ) -> Next {
+    pub(crate) fn stop(&mut self, owner: OwnerMemory<'_>, fault: Fault, queue: &Queue) -> Next {
         self.lost_to = None;
         self.stopped = true;
         self.in_trouble = true;
         self.disarm();
-        self.tell(fault, Trouble::Stop, direction, stats);
+        self.tell(fault, Trouble::Stop, queue);
         let next = if comes_back(fault) {
             Next::Retry
         } else {
@@ -98,12 +92,12 @@ impl Virtqueue {
     /// Tells the owner, and the kernel log, of a fault. Of memory that is away it tells only once until
     /// it is back.
     #[cold]
-    fn tell(&mut self, fault: Fault, trouble: Trouble, direction: Direction, stats: &Stats) {
+    fn tell(&mut self, fault: Fault, trouble: Trouble, queue: &Queue) {
         let is_news = self.backend.as_mut().is_none_or(Backend::is_news);
         if comes_back(fault) && !is_news {
             return;
         }
-        stats.fault(fault);
+        queue.stats.fault(fault);
         if let Some(error) = &self.error {
             error.signal();
         }
@@ -111,7 +105,7 @@ impl Virtqueue {
             pr_warn!(
                 "vhost-{}: {} {}: {}\n",
                 self.owner,
-                direction.name(),
+                queue.name,
                 match trouble {
                     Trouble::Stop => "queue stopped",
                     Trouble::Loss => "packet lost",
