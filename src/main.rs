@@ -2,15 +2,22 @@
 
 //! vhost-rnet: packets between a guest's virtqueues and a tap, in the kernel.
 //!
-//! The path of a packet is the order of the modules below. A hypervisor opens `/dev/vhost-rnet`
-//! ([`chardev`]) and sets it up with vhost ioctls ([`ioctl`], on the state in [`device`]). A kick
-//! from the guest or a packet at the tap wakes the queue's [`worker`], which runs the [`virtqueue`]:
-//! [`tx`] copies what the guest made available into frames and sends them to the [`backend`], [`rx`]
-//! fills the guest's buffers with what the backend received. Used buffers are published by the
-//! batch, followed by at most one call to the guest.
+//! Each floor of the house imports from those below it, never from one above:
 //!
-//! Rings and guest addresses are read by the `vring` crate, which has no `unsafe` code; this crate
-//! has none outside [`kapi`].
+//! ```text
+//! main.rs  the module: which classes of devices there are
+//! net/     network devices: tx, rx, the tap (link), headers
+//! vhost/   what any vhost device has: chardev, ioctl, device, owner, worker, virtqueue, round,
+//!          guest memory (access, memory, iotlb, messages), statistics; class is what it asks of net
+//! vring/   rings and guest addresses: a crate of its own, which knows no kernel
+//! kapi/    the kernel, by safe types; all unsafe code of the module
+//! shim/    C for it: macros and inline functions made callable
+//! ```
+//!
+//! A hypervisor opens `/dev/vhost-rnet` and sets it up with vhost ioctls. A kick from the guest or a
+//! packet at the tap wakes the queue's worker, which runs a round: `tx` copies what the guest made
+//! available into frames and sends them to the tap, `rx` fills the guest's buffers with what the tap
+//! received. Used buffers are published by the batch, followed by at most one call to the guest.
 
 #![crate_name = "vhost_rnet"]
 #![deny(unsafe_code, unreachable_pub)]
@@ -22,27 +29,12 @@ compile_error!("guest addresses and segments assume a 64-bit kernel");
 use kernel::miscdevice::{MiscDeviceOptions, MiscDeviceRegistration};
 use kernel::prelude::*;
 
-mod chardev;
-mod ioctl;
-mod device;
-mod owner;
-mod worker;
-mod virtqueue;
-mod round;
-mod tx;
-mod rx;
-mod used;
-mod access;
-mod backend;
-mod direction;
-mod header;
+use net::Net;
+use vhost::class::Class;
+use vhost::device::Device;
 
-mod uapi;
-mod features;
-mod memory;
-mod iotlb;
-mod messages;
-mod stats;
+mod net;
+mod vhost;
 
 #[allow(unsafe_code)]
 mod kapi;
@@ -58,14 +50,12 @@ module! {
 #[pin_data]
 struct VhostRnet {
     #[pin]
-    _device: MiscDeviceRegistration<device::Device>,
+    _device: MiscDeviceRegistration<Device<Net>>,
 }
 
 impl kernel::InPlaceModule for VhostRnet {
     fn init(_module: &'static ThisModule) -> impl PinInit<Self, Error> {
-        let options = MiscDeviceOptions {
-            name: c"vhost-rnet",
-        };
+        let options = MiscDeviceOptions { name: Net::NAME };
         try_pin_init!(Self {
             _device <- kapi::register_pollable(options),
         })

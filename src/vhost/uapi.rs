@@ -8,7 +8,7 @@
 use kernel::ioctl::{_IO, _IOR, _IOW, _IOWR};
 use vring::{GuestAddr, Region, RingAddrs, UserAddr};
 
-const VHOST_VIRTIO: u32 = 0xaf;
+pub(crate) const VHOST_VIRTIO: u32 = 0xaf;
 
 /// `struct vhost_vring_state`, `struct vhost_vring_file` and `struct vhost_vring_worker` on the wire.
 pub(crate) type RawPair = [u32; 2];
@@ -50,7 +50,6 @@ pub(crate) const SET_VRING_BUSYLOOP_TIMEOUT: u32 = _IOW::<RawPair>(VHOST_VIRTIO,
 pub(crate) const GET_VRING_BUSYLOOP_TIMEOUT: u32 = _IOW::<RawPair>(VHOST_VIRTIO, 0x24);
 pub(crate) const SET_BACKEND_FEATURES: u32 = _IOW::<u64>(VHOST_VIRTIO, 0x25);
 pub(crate) const GET_BACKEND_FEATURES: u32 = _IOR::<u64>(VHOST_VIRTIO, 0x26);
-pub(crate) const NET_SET_BACKEND: u32 = _IOW::<RawPair>(VHOST_VIRTIO, 0x30);
 pub(crate) const GET_FEATURES_ARRAY: u32 = _IOR::<u64>(VHOST_VIRTIO, 0x83);
 pub(crate) const SET_FEATURES_ARRAY: u32 = _IOW::<u64>(VHOST_VIRTIO, 0x83);
 pub(crate) const SET_FORK_FROM_OWNER: u32 = _IOW::<u8>(VHOST_VIRTIO, 0x84);

@@ -9,16 +9,16 @@ use vring::{
     MAX_CHAIN_SEGMENTS,
 };
 
-use crate::access::{GuestMemory, Mediation};
-use crate::backend::Backend;
-use crate::features::{Features, EVENT_IDX, IN_ORDER, LOG_ALL, NOTIFY_ON_EMPTY};
-use crate::header::Header;
-use crate::iotlb::Iotlb;
-use crate::kapi::{self, BusyTime, EventFd, Frames, OwnerMemory, Poller};
-use crate::memory::{self, Table};
-use crate::round::{Next, Round, Running, Scratch};
-use crate::used::UsedBatch;
-use crate::worker::Waker;
+use crate::kapi::{self, BusyTime, EventFd, OwnerMemory, Poller};
+use crate::vhost::access::{GuestMemory, Mediation};
+use crate::vhost::backend::Backend;
+use crate::vhost::class::{Class, State};
+use crate::vhost::features::{Features, EVENT_IDX, IN_ORDER, LOG_ALL, NOTIFY_ON_EMPTY};
+use crate::vhost::iotlb::Iotlb;
+use crate::vhost::memory::{self, Table};
+use crate::vhost::round::{Next, Round, Running, Scratch};
+use crate::vhost::used::UsedBatch;
+use crate::vhost::worker::Waker;
 
 mod trouble;
 
@@ -34,17 +34,18 @@ enum Path {
 }
 
 /// One virtqueue.
-pub(crate) struct Virtqueue {
+pub(crate) struct Virtqueue<C: Class> {
     /// Thread id of the owner, for the log; its worker is named after it.
     pub(crate) owner: i32,
     /// Id of the worker that runs the queue; others leave it alone.
     pub(crate) worker: u32,
     pub(crate) ring: SplitRing,
     pub(crate) features: Features,
-    pub(crate) header: Header,
+    /// What the class keeps.
+    pub(crate) state: C::State,
     pub(crate) table: Option<Arc<Table>>,
-    pub(crate) backend: Option<Backend>,
-    pub(crate) kick: Option<Poller<Waker>>,
+    pub(crate) backend: Option<Backend<C>>,
+    pub(crate) kick: Option<Poller<Waker<C>>>,
     pub(crate) call: Option<EventFd>,
     pub(crate) error: Option<EventFd>,
     mediation: Mediation,
@@ -66,7 +67,7 @@ pub(crate) struct Virtqueue {
     scratch: Scratch,
 }
 
-impl Virtqueue {
+impl<C: Class> Virtqueue<C> {
     /// A queue as after open.
     ///
     /// # Errors
@@ -76,15 +77,15 @@ impl Virtqueue {
         let scratch = Scratch {
             segments: KVec::from_elem(Segment::default(), MAX_CHAIN_SEGMENTS, GFP_KERNEL)?,
             used: UsedBatch::new()?,
-            frames: Frames::new()?,
         };
+        let state = C::State::new()?;
         // In place: the kernel's stack has no room for queues.
         Ok(init!(Self {
             owner: 0,
             worker: 0,
             ring: SplitRing::default(),
             features: Features::default(),
-            header: Header::default(),
+            state,
             table: None,
             backend: None,
             kick: None,
@@ -109,7 +110,7 @@ impl Virtqueue {
             self.ring.forget_memory();
         }
         self.features = features;
-        self.header = Header::new(&features);
+        self.state.set_features(&features);
         self.ring
             .set_features(features.has(EVENT_IDX), features.has(NOTIFY_ON_EMPTY));
         self.scratch.used.set_in_order(features.has(IN_ORDER));
@@ -224,7 +225,11 @@ impl Virtqueue {
     ///
     /// A [`Fault`] of the guest, or of the owner's dirty log.
     #[inline(always)]
-    pub(crate) fn run(&mut self, owner: OwnerMemory<'_>, round: impl Round) -> Result<Next, Fault> {
+    pub(crate) fn run(
+        &mut self,
+        owner: OwnerMemory<'_>,
+        round: impl Round<C>,
+    ) -> Result<Next, Fault> {
         match self.path {
             Path::Direct => match self.parts() {
                 Some((queue, table, ..)) => round.run(queue, owner, table),
@@ -238,7 +243,11 @@ impl Virtqueue {
     /// Runs a round on memory that is not simply the owner's.
     #[cold]
     #[inline(never)]
-    fn run_mediated(&mut self, owner: OwnerMemory<'_>, round: impl Round) -> Result<Next, Fault> {
+    fn run_mediated(
+        &mut self,
+        owner: OwnerMemory<'_>,
+        round: impl Round<C>,
+    ) -> Result<Next, Fault> {
         let Some((queue, table, mediation, missed)) = self.parts() else {
             return Ok(Next::Wait);
         };
@@ -252,11 +261,11 @@ impl Virtqueue {
 
     /// What a round needs, and memory is reached by, if it is all there.
     #[inline(always)]
-    fn parts(&mut self) -> Option<(Running<'_>, &Table, &Mediation, &mut Option<Miss>)> {
+    fn parts(&mut self) -> Option<(Running<'_, C>, &Table, &Mediation, &mut Option<Miss>)> {
         let queue = Running {
             ring: &mut self.ring,
             features: self.features,
-            header: self.header,
+            state: &mut self.state,
             backend: self.backend.as_mut()?,
             call: self.call.as_ref(),
             busy: BusyTime::new(self.busy_timeout),
@@ -329,11 +338,11 @@ impl Virtqueue {
     pub(crate) fn set_backend(
         &mut self,
         owner: OwnerMemory<'_>,
-        new: Option<Backend>,
-    ) -> Option<Backend> {
+        new: Option<Backend<C>>,
+    ) -> Option<Backend<C>> {
         if new.is_none() {
             self.give_back(owner);
-            self.scratch.frames.release();
+            self.state.release();
         }
         self.stopped = false;
         core::mem::replace(&mut self.backend, new)
@@ -370,7 +379,7 @@ impl Virtqueue {
     }
 
     /// Back to the state after open.
-    pub(crate) fn reset(&mut self) -> Detached {
+    pub(crate) fn reset(&mut self) -> Detached<C> {
         // All of them named, so that none is forgotten.
         let Self {
             // The next owner sets them.
@@ -378,7 +387,7 @@ impl Virtqueue {
             worker: _,
             ring,
             features,
-            header,
+            state,
             table,
             backend,
             kick,
@@ -396,7 +405,7 @@ impl Virtqueue {
         } = self;
         ring.reset();
         *features = Features::default();
-        *header = Header::default();
+        state.reset();
         *table = None;
         *mediation = Mediation::default();
         *missed = None;
@@ -408,7 +417,6 @@ impl Virtqueue {
         *path = Path::Nowhere;
         scratch.used.take_back();
         scratch.used.set_in_order(false);
-        scratch.frames.release();
         Detached {
             _backend: backend.take(),
             _kick: kick.take(),
@@ -420,9 +428,9 @@ impl Virtqueue {
 
 /// What a queue had open, to be dropped when its mutex is no longer held.
 #[must_use]
-pub(crate) struct Detached {
-    _backend: Option<Backend>,
-    _kick: Option<Poller<Waker>>,
+pub(crate) struct Detached<C: Class> {
+    _backend: Option<Backend<C>>,
+    _kick: Option<Poller<Waker<C>>>,
     _call: Option<EventFd>,
     _error: Option<EventFd>,
 }
@@ -430,10 +438,10 @@ pub(crate) struct Detached {
 /// Publishes used buffers that an earlier round could not.
 struct GiveBack;
 
-impl Round for GiveBack {
+impl<C: Class> Round<C> for GiveBack {
     fn run<M: GuestMemory, T: Translate>(
         self,
-        queue: Running<'_>,
+        queue: Running<'_, C>,
         memory: M,
         _table: &T,
     ) -> Result<Next, Fault> {

@@ -10,18 +10,17 @@
 use kernel::prelude::*;
 use vring::{Chain, Fault, Segment, Segments, SplitRing, Translate, Unmapped, UserAddr};
 
-use crate::access::GuestMemory;
-use crate::backend::Backend;
-use crate::direction::RX;
-use crate::header::Header;
-use crate::kapi::{BusyTime, EventFd, Frames, OwnerMemory, Polled};
-use crate::round::{
-    self, Next, Running, Scratch, MAX_ROUND_BYTES, MAX_ROUND_DESCS, MAX_ROUND_PACKETS,
-};
-use crate::stats::Stats;
-use crate::used::{UsedBatch, BATCH};
-use crate::virtqueue::Virtqueue;
-use crate::worker::Pending;
+use super::direction::RX;
+use super::header::Header;
+use super::{Net, Packets, MAX_ROUND_BYTES, MAX_ROUND_DESCS, MAX_ROUND_PACKETS};
+use crate::kapi::{BusyTime, EventFd, Frames, OwnerMemory, Polled, FRAMES};
+use crate::vhost::access::GuestMemory;
+use crate::vhost::backend::Backend;
+use crate::vhost::round::{self, Next, Running, Scratch};
+use crate::vhost::stats::Stats;
+use crate::vhost::used::{UsedBatch, BATCH};
+use crate::vhost::virtqueue::Virtqueue;
+use crate::vhost::worker::Pending;
 
 /// Room for XDP to grow a packet, in bytes (`XDP_PACKET_HEADROOM`).
 const XDP_HEADROOM: u32 = 256;
@@ -31,6 +30,9 @@ const MAX_RETRY: usize = 68 << 10;
 /// `VIRTIO_NET_HDR_F_NEEDS_CSUM`.
 const HDR_F_NEEDS_CSUM: u8 = 1;
 
+/// A batch of used buffers is one of frames.
+const _: () = assert!(BATCH == FRAMES);
+
 /// Moves packets until there are none, or the round is full.
 ///
 /// # Errors
@@ -38,7 +40,7 @@ const HDR_F_NEEDS_CSUM: u8 = 1;
 /// A [`Fault`] of the guest; the chains before the faulty one have been sent and published.
 #[inline(never)]
 pub(crate) fn run(
-    vq: &mut Virtqueue,
+    vq: &mut Virtqueue<Net>,
     memory: OwnerMemory<'_>,
     stats: &Stats,
     pending: &Pending,
@@ -52,35 +54,30 @@ struct Transmit<'a> {
     pending: &'a Pending,
 }
 
-impl round::Round for Transmit<'_> {
+impl round::Round<Net> for Transmit<'_> {
     #[inline(always)]
     fn run<M: GuestMemory, T: Translate>(
         self,
-        queue: Running<'_>,
+        queue: Running<'_, Net>,
         memory: M,
         table: &T,
     ) -> Result<Next, Fault> {
         let Running {
             ring,
-            header,
+            state: Packets { header, frames },
             backend,
             call,
             busy,
-            scratch:
-                Scratch {
-                    segments,
-                    used,
-                    frames,
-                },
+            scratch: Scratch { segments, used },
             ..
         } = queue;
         backend.disarm();
-        let state = backend.socket.send_state();
+        let state = backend.target.socket.send_state();
         let mut round = Round {
             memory,
             table,
             ring,
-            header,
+            header: *header,
             headroom: if state.has_xdp { XDP_HEADROOM } else { 0 },
             takes_frames: state.takes_frames,
             backend,
@@ -111,7 +108,7 @@ struct Round<'a, M, T> {
     table: &'a T,
     ring: &'a mut SplitRing,
     header: Header,
-    backend: &'a mut Backend,
+    backend: &'a mut Backend<Net>,
     call: Option<&'a EventFd>,
     stats: &'a Stats,
     pending: &'a Pending,
@@ -265,7 +262,7 @@ impl<M: GuestMemory, T: Translate> Round<'_, M, T> {
                 return Ok(Sent::Done);
             }
             // An XDP program sees frames of up to a page.
-            if self.headroom == 0 && !self.backend.refuses_pages {
+            if self.headroom == 0 && !self.backend.target.refuses_pages {
                 return self.send_pages(segments, len);
             }
         }
@@ -284,9 +281,9 @@ impl<M: GuestMemory, T: Translate> Round<'_, M, T> {
             self.stats.dropped.add(1);
             return Ok(Sent::Done);
         }
-        match frame.send(&self.backend.socket) {
+        match frame.send(&self.backend.target.socket) {
             Err(e) if e == EMSGSIZE => {
-                self.backend.refuses_pages = true;
+                self.backend.target.refuses_pages = true;
                 self.send_single(segments, len)
             }
             // The frame has been read: it is not the guest's memory that cannot be.
@@ -301,7 +298,11 @@ impl<M: GuestMemory, T: Translate> Round<'_, M, T> {
     /// Sends a packet that no frame can take, after those before it.
     fn send_single(&mut self, segments: &[Segment], len: usize) -> Result<Sent, Fault> {
         self.flush()?;
-        let sent = self.backend.socket.send(segments, len, self.header.vhost);
+        let sent = self
+            .backend
+            .target
+            .socket
+            .send(segments, len, self.header.vhost);
         self.outcome(sent, segments, len)
     }
 
@@ -319,7 +320,7 @@ impl<M: GuestMemory, T: Translate> Round<'_, M, T> {
             // than any will never find memory: waiting would be for ever.
             Err(e)
                 if (e == ENOMEM || e == ENOBUFS)
-                    && self.backend.socket.is_tap()
+                    && self.backend.target.socket.is_tap()
                     && len <= MAX_RETRY =>
             {
                 Ok(Sent::NoMemory)
@@ -335,7 +336,7 @@ impl<M: GuestMemory, T: Translate> Round<'_, M, T> {
     #[inline]
     fn send_frames(&mut self) {
         let frames = self.frames.len();
-        if self.frames.send(&self.backend.socket).is_err() {
+        if self.frames.send(&self.backend.target.socket).is_err() {
             // The device is gone. The guest's buffers come back all the same.
             self.stats.dropped.add(frames);
         }

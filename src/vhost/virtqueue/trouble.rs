@@ -5,27 +5,26 @@
 use kernel::prelude::*;
 use vring::{Fault, Miss, Translate};
 
-use crate::access::GuestMemory;
-use crate::backend::Backend;
-use crate::device::Queue;
-use crate::direction::TX;
 use crate::kapi::{self, OwnerMemory};
-use crate::round::{Next, Round, Running};
+use crate::vhost::access::GuestMemory;
+use crate::vhost::backend::Backend;
+use crate::vhost::class::{Class, State};
+use crate::vhost::device::Queue;
+use crate::vhost::round::{Next, Round, Running};
 
 use super::Virtqueue;
 
-impl Virtqueue {
+impl<C: Class> Virtqueue<C> {
     /// Takes note of a round that ended without a fault.
     #[inline(always)]
-    pub(crate) fn went_on(&mut self, next: &Next, queue: &Queue) {
+    pub(crate) fn went_on(&mut self, next: &Next, queue: &Queue<C>) {
         if self.in_trouble || self.lost_to.is_some() || *next == Next::Retry {
             self.went_on_in_trouble(next, queue);
         }
-        // Only one queue has frames.
-        if queue.index == TX && *next == Next::Wait && self.scratch.frames.keeps_memory() {
+        if *next == Next::Wait && self.state.keeps_memory() {
             let packets = || queue.stats.packets.get();
             if let Some(true) = self.backend.as_mut().map(|it| it.is_idle(packets)) {
-                self.scratch.frames.release();
+                self.state.release();
             }
         }
     }
@@ -34,7 +33,7 @@ impl Virtqueue {
     /// there was to do.
     #[cold]
     #[inline(never)]
-    fn went_on_in_trouble(&mut self, next: &Next, queue: &Queue) {
+    fn went_on_in_trouble(&mut self, next: &Next, queue: &Queue<C>) {
         self.stopped = false;
         let lost_to = self.lost_to.take();
         let retry = *next == Next::Retry;
@@ -62,10 +61,10 @@ impl Virtqueue {
     ///
     /// Memory that is away comes back without a word: a timer has the queue look. What the guest has
     /// done wrong it may mend and then make more available, so kicks are asked for; and whatever the
-    /// owner changes has the queue look again ([`Owner`](crate::owner::Owner)). Packets from outside
+    /// owner changes has the queue look again ([`Owner`](crate::vhost::owner::Owner)). Packets from outside
     /// do not: they would run into the fault again and again.
     #[cold]
-    pub(crate) fn stop(&mut self, owner: OwnerMemory<'_>, fault: Fault, queue: &Queue) -> Next {
+    pub(crate) fn stop(&mut self, owner: OwnerMemory<'_>, fault: Fault, queue: &Queue<C>) -> Next {
         self.lost_to = None;
         self.stopped = true;
         self.in_trouble = true;
@@ -92,7 +91,7 @@ impl Virtqueue {
     /// Tells the owner, and the kernel log, of a fault. Of memory that is away it tells only once until
     /// it is back.
     #[cold]
-    fn tell(&mut self, fault: Fault, trouble: Trouble, queue: &Queue) {
+    fn tell(&mut self, fault: Fault, trouble: Trouble, queue: &Queue<C>) {
         let is_news = self.backend.as_mut().is_none_or(Backend::is_news);
         if comes_back(fault) && !is_news {
             return;
@@ -134,10 +133,10 @@ enum Trouble {
 /// Asks for a kick after a fault.
 struct AwaitKick;
 
-impl Round for AwaitKick {
+impl<C: Class> Round<C> for AwaitKick {
     fn run<M: GuestMemory, T: Translate>(
         self,
-        queue: Running<'_>,
+        queue: Running<'_, C>,
         memory: M,
         _table: &T,
     ) -> Result<Next, Fault> {

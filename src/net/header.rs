@@ -1,8 +1,24 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The virtio-net header of packets.
+//! The virtio-net header of packets, and the features that say what is in it.
 
-use crate::features::{Features, GUEST_UDP_TUNNEL_GSO, HOST_UDP_TUNNEL_GSO, VHOST_NET_HDR};
+use crate::vhost::features::{Features, VERSION_1};
+
+/// `VIRTIO_NET_F_MRG_RXBUF`: a received packet may span several buffers.
+pub(crate) const MRG_RXBUF: u32 = 15;
+/// `VHOST_NET_F_VIRTIO_NET_HDR`: the backend has no virtio-net header, vhost adds and removes it.
+/// Between guest and device the same bit is `VIRTIO_F_ANY_LAYOUT`, which always holds here.
+pub(crate) const VHOST_NET_HDR: u32 = 27;
+/// `VIRTIO_NET_F_GUEST_UDP_TUNNEL_GSO`: received packets may be UDP tunnels to be segmented.
+pub(crate) const GUEST_UDP_TUNNEL_GSO: u32 = 65;
+/// `VIRTIO_NET_F_HOST_UDP_TUNNEL_GSO`: transmitted packets may be such.
+pub(crate) const HOST_UDP_TUNNEL_GSO: u32 = 67;
+
+/// Whether received packets carry a buffer count in their header (virtio 1.3, section 5.1.6).
+#[inline]
+pub(crate) const fn has_num_buffers(features: &Features) -> bool {
+    features.has(MRG_RXBUF) || features.has(VERSION_1)
+}
 
 /// Who has the virtio-net header of a packet, and how long it is in bytes.
 #[derive(Clone, Copy, Default)]
@@ -18,7 +34,7 @@ impl Header {
     pub(crate) const fn new(features: &Features) -> Self {
         let tunnels = features.has(GUEST_UDP_TUNNEL_GSO) || features.has(HOST_UDP_TUNNEL_GSO);
         // `struct virtio_net_hdr_v1_hash_tunnel`, `virtio_net_hdr_mrg_rxbuf`, `virtio_net_hdr`.
-        let len = match features.has_num_buffers() {
+        let len = match has_num_buffers(features) {
             _ if tunnels => 24,
             true => 12,
             false => 10,

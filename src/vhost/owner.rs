@@ -8,37 +8,37 @@ use kernel::sync::aref::ARef;
 use kernel::sync::Arc;
 use vring::UserAddr;
 
-use crate::backend::Backend;
-use crate::device::{Device, Queue};
-use crate::direction::Direction;
 use crate::kapi::{self, EventFd, OwnerMemory, Poller, Wake, POLLIN};
-use crate::memory::Table;
-use crate::round::Next;
-use crate::uapi::{VringAddr, FILE_UNBIND, VRING_F_LOG};
-use crate::virtqueue::Virtqueue;
-use crate::worker::Workers;
+use crate::vhost::backend::Backend;
+use crate::vhost::class::{Class, Target};
+use crate::vhost::device::{Device, Queue};
+use crate::vhost::memory::Table;
+use crate::vhost::round::Next;
+use crate::vhost::uapi::{VringAddr, FILE_UNBIND, VRING_F_LOG};
+use crate::vhost::virtqueue::Virtqueue;
+use crate::vhost::worker::Workers;
 
 /// The process that set up the device.
-pub(crate) struct Owner {
+pub(crate) struct Owner<C: Class> {
     /// Its memory; compared, not accessed.
     pub(crate) mm: ARef<Mm>,
-    pub(crate) workers: Workers,
+    pub(crate) workers: Workers<C>,
 }
 
 /// What the owner sets up. Callers hold the device mutex, of which `owner` is the proof.
 ///
 /// Whatever may let a queue go on that has stopped has it look again, once it is in force: a guest
 /// whose receive ring is full of buffers has nothing left to kick for.
-impl Owner {
+impl<C: Class> Owner<C> {
     /// Has a queue look for work.
-    pub(crate) fn wake(&self, queue: &Queue) {
+    pub(crate) fn wake(&self, queue: &Queue<C>) {
         if let Ok(waker) = self.workers.waker(queue.index) {
             waker.wake();
         }
     }
 
     /// Has all queues look for work.
-    pub(crate) fn wake_all(&self, device: &Device) {
+    pub(crate) fn wake_all(&self, device: &Device<C>) {
         for queue in device.queues() {
             self.wake(queue);
         }
@@ -56,7 +56,7 @@ impl Owner {
     /// # Errors
     ///
     /// `EFAULT`, and no change, when a queue is running and the table is not accessible.
-    pub(crate) fn set_table(&self, device: &Device, table: Table) -> Result {
+    pub(crate) fn set_table(&self, device: &Device<C>, table: Table) -> Result {
         let mut queues = device.queues().iter();
         if !queues.all(|queue| queue.vq.lock().accepts(&table)) {
             return Err(EFAULT);
@@ -76,11 +76,11 @@ impl Owner {
     ///
     /// `EOPNOTSUPP` for flags other than that of the dirty log, `EINVAL` when it is misaligned, or,
     /// with a backend, not accessible or not to be logged.
-    pub(crate) fn set_addr(&self, queue: &Queue, addr: VringAddr) -> Result {
+    pub(crate) fn set_addr(&self, queue: &Queue<C>, addr: VringAddr) -> Result {
         if addr.flags & !VRING_F_LOG != 0 {
             return Err(EOPNOTSUPP);
         }
-        let fits = |vq: &Virtqueue| {
+        let fits = |vq: &Virtqueue<C>| {
             vq.ring_is_accessible(addr.ring()) && vq.used_is_loggable(addr.log_used())
         };
         let mut vq = queue.vq.lock();
@@ -98,8 +98,8 @@ impl Owner {
     /// # Errors
     ///
     /// `EFAULT` when a queue runs that cannot log what it has to there; the other has moved.
-    pub(crate) fn set_log_base(&self, device: &Device, base: UserAddr) -> Result {
-        let set = |all: Result, queue: &Queue| {
+    pub(crate) fn set_log_base(&self, device: &Device<C>, base: UserAddr) -> Result {
+        let set = |all: Result, queue: &Queue<C>| {
             let set = queue.vq.lock().set_log_base(base);
             all.and(set)
         };
@@ -113,7 +113,7 @@ impl Owner {
     /// # Errors
     ///
     /// `EBADF`, `EINVAL` when `fd` is no eventfd, `ENOMEM`.
-    pub(crate) fn set_log_fd(&self, device: &Device, fd: i32) -> Result {
+    pub(crate) fn set_log_fd(&self, device: &Device<C>, fd: i32) -> Result {
         let call = match fd {
             FILE_UNBIND => None,
             _ => Some(Arc::new(EventFd::from_fd(fd)?, GFP_KERNEL)?),
@@ -131,7 +131,7 @@ impl Owner {
     /// # Errors
     ///
     /// `EBADF`, `EINVAL` when `fd` is no eventfd, `ENOMEM`.
-    pub(crate) fn set_kick(&self, queue: &Queue, fd: i32) -> Result {
+    pub(crate) fn set_kick(&self, queue: &Queue<C>, fd: i32) -> Result {
         let mut vq = queue.vq.lock();
         let new = if fd == FILE_UNBIND {
             None
@@ -162,7 +162,7 @@ impl Owner {
     /// `EFAULT` when ring or memory table are not set up or cannot be accessed, `ENOTSOCK` when
     /// `fd` is no possible backend, `EINVAL` when its device is gone, `ENOMEM`. The old backend
     /// then stays. Unbinding does not fail: QEMU takes a refusal for a bug of its own.
-    pub(crate) fn set_backend(&self, device: &Device, queue: &Queue, fd: i32) -> Result {
+    pub(crate) fn set_backend(&self, device: &Device<C>, queue: &Queue<C>, fd: i32) -> Result {
         let unbind = fd == FILE_UNBIND;
         let task = current!();
         // The caller is the owner, so there is some.
@@ -175,11 +175,10 @@ impl Owner {
             device.messages.forget(queue.index);
             None
         } else {
-            let direction = Direction::of(queue.index).ok_or(ENOBUFS)?;
             let waker = self.workers.waker(queue.index)?;
-            let mut new = Backend::from_fd(fd, direction.backend_event(), waker)?;
+            let mut new = Backend::from_fd(fd, queue.index, waker)?;
             if let Some(old) = vq.backend.as_ref() {
-                if old.socket.is(&new.socket) {
+                if old.target.is(&new.target) {
                     drop(vq);
                     self.wake(queue);
                     return Ok(());

@@ -5,23 +5,13 @@
 use kernel::prelude::*;
 use vring::{Fault, Memory, Segment, SplitRing, Translate};
 
-use crate::access::GuestMemory;
-use crate::backend::Backend;
-use crate::features::Features;
-use crate::header::Header;
-use crate::kapi::{BusyTime, EventFd, Frames};
-use crate::stats::Stats;
-use crate::used::UsedBatch;
-
-/// Packets after which a round ends, so that the other queue gets its turn
-/// (`VHOST_NET_PKT_WEIGHT`).
-pub(crate) const MAX_ROUND_PACKETS: usize = 256;
-/// Bytes after which a round ends (`VHOST_NET_WEIGHT`).
-pub(crate) const MAX_ROUND_BYTES: usize = 0x80000;
-/// Descriptors after which a round ends, those of indirect tables and empty ones included: 64 for each
-/// packet, which is more than any driver needs. Without it a guest that makes chains of empty
-/// descriptors would keep the queue's mutex from its owner for long.
-pub(crate) const MAX_ROUND_DESCS: u32 = 1 << 14;
+use super::access::GuestMemory;
+use super::backend::Backend;
+use super::class::Class;
+use super::features::Features;
+use super::stats::Stats;
+use super::used::UsedBatch;
+use crate::kapi::{BusyTime, EventFd};
 
 /// What a round of a queue ends with.
 #[must_use]
@@ -38,11 +28,11 @@ pub(crate) enum Next {
 }
 
 /// A queue that has all it needs for a round.
-pub(crate) struct Running<'a> {
+pub(crate) struct Running<'a, C: Class> {
     pub(crate) ring: &'a mut SplitRing,
     pub(crate) features: Features,
-    pub(crate) header: Header,
-    pub(crate) backend: &'a mut Backend,
+    pub(crate) state: &'a mut C::State,
+    pub(crate) backend: &'a mut Backend<C>,
     pub(crate) call: Option<&'a EventFd>,
     pub(crate) busy: BusyTime,
     pub(crate) scratch: &'a mut Scratch,
@@ -51,7 +41,7 @@ pub(crate) struct Running<'a> {
 }
 
 /// A round of a queue, whatever its memory is.
-pub(crate) trait Round {
+pub(crate) trait Round<C: Class> {
     /// Runs the queue.
     ///
     /// # Errors
@@ -59,7 +49,7 @@ pub(crate) trait Round {
     /// A [`Fault`] of the guest.
     fn run<M: GuestMemory, T: Translate>(
         self,
-        queue: Running<'_>,
+        queue: Running<'_, C>,
         memory: M,
         table: &T,
     ) -> Result<Next, Fault>;
@@ -70,8 +60,6 @@ pub(crate) struct Scratch {
     /// Segments of the chains of one packet.
     pub(crate) segments: KVec<Segment>,
     pub(crate) used: UsedBatch,
-    /// Frames on their way to the backend; transmit only.
-    pub(crate) frames: Frames,
 }
 
 /// Calls the guest if it wants to be called for what has been published since the last time.

@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The backend of a queue: the tap (or packet socket) its packets go to or come from.
+//! The backend of a queue: what it is started on, and what wakes it.
 
 use kernel::prelude::*;
 
-use crate::kapi::{Poller, Socket, Timer};
-use crate::worker::Waker;
+use super::class::{Class, Target};
+use super::worker::Waker;
+use crate::kapi::{Poller, Timer};
 
 /// The first delay before a queue tries again what has failed, in milliseconds.
 const FIRST_DELAY: u32 = 1;
@@ -15,16 +16,14 @@ const LONGEST_DELAY: u32 = 256;
 /// How long a queue keeps memory that it does not use, in milliseconds.
 const IDLE: u32 = 1000;
 
-/// A socket, and what wakes the queue: packets or room, or a timer where nothing tells.
+/// What a queue is started on, and what wakes it: events of its file, or a timer where nothing tells.
 ///
-/// A busy queue does not wait for packets: each would cost its sender a wake-up that changes nothing.
-pub(crate) struct Backend {
-    pub(crate) socket: Socket,
-    /// Whether the tap has refused a frame in pages, for how it is made.
-    pub(crate) refuses_pages: bool,
-    poller: Poller<Waker>,
-    timer: Timer<Waker>,
-    /// Whether the socket has been waited for.
+/// A busy queue does not wait for events: each would cost who causes it a wake-up that changes nothing.
+pub(crate) struct Backend<C: Class> {
+    pub(crate) target: C::Target,
+    poller: Poller<Waker<C>>,
+    timer: Timer<Waker<C>>,
+    /// Whether the file has been waited for.
     in_use: bool,
     /// The delay before the last try, in milliseconds; 0 if there is nothing to try again.
     delay: u32,
@@ -34,20 +33,19 @@ pub(crate) struct Backend {
     packets: u64,
 }
 
-impl Backend {
-    /// The backend behind `fd` of the caller, waiting for `events` on behalf of `waker`'s queue.
+impl<C: Class> Backend<C> {
+    /// The backend behind `fd` of the caller, for queue `index`, which `waker` wakes.
     ///
     /// # Errors
     ///
-    /// `ENOTSOCK` for a file that is neither a tap nor a raw packet socket, `ENOMEM`.
-    pub(crate) fn from_fd(fd: i32, events: u32, waker: Waker) -> Result<Self> {
-        let fd = u32::try_from(fd).map_err(|_| ENOTSOCK)?;
-        let socket = Socket::from_fd(fd)?;
+    /// Those of [`Target::from_fd`], `ENOMEM`.
+    pub(crate) fn from_fd(fd: i32, index: usize, waker: Waker<C>) -> Result<Self> {
+        let target = C::Target::from_fd(fd, index)?;
         let timer = Timer::new(waker.clone())?;
-        let poller = Poller::new(socket.file().clone(), events, waker)?;
+        let events = C::Target::events(index);
+        let poller = Poller::new(target.file().clone(), events, waker)?;
         Ok(Self {
-            socket,
-            refuses_pages: false,
+            target,
             poller,
             timer,
             in_use: false,
@@ -57,15 +55,15 @@ impl Backend {
         })
     }
 
-    /// Hands what the socket becomes ready for to another waker, and `timer`, which wakes the same
+    /// Hands what the file becomes ready for to another waker, and `timer`, which wakes the same
     /// queue, what the old timer was to do.
-    pub(crate) fn set_waker(&mut self, waker: Waker, timer: Timer<Waker>) {
+    pub(crate) fn set_waker(&mut self, waker: Waker<C>, timer: Timer<Waker<C>>) {
         self.poller.set_waker(waker);
         // The queue is woken for its new worker, and starts the timer again if it needs it.
         self.timer = timer;
     }
 
-    /// Wakes the queue when the socket is ready, at once if it is now. Does nothing if armed: the
+    /// Wakes the queue when the file is ready, at once if it is now. Does nothing if armed: the
     /// queue has been woken for every event since.
     ///
     /// # Errors
@@ -82,14 +80,14 @@ impl Backend {
 
     fn join(&mut self) -> Result {
         let mut armed = self.poller.arm();
-        if armed.is_err() && self.in_use && self.socket.take_error() {
+        if armed.is_err() && self.in_use && self.target.take_error() {
             armed = self.poller.arm();
         }
         self.in_use |= armed.is_ok();
         armed
     }
 
-    /// No longer wakes the queue for the socket.
+    /// No longer wakes the queue for the file.
     pub(crate) fn disarm(&mut self) {
         self.poller.disarm();
     }

@@ -10,13 +10,14 @@ use kernel::transmute::{AsBytes, FromBytes};
 use kernel::uaccess::{UserPtr, UserSlice};
 use vring::{ByteOrder, UserAddr};
 
-use crate::device::{Device, Queue, QUEUES};
-use crate::features::{Features, WORDS};
 use crate::kapi::{self, OwnerMemory};
-use crate::memory::Table;
-use crate::owner::{set_eventfd, Owner};
-use crate::uapi::{self, RawAddr, RawPair, VringAddr};
-use crate::worker::{Mode, Workers};
+use crate::vhost::class::Class;
+use crate::vhost::device::{Device, Queue, QUEUES};
+use crate::vhost::features::{Features, WORDS};
+use crate::vhost::memory::Table;
+use crate::vhost::owner::{set_eventfd, Owner};
+use crate::vhost::uapi::{self, RawAddr, RawPair, VringAddr};
+use crate::vhost::worker::{Mode, Workers};
 
 /// Bytes of a `struct vhost_memory` that may be read; [`Table::read`] reads what it needs.
 const MAX_TABLE_BYTES: usize = 1 << 20;
@@ -30,18 +31,20 @@ const WORDS_PER_CHECK: u64 = 4096;
 /// `EFAULT` for an argument that cannot be read or written, `EPERM` for a caller who is not the
 /// owner, `ENOBUFS` for a queue index out of range, `ENOTTY` for an unknown command, and those of
 /// the single command.
-pub(crate) fn dispatch(device: &Arc<Device>, cmd: u32, arg: usize) -> Result {
+pub(crate) fn dispatch<C: Class>(device: &Arc<Device<C>>, cmd: u32, arg: usize) -> Result {
     match cmd {
         uapi::GET_FEATURES => {
-            let [features, ..] = Features::OFFERED.words();
+            let [features, ..] = C::FEATURES.words();
             write(arg, features)
         }
         uapi::SET_FEATURES => {
-            let features = Features::acknowledged([read(arg)?, 0]).ok_or(EOPNOTSUPP)?;
+            let features = C::FEATURES
+                .acknowledged([read(arg)?, 0])
+                .ok_or(EOPNOTSUPP)?;
             device.set_features(features)
         }
-        uapi::GET_FEATURES_ARRAY => get_features_array(arg),
-        uapi::SET_FEATURES_ARRAY => device.set_features(read_features_array(arg)?),
+        uapi::GET_FEATURES_ARRAY => get_features_array::<C>(arg),
+        uapi::SET_FEATURES_ARRAY => device.set_features(read_features_array(&C::FEATURES, arg)?),
         uapi::GET_BACKEND_FEATURES => write(arg, &uapi::BACKEND_F_IOTLB_MSG_V2),
         uapi::SET_BACKEND_FEATURES => {
             let features = read::<u64>(arg)?;
@@ -62,12 +65,6 @@ pub(crate) fn dispatch(device: &Arc<Device>, cmd: u32, arg: usize) -> Result {
         }),
         uapi::SET_OWNER => device.set_owner(),
         uapi::RESET_OWNER => device.reset_owner(),
-        uapi::NET_SET_BACKEND => {
-            let [index, fd] = read::<RawPair>(arg)?;
-            let guard = device.lock_owned()?;
-            let owner = guard.as_ref().ok_or(EPERM)?;
-            owner.set_backend(device, queue(device, index)?, fd as i32)
-        }
         uapi::NEW_WORKER
         | uapi::FREE_WORKER
         | uapi::ATTACH_VRING_WORKER
@@ -76,24 +73,44 @@ pub(crate) fn dispatch(device: &Arc<Device>, cmd: u32, arg: usize) -> Result {
             let owner = Option::as_mut(&mut guard).ok_or(EINVAL)?;
             workers(device, &mut owner.workers, cmd, arg)
         }
-        _ => {
-            let guard = device.lock_owned()?;
-            let owner = guard.as_ref().ok_or(EPERM)?;
-            match cmd {
-                uapi::SET_MEM_TABLE => {
-                    let table = UserSlice::new(UserPtr::from_addr(arg), MAX_TABLE_BYTES);
-                    owner.set_table(device, Table::read(table.reader())?)
-                }
-                uapi::SET_LOG_BASE => owner.set_log_base(device, UserAddr(read(arg)?)),
-                uapi::SET_LOG_FD => owner.set_log_fd(device, read(arg)?),
-                _ => vring(device, owner, cmd, arg),
-            }
-        }
+        _ => match C::ioctl(device, cmd, arg) {
+            Err(e) if e == ENOTTY => owned(device, cmd, arg),
+            done => done,
+        },
     }
 }
 
+/// Ioctls of the core that only the owner may make.
+fn owned<C: Class>(device: &Arc<Device<C>>, cmd: u32, arg: usize) -> Result {
+    let guard = device.lock_owned()?;
+    let owner = guard.as_ref().ok_or(EPERM)?;
+    match cmd {
+        uapi::SET_MEM_TABLE => {
+            let table = UserSlice::new(UserPtr::from_addr(arg), MAX_TABLE_BYTES);
+            owner.set_table(device, Table::read(table.reader())?)
+        }
+        uapi::SET_LOG_BASE => owner.set_log_base(device, UserAddr(read(arg)?)),
+        uapi::SET_LOG_FD => owner.set_log_fd(device, read(arg)?),
+        _ => vring(device, owner, cmd, arg),
+    }
+}
+
+/// Starts a queue on a backend, or stops it, as `arg` says (`struct vhost_vring_file`): what the ioctls
+/// of classes have in common that do so.
+///
+/// # Errors
+///
+/// `EFAULT` when `arg` cannot be read, `EPERM`, `ENOBUFS`, and those of [`Owner::set_backend`].
+pub(crate) fn set_backend<C: Class>(device: &Device<C>, arg: usize) -> Result {
+    let [index, fd] = read::<RawPair>(arg)?;
+    let guard = device.lock_owned()?;
+    let owner = guard.as_ref().ok_or(EPERM)?;
+    // CAST: as the C structure has it.
+    owner.set_backend(device, queue(device, index)?, fd as i32)
+}
+
 /// Ioctls on one queue, whose index is the first word of every argument.
-fn vring(device: &Arc<Device>, owner: &Owner, cmd: u32, arg: usize) -> Result {
+fn vring<C: Class>(device: &Device<C>, owner: &Owner<C>, cmd: u32, arg: usize) -> Result {
     let index = read::<u32>(arg)?;
     let queue = queue(device, index)?;
     match cmd {
@@ -159,7 +176,12 @@ fn vring(device: &Arc<Device>, owner: &Owner, cmd: u32, arg: usize) -> Result {
 }
 
 /// Ioctls on workers, as `vhost_worker_ioctl()`.
-fn workers(device: &Arc<Device>, workers: &mut Workers, cmd: u32, arg: usize) -> Result {
+fn workers<C: Class>(
+    device: &Arc<Device<C>>,
+    workers: &mut Workers<C>,
+    cmd: u32,
+    arg: usize,
+) -> Result {
     match cmd {
         uapi::NEW_WORKER => {
             let id = workers.add(device)?;
@@ -184,20 +206,20 @@ fn workers(device: &Arc<Device>, workers: &mut Workers, cmd: u32, arg: usize) ->
 /// # Errors
 ///
 /// `ENOBUFS` when there is none.
-fn queue(device: &Device, index: u32) -> Result<&Queue> {
+fn queue<C: Class>(device: &Device<C>, index: u32) -> Result<&Queue<C>> {
     // CAST: `u32` fits `usize`.
     let index = kapi::index_nospec(index as usize, QUEUES);
     index.and_then(|index| device.queue(index)).ok_or(ENOBUFS)
 }
 
 /// `VHOST_GET_FEATURES_ARRAY`: a count, then as many words, those beyond ours zeroed.
-fn get_features_array(arg: usize) -> Result {
+fn get_features_array<C: Class>(arg: usize) -> Result {
     let count = read::<u64>(arg)?;
     let words = UserPtr::from_addr(arg).wrapping_byte_add(size_of::<u64>());
     let known = count.min(WORDS as u64);
     // CAST: at most `WORDS`.
-    let offered = Features::OFFERED.words().iter().take(known as usize);
-    let mut to = UserSlice::new(words, size_of_val(Features::OFFERED.words())).writer();
+    let offered = C::FEATURES.words().iter().take(known as usize);
+    let mut to = UserSlice::new(words, size_of_val(C::FEATURES.words())).writer();
     for word in offered {
         to.write(word)?;
     }
@@ -214,7 +236,7 @@ fn get_features_array(arg: usize) -> Result {
 /// # Errors
 ///
 /// `EOPNOTSUPP` for what is not offered; `EINTR` since the count is the caller's and may be huge.
-fn read_features_array(arg: usize) -> Result<Features> {
+fn read_features_array(offered: &Features, arg: usize) -> Result<Features> {
     let count = read::<u64>(arg)?;
     let start = UserPtr::from_addr(arg).wrapping_byte_add(size_of::<u64>());
     let mut from = UserSlice::new(start, usize::MAX).reader();
@@ -239,7 +261,7 @@ fn read_features_array(arg: usize) -> Result<Features> {
             }
         }
     }
-    Features::acknowledged(words).ok_or(EOPNOTSUPP)
+    offered.acknowledged(words).ok_or(EOPNOTSUPP)
 }
 
 fn read<T: FromBytes>(arg: usize) -> Result<T> {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The character device `/dev/vhost-rnet`: each open file is a [`Device`].
+//! The character device of a class: each open file is a [`Device`].
 
 use kernel::fs::{File, Kiocb};
 use kernel::iov::{IovIterDest, IovIterSource};
@@ -10,52 +10,53 @@ use kernel::seq_file::SeqFile;
 use kernel::sync::poll::PollTable;
 use kernel::sync::{Arc, ArcBorrow};
 
-use crate::device::Device;
-use crate::ioctl;
 use crate::kapi::{self, PollDevice};
-use crate::messages;
-use crate::uapi::RawMessage;
+use crate::vhost::class::Class;
+use crate::vhost::device::Device;
+use crate::vhost::ioctl;
+use crate::vhost::messages;
+use crate::vhost::uapi::RawMessage;
 
 #[vtable]
-impl MiscDevice for Device {
-    type Ptr = Arc<Device>;
+impl<C: Class> MiscDevice for Device<C> {
+    type Ptr = Arc<Self>;
 
-    fn open(_file: &File, _misc: &MiscDeviceRegistration<Self>) -> Result<Arc<Device>> {
+    fn open(_file: &File, _misc: &MiscDeviceRegistration<Self>) -> Result<Arc<Self>> {
         Device::new()
     }
 
-    fn release(device: Arc<Device>, _file: &File) {
+    fn release(device: Arc<Self>, _file: &File) {
         // The device refers to itself until it is stopped.
         device.stop();
     }
 
-    fn read_iter(kiocb: Kiocb<'_, Arc<Device>>, to: &mut IovIterDest<'_>) -> Result<usize> {
+    fn read_iter(kiocb: Kiocb<'_, Arc<Self>>, to: &mut IovIterDest<'_>) -> Result<usize> {
         let nonblock = kapi::is_nonblocking(&kiocb);
         kiocb.file().messages.read(nonblock, to)
     }
 
     /// Whoever has the file may write, and a message counts as written as a whole, even without
     /// its padding: both as vhost.
-    fn write_iter(kiocb: Kiocb<'_, Arc<Device>>, from: &mut IovIterSource<'_>) -> Result<usize> {
+    fn write_iter(kiocb: Kiocb<'_, Arc<Self>>, from: &mut IovIterSource<'_>) -> Result<usize> {
         let message = messages::parse(from)?;
         let device = kiocb.file().into();
         Device::iotlb_message(&device, message).map_err(|_| EFAULT)?;
         Ok(size_of::<RawMessage>())
     }
 
-    fn ioctl(device: ArcBorrow<'_, Device>, _file: &File, cmd: u32, arg: usize) -> Result<isize> {
+    fn ioctl(device: ArcBorrow<'_, Self>, _file: &File, cmd: u32, arg: usize) -> Result<isize> {
         ioctl::dispatch(&device.into(), cmd, arg).map(|()| 0)
     }
 
-    fn show_fdinfo(device: ArcBorrow<'_, Device>, to: &SeqFile, _file: &File) {
+    fn show_fdinfo(device: ArcBorrow<'_, Self>, to: &SeqFile, _file: &File) {
         for queue in device.queues() {
             queue.stats.show(queue.name, to);
         }
     }
 }
 
-impl PollDevice for Device {
-    fn poll(device: ArcBorrow<'_, Device>, file: &File, table: PollTable<'_>) -> u32 {
+impl<C: Class> PollDevice for Device<C> {
+    fn poll(device: ArcBorrow<'_, Self>, file: &File, table: PollTable<'_>) -> u32 {
         device.messages.poll(file, table)
     }
 }

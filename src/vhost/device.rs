@@ -22,31 +22,31 @@ use kernel::sync::aref::ARef;
 use kernel::sync::{new_mutex, Arc, Mutex, MutexGuard};
 use pin_init::pin_init_array_from_fn;
 
-use crate::direction::Direction;
-use crate::features::{Features, ACCESS_PLATFORM, LOG_ALL};
-use crate::iotlb;
 use crate::kapi::Flag;
-use crate::memory::Table;
-use crate::messages::{Message, Messages};
-use crate::owner::Owner;
-use crate::stats::Stats;
-use crate::uapi::BACKEND_F_IOTLB_MSG_V2;
-use crate::virtqueue::Virtqueue;
-use crate::worker::{Mode, Workers};
+use crate::vhost::class::Class;
+use crate::vhost::features::{Features, ACCESS_PLATFORM, LOG_ALL};
+use crate::vhost::iotlb;
+use crate::vhost::memory::Table;
+use crate::vhost::messages::{Message, Messages};
+use crate::vhost::owner::Owner;
+use crate::vhost::stats::Stats;
+use crate::vhost::uapi::BACKEND_F_IOTLB_MSG_V2;
+use crate::vhost::virtqueue::Virtqueue;
+use crate::vhost::worker::{Mode, Workers};
 
 /// How many queues a device has.
 pub(crate) const QUEUES: usize = 2;
 
 /// A device: what an open file of `/dev/vhost-rnet` stands for.
 #[pin_data]
-pub(crate) struct Device {
+pub(crate) struct Device<C: Class> {
     /// Who may change the device.
     #[pin]
-    owner: Mutex<Option<Owner>>,
+    owner: Mutex<Option<Owner<C>>>,
     /// Whether the next owner gets [`Mode::Kthread`]. Changed under the device mutex.
     kthreads: Flag,
     #[pin]
-    queues: [Queue; QUEUES],
+    queues: [Queue<C>; QUEUES],
     /// Misses on their way to the owner.
     #[pin]
     pub(crate) messages: Messages,
@@ -54,20 +54,20 @@ pub(crate) struct Device {
 
 /// A virtqueue and what may be touched without its mutex.
 #[pin_data]
-pub(crate) struct Queue {
+pub(crate) struct Queue<C: Class> {
     /// Its index in every ioctl.
     pub(crate) index: usize,
     /// Its name in logs and statistics.
     pub(crate) name: &'static str,
     #[pin]
-    pub(crate) vq: Mutex<Virtqueue>,
+    pub(crate) vq: Mutex<Virtqueue<C>>,
     #[pin]
     pub(crate) stats: Stats,
 }
 
-impl Queue {
+impl<C: Class> Queue<C> {
     fn new(index: usize) -> impl PinInit<Self, Error> {
-        let name = Direction::of(index).map_or("", Direction::name);
+        let name = C::QUEUE_NAMES.get(index).copied().unwrap_or_default();
         try_pin_init!(Self {
             index,
             name,
@@ -77,7 +77,7 @@ impl Queue {
     }
 }
 
-impl Device {
+impl<C: Class> Device<C> {
     /// A device without owner.
     ///
     /// # Errors
@@ -97,13 +97,13 @@ impl Device {
 
     /// The queue with an index, if there is one.
     #[inline]
-    pub(crate) fn queue(&self, index: usize) -> Option<&Queue> {
+    pub(crate) fn queue(&self, index: usize) -> Option<&Queue<C>> {
         self.queues.get(index)
     }
 
     /// All queues, by index.
     #[inline]
-    pub(crate) fn queues(&self) -> &[Queue; QUEUES] {
+    pub(crate) fn queues(&self) -> &[Queue<C>; QUEUES] {
         &self.queues
     }
 
@@ -112,7 +112,7 @@ impl Device {
     /// # Errors
     ///
     /// `EPERM` when the caller's memory is not the owner's, or there is no owner.
-    pub(crate) fn lock_owned(&self) -> Result<MutexGuard<'_, Option<Owner>>> {
+    pub(crate) fn lock_owned(&self) -> Result<MutexGuard<'_, Option<Owner<C>>>> {
         let guard = self.owner.lock();
         if guard.as_ref().is_some_and(Owner::is_caller) {
             Ok(guard)
@@ -126,7 +126,7 @@ impl Device {
     /// # Errors
     ///
     /// `EINVAL` when there is no owner, `EPERM` when it is another.
-    pub(crate) fn lock_workers(&self) -> Result<MutexGuard<'_, Option<Owner>>> {
+    pub(crate) fn lock_workers(&self) -> Result<MutexGuard<'_, Option<Owner<C>>>> {
         let guard = self.owner.lock();
         match guard.as_ref().map(Owner::is_caller) {
             Some(true) => Ok(guard),
@@ -205,7 +205,7 @@ impl Device {
     }
 
     /// Resets the queues, then lets the workers go: by then nothing wakes them any more.
-    fn reset(&self, owner: &mut Option<Owner>) {
+    fn reset(&self, owner: &mut Option<Owner<C>>) {
         for queue in &self.queues {
             let detached = queue.vq.lock().reset();
             drop(detached);

@@ -5,10 +5,8 @@
 use kernel::prelude::*;
 use vring::{Fault, Memory, RawUsed, SplitRing, MAX_CHAIN_SEGMENTS};
 
-use crate::kapi::FRAMES;
-
 /// Used buffers after which a batch is published (`VHOST_NET_BATCH`).
-pub(crate) const BATCH: usize = FRAMES;
+pub(crate) const BATCH: usize = 64;
 
 /// The most used entries of one batch: a full one, and the buffers of one more packet.
 const CAPACITY: usize = BATCH + MAX_CHAIN_SEGMENTS;
@@ -121,7 +119,7 @@ impl UsedBatch {
         self.merged = 0;
     }
 
-    /// Gives all chains back to the guest; [`call`](crate::round::call) tells it.
+    /// Gives all chains back to the guest; [`call`](crate::vhost::round::call) tells it.
     ///
     /// # Errors
     ///

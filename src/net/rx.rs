@@ -12,19 +12,18 @@ use vring::{
     MAX_CHAIN_DESCS, MAX_CHAIN_SEGMENTS,
 };
 
-use crate::access::GuestMemory;
-use crate::backend::Backend;
-use crate::direction::{RX, TX};
-use crate::features::{Features, MRG_RXBUF};
-use crate::header::Header;
+use super::direction::{RX, TX};
+use super::header::{has_num_buffers, Header, MRG_RXBUF};
+use super::{Net, Packets, MAX_ROUND_BYTES, MAX_ROUND_DESCS, MAX_ROUND_PACKETS};
 use crate::kapi::{BusyTime, EventFd, OwnerMemory, Polled};
-use crate::round::{
-    self, Next, Running, Scratch, MAX_ROUND_BYTES, MAX_ROUND_DESCS, MAX_ROUND_PACKETS,
-};
-use crate::stats::Stats;
-use crate::used::{UsedBatch, BATCH};
-use crate::virtqueue::Virtqueue;
-use crate::worker::Pending;
+use crate::vhost::access::GuestMemory;
+use crate::vhost::backend::Backend;
+use crate::vhost::features::Features;
+use crate::vhost::round::{self, Next, Running, Scratch};
+use crate::vhost::stats::Stats;
+use crate::vhost::used::{UsedBatch, BATCH};
+use crate::vhost::virtqueue::Virtqueue;
+use crate::vhost::worker::Pending;
 
 /// Offset of the number of buffers in the header, in bytes (`struct virtio_net_hdr_mrg_rxbuf`).
 const NUM_BUFFERS_OFFSET: u64 = 10;
@@ -49,7 +48,7 @@ const EMPTY_HEADER: [u8; 24] = [0; 24];
 /// A [`Fault`] of the guest; the packets before it have been published.
 #[inline(never)]
 pub(crate) fn run(
-    vq: &mut Virtqueue,
+    vq: &mut Virtqueue<Net>,
     memory: OwnerMemory<'_>,
     stats: &Stats,
     pending: &Pending,
@@ -63,29 +62,29 @@ struct Receive<'a> {
     pending: &'a Pending,
 }
 
-impl round::Round for Receive<'_> {
+impl round::Round<Net> for Receive<'_> {
     #[inline(always)]
     fn run<M: GuestMemory, T: Translate>(
         self,
-        queue: Running<'_>,
+        queue: Running<'_, Net>,
         memory: M,
         table: &T,
     ) -> Result<Next, Fault> {
         let Running {
             ring,
             features,
-            header,
+            state: Packets { header, .. },
             backend,
             call,
             busy,
-            scratch: Scratch { segments, used, .. },
+            scratch: Scratch { segments, used },
             lost_to,
         } = queue;
         let mut round = Round {
             memory,
             table,
             ring,
-            header,
+            header: *header,
             features,
             backend,
             call,
@@ -128,7 +127,7 @@ struct Round<'a, M, T> {
     ring: &'a mut SplitRing,
     header: Header,
     features: Features,
-    backend: &'a mut Backend,
+    backend: &'a mut Backend<Net>,
     call: Option<&'a EventFd>,
     stats: &'a Stats,
     pending: &'a Pending,
@@ -200,14 +199,14 @@ impl<M: GuestMemory, T: Translate> Round<'_, M, T> {
         // What an earlier round could not publish.
         self.publish()?;
         self.ring.disable_kick(&self.memory)?;
-        if self.backend.socket.has_left() {
+        if self.backend.target.socket.has_left() {
             // What an earlier round left is not all that this one was woken for: it has to look at
             // the backend before it waits.
             self.backend.disarm();
         }
         let mut segments = Segments::new(storage);
         loop {
-            let most = match self.backend.socket.backlog() {
+            let most = match self.backend.target.socket.backlog() {
                 Some(0) => return Ok(Ended::Empty),
                 Some(backlog) if backlog < BUSY => self.packets.wrapping_add(backlog),
                 Some(_) => {
@@ -220,7 +219,7 @@ impl<M: GuestMemory, T: Translate> Round<'_, M, T> {
                 && self.bytes < MAX_ROUND_BYTES
                 && self.descs < MAX_ROUND_DESCS
             {
-                let Some(packet_len) = self.backend.socket.next_len() else {
+                let Some(packet_len) = self.backend.target.socket.next_len() else {
                     return Ok(Ended::Empty);
                 };
                 segments.truncate(0);
@@ -235,7 +234,7 @@ impl<M: GuestMemory, T: Translate> Round<'_, M, T> {
                         }
                     }
                     Buffers::TooShort => {
-                        self.backend.socket.discard();
+                        self.backend.target.socket.discard();
                         self.lost = self.lost.wrapping_add(1);
                     }
                     Buffers::Missing => {
@@ -274,7 +273,7 @@ impl<M: GuestMemory, T: Translate> Round<'_, M, T> {
         self.publish()?;
         let poll = self.busy.poll();
         loop {
-            if self.backend.socket.has_packet() {
+            if self.backend.target.socket.has_packet() {
                 return Ok(Polled::Work);
             }
             if self.pending.is_set(TX) || !poll.goes_on() {
@@ -355,7 +354,7 @@ impl<M: GuestMemory, T: Translate> Round<'_, M, T> {
     fn fill(&mut self, len: usize, chains: u16, segments: &[Segment]) -> Result<bool, Unmapped> {
         let Header { vhost, .. } = self.header;
         let want = len.wrapping_sub(vhost);
-        match self.backend.socket.receive(segments, vhost, want) {
+        match self.backend.target.socket.receive(segments, vhost, want) {
             Ok(received) if received == want => {}
             Err(e) if e == EFAULT => {
                 let first = segments.first().map_or(UserAddr(0), |segment| segment.addr);
@@ -376,7 +375,7 @@ impl<M: GuestMemory, T: Translate> Round<'_, M, T> {
             let header = EMPTY_HEADER.get(..self.header.vhost).unwrap_or_default();
             owner.scatter(segments, 0, header)?;
         }
-        if !self.features.has_num_buffers() {
+        if !has_num_buffers(&self.features) {
             return Ok(());
         }
         let chains = self.memory.field(chains);

@@ -10,7 +10,7 @@ use vring::{
 };
 
 use crate::kapi;
-use crate::uapi::{self, RawMemory, RawRegion};
+use crate::vhost::uapi::{self, RawMemory, RawRegion};
 
 /// The most regions in a table. The in-tree vhost takes 64 unless told otherwise; a guest with many
 /// hotplugged memory devices has some hundred.

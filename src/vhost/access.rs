@@ -13,11 +13,11 @@ use vring::{
     ByteOrder, DirtyLog, Fault, GuestAddr, Memory, Miss, Notes, Owed, RingAddrs, Segment, UserAddr,
 };
 
-use crate::features::{Features, LOG_ALL, VERSION_1};
-use crate::iotlb::{Entries, Iotlb};
 use crate::kapi::{EventFd, OwnerMemory};
-use crate::memory::Table;
-use crate::round::Next;
+use crate::vhost::features::{Features, LOG_ALL, VERSION_1};
+use crate::vhost::iotlb::{Entries, Iotlb};
+use crate::vhost::memory::Table;
+use crate::vhost::round::Next;
 
 /// Guest memory that is not simply the owner's.
 pub(crate) type Mediated<'a> = vring::Mediated<'a, OwnerMemory<'a>, Table, Entries>;

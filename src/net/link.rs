@@ -1,0 +1,47 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What a queue is started on: the tap (or packet socket) its packets go to or come from.
+
+use kernel::prelude::*;
+
+use super::direction::Direction;
+use crate::kapi::{PollFile, Socket};
+use crate::vhost::class::Target;
+
+/// A tap or packet socket.
+pub(crate) struct Link {
+    pub(crate) socket: Socket,
+    /// Whether the tap has refused a frame in pages, for how it is made.
+    pub(crate) refuses_pages: bool,
+}
+
+impl Target for Link {
+    /// The socket behind `fd`.
+    ///
+    /// # Errors
+    ///
+    /// `ENOTSOCK` for a file that is neither a tap nor a raw packet socket, `ENOMEM`.
+    fn from_fd(fd: i32, _index: usize) -> Result<Self> {
+        let fd = u32::try_from(fd).map_err(|_| ENOTSOCK)?;
+        Ok(Self {
+            socket: Socket::from_fd(fd)?,
+            refuses_pages: false,
+        })
+    }
+
+    fn file(&self) -> &PollFile {
+        self.socket.file()
+    }
+
+    fn events(index: usize) -> u32 {
+        Direction::of(index).map_or(0, Direction::backend_event)
+    }
+
+    fn is(&self, other: &Self) -> bool {
+        self.socket.is(&other.socket)
+    }
+
+    fn take_error(&self) -> bool {
+        self.socket.take_error()
+    }
+}

@@ -1,0 +1,125 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The class of network devices: packets between virtqueues and a tap.
+//!
+//! C has it in `drivers/vhost/net.c`.
+
+use kernel::ioctl::_IOW;
+use kernel::prelude::*;
+use kernel::str::CStr;
+use kernel::sync::Arc;
+use vring::Fault;
+
+use crate::kapi::{Frames, OwnerMemory};
+use crate::vhost::class::{Class, State};
+use crate::vhost::device::{Device, QUEUES};
+use crate::vhost::features::{self, Features};
+use crate::vhost::ioctl;
+use crate::vhost::round::Next;
+use crate::vhost::stats::Stats;
+use crate::vhost::uapi::{self, RawPair};
+use crate::vhost::virtqueue::Virtqueue;
+use crate::vhost::worker::Pending;
+use direction::Direction;
+use header::Header;
+use link::Link;
+
+mod tx;
+mod rx;
+mod link;
+mod header;
+mod direction;
+
+/// Packets after which a round ends, so that the other queue gets its turn
+/// (`VHOST_NET_PKT_WEIGHT`).
+const MAX_ROUND_PACKETS: usize = 256;
+/// Bytes after which a round ends (`VHOST_NET_WEIGHT`).
+const MAX_ROUND_BYTES: usize = 0x80000;
+/// Descriptors after which a round ends, those of indirect tables and empty ones included: 64 for each
+/// packet, which is more than any driver needs. Without it a guest that makes chains of empty
+/// descriptors would keep the queue's mutex from its owner for long.
+const MAX_ROUND_DESCS: u32 = 1 << 14;
+
+/// `VHOST_NET_SET_BACKEND`.
+const SET_BACKEND: u32 = _IOW::<RawPair>(uapi::VHOST_VIRTIO, 0x30);
+
+/// Network devices.
+pub(crate) struct Net;
+
+/// What a queue of packets keeps.
+pub(crate) struct Packets {
+    header: Header,
+    /// Frames on their way to the backend; transmit only.
+    frames: Frames,
+}
+
+impl Class for Net {
+    const NAME: &'static CStr = c"vhost-rnet";
+    const QUEUE_NAMES: [&'static str; QUEUES] = [Direction::Rx.name(), Direction::Tx.name()];
+    const FEATURES: Features = Features::new([
+        1 << header::MRG_RXBUF
+            | 1 << features::NOTIFY_ON_EMPTY
+            | 1 << features::LOG_ALL
+            | 1 << header::VHOST_NET_HDR
+            | 1 << features::INDIRECT_DESC
+            | 1 << features::EVENT_IDX
+            | 1 << features::VERSION_1
+            | 1 << features::ACCESS_PLATFORM
+            | 1 << features::IN_ORDER
+            | 1 << features::RING_RESET,
+        1 << (header::GUEST_UDP_TUNNEL_GSO - u64::BITS)
+            | 1 << (header::HOST_UDP_TUNNEL_GSO - u64::BITS),
+    ]);
+    type Target = Link;
+    type State = Packets;
+
+    fn ioctl(device: &Arc<Device<Self>>, cmd: u32, arg: usize) -> Result {
+        match cmd {
+            SET_BACKEND => ioctl::set_backend(device, arg),
+            _ => Err(ENOTTY),
+        }
+    }
+
+    #[inline(always)]
+    fn run(
+        index: usize,
+        vq: &mut Virtqueue<Self>,
+        memory: OwnerMemory<'_>,
+        stats: &Stats,
+        pending: &Pending,
+    ) -> Result<Next, Fault> {
+        match Direction::of(index) {
+            Some(Direction::Rx) => rx::run(vq, memory, stats, pending),
+            Some(Direction::Tx) => tx::run(vq, memory, stats, pending),
+            None => Ok(Next::Wait),
+        }
+    }
+}
+
+impl State for Packets {
+    fn new() -> Result<Self> {
+        Ok(Self {
+            header: Header::default(),
+            frames: Frames::new()?,
+        })
+    }
+
+    fn set_features(&mut self, features: &Features) {
+        self.header = Header::new(features);
+    }
+
+    #[inline]
+    fn keeps_memory(&self) -> bool {
+        self.frames.keeps_memory()
+    }
+
+    fn release(&mut self) {
+        self.frames.release();
+    }
+
+    fn reset(&mut self) {
+        let Self { header, frames } = self;
+        *header = Header::default();
+        frames.release();
+    }
+}

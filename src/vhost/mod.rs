@@ -1,0 +1,23 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The vhost core: what devices of any class have, and nothing of what they are for.
+//!
+//! C has it in `drivers/vhost/vhost.c`.
+
+pub(crate) mod class;
+mod chardev;
+pub(crate) mod ioctl;
+pub(crate) mod device;
+mod owner;
+pub(crate) mod worker;
+pub(crate) mod virtqueue;
+pub(crate) mod round;
+pub(crate) mod backend;
+pub(crate) mod used;
+pub(crate) mod access;
+pub(crate) mod uapi;
+pub(crate) mod features;
+mod memory;
+mod iotlb;
+mod messages;
+pub(crate) mod stats;
