@@ -13,6 +13,7 @@ use crate::build::{self, Mode};
 use crate::conformance;
 use crate::demo;
 use crate::flavor::Flavor;
+use crate::floors;
 use crate::fuzz;
 use crate::guests;
 use crate::ktap;
@@ -291,6 +292,8 @@ fn style(lab: &Lab, tally: &mut Tally) {
     tally.count(name, step(name, || unsafe_code::check(&build::checkout())));
     let name = "shim declarations";
     tally.count(name, step(name, || shim::check(&build::checkout())));
+    let name = "floors";
+    tally.count(name, step(name, || floors::check(&build::checkout())));
 }
 
 /// The tests that need no kernel.

@@ -10,6 +10,7 @@ mod cpio;
 mod debian;
 mod demo;
 mod flavor;
+mod floors;
 mod fuzz;
 mod guests;
 mod initramfs;
