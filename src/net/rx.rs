@@ -8,8 +8,8 @@
 
 use kernel::prelude::*;
 use vring::{
-    Chain, Fault, Memory, Segment, Segments, SplitRing, Translate, Unmapped, UserAddr,
-    MAX_CHAIN_DESCS, MAX_CHAIN_SEGMENTS,
+    Chain, Fault, Memory, Ring, Segment, Segments, Translate, Unmapped, UserAddr, MAX_CHAIN_DESCS,
+    MAX_CHAIN_SEGMENTS,
 };
 
 use super::direction::{RX, TX};
@@ -64,9 +64,9 @@ struct Receive<'a> {
 
 impl round::Round<Net> for Receive<'_> {
     #[inline(always)]
-    fn run<M: GuestMemory, T: Translate>(
+    fn run<R: Ring, M: GuestMemory, T: Translate>(
         self,
-        queue: Running<'_, Net>,
+        queue: Running<'_, Net, R>,
         memory: M,
         table: &T,
     ) -> Result<Next, Fault> {
@@ -121,10 +121,10 @@ impl round::Round<Net> for Receive<'_> {
 }
 
 /// A round of the receive queue.
-struct Round<'a, M, T> {
+struct Round<'a, R, M, T> {
     memory: M,
     table: &'a T,
-    ring: &'a mut SplitRing,
+    ring: &'a mut R,
     header: Header,
     features: Features,
     backend: &'a mut Backend<Net>,
@@ -156,8 +156,8 @@ enum Ended {
 
 /// What the guest has to offer for a packet.
 enum Buffers {
-    /// This many chains, the last entries of the batch of used buffers.
-    Enough(u16),
+    /// This many chains, the last entries of the batch of used buffers, and descriptors of the ring.
+    Enough { chains: u16, slots: u16 },
     /// The chains that the packet may use, one or as many as can be, are too short for it.
     TooShort,
     /// Not yet.
@@ -170,7 +170,7 @@ struct Taken {
     /// Descriptors, those of indirect tables included.
     descs: u32,
     /// Descriptors of the ring.
-    slots: u32,
+    slots: u16,
     /// Descriptors of the ring in the smallest chain; 0 if there is none.
     smallest: u16,
 }
@@ -179,7 +179,7 @@ impl Taken {
     #[inline]
     fn add(&mut self, chain: &Chain) {
         self.descs = self.descs.saturating_add(chain.descs);
-        self.slots = self.slots.saturating_add(u32::from(chain.slots));
+        self.slots = self.slots.saturating_add(chain.slots);
         self.smallest = match self.smallest {
             0 => chain.slots,
             smallest => smallest.min(chain.slots),
@@ -188,12 +188,11 @@ impl Taken {
 
     /// Whether a ring of `size` descriptors that has these chains has no room for another like them.
     fn fill(&self, size: u16) -> bool {
-        let room = u32::from(size).saturating_sub(self.slots);
-        room < u32::from(self.smallest)
+        size.saturating_sub(self.slots) < self.smallest
     }
 }
 
-impl<M: GuestMemory, T: Translate> Round<'_, M, T> {
+impl<R: Ring, M: GuestMemory, T: Translate> Round<'_, R, M, T> {
     #[inline(always)]
     fn run(&mut self, storage: &mut [Segment]) -> Result<Ended, Fault> {
         // What an earlier round could not publish.
@@ -227,8 +226,8 @@ impl<M: GuestMemory, T: Translate> Round<'_, M, T> {
                 let len = packet_len.wrapping_add(self.header.guest());
                 // The packet stays where it is until there are buffers for it.
                 match self.take_buffers(len, &mut segments)? {
-                    Buffers::Enough(chains) => {
-                        self.receive(len, chains, segments.as_slice());
+                    Buffers::Enough { chains, slots } => {
+                        self.receive(len, chains, slots, segments.as_slice());
                         if self.used.chains() > BATCH {
                             self.publish()?;
                         }
@@ -290,6 +289,7 @@ impl<M: GuestMemory, T: Translate> Round<'_, M, T> {
     fn take_buffers(&mut self, len: usize, segments: &mut Segments<'_>) -> Result<Buffers, Fault> {
         let before = self.used.len();
         let mut chains = 0u16;
+        let mut slots = 0u16;
         let mut left = len as u64;
         let mut taken = Taken::default();
         let outcome = loop {
@@ -307,18 +307,20 @@ impl<M: GuestMemory, T: Translate> Round<'_, M, T> {
                 Err(fault) => break Err(fault),
             };
             chains = chains.wrapping_add(1);
+            // Wraps for a ring whose chains share descriptors, and no packed one does.
+            slots = slots.wrapping_add(chain.slots);
             if chain.readable != 0 || chain.writable == 0 {
                 break Err(Fault::Direction);
             }
             let here = chain.len.min(left);
             // CAST: no longer than the packet.
-            if !self.used.push(chain.head, here as u32) {
+            if !self.used.push::<R>(chain.head, here as u32) {
                 break Err(Fault::TooManySegments);
             }
             left = left.wrapping_sub(here);
             self.descs = self.descs.wrapping_add(chain.descs);
             if left == 0 {
-                return Ok(Buffers::Enough(chains));
+                return Ok(Buffers::Enough { chains, slots });
             }
             taken.add(&chain);
             if !self.features.has(MRG_RXBUF)
@@ -329,22 +331,22 @@ impl<M: GuestMemory, T: Translate> Round<'_, M, T> {
             }
         };
         self.used.truncate(before);
-        self.ring.rewind(chains);
+        self.ring.rewind(chains, slots);
         outcome
     }
 
     /// Receives a packet into `segments`. It is lost if they cannot be written, and the chains go to
     /// the next one: the backend has no way to keep it, and memory that is away comes back unannounced.
     #[inline(always)]
-    fn receive(&mut self, len: usize, chains: u16, segments: &[Segment]) {
+    fn receive(&mut self, len: usize, chains: u16, slots: u16, segments: &[Segment]) {
         let filled = self.fill(len, chains, segments);
         self.memory.wrote(segments, len);
         match filled {
             Ok(true) => self.used.merge(usize::from(chains)),
-            Ok(false) => self.lose(chains),
+            Ok(false) => self.lose(chains, slots),
             Err(Unmapped(at)) => {
                 *self.lost_to = Some(Fault::Unmapped(Unmapped(at)));
-                self.lose(chains);
+                self.lose(chains, slots);
             }
         }
     }
@@ -390,12 +392,12 @@ impl<M: GuestMemory, T: Translate> Round<'_, M, T> {
         Ok(())
     }
 
-    /// Gives back the chains of a packet that the guest does not get.
-    fn lose(&mut self, chains: u16) {
+    /// Gives back the chains of a packet that the guest does not get, `slots` descriptors of the ring.
+    fn lose(&mut self, chains: u16, slots: u16) {
         self.lost = self.lost.wrapping_add(1);
         let left = self.used.len().saturating_sub(usize::from(chains));
         self.used.truncate(left);
-        self.ring.rewind(chains);
+        self.ring.rewind(chains, slots);
     }
 
     /// Gives the guest the buffers that are done with, if there are any.
@@ -416,7 +418,7 @@ impl<M: GuestMemory, T: Translate> Round<'_, M, T> {
     }
 }
 
-impl<M, T> Drop for Round<'_, M, T> {
+impl<R, M, T> Drop for Round<'_, R, M, T> {
     fn drop(&mut self) {
         self.stats.rounds.add(1);
         self.stats.packets.add(self.packets.wrapping_sub(self.lost));

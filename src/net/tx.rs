@@ -8,7 +8,7 @@
 //! not fit a frame, or a backend that takes none, gets packets one at a time from guest memory.
 
 use kernel::prelude::*;
-use vring::{Chain, Fault, Segment, Segments, SplitRing, Translate, Unmapped, UserAddr};
+use vring::{Chain, Fault, Ring, Segment, Segments, Translate, Unmapped, UserAddr};
 
 use super::direction::RX;
 use super::header::Header;
@@ -56,9 +56,9 @@ struct Transmit<'a> {
 
 impl round::Round<Net> for Transmit<'_> {
     #[inline(always)]
-    fn run<M: GuestMemory, T: Translate>(
+    fn run<R: Ring, M: GuestMemory, T: Translate>(
         self,
-        queue: Running<'_, Net>,
+        queue: Running<'_, Net, R>,
         memory: M,
         table: &T,
     ) -> Result<Next, Fault> {
@@ -103,10 +103,10 @@ impl round::Round<Net> for Transmit<'_> {
 }
 
 /// A round of the transmit queue.
-struct Round<'a, M, T> {
+struct Round<'a, R, M, T> {
     memory: M,
     table: &'a T,
-    ring: &'a mut SplitRing,
+    ring: &'a mut R,
     header: Header,
     backend: &'a mut Backend<Net>,
     call: Option<&'a EventFd>,
@@ -138,7 +138,7 @@ enum Sent {
     NoMemory,
 }
 
-impl<M: GuestMemory, T: Translate> Round<'_, M, T> {
+impl<R: Ring, M: GuestMemory, T: Translate> Round<'_, R, M, T> {
     fn run(&mut self, storage: &mut [Segment]) -> Result<Next, Fault> {
         self.flush()?;
         // Chains that an earlier round left were found before the wake-up to this one, which may have
@@ -179,22 +179,22 @@ impl<M: GuestMemory, T: Translate> Round<'_, M, T> {
             match self.send(&chain, segments.as_slice()) {
                 Ok(Sent::Done) => {}
                 Ok(Sent::Full) if self.backend.arm().is_ok() => {
-                    self.ring.rewind(1);
+                    self.ring.rewind(1, chain.slots);
                     return Ok(Next::Wait);
                 }
                 // The device is gone, and will not tell of room.
                 Ok(Sent::Full) => self.stats.dropped.add(1),
                 Ok(Sent::NoMemory) => {
-                    self.ring.rewind(1);
+                    self.ring.rewind(1, chain.slots);
                     return Ok(Next::Retry);
                 }
                 Err(fault) => {
-                    self.ring.rewind(1);
+                    self.ring.rewind(1, chain.slots);
                     return Err(fault);
                 }
             }
             // Cannot be full: it holds a batch, and is flushed by the batch.
-            let _ = self.used.push(chain.head, 0);
+            let _ = self.used.push::<R>(chain.head, 0);
             self.packets = self.packets.wrapping_add(1);
             // CAST: at most 2^10 lengths of 32 bits.
             self.bytes = self.bytes.wrapping_add(chain.len as usize);
@@ -382,7 +382,7 @@ impl<M: GuestMemory, T: Translate> Round<'_, M, T> {
     }
 }
 
-impl<M, T> Drop for Round<'_, M, T> {
+impl<R, M, T> Drop for Round<'_, R, M, T> {
     fn drop(&mut self) {
         self.stats.rounds.add(1);
         self.stats.bytes.add(self.bytes);

@@ -3,7 +3,7 @@
 //! A round of a queue: what it gets, what bounds it, and what it ends with.
 
 use kernel::prelude::*;
-use vring::{Fault, Memory, Segment, SplitRing, Translate};
+use vring::{CompleteWork, Fault, Memory, Ring, Segment, Translate};
 
 use super::access::GuestMemory;
 use super::backend::Backend;
@@ -28,8 +28,8 @@ pub(crate) enum Next {
 }
 
 /// A queue that has all it needs for a round.
-pub(crate) struct Running<'a, C: Class> {
-    pub(crate) ring: &'a mut SplitRing,
+pub(crate) struct Running<'a, C: Class, R> {
+    pub(crate) ring: &'a mut R,
     pub(crate) features: Features,
     pub(crate) state: &'a mut C::State,
     pub(crate) backend: &'a mut Backend<C>,
@@ -40,16 +40,16 @@ pub(crate) struct Running<'a, C: Class> {
     pub(crate) lost_to: &'a mut Option<Fault>,
 }
 
-/// A round of a queue, whatever its memory is.
+/// A round of a queue, whatever its ring and its memory are.
 pub(crate) trait Round<C: Class> {
     /// Runs the queue.
     ///
     /// # Errors
     ///
     /// A [`Fault`] of the guest.
-    fn run<M: GuestMemory, T: Translate>(
+    fn run<R: Ring, M: GuestMemory, T: Translate>(
         self,
-        queue: Running<'_, C>,
+        queue: Running<'_, C, R>,
         memory: M,
         table: &T,
     ) -> Result<Next, Fault>;
@@ -66,7 +66,7 @@ pub(crate) struct Scratch {
 #[inline(always)]
 pub(crate) fn call<M: Memory>(
     memory: &M,
-    ring: &mut SplitRing,
+    ring: &mut impl CompleteWork,
     call: Option<&EventFd>,
     stats: &Stats,
 ) {

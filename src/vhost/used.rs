@@ -3,7 +3,7 @@
 //! Used buffers, gathered and given back to the guest in batches.
 
 use kernel::prelude::*;
-use vring::{Fault, Memory, RawUsed, SplitRing, MAX_CHAIN_SEGMENTS};
+use vring::{CompleteWork, Fault, Memory, RawUsed, MAX_CHAIN_SEGMENTS};
 
 /// Used buffers after which a batch is published (`VHOST_NET_BATCH`).
 pub(crate) const BATCH: usize = 64;
@@ -47,10 +47,10 @@ impl UsedBatch {
     /// Adds the chain starting at `head`, into which `len` bytes were written. `false` if full.
     #[inline]
     #[must_use]
-    pub(crate) fn push(&mut self, head: u16, len: u32) -> bool {
+    pub(crate) fn push<R: CompleteWork>(&mut self, head: u16, len: u32) -> bool {
         match self.entries.get_mut(self.len) {
             Some(entry) => {
-                *entry = SplitRing::used_entry(head, len);
+                *entry = R::used_entry(head, len);
                 self.len = self.len.wrapping_add(1);
                 true
             }
@@ -129,7 +129,7 @@ impl UsedBatch {
     pub(crate) fn publish<M: Memory>(
         &mut self,
         memory: &M,
-        ring: &mut SplitRing,
+        ring: &mut impl CompleteWork,
     ) -> Result<(), Fault> {
         let Some(used) = self.entries.get(..self.len).filter(|used| !used.is_empty()) else {
             return Ok(());

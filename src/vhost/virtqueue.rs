@@ -5,7 +5,7 @@
 use kernel::prelude::*;
 use kernel::sync::Arc;
 use vring::{
-    ByteOrder, Fault, GuestAddr, Miss, RingAddrs, Segment, SplitRing, Translate, UserAddr,
+    ByteOrder, Fault, GuestAddr, Miss, Ring, RingAddrs, Segment, SplitRing, Translate, UserAddr,
     MAX_CHAIN_SEGMENTS,
 };
 
@@ -66,6 +66,14 @@ pub(crate) struct Virtqueue<C: Class> {
     path: Path,
     scratch: Scratch,
 }
+
+/// What a round needs, and what memory is reached by; where a miss is noted.
+type Parts<'a, C> = (
+    Running<'a, C, SplitRing>,
+    &'a Table,
+    &'a Mediation,
+    &'a mut Option<Miss>,
+);
 
 impl<C: Class> Virtqueue<C> {
     /// A queue as after open.
@@ -261,7 +269,7 @@ impl<C: Class> Virtqueue<C> {
 
     /// What a round needs, and memory is reached by, if it is all there.
     #[inline(always)]
-    fn parts(&mut self) -> Option<(Running<'_, C>, &Table, &Mediation, &mut Option<Miss>)> {
+    fn parts(&mut self) -> Option<Parts<'_, C>> {
         let queue = Running {
             ring: &mut self.ring,
             features: self.features,
@@ -439,9 +447,9 @@ pub(crate) struct Detached<C: Class> {
 struct GiveBack;
 
 impl<C: Class> Round<C> for GiveBack {
-    fn run<M: GuestMemory, T: Translate>(
+    fn run<R: Ring, M: GuestMemory, T: Translate>(
         self,
-        queue: Running<'_, C>,
+        queue: Running<'_, C, R>,
         memory: M,
         _table: &T,
     ) -> Result<Next, Fault> {

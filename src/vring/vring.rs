@@ -15,6 +15,8 @@
 //!   the translation by memory regions, [`Iotlb`] that of a guest behind a virtual IOMMU.
 //! - [`for_each_log_word`] says where the dirty log has the bits of what was written;
 //!   [`MemTable::guest_ranges`] leads there from a user address.
+//! - [`Ring`] is what a round does with a ring, in two halves, [`GetWork`] and [`CompleteWork`]. Its
+//!   formats are set up each in its own way.
 //! - [`SplitRing`] has a *get work* half ([`SplitRing::next_chain`], [`SplitRing::rewind`]), a
 //!   *complete work* half ([`SplitRing::complete`], [`SplitRing::needs_call`]), and calls that turn the
 //!   driver's kicks off and on: [`SplitRing::enable_kick`] when there is no work,
@@ -47,6 +49,7 @@ mod log;
 mod mediated;
 mod memory;
 mod region;
+mod ring;
 mod segment;
 mod split;
 
@@ -60,5 +63,6 @@ pub use log::{for_each_log_word, log_extent};
 pub use mediated::{DirtyLog, GuestRanges, Mediated, Notes, Owed, OwnerAccess};
 pub use memory::{Memory, Unmapped};
 pub use region::{Hint, InvalidRegion, MemTable, Region};
+pub use ring::{CompleteWork, GetWork, Ring};
 pub use segment::{Access, Segment, Segments, Translate};
 pub use split::{RingAddrs, SplitRing, MAX_RING_SIZE, PREFETCH};

@@ -3,7 +3,7 @@
 //! What becomes of a queue after a round with a fault, and what starts it again.
 
 use kernel::prelude::*;
-use vring::{Fault, Miss, Translate};
+use vring::{Fault, Miss, Ring, Translate};
 
 use crate::kapi::{self, OwnerMemory};
 use crate::vhost::access::GuestMemory;
@@ -134,9 +134,9 @@ enum Trouble {
 struct AwaitKick;
 
 impl<C: Class> Round<C> for AwaitKick {
-    fn run<M: GuestMemory, T: Translate>(
+    fn run<R: Ring, M: GuestMemory, T: Translate>(
         self,
-        queue: Running<'_, C>,
+        queue: Running<'_, C, R>,
         memory: M,
         _table: &T,
     ) -> Result<Next, Fault> {
