@@ -20,7 +20,7 @@ use crate::vhost::stats::Stats;
 use crate::vhost::uapi::{self, RawPair};
 use crate::vhost::virtqueue::Virtqueue;
 use crate::vhost::worker::Pending;
-use direction::Direction;
+use direction::{Direction, TX};
 use header::Header;
 use link::Link;
 
@@ -108,9 +108,9 @@ impl State for Packets {
         self.header = Header::new(features);
     }
 
-    #[inline]
-    fn keeps_memory(&self) -> bool {
-        self.frames.keeps_memory()
+    #[inline(always)]
+    fn keeps_memory(&self, index: usize) -> bool {
+        index == TX && self.frames.keeps_memory()
     }
 
     fn release(&mut self) {

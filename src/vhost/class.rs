@@ -94,8 +94,8 @@ pub(crate) trait State: Sized + Send + Unpin {
     /// Takes over negotiated features.
     fn set_features(&mut self, features: &Features);
 
-    /// Whether there is memory to give back with [`State::release`].
-    fn keeps_memory(&self) -> bool;
+    /// Whether queue `index` has memory to give back with [`State::release`].
+    fn keeps_memory(&self, index: usize) -> bool;
 
     /// Gives back memory that is kept for later rounds.
     fn release(&mut self);

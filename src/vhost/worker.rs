@@ -273,7 +273,7 @@ impl<C: Class> Job<C> {
         let round = C::run(index, &mut vq, memory, &queue.stats, &self.pending);
         let next = match round {
             Ok(next) => {
-                vq.went_on(&next, queue);
+                vq.went_on(&next, index, queue);
                 next
             }
             // With the owner goes its memory, which is not the guest's fault. An owner that is only

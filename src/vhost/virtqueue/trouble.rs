@@ -17,11 +17,11 @@ use super::Virtqueue;
 impl<C: Class> Virtqueue<C> {
     /// Takes note of a round that ended without a fault.
     #[inline(always)]
-    pub(crate) fn went_on(&mut self, next: &Next, queue: &Queue<C>) {
+    pub(crate) fn went_on(&mut self, next: &Next, index: usize, queue: &Queue<C>) {
         if self.in_trouble || self.lost_to.is_some() || *next == Next::Retry {
             self.went_on_in_trouble(next, queue);
         }
-        if *next == Next::Wait && self.state.keeps_memory() {
+        if *next == Next::Wait && self.state.keeps_memory(index) {
             let packets = || queue.stats.packets.get();
             if let Some(true) = self.backend.as_mut().map(|it| it.is_idle(packets)) {
                 self.state.release();
