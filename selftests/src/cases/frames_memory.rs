@@ -66,8 +66,8 @@ fn devices(ctx: &Context) -> Result<Vec<NetDevice>> {
         .collect()
 }
 
-/// Sends frames, which the peers leave where they are.
-fn burst(ctx: &Context, devices: &mut [NetDevice]) -> Result<()> {
+/// Posts frames for each device, and kicks.
+fn post(ctx: &Context, devices: &mut [NetDevice]) -> Result<()> {
     let mut bytes = Vec::new();
     for sequence in 0..BURST {
         frame::build(ctx.seed, sequence, LEN, &mut bytes);
@@ -77,9 +77,15 @@ fn burst(ctx: &Context, devices: &mut [NetDevice]) -> Result<()> {
             })?;
         }
     }
-    for device in &mut *devices {
+    for device in devices {
         device.tx.flush()?;
     }
+    Ok(())
+}
+
+/// Sends frames, which the peers leave where they are.
+fn burst(ctx: &Context, devices: &mut [NetDevice]) -> Result<()> {
+    post(ctx, devices)?;
     Deadline::patient().until("the buffers to come back", || {
         let mut pending = 0;
         for device in &mut *devices {
@@ -186,14 +192,7 @@ fn limit(ctx: &Context) -> Result<()> {
     let room = current(&group)? + (256 << 10);
     group.set("memory.max", &room.to_string())?;
     // More than there is room for, since nobody takes it meanwhile.
-    let mut bytes = Vec::new();
-    for sequence in 0..BURST {
-        frame::build(ctx.seed, sequence, LEN, &mut bytes);
-        check(device.tx_post(NetHeader::default(), &bytes)?, || {
-            "no room".into()
-        })?;
-    }
-    device.tx.flush()?;
+    post(ctx, std::slice::from_mut(&mut device))?;
     let count = |name: &str| -> Result<String> {
         let events = group.get("memory.events")?;
         let count = events.lines().find_map(|line| line.strip_prefix(name));
