@@ -34,9 +34,6 @@ pub trait GetWork {
     /// ([`Chain::slots`]): they are available again.
     fn rewind(&mut self, chains: u16, slots: u16);
 
-    /// Forgets what was read ahead: it is read from memory again, where the driver may have mended it.
-    fn forget_prefetch(&mut self);
-
     /// Whether a chain can be taken, as far as can be told without taking it.
     ///
     /// # Errors

@@ -15,7 +15,8 @@ use crate::vhost::round::{Next, Round, Running};
 use super::Virtqueue;
 
 impl<C: Class> Virtqueue<C> {
-    /// Takes note of a round that ended without a fault.
+    /// Takes note of a round of `queue` that ended without a fault. `index` is its index, as a constant
+    /// where this is compiled for it.
     #[inline(always)]
     pub(crate) fn went_on(&mut self, next: &Next, index: usize, queue: &Queue<C>) {
         if self.in_trouble || self.lost_to.is_some() || *next == Next::Retry {

@@ -32,11 +32,6 @@ impl GetWork for SplitRing {
     }
 
     #[inline(always)]
-    fn forget_prefetch(&mut self) {
-        self.forget_prefetch();
-    }
-
-    #[inline(always)]
     fn has_work<M: Memory>(&mut self, memory: &M) -> Result<bool, Fault> {
         self.has_work(memory)
     }
