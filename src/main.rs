@@ -7,8 +7,9 @@
 //! ```text
 //! main.rs  the module: which classes of devices there are
 //! net/     network devices: tx, rx, the tap (link), headers
-//! vhost/   what any vhost device has: chardev, ioctl, device, owner, worker, virtqueue, round,
-//!          guest memory (access, memory, iotlb, messages), statistics; class is what it asks of net
+//! vhost/   what any vhost device has: chardev, ioctl, what its owner sets up (setup, owner), device,
+//!          workers and their job, virtqueue, round, guest memory (access, memory, iotlb, messages),
+//!          statistics; class and queues are what it asks of net
 //! vring/   rings and guest addresses: a crate of its own, which knows no kernel
 //! kapi/    the kernel, by safe types; all unsafe code of the module
 //! shim/    C for it: macros and inline functions made callable

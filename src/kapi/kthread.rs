@@ -24,12 +24,12 @@ use super::{shim, OwnerMemory, Work};
 ///
 /// # Invariants
 ///
-/// `task` runs [`main`] with a pointer to `*shared`, and `kthread_stop()` has not been called for
+/// `task` runs [`main`] with a pointer to `*_shared`, and `kthread_stop()` has not been called for
 /// it.
-pub(crate) struct Kthread<T: Work> {
+pub(crate) struct Kthread {
     task: NonNull<bindings::task_struct>,
     /// Keeps alive what the thread points to.
-    shared: Arc<Shared<T>>,
+    _shared: Arc<dyn Send + Sync>,
 }
 
 /// What the thread points to.
@@ -43,13 +43,13 @@ struct Shared<T: Work> {
     entered: Completion,
 }
 
-// SAFETY: a kernel thread may be woken and stopped from any thread; `Arc<T>` is `Send` for such a
-// `T`, and so is a reference to memory.
-unsafe impl<T: Work> Send for Kthread<T> {}
+// SAFETY: a kernel thread may be woken and stopped from any thread; the `Arc` is `Send`, for what it
+// points to is `Send` and `Sync`.
+unsafe impl Send for Kthread {}
 // SAFETY: waking is the only operation on a shared reference, and safe from anywhere.
-unsafe impl<T: Work> Sync for Kthread<T> {}
+unsafe impl Sync for Kthread {}
 
-impl<T: Work> Kthread<T> {
+impl Kthread {
     /// Starts a thread in the memory and cgroups of the calling process, named `name` (cut to 15
     /// bytes).
     ///
@@ -57,7 +57,7 @@ impl<T: Work> Kthread<T> {
     ///
     /// `EINVAL` for a caller without user memory, and those of `kthread_create()` and
     /// `cgroup_attach_task_all()`.
-    pub(crate) fn start(work: Arc<T>, name: &CStr) -> Result<Self> {
+    pub(crate) fn start<T: Work>(work: Arc<T>, name: &CStr) -> Result<Self> {
         let mm = ARef::from(current!().mm().ok_or(EINVAL)?);
         let shared = Arc::pin_init(
             pin_init!(Shared {
@@ -85,9 +85,12 @@ impl<T: Work> Kthread<T> {
         // SAFETY: the thread waits for this, or for being stopped.
         unsafe { bindings::wake_up_process(task.as_ptr()) };
         // INVARIANT: created for `main` above.
-        let thread = Self { task, shared };
+        let thread = Self {
+            task,
+            _shared: shared.clone(),
+        };
         // On its way to `main` a thread sets its affinity, which is the cgroup's business then.
-        thread.shared.entered.wait_for_completion();
+        shared.entered.wait_for_completion();
         // SAFETY: the calling task is alive, and so is the thread until it is stopped.
         to_result(unsafe {
             bindings::cgroup_attach_task_all(current!().as_ptr(), thread.task.as_ptr())
@@ -103,7 +106,7 @@ impl<T: Work> Kthread<T> {
     }
 }
 
-impl<T: Work> Drop for Kthread<T> {
+impl Drop for Kthread {
     fn drop(&mut self) {
         // SAFETY: by the type invariant, this is the first and last stop. It returns when the
         // thread no longer uses `shared`.

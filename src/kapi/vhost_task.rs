@@ -38,32 +38,34 @@ pub(crate) trait Work: Send + Sync + 'static {
 ///
 /// `task` came from `vhost_task_create()` with a pointer to `*work` and has been started, and
 /// `vhost_task_stop()` has not been called for it.
-pub(crate) struct VhostTask<T: Work> {
+pub(crate) struct VhostTask {
     task: NonNull<shim::CVhostTask>,
     /// Keeps alive what the thread points to.
-    _work: Arc<T>,
+    _work: Arc<dyn Work>,
 }
 
-// SAFETY: a vhost task may be woken and stopped from any thread; `Arc<T>` is `Send` for such a `T`.
-unsafe impl<T: Work> Send for VhostTask<T> {}
+// SAFETY: a vhost task may be woken and stopped from any thread; `Arc<dyn Work>` is `Send`, since
+// every `Work` is `Send` and `Sync`.
+unsafe impl Send for VhostTask {}
 // SAFETY: waking is the only operation on a shared reference, and safe from anywhere.
-unsafe impl<T: Work> Sync for VhostTask<T> {}
+unsafe impl Sync for VhostTask {}
 
-impl<T: Work> VhostTask<T> {
+impl VhostTask {
     /// Starts a thread of the calling process, named `name` (cut to 15 bytes).
     ///
     /// # Errors
     ///
     /// `EINVAL` for a caller without user memory, and those of `copy_process()`: `ENOMEM`, `EAGAIN`,
     /// `EINTR`.
-    pub(crate) fn start(work: Arc<T>, name: &CStr) -> Result<Self> {
+    pub(crate) fn start<T: Work>(work: Arc<T>, name: &CStr) -> Result<Self> {
         if current!().mm().is_none() {
             return Err(EINVAL);
         }
         // CAST: C passes the pointer through as `void *`; `run` and `killed` only read from it.
         let arg = Arc::as_ptr(&work).cast_mut().cast::<c_void>();
-        // SAFETY: the caller has user memory. Both functions take what `arg` points to, which lives until the drop has seen the
-        // thread end, or, without a drop, for ever, for it borrows nothing; the name is copied.
+        // SAFETY: the caller has user memory. Both functions take what `arg` points to, which lives
+        // until the drop has seen the thread end, or, without a drop, for ever, for it borrows nothing;
+        // the name is copied.
         let task = from_err_ptr(unsafe {
             shim::vhost_task_create(run::<T>, killed::<T>, arg, name.as_char_ptr())
         })?;
@@ -83,7 +85,7 @@ impl<T: Work> VhostTask<T> {
     }
 }
 
-impl<T: Work> Drop for VhostTask<T> {
+impl Drop for VhostTask {
     fn drop(&mut self) {
         // SAFETY: by the type invariant, this is the first and last stop. It returns when the
         // thread no longer uses `work`.

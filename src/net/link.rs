@@ -6,7 +6,7 @@ use kernel::prelude::*;
 
 use super::direction::Direction;
 use crate::kapi::{PollFile, Socket};
-use crate::vhost::class::Target;
+use crate::vhost::queues::Target;
 
 /// A tap or packet socket.
 pub(crate) struct Link {

@@ -11,10 +11,11 @@ use kernel::sync::Arc;
 use vring::Fault;
 
 use crate::kapi::{Frames, OwnerMemory};
-use crate::vhost::class::{Class, State};
-use crate::vhost::device::{Device, QUEUES};
+use crate::vhost::class::Class;
+use crate::vhost::device::Device;
 use crate::vhost::features::{self, Features};
 use crate::vhost::ioctl;
+use crate::vhost::queues::{Queues, State, QUEUES};
 use crate::vhost::round::Next;
 use crate::vhost::stats::Stats;
 use crate::vhost::uapi::{self, RawPair};
@@ -53,9 +54,14 @@ pub(crate) struct Packets {
     frames: Frames,
 }
 
+impl Queues for Net {
+    const NAMES: [&'static str; QUEUES] = [Direction::Rx.name(), Direction::Tx.name()];
+    type Target = Link;
+    type State = Packets;
+}
+
 impl Class for Net {
     const NAME: &'static CStr = c"vhost-rnet";
-    const QUEUE_NAMES: [&'static str; QUEUES] = [Direction::Rx.name(), Direction::Tx.name()];
     const FEATURES: Features = Features::new([
         1 << header::MRG_RXBUF
             | 1 << features::NOTIFY_ON_EMPTY
@@ -70,8 +76,6 @@ impl Class for Net {
         1 << (header::GUEST_UDP_TUNNEL_GSO - u64::BITS)
             | 1 << (header::HOST_UDP_TUNNEL_GSO - u64::BITS),
     ]);
-    type Target = Link;
-    type State = Packets;
 
     fn ioctl(device: &Arc<Device<Self>>, cmd: u32, arg: usize) -> Result {
         match cmd {

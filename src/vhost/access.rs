@@ -13,11 +13,10 @@ use vring::{
     ByteOrder, DirtyLog, Fault, GuestAddr, Memory, Miss, Notes, Owed, RingAddrs, Segment, UserAddr,
 };
 
+use super::features::{Features, LOG_ALL, VERSION_1};
+use super::iotlb::{Entries, Iotlb};
+use super::memory::Table;
 use crate::kapi::{EventFd, OwnerMemory};
-use crate::vhost::features::{Features, LOG_ALL, VERSION_1};
-use crate::vhost::iotlb::{Entries, Iotlb};
-use crate::vhost::memory::Table;
-use crate::vhost::round::Next;
 
 /// Guest memory that is not simply the owner's.
 pub(crate) type Mediated<'a> = vring::Mediated<'a, OwnerMemory<'a>, Table, Entries>;
@@ -140,18 +139,18 @@ impl Mediation {
         Ok(())
     }
 
-    /// Tells the owner that something has been logged during what ended with `outcome`, which becomes
-    /// [`Next::Translate`] if it was for want of a translation.
+    /// Tells the owner that something has been logged during what ended with `outcome`. `None` if it
+    /// ended for want of a translation, which is in `missed` then.
     ///
     /// # Errors
     ///
     /// [`Fault::Unlogged`] when something could not be logged; else that of `outcome`.
-    pub(crate) fn conclude(
+    pub(crate) fn conclude<T>(
         &self,
         memory: &Mediated<'_>,
-        outcome: Result<Next, Fault>,
+        outcome: Result<T, Fault>,
         missed: &mut Option<Miss>,
-    ) -> Result<Next, Fault> {
+    ) -> Result<Option<T>, Fault> {
         if memory.notes.logged() {
             if let Some(call) = &self.log_call {
                 call.signal();
@@ -163,12 +162,12 @@ impl Mediation {
         if let Some(fault) = memory.notes.unlogged() {
             return Err(fault);
         }
-        outcome.or_else(|fault| match memory.notes.missed(fault) {
-            Some(miss) => {
-                *missed = Some(miss);
-                Ok(Next::Translate)
+        match outcome {
+            Ok(outcome) => Ok(Some(outcome)),
+            Err(fault) => {
+                *missed = Some(memory.notes.missed(fault).ok_or(fault)?);
+                Ok(None)
             }
-            None => Err(fault),
-        })
+        }
     }
 }

@@ -4,7 +4,7 @@
 
 use kernel::prelude::*;
 
-use super::class::{Class, Target};
+use super::queues::{Queues, Target};
 use super::worker::Waker;
 use crate::kapi::{Poller, Timer};
 
@@ -19,10 +19,10 @@ const IDLE: u32 = 1000;
 /// What a queue is started on, and what wakes it: events of its file, or a timer where nothing tells.
 ///
 /// A busy queue does not wait for events: each would cost who causes it a wake-up that changes nothing.
-pub(crate) struct Backend<C: Class> {
-    pub(crate) target: C::Target,
-    poller: Poller<Waker<C>>,
-    timer: Timer<Waker<C>>,
+pub(crate) struct Backend<Q: Queues> {
+    pub(crate) target: Q::Target,
+    poller: Poller<Waker>,
+    timer: Timer<Waker>,
     /// Whether the file has been waited for.
     in_use: bool,
     /// The delay before the last try, in milliseconds; 0 if there is nothing to try again.
@@ -33,16 +33,16 @@ pub(crate) struct Backend<C: Class> {
     packets: u64,
 }
 
-impl<C: Class> Backend<C> {
+impl<Q: Queues> Backend<Q> {
     /// The backend behind `fd` of the caller, for queue `index`, which `waker` wakes.
     ///
     /// # Errors
     ///
     /// Those of [`Target::from_fd`], `ENOMEM`.
-    pub(crate) fn from_fd(fd: i32, index: usize, waker: Waker<C>) -> Result<Self> {
-        let target = C::Target::from_fd(fd, index)?;
+    pub(crate) fn from_fd(fd: i32, index: usize, waker: Waker) -> Result<Self> {
+        let target = Q::Target::from_fd(fd, index)?;
         let timer = Timer::new(waker.clone())?;
-        let events = C::Target::events(index);
+        let events = Q::Target::events(index);
         let poller = Poller::new(target.file().clone(), events, waker)?;
         Ok(Self {
             target,
@@ -57,7 +57,7 @@ impl<C: Class> Backend<C> {
 
     /// Hands what the file becomes ready for to another waker, and `timer`, which wakes the same
     /// queue, what the old timer was to do.
-    pub(crate) fn set_waker(&mut self, waker: Waker<C>, timer: Timer<Waker<C>>) {
+    pub(crate) fn set_waker(&mut self, waker: Waker, timer: Timer<Waker>) {
         self.poller.set_waker(waker);
         // The queue is woken for its new worker, and starts the timer again if it needs it.
         self.timer = timer;

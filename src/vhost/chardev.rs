@@ -10,12 +10,12 @@ use kernel::seq_file::SeqFile;
 use kernel::sync::poll::PollTable;
 use kernel::sync::{Arc, ArcBorrow};
 
+use super::class::Class;
+use super::device::Device;
+use super::ioctl;
+use super::messages;
+use super::uapi::RawMessage;
 use crate::kapi::{self, PollDevice};
-use crate::vhost::class::Class;
-use crate::vhost::device::Device;
-use crate::vhost::ioctl;
-use crate::vhost::messages;
-use crate::vhost::uapi::RawMessage;
 
 #[vtable]
 impl<C: Class> MiscDevice for Device<C> {
@@ -50,7 +50,7 @@ impl<C: Class> MiscDevice for Device<C> {
 
     fn show_fdinfo(device: ArcBorrow<'_, Self>, to: &SeqFile, _file: &File) {
         for queue in device.queues() {
-            queue.stats.show(queue.name, to);
+            queue.stats.show(C::name(queue.index), to);
         }
     }
 }

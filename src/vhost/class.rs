@@ -1,43 +1,32 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A class of devices: what tells a network device from others, and all that the core knows of it.
+//! A class of devices: what tells a network device from others, and, with its [`Queues`], all that the
+//! core knows of it.
 //!
-//! What is called under which lock (see [`device`](super::device)):
-//!
-//! | | device mutex | the queue's mutex |
-//! | --- | --- | --- |
-//! | [`Class::ioctl`] | no | no |
-//! | [`Class::Target`]'s functions | yes, but for a round's | yes |
-//! | [`State`]'s functions, [`Class::run`] | no | yes |
-//!
-//! Of a queue's own, [`State`] is there from open on, [`Target`] while it is started. A round gets both,
-//! and guest memory by types of its own, so that each way to memory is compiled straight.
+//! [`Class::ioctl`] is called without a lock, [`Class::run`] under the queue's mutex (see
+//! [`device`](super::device)). A round gets guest memory by types of its own, so that each way to memory
+//! is compiled straight.
 
 use kernel::prelude::*;
 use kernel::str::CStr;
 use kernel::sync::Arc;
 use vring::Fault;
 
-use super::device::{Device, QUEUES};
+use super::device::Device;
 use super::features::Features;
+use super::queues::Queues;
 use super::round::Next;
 use super::stats::Stats;
 use super::virtqueue::Virtqueue;
 use super::worker::Pending;
-use crate::kapi::{OwnerMemory, PollFile};
+use crate::kapi::OwnerMemory;
 
 /// A class of devices.
-pub(crate) trait Class: Sized + Send + Sync + 'static {
+pub(crate) trait Class: Queues {
     /// Name of the device node.
     const NAME: &'static CStr;
-    /// Names of the queues by index, in logs and statistics.
-    const QUEUE_NAMES: [&'static str; QUEUES];
     /// The features that are offered, of rings and of the class.
     const FEATURES: Features;
-    /// What a started queue moves data to and from.
-    type Target: Target;
-    /// What a queue has of its own, started or not.
-    type State: State;
 
     /// Does the ioctl `cmd` of the class with argument `arg`.
     ///
@@ -58,48 +47,4 @@ pub(crate) trait Class: Sized + Send + Sync + 'static {
         stats: &Stats,
         pending: &Pending,
     ) -> Result<Next, Fault>;
-}
-
-/// What a started queue moves data to and from: a file that wakes it.
-pub(crate) trait Target: Sized + Send + Unpin {
-    /// What is behind `fd` of the caller, for queue `index`.
-    ///
-    /// # Errors
-    ///
-    /// Those of the class, when it is nothing that a queue can be started on.
-    fn from_fd(fd: i32, index: usize) -> Result<Self>;
-
-    /// The file, for its events.
-    fn file(&self) -> &PollFile;
-
-    /// The events of the file that queue `index` waits for (`EPOLL*`).
-    fn events(index: usize) -> u32;
-
-    /// Whether both are the same.
-    fn is(&self, other: &Self) -> bool;
-
-    /// Forgets an error that the file keeps for its next user. `false` if there was none.
-    fn take_error(&self) -> bool;
-}
-
-/// What a queue has of its own, started or not.
-pub(crate) trait State: Sized + Send + Unpin {
-    /// That of a queue as after open.
-    ///
-    /// # Errors
-    ///
-    /// `ENOMEM`.
-    fn new() -> Result<Self>;
-
-    /// Takes over negotiated features.
-    fn set_features(&mut self, features: &Features);
-
-    /// Whether queue `index` has memory to give back with [`State::release`].
-    fn keeps_memory(&self, index: usize) -> bool;
-
-    /// Gives back memory that is kept for later rounds.
-    fn release(&mut self);
-
-    /// Back to the state of [`State::new`].
-    fn reset(&mut self);
 }

@@ -18,35 +18,31 @@
 //! queue's.
 
 use kernel::prelude::*;
-use kernel::sync::aref::ARef;
 use kernel::sync::{new_mutex, Arc, Mutex, MutexGuard};
 use pin_init::pin_init_array_from_fn;
 
+use super::features::{Features, ACCESS_PLATFORM, LOG_ALL};
+use super::iotlb;
+use super::memory::Table;
+use super::messages::{Message, Messages};
+use super::owner::Owner;
+use super::queues::{Queues, QUEUES};
+use super::stats::Stats;
+use super::uapi::BACKEND_F_IOTLB_MSG_V2;
+use super::virtqueue::Virtqueue;
+use super::worker::Mode;
 use crate::kapi::Flag;
-use crate::vhost::class::Class;
-use crate::vhost::features::{Features, ACCESS_PLATFORM, LOG_ALL};
-use crate::vhost::iotlb;
-use crate::vhost::memory::Table;
-use crate::vhost::messages::{Message, Messages};
-use crate::vhost::owner::Owner;
-use crate::vhost::stats::Stats;
-use crate::vhost::uapi::BACKEND_F_IOTLB_MSG_V2;
-use crate::vhost::virtqueue::Virtqueue;
-use crate::vhost::worker::{Mode, Workers};
-
-/// How many queues a device has.
-pub(crate) const QUEUES: usize = 2;
 
 /// A device: what an open file of `/dev/vhost-rnet` stands for.
 #[pin_data]
-pub(crate) struct Device<C: Class> {
+pub(crate) struct Device<Q: Queues> {
     /// Who may change the device.
     #[pin]
-    owner: Mutex<Option<Owner<C>>>,
+    pub(super) owner: Mutex<Option<Owner>>,
     /// Whether the next owner gets [`Mode::Kthread`]. Changed under the device mutex.
     kthreads: Flag,
     #[pin]
-    queues: [Queue<C>; QUEUES],
+    queues: [Queue<Q>; QUEUES],
     /// Misses on their way to the owner.
     #[pin]
     pub(crate) messages: Messages,
@@ -54,30 +50,26 @@ pub(crate) struct Device<C: Class> {
 
 /// A virtqueue and what may be touched without its mutex.
 #[pin_data]
-pub(crate) struct Queue<C: Class> {
+pub(crate) struct Queue<Q: Queues> {
     /// Its index in every ioctl.
     pub(crate) index: usize,
-    /// Its name in logs and statistics.
-    pub(crate) name: &'static str,
     #[pin]
-    pub(crate) vq: Mutex<Virtqueue<C>>,
+    pub(crate) vq: Mutex<Virtqueue<Q>>,
     #[pin]
     pub(crate) stats: Stats,
 }
 
-impl<C: Class> Queue<C> {
+impl<Q: Queues> Queue<Q> {
     fn new(index: usize) -> impl PinInit<Self, Error> {
-        let name = C::QUEUE_NAMES.get(index).copied().unwrap_or_default();
         try_pin_init!(Self {
             index,
-            name,
             vq <- new_mutex!(Virtqueue::new()?, "vhost_rnet_vq"),
             stats <- Stats::new(),
         })
     }
 }
 
-impl<C: Class> Device<C> {
+impl<Q: Queues> Device<Q> {
     /// A device without owner.
     ///
     /// # Errors
@@ -97,13 +89,13 @@ impl<C: Class> Device<C> {
 
     /// The queue with an index, if there is one.
     #[inline]
-    pub(crate) fn queue(&self, index: usize) -> Option<&Queue<C>> {
+    pub(crate) fn queue(&self, index: usize) -> Option<&Queue<Q>> {
         self.queues.get(index)
     }
 
     /// All queues, by index.
     #[inline]
-    pub(crate) fn queues(&self) -> &[Queue<C>; QUEUES] {
+    pub(crate) fn queues(&self) -> &[Queue<Q>; QUEUES] {
         &self.queues
     }
 
@@ -112,7 +104,7 @@ impl<C: Class> Device<C> {
     /// # Errors
     ///
     /// `EPERM` when the caller's memory is not the owner's, or there is no owner.
-    pub(crate) fn lock_owned(&self) -> Result<MutexGuard<'_, Option<Owner<C>>>> {
+    pub(crate) fn lock_owned(&self) -> Result<MutexGuard<'_, Option<Owner>>> {
         let guard = self.owner.lock();
         if guard.as_ref().is_some_and(Owner::is_caller) {
             Ok(guard)
@@ -126,7 +118,7 @@ impl<C: Class> Device<C> {
     /// # Errors
     ///
     /// `EINVAL` when there is no owner, `EPERM` when it is another.
-    pub(crate) fn lock_workers(&self) -> Result<MutexGuard<'_, Option<Owner<C>>>> {
+    pub(crate) fn lock_workers(&self) -> Result<MutexGuard<'_, Option<Owner>>> {
         let guard = self.owner.lock();
         match guard.as_ref().map(Owner::is_caller) {
             Some(true) => Ok(guard),
@@ -160,29 +152,6 @@ impl<C: Class> Device<C> {
         Ok(())
     }
 
-    /// Makes the caller the owner (`VHOST_SET_OWNER`) and starts a worker in its process.
-    ///
-    /// # Errors
-    ///
-    /// `EBUSY` when there is an owner, and those of the worker's start ([`Workers::start`]).
-    pub(crate) fn set_owner(self: &Arc<Self>) -> Result {
-        let mut owner = self.owner.lock();
-        if owner.is_some() {
-            return Err(EBUSY);
-        }
-        let task = current!();
-        let mm = task.mm().ok_or(EPERM)?;
-        let workers = Workers::start(self, self.mode())?;
-        for queue in &self.queues {
-            queue.vq.lock().owner = task.pid();
-        }
-        *owner = Some(Owner {
-            mm: ARef::from(&**mm),
-            workers,
-        });
-        Ok(())
-    }
-
     /// Back to the state after open (`VHOST_RESET_OWNER`), but with an empty memory table, as vhost.
     ///
     /// # Errors
@@ -205,7 +174,7 @@ impl<C: Class> Device<C> {
     }
 
     /// Resets the queues, then lets the workers go: by then nothing wakes them any more.
-    fn reset(&self, owner: &mut Option<Owner<C>>) {
+    fn reset(&self, owner: &mut Option<Owner>) {
         for queue in &self.queues {
             let detached = queue.vq.lock().reset();
             drop(detached);
@@ -241,7 +210,7 @@ impl<C: Class> Device<C> {
         }
         self.messages.enable(platform);
         if let Some(owner) = &*owner {
-            owner.wake_all(self);
+            owner.wake_all();
         }
         Ok(())
     }
@@ -274,7 +243,7 @@ impl<C: Class> Device<C> {
             let answered = self.messages.answered(iova, size).into_iter().zip(stopped);
             for (queue, (answered, stopped)) in self.queues.iter().zip(answered) {
                 if answered || stopped {
-                    owner.wake(queue);
+                    owner.wake(queue.index);
                 }
             }
         }

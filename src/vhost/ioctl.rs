@@ -10,14 +10,16 @@ use kernel::transmute::{AsBytes, FromBytes};
 use kernel::uaccess::{UserPtr, UserSlice};
 use vring::{ByteOrder, UserAddr};
 
+use super::class::Class;
+use super::device::{Device, Queue};
+use super::features::{Features, WORDS};
+use super::memory::Table;
+use super::owner::Owner;
+use super::queues::{Queues, QUEUES};
+use super::setup::set_eventfd;
+use super::uapi::{self, RawAddr, RawPair, VringAddr};
+use super::worker::Mode;
 use crate::kapi::{self, OwnerMemory};
-use crate::vhost::class::Class;
-use crate::vhost::device::{Device, Queue, QUEUES};
-use crate::vhost::features::{Features, WORDS};
-use crate::vhost::memory::Table;
-use crate::vhost::owner::{set_eventfd, Owner};
-use crate::vhost::uapi::{self, RawAddr, RawPair, VringAddr};
-use crate::vhost::worker::{Mode, Workers};
 
 /// Bytes of a `struct vhost_memory` that may be read; [`Table::read`] reads what it needs.
 const MAX_TABLE_BYTES: usize = 1 << 20;
@@ -71,7 +73,7 @@ pub(crate) fn dispatch<C: Class>(device: &Arc<Device<C>>, cmd: u32, arg: usize) 
         | uapi::GET_VRING_WORKER => {
             let mut guard = device.lock_workers()?;
             let owner = Option::as_mut(&mut guard).ok_or(EINVAL)?;
-            workers(device, &mut owner.workers, cmd, arg)
+            workers(device, owner, cmd, arg)
         }
         _ => match C::ioctl(device, cmd, arg) {
             Err(e) if e == ENOTTY => owned(device, cmd, arg),
@@ -101,7 +103,7 @@ fn owned<C: Class>(device: &Arc<Device<C>>, cmd: u32, arg: usize) -> Result {
 /// # Errors
 ///
 /// `EFAULT` when `arg` cannot be read, `EPERM`, `ENOBUFS`, and those of [`Owner::set_backend`].
-pub(crate) fn set_backend<C: Class>(device: &Device<C>, arg: usize) -> Result {
+pub(crate) fn set_backend<Q: Queues>(device: &Device<Q>, arg: usize) -> Result {
     let [index, fd] = read::<RawPair>(arg)?;
     let guard = device.lock_owned()?;
     let owner = guard.as_ref().ok_or(EPERM)?;
@@ -110,7 +112,7 @@ pub(crate) fn set_backend<C: Class>(device: &Device<C>, arg: usize) -> Result {
 }
 
 /// Ioctls on one queue, whose index is the first word of every argument.
-fn vring<C: Class>(device: &Device<C>, owner: &Owner<C>, cmd: u32, arg: usize) -> Result {
+fn vring<Q: Queues>(device: &Device<Q>, owner: &Owner, cmd: u32, arg: usize) -> Result {
     let index = read::<u32>(arg)?;
     let queue = queue(device, index)?;
     match cmd {
@@ -176,26 +178,21 @@ fn vring<C: Class>(device: &Device<C>, owner: &Owner<C>, cmd: u32, arg: usize) -
 }
 
 /// Ioctls on workers, as `vhost_worker_ioctl()`.
-fn workers<C: Class>(
-    device: &Arc<Device<C>>,
-    workers: &mut Workers<C>,
-    cmd: u32,
-    arg: usize,
-) -> Result {
+fn workers<C: Class>(device: &Arc<Device<C>>, owner: &mut Owner, cmd: u32, arg: usize) -> Result {
     match cmd {
         uapi::NEW_WORKER => {
-            let id = workers.add(device)?;
+            let id = owner.add_worker(device)?;
             // Without knowing its id the owner could not free it.
-            write(arg, &id).or_else(|e| workers.remove(id).and(Err(e)))
+            write(arg, &id).or_else(|e| owner.workers.remove(id).and(Err(e)))
         }
-        uapi::FREE_WORKER => workers.remove(read(arg)?),
+        uapi::FREE_WORKER => owner.workers.remove(read(arg)?),
         uapi::ATTACH_VRING_WORKER => {
             let queue = queue(device, read(arg)?)?;
-            workers.attach(queue, read_second(arg)?)
+            owner.attach_worker(queue, read_second(arg)?)
         }
         _ => {
             let index = read::<u32>(arg)?;
-            let id = workers.attached(queue(device, index)?.index)?;
+            let id = owner.workers.attached(queue(device, index)?.index)?;
             write::<RawPair>(arg, &[index, id])
         }
     }
@@ -206,7 +203,7 @@ fn workers<C: Class>(
 /// # Errors
 ///
 /// `ENOBUFS` when there is none.
-fn queue<C: Class>(device: &Device<C>, index: u32) -> Result<&Queue<C>> {
+fn queue<Q: Queues>(device: &Device<Q>, index: u32) -> Result<&Queue<Q>> {
     // CAST: `u32` fits `usize`.
     let index = kapi::index_nospec(index as usize, QUEUES);
     index.and_then(|index| device.queue(index)).ok_or(ENOBUFS)

@@ -9,8 +9,8 @@ use vring::{
     Translate, UserAddr,
 };
 
+use super::uapi::{self, RawMemory, RawRegion};
 use crate::kapi;
-use crate::vhost::uapi::{self, RawMemory, RawRegion};
 
 /// The most regions in a table. The in-tree vhost takes 64 unless told otherwise; a guest with many
 /// hotplugged memory devices has some hundred.

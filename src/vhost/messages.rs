@@ -16,10 +16,10 @@ use kernel::transmute::{AsBytes, FromBytes};
 use kernel::{current, new_poll_condvar};
 use vring::{Access, GuestAddr, InvalidMapping, Mapping, Miss, Permission, UserAddr};
 
+use super::iotlb::Iotlb;
+use super::queues::QUEUES;
+use super::uapi::{self, IotlbMessage, RawIotlb, RawMessage};
 use crate::kapi::{self, POLLIN, POLLRDNORM};
-use crate::vhost::device::QUEUES;
-use crate::vhost::iotlb::Iotlb;
-use crate::vhost::uapi::{self, IotlbMessage, RawIotlb, RawMessage};
 
 /// What the owner says about IO addresses.
 #[derive(Clone, Copy)]

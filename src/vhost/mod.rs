@@ -7,12 +7,16 @@
 pub(crate) mod class;
 mod chardev;
 pub(crate) mod ioctl;
+mod setup;
+mod job;
 pub(crate) mod device;
 mod owner;
+mod workers;
 pub(crate) mod worker;
 pub(crate) mod virtqueue;
 pub(crate) mod round;
 pub(crate) mod backend;
+pub(crate) mod queues;
 pub(crate) mod used;
 pub(crate) mod access;
 pub(crate) mod uapi;

@@ -7,8 +7,8 @@ use vring::{CompleteWork, Fault, Memory, Ring, Segment, Translate};
 
 use super::access::GuestMemory;
 use super::backend::Backend;
-use super::class::Class;
 use super::features::Features;
+use super::queues::Queues;
 use super::stats::Stats;
 use super::used::UsedBatch;
 use crate::kapi::{BusyTime, EventFd};
@@ -28,11 +28,11 @@ pub(crate) enum Next {
 }
 
 /// A queue that has all it needs for a round.
-pub(crate) struct Running<'a, C: Class, R> {
+pub(crate) struct Running<'a, Q: Queues, R> {
     pub(crate) ring: &'a mut R,
     pub(crate) features: Features,
-    pub(crate) state: &'a mut C::State,
-    pub(crate) backend: &'a mut Backend<C>,
+    pub(crate) state: &'a mut Q::State,
+    pub(crate) backend: &'a mut Backend<Q>,
     pub(crate) call: Option<&'a EventFd>,
     pub(crate) busy: BusyTime,
     pub(crate) scratch: &'a mut Scratch,
@@ -41,7 +41,7 @@ pub(crate) struct Running<'a, C: Class, R> {
 }
 
 /// A round of a queue, whatever its ring and its memory are.
-pub(crate) trait Round<C: Class> {
+pub(crate) trait Round<Q: Queues> {
     /// Runs the queue.
     ///
     /// # Errors
@@ -49,7 +49,7 @@ pub(crate) trait Round<C: Class> {
     /// A [`Fault`] of the guest.
     fn run<R: Ring, M: GuestMemory, T: Translate>(
         self,
-        queue: Running<'_, C, R>,
+        queue: Running<'_, Q, R>,
         memory: M,
         table: &T,
     ) -> Result<Next, Fault>;

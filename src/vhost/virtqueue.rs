@@ -9,16 +9,16 @@ use vring::{
     MAX_CHAIN_SEGMENTS,
 };
 
+use super::access::{GuestMemory, Mediation};
+use super::backend::Backend;
+use super::features::{Features, EVENT_IDX, IN_ORDER, LOG_ALL, NOTIFY_ON_EMPTY};
+use super::iotlb::Iotlb;
+use super::memory::{self, Table};
+use super::queues::{Queues, State};
+use super::round::{Next, Round, Running, Scratch};
+use super::used::UsedBatch;
+use super::worker::Waker;
 use crate::kapi::{self, BusyTime, EventFd, OwnerMemory, Poller};
-use crate::vhost::access::{GuestMemory, Mediation};
-use crate::vhost::backend::Backend;
-use crate::vhost::class::{Class, State};
-use crate::vhost::features::{Features, EVENT_IDX, IN_ORDER, LOG_ALL, NOTIFY_ON_EMPTY};
-use crate::vhost::iotlb::Iotlb;
-use crate::vhost::memory::{self, Table};
-use crate::vhost::round::{Next, Round, Running, Scratch};
-use crate::vhost::used::UsedBatch;
-use crate::vhost::worker::Waker;
 
 mod trouble;
 
@@ -34,7 +34,7 @@ enum Path {
 }
 
 /// One virtqueue.
-pub(crate) struct Virtqueue<C: Class> {
+pub(crate) struct Virtqueue<Q: Queues> {
     /// Thread id of the owner, for the log; its worker is named after it.
     pub(crate) owner: i32,
     /// Id of the worker that runs the queue; others leave it alone.
@@ -42,10 +42,10 @@ pub(crate) struct Virtqueue<C: Class> {
     pub(crate) ring: SplitRing,
     pub(crate) features: Features,
     /// What the class keeps.
-    pub(crate) state: C::State,
+    pub(crate) state: Q::State,
     pub(crate) table: Option<Arc<Table>>,
-    pub(crate) backend: Option<Backend<C>>,
-    pub(crate) kick: Option<Poller<Waker<C>>>,
+    pub(crate) backend: Option<Backend<Q>>,
+    pub(crate) kick: Option<Poller<Waker>>,
     pub(crate) call: Option<EventFd>,
     pub(crate) error: Option<EventFd>,
     mediation: Mediation,
@@ -68,14 +68,14 @@ pub(crate) struct Virtqueue<C: Class> {
 }
 
 /// What a round needs, and what memory is reached by; where a miss is noted.
-type Parts<'a, C> = (
-    Running<'a, C, SplitRing>,
+type Parts<'a, Q> = (
+    Running<'a, Q, SplitRing>,
     &'a Table,
     &'a Mediation,
     &'a mut Option<Miss>,
 );
 
-impl<C: Class> Virtqueue<C> {
+impl<Q: Queues> Virtqueue<Q> {
     /// A queue as after open.
     ///
     /// # Errors
@@ -86,7 +86,7 @@ impl<C: Class> Virtqueue<C> {
             segments: KVec::from_elem(Segment::default(), MAX_CHAIN_SEGMENTS, GFP_KERNEL)?,
             used: UsedBatch::new()?,
         };
-        let state = C::State::new()?;
+        let state = Q::State::new()?;
         // In place: the kernel's stack has no room for queues.
         Ok(init!(Self {
             owner: 0,
@@ -217,10 +217,11 @@ impl<C: Class> Virtqueue<C> {
                 let addrs = self.ring.addrs();
                 let memory = self.mediation.memory(owner, table, &self.features, addrs);
                 let started = self.ring.start(&&memory);
-                let next = started.map(|()| Next::Wait);
-                match self.mediation.conclude(&memory, next, &mut self.missed) {
+                match self.mediation.conclude(&memory, started, &mut self.missed) {
+                    Ok(Some(())) => Ok(Next::Wait),
+                    Ok(None) => Ok(Next::Translate),
                     Err(Fault::Unlogged(_)) if started.is_ok() => Ok(Next::Wait),
-                    concluded => concluded,
+                    Err(fault) => Err(fault),
                 }
             }
             _ => self.ring.start(&owner).map(|()| Next::Wait),
@@ -236,7 +237,7 @@ impl<C: Class> Virtqueue<C> {
     pub(crate) fn run(
         &mut self,
         owner: OwnerMemory<'_>,
-        round: impl Round<C>,
+        round: impl Round<Q>,
     ) -> Result<Next, Fault> {
         match self.path {
             Path::Direct => match self.parts() {
@@ -254,7 +255,7 @@ impl<C: Class> Virtqueue<C> {
     fn run_mediated(
         &mut self,
         owner: OwnerMemory<'_>,
-        round: impl Round<C>,
+        round: impl Round<Q>,
     ) -> Result<Next, Fault> {
         let Some((queue, table, mediation, missed)) = self.parts() else {
             return Ok(Next::Wait);
@@ -264,12 +265,13 @@ impl<C: Class> Virtqueue<C> {
             .log_owed(&memory)
             .and_then(|()| memory.prefetch(queue.ring.extents()))
             .and_then(|()| round.run(queue, &memory, &memory));
-        mediation.conclude(&memory, next, missed)
+        let next = mediation.conclude(&memory, next, missed)?;
+        Ok(next.unwrap_or(Next::Translate))
     }
 
     /// What a round needs, and memory is reached by, if it is all there.
     #[inline(always)]
-    fn parts(&mut self) -> Option<Parts<'_, C>> {
+    fn parts(&mut self) -> Option<Parts<'_, Q>> {
         let queue = Running {
             ring: &mut self.ring,
             features: self.features,
@@ -346,8 +348,8 @@ impl<C: Class> Virtqueue<C> {
     pub(crate) fn set_backend(
         &mut self,
         owner: OwnerMemory<'_>,
-        new: Option<Backend<C>>,
-    ) -> Option<Backend<C>> {
+        new: Option<Backend<Q>>,
+    ) -> Option<Backend<Q>> {
         if new.is_none() {
             self.give_back(owner);
             self.state.release();
@@ -387,7 +389,7 @@ impl<C: Class> Virtqueue<C> {
     }
 
     /// Back to the state after open.
-    pub(crate) fn reset(&mut self) -> Detached<C> {
+    pub(crate) fn reset(&mut self) -> Detached<Q> {
         // All of them named, so that none is forgotten.
         let Self {
             // The next owner sets them.
@@ -436,9 +438,9 @@ impl<C: Class> Virtqueue<C> {
 
 /// What a queue had open, to be dropped when its mutex is no longer held.
 #[must_use]
-pub(crate) struct Detached<C: Class> {
-    _backend: Option<Backend<C>>,
-    _kick: Option<Poller<Waker<C>>>,
+pub(crate) struct Detached<Q: Queues> {
+    _backend: Option<Backend<Q>>,
+    _kick: Option<Poller<Waker>>,
     _call: Option<EventFd>,
     _error: Option<EventFd>,
 }
@@ -446,10 +448,10 @@ pub(crate) struct Detached<C: Class> {
 /// Publishes used buffers that an earlier round could not.
 struct GiveBack;
 
-impl<C: Class> Round<C> for GiveBack {
+impl<Q: Queues> Round<Q> for GiveBack {
     fn run<R: Ring, M: GuestMemory, T: Translate>(
         self,
-        queue: Running<'_, C, R>,
+        queue: Running<'_, Q, R>,
         memory: M,
         _table: &T,
     ) -> Result<Next, Fault> {

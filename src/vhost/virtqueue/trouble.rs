@@ -8,22 +8,22 @@ use vring::{Fault, Miss, Ring, Translate};
 use crate::kapi::{self, OwnerMemory};
 use crate::vhost::access::GuestMemory;
 use crate::vhost::backend::Backend;
-use crate::vhost::class::{Class, State};
-use crate::vhost::device::Queue;
+use crate::vhost::queues::{Queues, State};
 use crate::vhost::round::{Next, Round, Running};
+use crate::vhost::stats::Stats;
 
 use super::Virtqueue;
 
-impl<C: Class> Virtqueue<C> {
-    /// Takes note of a round of `queue` that ended without a fault. `index` is its index, as a constant
-    /// where this is compiled for it.
+impl<Q: Queues> Virtqueue<Q> {
+    /// Takes note of a round that ended without a fault. `index` is the queue's index, a constant where
+    /// this is compiled for it.
     #[inline(always)]
-    pub(crate) fn went_on(&mut self, next: &Next, index: usize, queue: &Queue<C>) {
+    pub(crate) fn went_on(&mut self, next: &Next, index: usize, stats: &Stats) {
         if self.in_trouble || self.lost_to.is_some() || *next == Next::Retry {
-            self.went_on_in_trouble(next, queue);
+            self.went_on_in_trouble(next, index, stats);
         }
         if *next == Next::Wait && self.state.keeps_memory(index) {
-            let packets = || queue.stats.packets.get();
+            let packets = || stats.packets.get();
             if let Some(true) = self.backend.as_mut().map(|it| it.is_idle(packets)) {
                 self.state.release();
             }
@@ -34,13 +34,13 @@ impl<C: Class> Virtqueue<C> {
     /// there was to do.
     #[cold]
     #[inline(never)]
-    fn went_on_in_trouble(&mut self, next: &Next, queue: &Queue<C>) {
+    fn went_on_in_trouble(&mut self, next: &Next, index: usize, stats: &Stats) {
         self.stopped = false;
         let lost_to = self.lost_to.take();
         let retry = *next == Next::Retry;
         self.in_trouble = retry || lost_to.is_some();
         if let Some(fault) = lost_to {
-            self.tell(fault, Trouble::Loss, queue);
+            self.tell(fault, Trouble::Loss, index, stats);
         }
         if let Some(backend) = &mut self.backend {
             if retry {
@@ -62,15 +62,21 @@ impl<C: Class> Virtqueue<C> {
     ///
     /// Memory that is away comes back without a word: a timer has the queue look. What the guest has
     /// done wrong it may mend and then make more available, so kicks are asked for; and whatever the
-    /// owner changes has the queue look again ([`Owner`](crate::vhost::owner::Owner)). Packets from outside
-    /// do not: they would run into the fault again and again.
+    /// owner changes has the queue look again (`setup.rs`). Packets from outside do
+    /// not: they would run into the fault again and again.
     #[cold]
-    pub(crate) fn stop(&mut self, owner: OwnerMemory<'_>, fault: Fault, queue: &Queue<C>) -> Next {
+    pub(crate) fn stop(
+        &mut self,
+        owner: OwnerMemory<'_>,
+        fault: Fault,
+        index: usize,
+        stats: &Stats,
+    ) -> Next {
         self.lost_to = None;
         self.stopped = true;
         self.in_trouble = true;
         self.disarm();
-        self.tell(fault, Trouble::Stop, queue);
+        self.tell(fault, Trouble::Stop, index, stats);
         let next = if comes_back(fault) {
             Next::Retry
         } else {
@@ -92,12 +98,12 @@ impl<C: Class> Virtqueue<C> {
     /// Tells the owner, and the kernel log, of a fault. Of memory that is away it tells only once until
     /// it is back.
     #[cold]
-    fn tell(&mut self, fault: Fault, trouble: Trouble, queue: &Queue<C>) {
+    fn tell(&mut self, fault: Fault, trouble: Trouble, index: usize, stats: &Stats) {
         let is_news = self.backend.as_mut().is_none_or(Backend::is_news);
         if comes_back(fault) && !is_news {
             return;
         }
-        queue.stats.fault(fault);
+        stats.fault(fault);
         if let Some(error) = &self.error {
             error.signal();
         }
@@ -105,7 +111,7 @@ impl<C: Class> Virtqueue<C> {
             pr_warn!(
                 "vhost-{}: {} {}: {}\n",
                 self.owner,
-                queue.name,
+                Q::name(index),
                 match trouble {
                     Trouble::Stop => "queue stopped",
                     Trouble::Loss => "packet lost",
@@ -134,10 +140,10 @@ enum Trouble {
 /// Asks for a kick after a fault.
 struct AwaitKick;
 
-impl<C: Class> Round<C> for AwaitKick {
+impl<Q: Queues> Round<Q> for AwaitKick {
     fn run<R: Ring, M: GuestMemory, T: Translate>(
         self,
-        queue: Running<'_, C, R>,
+        queue: Running<'_, Q, R>,
         memory: M,
         _table: &T,
     ) -> Result<Next, Fault> {

@@ -1,0 +1,131 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Workers: the threads that run the queues.
+//!
+//! A device has one from `VHOST_SET_OWNER` on, for both queues. Its owner may start more and attach
+//! each queue to one of them, also under traffic. Error codes are those of `vhost_worker_ioctl()`.
+
+use kernel::prelude::*;
+use kernel::sync::Arc;
+
+use super::queues::QUEUES;
+use super::worker::{Mode, Pending, Waker, Worker};
+use crate::kapi::Work;
+
+/// The most workers of a device.
+///
+/// As threads of the owner they count against its `RLIMIT_NPROC`, of which a privileged owner is
+/// free. Two queues keep two threads busy; the others are for those who start the next ones before
+/// they free the last ones.
+const MAX_WORKERS: u32 = 16;
+
+/// The workers of a device, under the device mutex.
+pub(crate) struct Workers {
+    all: KVec<Arc<Worker>>,
+    /// Those of the queues.
+    attached: [Arc<Worker>; QUEUES],
+    mode: Mode,
+}
+
+impl Workers {
+    /// Starts the first worker of a device, with id 0, and attaches all queues to it. `job` makes its
+    /// work.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Worker::start`].
+    pub(crate) fn start<W: Work>(
+        mode: Mode,
+        job: impl FnOnce(u32, Arc<Pending>) -> W,
+    ) -> Result<Self> {
+        let first = Worker::start(0, mode, job)?;
+        let mut all = KVec::new();
+        all.push(first.clone(), GFP_KERNEL)?;
+        Ok(Self {
+            all,
+            attached: core::array::from_fn(|_| first.clone()),
+            mode,
+        })
+    }
+
+    /// Starts another worker (`VHOST_NEW_WORKER`); its id is the lowest that is free. `job` makes its
+    /// work.
+    ///
+    /// # Errors
+    ///
+    /// `EFAULT` when workers are kernel threads, which no limit of the owner counts; `ENOSPC` when
+    /// there are [`MAX_WORKERS`], which vhost does not bound; those of [`Worker::start`].
+    pub(crate) fn add<W: Work>(&mut self, job: impl FnOnce(u32, Arc<Pending>) -> W) -> Result<u32> {
+        if self.mode == Mode::Kthread {
+            return Err(EFAULT);
+        }
+        let id = (0..MAX_WORKERS)
+            .find(|id| self.find(*id).is_err())
+            .ok_or(ENOSPC)?;
+        let worker = Worker::start(id, self.mode, job)?;
+        self.all.push(worker, GFP_KERNEL)?;
+        Ok(id)
+    }
+
+    /// Stops a worker that no queue is attached to (`VHOST_FREE_WORKER`).
+    ///
+    /// # Errors
+    ///
+    /// `ENODEV` for an unknown id, `EBUSY` when a queue is attached.
+    pub(crate) fn remove(&mut self, id: u32) -> Result {
+        self.find(id)?;
+        if self.attached.iter().any(|worker| worker.id == id) {
+            return Err(EBUSY);
+        }
+        // The last reference: wakers are of workers with a queue.
+        self.all.retain(|worker| worker.id != id);
+        Ok(())
+    }
+
+    /// What will wake worker `id` for queue `index`, before it is attached to it.
+    ///
+    /// # Errors
+    ///
+    /// `ENODEV` for an unknown id.
+    pub(crate) fn waker_by(&self, id: u32, index: usize) -> Result<Waker> {
+        Ok(self.find(id)?.waker(index))
+    }
+
+    /// Attaches queue `index` to worker `id`.
+    ///
+    /// # Errors
+    ///
+    /// `ENODEV` for an unknown id, `ENOBUFS` when there is no such queue.
+    pub(crate) fn attach(&mut self, index: usize, id: u32) -> Result {
+        let worker = self.find(id)?.clone();
+        *self.attached.get_mut(index).ok_or(ENOBUFS)? = worker;
+        Ok(())
+    }
+
+    /// The id of a queue's worker (`VHOST_GET_VRING_WORKER`).
+    ///
+    /// # Errors
+    ///
+    /// `ENOBUFS` when there is no such queue.
+    pub(crate) fn attached(&self, index: usize) -> Result<u32> {
+        Ok(self.of(index)?.id)
+    }
+
+    /// What wakes the worker of a queue.
+    ///
+    /// # Errors
+    ///
+    /// `ENOBUFS` when there is no such queue.
+    pub(crate) fn waker(&self, index: usize) -> Result<Waker> {
+        Ok(self.of(index)?.waker(index))
+    }
+
+    fn of(&self, index: usize) -> Result<&Arc<Worker>> {
+        self.attached.get(index).ok_or(ENOBUFS)
+    }
+
+    fn find(&self, id: u32) -> Result<&Arc<Worker>> {
+        let mut all = self.all.iter();
+        all.find(|worker| worker.id == id).ok_or(ENODEV)
+    }
+}
