@@ -314,7 +314,7 @@ impl<R: Ring, M: GuestMemory, T: Translate> Round<'_, R, M, T> {
             }
             let here = chain.len.min(left);
             // CAST: no longer than the packet.
-            if !self.used.push::<R>(chain.head, here as u32) {
+            if !self.used.push::<R>(chain.id, chain.slots, here as u32) {
                 break Err(Fault::TooManySegments);
             }
             left = left.wrapping_sub(here);
@@ -342,7 +342,7 @@ impl<R: Ring, M: GuestMemory, T: Translate> Round<'_, R, M, T> {
         let filled = self.fill(len, chains, segments);
         self.memory.wrote(segments, len);
         match filled {
-            Ok(true) => self.used.merge(usize::from(chains)),
+            Ok(true) => self.used.merge::<R>(usize::from(chains)),
             Ok(false) => self.lose(chains, slots),
             Err(Unmapped(at)) => {
                 *self.lost_to = Some(Fault::Unmapped(Unmapped(at)));

@@ -194,7 +194,7 @@ impl<R: Ring, M: GuestMemory, T: Translate> Round<'_, R, M, T> {
                 }
             }
             // Cannot be full: it holds a batch, and is flushed by the batch.
-            let _ = self.used.push::<R>(chain.head, 0);
+            let _ = self.used.push::<R>(chain.id, chain.slots, 0);
             self.packets = self.packets.wrapping_add(1);
             // CAST: at most 2^10 lengths of 32 bits.
             self.bytes = self.bytes.wrapping_add(chain.len as usize);
@@ -357,7 +357,7 @@ impl<R: Ring, M: GuestMemory, T: Translate> Round<'_, R, M, T> {
         let packets = self.used.len().wrapping_sub(self.counted);
         self.stats.packets.add(packets);
         self.uncalled = self.uncalled.wrapping_add(packets);
-        self.used.merge(packets);
+        self.used.merge::<R>(packets);
         // If they cannot be published now, they are before the next packet is sent.
         self.counted = self.used.len();
         self.used.publish(&self.memory, self.ring)?;

@@ -3,7 +3,7 @@
 //! Used buffers, gathered and given back to the guest in batches.
 
 use kernel::prelude::*;
-use vring::{CompleteWork, Fault, Memory, RawUsed, MAX_CHAIN_SEGMENTS};
+use vring::{CompleteWork, Fault, Memory, RawUsed, Ring, MAX_CHAIN_SEGMENTS};
 
 /// Used buffers after which a batch is published (`VHOST_NET_BATCH`).
 pub(crate) const BATCH: usize = 64;
@@ -44,13 +44,13 @@ impl UsedBatch {
         self.in_order = in_order;
     }
 
-    /// Adds the chain starting at `head`, into which `len` bytes were written. `false` if full.
+    /// Adds a chain into which `len` bytes were written: `id` and `slots` are its own. `false` if full.
     #[inline]
     #[must_use]
-    pub(crate) fn push<R: CompleteWork>(&mut self, head: u16, len: u32) -> bool {
+    pub(crate) fn push<R: CompleteWork>(&mut self, id: u16, slots: u16, len: u32) -> bool {
         match self.entries.get_mut(self.len) {
             Some(entry) => {
-                *entry = R::used_entry(head, len);
+                *entry = R::used_entry(id, slots, len);
                 self.len = self.len.wrapping_add(1);
                 true
             }
@@ -61,21 +61,21 @@ impl UsedBatch {
     /// Lets the last `count` chains, one after the other and all complete, share an entry, if in
     /// order; of the others' lengths the driver assumes that they are full.
     #[inline]
-    pub(crate) fn merge(&mut self, count: usize) {
+    pub(crate) fn merge<R: CompleteWork>(&mut self, count: usize) {
         if !self.in_order || count < 2 {
             return;
         }
-        let last = self
-            .len
-            .checked_sub(1)
-            .and_then(|last| self.entries.get(last));
-        let (Some(last), Some(first)) = (last.copied(), self.len.checked_sub(count)) else {
+        let Some(first) = self.len.checked_sub(count) else {
             return;
         };
+        let Some(entries) = self.entries.get(first..self.len) else {
+            return;
+        };
+        let group = R::group(entries);
         if let (Some(entry), Some(chains)) =
             (self.entries.get_mut(first), self.chains.get_mut(first))
         {
-            *entry = last;
+            *entry = group;
             // CAST: at most a batch and a packet's chains.
             *chains = count as u16;
             self.merged = self.merged.wrapping_add(count).wrapping_sub(1);
@@ -101,16 +101,17 @@ impl UsedBatch {
         self.len = self.len.min(len);
     }
 
-    /// Forgets all chains; the number of them.
-    pub(crate) fn take_back(&mut self) -> u16 {
+    /// Gives all chains back to `ring`: they are available again.
+    pub(crate) fn rewind<R: Ring>(&mut self, ring: &mut R) {
+        let entries = self.entries.get(..self.len).unwrap_or_default();
         // CAST: at most `CAPACITY` entries of at most a batch and a packet's chains each, and never
         // more than a round takes.
-        let chains = self.chains() as u16;
+        ring.rewind(self.chains() as u16, R::slots(entries));
         self.forget();
-        chains
     }
 
-    fn forget(&mut self) {
+    /// Forgets all chains.
+    pub(crate) fn forget(&mut self) {
         // Only entries that are shared have another count than 1.
         if let Some(chains) = self.chains.get_mut(..self.len).filter(|_| self.merged != 0) {
             chains.fill(1);

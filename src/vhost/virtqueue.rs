@@ -360,14 +360,14 @@ impl<Q: Queues> Virtqueue<Q> {
 
     /// Gives the guest what a round could not, for want of its used ring, and the owner's log what it
     /// lacks. If the ring is still away, the chains are available again, as after
-    /// [`SplitRing::rewind`].
+    /// [`GetWork::rewind`](vring::GetWork::rewind).
     fn give_back(&mut self, owner: OwnerMemory<'_>) {
         if self.scratch.used.len() == 0 && !self.mediation.is_owing() {
             return;
         }
         let given = self.run(owner, GiveBack);
         if given.is_err() && self.scratch.used.len() != 0 {
-            self.ring.rewind(self.scratch.used.take_back());
+            self.scratch.used.rewind(&mut self.ring);
         }
     }
 
@@ -425,7 +425,7 @@ impl<Q: Queues> Virtqueue<Q> {
         *messages_v2 = false;
         *busy_timeout = 0;
         *path = Path::Nowhere;
-        scratch.used.take_back();
+        scratch.used.forget();
         scratch.used.set_in_order(false);
         Detached {
             _backend: backend.take(),

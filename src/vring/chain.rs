@@ -28,11 +28,12 @@ const WINDOW: usize = 16;
 
 /// A descriptor chain that the driver made available.
 ///
-/// Its segments are in the list given to [`SplitRing::next_chain`], readable ones first.
+/// Its segments are in the list given to [`GetWork::next_chain`](crate::GetWork::next_chain), readable ones first.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Chain {
-    /// Index of its first descriptor: the id to complete it with.
-    pub head: u16,
+    /// What the driver knows it by, to complete it with: in a split ring the index of its first
+    /// descriptor.
+    pub id: u16,
     /// Number of descriptors that it occupies in the ring's own table: one for a single buffer and
     /// for an indirect table.
     pub slots: u16,
@@ -48,12 +49,11 @@ pub struct Chain {
 }
 
 impl Chain {
-    /// The chain that starts at `head`, without buffers; of one descriptor, unless it is told
-    /// otherwise.
+    /// A chain without buffers; of one descriptor, unless it is told otherwise.
     #[inline]
-    pub(crate) fn new(head: u16) -> Self {
+    pub(crate) fn new(id: u16) -> Self {
         Self {
-            head,
+            id,
             slots: 1,
             descs: 1,
             ..Self::default()
@@ -110,7 +110,7 @@ pub(crate) struct Walk<'a, 'b, M, T> {
 }
 
 impl<'a, 'b, M: Memory, T: Translate> Walk<'a, 'b, M, T> {
-    /// An empty chain that starts at `head`.
+    /// An empty chain.
     #[inline]
     pub(crate) fn new(
         memory: &'a M,
@@ -118,7 +118,6 @@ impl<'a, 'b, M: Memory, T: Translate> Walk<'a, 'b, M, T> {
         hint: &'a mut Hint,
         window: &'a mut Window,
         out: &'a mut Segments<'b>,
-        head: u16,
     ) -> Self {
         Self {
             memory,
@@ -126,15 +125,16 @@ impl<'a, 'b, M: Memory, T: Translate> Walk<'a, 'b, M, T> {
             hint,
             window,
             out,
-            chain: Chain::new(head),
+            chain: Chain::default(),
             left: MAX_CHAIN_DESCS,
         }
     }
 
     /// The whole chain, which had `slots` descriptors in the ring's own table.
     #[inline]
-    pub(crate) fn end(self, slots: u16) -> Chain {
+    pub(crate) fn end(self, id: u16, slots: u16) -> Chain {
         Chain {
+            id,
             slots,
             // No wrap: it only goes down.
             descs: MAX_CHAIN_DESCS.wrapping_sub(self.left),

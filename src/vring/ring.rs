@@ -12,7 +12,7 @@ use crate::fault::Fault;
 use crate::memory::Memory;
 use crate::segment::{Segments, Translate};
 
-/// The half that gets work from the driver, and asks it for kicks or none.
+/// The half that gets work from the driver.
 pub trait GetWork {
     /// Number of descriptors.
     fn size(&self) -> u16;
@@ -43,7 +43,10 @@ pub trait GetWork {
 
     /// Whether all chains that the last look for work found have been taken.
     fn is_drained(&self) -> bool;
+}
 
+/// What goes with getting work: the driver is asked for kicks, or for none.
+pub trait KickControl {
     /// Whether the driver kicks for all that it makes available: since before the device last looked
     /// for work, so that who has been kicked for nothing more may wait.
     fn kicks_are_on(&self) -> bool;
@@ -76,8 +79,16 @@ pub trait GetWork {
 
 /// The half that completes work, and tells whether the driver wants a call for it.
 pub trait CompleteWork {
-    /// The used entry of a chain into which `len` bytes were written.
-    fn used_entry(head: u16, len: u32) -> RawUsed;
+    /// The used entry of a chain into which `len` bytes were written: `id` and `slots` are those of the
+    /// [`Chain`].
+    fn used_entry(id: u16, slots: u16, len: u32) -> RawUsed;
+
+    /// One entry for the chains of all `entries`, which were made available one after the other.
+    fn group(entries: &[RawUsed]) -> RawUsed;
+
+    /// How many descriptors of the ring the chains of `entries` have together, if the format's entries
+    /// tell: it is what [`GetWork::rewind`] has to be given to give them back.
+    fn slots(entries: &[RawUsed]) -> u16;
 
     /// Gives chains back to the driver, which sees all of them at once; `used` has their entries.
     ///
@@ -88,8 +99,8 @@ pub trait CompleteWork {
     fn complete<M: Memory>(&mut self, memory: &M, used: &[RawUsed]) -> Result<(), Fault>;
 
     /// As [`CompleteWork::complete`], with `VIRTIO_F_IN_ORDER` and in groups of chains that were made
-    /// available one after the other: `used` has the last chain of each group, `chains` the number of
-    /// chains in it.
+    /// available one after the other: `used` has an entry for each ([`CompleteWork::group`]), `chains` the
+    /// number of chains in it.
     ///
     /// # Errors
     ///
@@ -108,6 +119,6 @@ pub trait CompleteWork {
 }
 
 /// A ring, in a format.
-pub trait Ring: GetWork + CompleteWork {}
+pub trait Ring: GetWork + KickControl + CompleteWork {}
 
-impl<R: GetWork + CompleteWork> Ring for R {}
+impl<R: GetWork + KickControl + CompleteWork> Ring for R {}

@@ -14,7 +14,6 @@
 mod avail;
 mod used;
 mod kicks;
-mod ring;
 
 use crate::addr::UserAddr;
 use crate::chain::Window;
@@ -158,12 +157,6 @@ impl SplitRing {
             }
             _ => false,
         }
-    }
-
-    /// Number of descriptors.
-    #[must_use]
-    pub const fn size(&self) -> u16 {
-        self.size
     }
 
     /// Moves the ring; nothing at the old place is accessed any more, and nothing known of it counts

@@ -15,12 +15,10 @@
 //!   the translation by memory regions, [`Iotlb`] that of a guest behind a virtual IOMMU.
 //! - [`for_each_log_word`] says where the dirty log has the bits of what was written;
 //!   [`MemTable::guest_ranges`] leads there from a user address.
-//! - [`Ring`] is what a round does with a ring, in two halves, [`GetWork`] and [`CompleteWork`]. Its
-//!   formats are set up each in its own way.
-//! - [`SplitRing`] has a *get work* half ([`SplitRing::next_chain`], [`SplitRing::rewind`]), a
-//!   *complete work* half ([`SplitRing::complete`], [`SplitRing::needs_call`]), and calls that turn the
-//!   driver's kicks off and on: [`SplitRing::enable_kick`] when there is no work,
-//!   [`SplitRing::await_kick`] when there is some that cannot be done.
+//! - [`Ring`] is what a round does with a ring: a *get work* half, [`GetWork`]; a *complete work* half,
+//!   [`CompleteWork`]; and [`KickControl`], which turns the driver's kicks off and on:
+//!   [`KickControl::enable_kick`] when there is no work, [`KickControl::await_kick`] when there is some
+//!   that cannot be done. Its formats, [`SplitRing`], are set up each in its own way.
 //!
 //! Source of behaviour: virtio specification 1.3, section 2.7 (split virtqueues); where it leaves a
 //! choice, the in-tree vhost (`drivers/vhost/vhost.c`).
@@ -63,6 +61,6 @@ pub use log::{for_each_log_word, log_extent};
 pub use mediated::{DirtyLog, GuestRanges, Mediated, Notes, Owed, OwnerAccess};
 pub use memory::{Memory, Unmapped};
 pub use region::{Hint, InvalidRegion, MemTable, Region};
-pub use ring::{CompleteWork, GetWork, Ring};
+pub use ring::{CompleteWork, GetWork, KickControl, Ring};
 pub use segment::{Access, Segment, Segments, Translate};
 pub use split::{RingAddrs, SplitRing, MAX_RING_SIZE, PREFETCH};

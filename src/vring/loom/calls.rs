@@ -7,7 +7,7 @@ use std::sync::Arc;
 use loom::sync::atomic::AtomicBool;
 use loom::sync::atomic::Ordering::{AcqRel, Relaxed};
 use loom::thread;
-use vring::SplitRing;
+use vring::{CompleteWork, SplitRing};
 
 use crate::driver::Driver;
 use crate::memory::{PLACE, SIZE};
@@ -41,7 +41,7 @@ fn no_call_is_lost(event_idx: bool, broken: Broken) {
             let (shared, call) = (shared.clone(), call.clone());
             move || {
                 for head in 0..CHAINS {
-                    let used = SplitRing::used_entry(head, 0);
+                    let used = SplitRing::used_entry(head, 1, 0);
                     ring.complete(&*shared, &[used]).unwrap();
                     if ring.needs_call(&*shared) {
                         call.swap(true, AcqRel);

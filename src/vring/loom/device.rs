@@ -4,7 +4,10 @@
 
 use std::sync::Arc;
 
-use vring::{GuestAddr, MemTable, RawUsed, Region, Segment, Segments, SplitRing, UserAddr};
+use vring::{
+    CompleteWork, GetWork, GuestAddr, KickControl, MemTable, RawUsed, Region, Segment, Segments,
+    SplitRing, UserAddr,
+};
 
 use crate::driver::buffer;
 use crate::memory::{PLACE, SIZE};
@@ -115,7 +118,7 @@ impl Device {
             }
             if !backend.is_ready() {
                 backend.arm();
-                self.ring.rewind(1);
+                self.ring.rewind(1, 0);
                 self.taken -= 1;
                 return Next::Wait;
             }
@@ -148,7 +151,7 @@ impl Device {
         let expect = buffer(self.taken);
         let got = out.as_slice().first().map(|part| (part.addr.0, part.len));
         assert_eq!(
-            (chain.head, got),
+            (chain.id, got),
             (self.taken, Some((expect.addr, u64::from(expect.len)))),
             "a chain that the driver did not write"
         );
@@ -159,7 +162,9 @@ impl Device {
     /// Gives back what has been taken.
     fn complete(&mut self) {
         let heads = self.completed..self.taken;
-        let used: Vec<RawUsed> = heads.map(|head| SplitRing::used_entry(head, 0)).collect();
+        let used: Vec<RawUsed> = heads
+            .map(|head| SplitRing::used_entry(head, 1, 0))
+            .collect();
         if !used.is_empty() {
             self.ring.complete(&*self.shared, &used).unwrap();
         }

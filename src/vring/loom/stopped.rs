@@ -6,7 +6,10 @@ use std::sync::Arc;
 
 use loom::sync::{Condvar, Mutex};
 use loom::thread;
-use vring::{Fault, GuestAddr, MemTable, RawUsed, Region, Segment, Segments, SplitRing, UserAddr};
+use vring::{
+    CompleteWork, Fault, GetWork, GuestAddr, KickControl, MemTable, RawUsed, Region, Segment,
+    Segments, SplitRing, UserAddr,
+};
 
 use crate::driver::buffer;
 use crate::memory::{PLACE, SIZE};
@@ -276,7 +279,7 @@ impl Queue {
             match self.take(state, state.taken + before) {
                 Ok(true) => {}
                 other => {
-                    state.ring.rewind(before);
+                    state.ring.rewind(before, 0);
                     return other;
                 }
             }
@@ -301,9 +304,9 @@ impl Queue {
         let expect = buffer(head);
         let got = out.as_slice().first().map(|part| (part.addr.0, part.len));
         let expect = Some((expect.addr, u64::from(expect.len)));
-        assert_eq!((chain.head, got), (head, expect), "not what was written");
+        assert_eq!((chain.id, got), (head, expect), "not what was written");
         if chain.writable > 0 {
-            state.ring.rewind(1);
+            state.ring.rewind(1, 0);
             if self.wrong != Wrong::NoForget {
                 state.ring.forget_prefetch();
             }
@@ -315,7 +318,9 @@ impl Queue {
     /// Gives back what has been taken.
     fn complete(&self, state: &mut State) -> Result<(), Fault> {
         let heads = state.completed..state.taken;
-        let used: Vec<RawUsed> = heads.map(|head| SplitRing::used_entry(head, 0)).collect();
+        let used: Vec<RawUsed> = heads
+            .map(|head| SplitRing::used_entry(head, 1, 0))
+            .collect();
         if !used.is_empty() {
             let completed = state.ring.complete(&*state.shared, &used);
             if self.wrong != Wrong::Forgetful {

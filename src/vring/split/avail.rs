@@ -9,18 +9,17 @@ use crate::desc::{
 };
 use crate::fault::Fault;
 use crate::memory::Memory;
+use crate::ring::GetWork;
 use crate::segment::{Segments, Translate};
 
-impl SplitRing {
-    /// Takes the next available chain; its segments are appended to `out`.
-    ///
-    /// `None` when the driver has made nothing more available.
-    ///
-    /// # Errors
-    ///
-    /// Any [`Fault`]; the chain stays available and `out` is as before.
+impl GetWork for SplitRing {
     #[inline(always)]
-    pub fn next_chain<M: Memory, T: Translate>(
+    fn size(&self) -> u16 {
+        self.size
+    }
+
+    #[inline(always)]
+    fn next_chain<M: Memory, T: Translate>(
         &mut self,
         memory: &M,
         table: &T,
@@ -59,8 +58,7 @@ impl SplitRing {
         }
     }
 
-    /// Gives back the last `chains` chains taken: they are available again.
-    pub fn rewind(&mut self, chains: u16) {
+    fn rewind(&mut self, chains: u16, _slots: u16) {
         self.last_avail = self.last_avail.wrapping_sub(chains);
         self.prefetch.next = match self.prefetch.next.checked_sub(usize::from(chains)) {
             Some(next) => next,
@@ -71,28 +69,30 @@ impl SplitRing {
         };
     }
 
+    #[inline]
+    fn has_work<M: Memory>(&mut self, memory: &M) -> Result<bool, Fault> {
+        if self.avail == self.last_avail {
+            self.read_avail_index(memory)?;
+        }
+        Ok(self.avail != self.last_avail)
+    }
+
+    #[inline]
+    fn is_drained(&self) -> bool {
+        self.avail == self.last_avail
+    }
+}
+
+impl SplitRing {
     /// Forgets what was read ahead: the next chain's entry and descriptors are read from memory again.
     ///
     /// For a chain that is given back because it is of no use to the device, which the ring cannot
-    /// know: with [`SplitRing::rewind`] alone it comes again as it was, although the driver may have
+    /// know: with [`GetWork::rewind`] alone it comes again as it was, although the driver may have
     /// mended it. After a [`Fault`] of the ring's own there is no need.
     #[inline]
     pub fn forget_prefetch(&mut self) {
         self.prefetch.next = 0;
         self.prefetch.len = 0;
-    }
-
-    /// Whether a chain can be taken, as far as the indexes tell.
-    ///
-    /// # Errors
-    ///
-    /// As [`SplitRing::next_chain`], of the index alone.
-    #[inline]
-    pub fn has_work<M: Memory>(&mut self, memory: &M) -> Result<bool, Fault> {
-        if self.avail == self.last_avail {
-            self.read_avail_index(memory)?;
-        }
-        Ok(self.avail != self.last_avail)
     }
 
     /// Reads the driver's index; whether it moved since it was last read.
@@ -184,14 +184,14 @@ impl SplitRing {
         first: Desc,
         out: &mut Segments<'_>,
     ) -> Result<Chain, Fault> {
-        let mut walk = Walk::new(memory, table, &mut self.hint, &mut self.window, out, head);
+        let mut walk = Walk::new(memory, table, &mut self.hint, &mut self.window, out);
         let mut desc = first;
         // More steps than the table has descriptors are a loop.
         for before in 0..self.size {
             walk.append(&desc)?;
             if !desc.has(DESC_F_NEXT) {
                 // No wrap: before < size.
-                return Ok(walk.end(before.wrapping_add(1)));
+                return Ok(walk.end(head, before.wrapping_add(1)));
             }
             if desc.next >= self.size {
                 return Err(Fault::DescIndex {

@@ -6,6 +6,7 @@ use super::SplitRing;
 use crate::desc::{offset_of_entry, OFFSET_FLAGS, USED_ENTRY_SIZE, USED_F_NO_NOTIFY};
 use crate::fault::Fault;
 use crate::memory::Memory;
+use crate::ring::KickControl;
 
 /// What the driver has been asked for, as the flags in memory say or, with event indexes, the event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,31 +19,15 @@ pub(super) enum Kicks {
     Unknown,
 }
 
-impl SplitRing {
-    /// Whether the driver kicks for all that it makes available: since before the device last looked
-    /// for work, so that who has been kicked for nothing more may wait.
-    ///
+impl KickControl for SplitRing {
     /// Never with event indexes, which name the one next kick, nor when it is not known.
     #[inline]
-    #[must_use]
-    pub fn kicks_are_on(&self) -> bool {
+    fn kicks_are_on(&self) -> bool {
         self.kicks == Kicks::On && !self.event_idx
     }
 
-    /// Whether all chains that the last look for work found have been taken.
     #[inline]
-    #[must_use]
-    pub fn is_drained(&self) -> bool {
-        self.avail == self.last_avail
-    }
-
-    /// Asks the driver not to kick: the device is looking anyway.
-    ///
-    /// # Errors
-    ///
-    /// [`Fault::Unmapped`]; the driver may then kick or not.
-    #[inline]
-    pub fn disable_kick<M: Memory>(&mut self, memory: &M) -> Result<(), Fault> {
+    fn disable_kick<M: Memory>(&mut self, memory: &M) -> Result<(), Fault> {
         if self.kicks == Kicks::Off {
             return Ok(());
         }
@@ -54,22 +39,13 @@ impl SplitRing {
         self.set_kicks(memory, Kicks::Off, OFFSET_FLAGS, USED_F_NO_NOTIFY)
     }
 
-    /// Asks the driver to kick when it makes more available than the device has seen.
-    ///
-    /// `true`: more came meanwhile, for which no kick may come; look again.
-    ///
-    /// # Errors
-    ///
-    /// [`Fault::Unmapped`], [`Fault::AvailIndex`].
-    #[must_use = "what came meanwhile is lost unless looked for again"]
     #[inline]
-    pub fn enable_kick<M: Memory>(&mut self, memory: &M) -> Result<bool, Fault> {
+    fn enable_kick<M: Memory>(&mut self, memory: &M) -> Result<bool, Fault> {
         self.ask_for_kick(memory, self.avail)?;
         self.read_avail_index(memory)
     }
 
-    /// Asks the driver to kick when it publishes something, wherever its index stands: for a queue that
-    /// stops for a [`Fault`] of the guest, be it of the index itself.
+    /// The kick is for a move of the driver's index, wherever that stands and whatever is wrong with it.
     ///
     /// `true`: the index is not where the device has last read it, and no kick may come for that; look
     /// again. Neither the index that the ring goes by nor the chains read ahead change: what the queue
@@ -97,13 +73,8 @@ impl SplitRing {
     ///   bounds may go without a kick: there is nothing to look for.
     ///
     /// A driver whose index is back at `seen` before the load has published nothing.
-    ///
-    /// # Errors
-    ///
-    /// [`Fault::Unmapped`] only.
-    #[must_use = "what came meanwhile is lost unless looked for again"]
     #[cold]
-    pub fn await_kick<M: Memory>(&mut self, memory: &M) -> Result<bool, Fault> {
+    fn await_kick<M: Memory>(&mut self, memory: &M) -> Result<bool, Fault> {
         let event = if self.is_in_bounds(self.seen) {
             self.seen
         } else {
@@ -114,7 +85,9 @@ impl SplitRing {
         let seen = core::mem::replace(&mut self.seen, index);
         Ok(index != seen)
     }
+}
 
+impl SplitRing {
     /// Asks the driver to kick, with event indexes when it moves its index on from `event`; the index
     /// has to be read after it.
     #[inline(always)]

@@ -9,19 +9,28 @@ use crate::desc::{
 };
 use crate::fault::Fault;
 use crate::memory::Memory;
+use crate::ring::CompleteWork;
 
-impl SplitRing {
-    /// Gives chains back to the driver: `used` has head and bytes written of each, as
-    /// [`used_entry`](SplitRing::used_entry) makes them.
-    ///
-    /// The driver sees all of them at once, when the index moves.
-    ///
-    /// # Errors
-    ///
-    /// [`Fault::Unmapped`]; the driver then sees none of them, and the same call may be made again when
-    /// the memory is back.
+impl CompleteWork for SplitRing {
     #[inline]
-    pub fn complete<M: Memory>(&mut self, memory: &M, used: &[RawUsed]) -> Result<(), Fault> {
+    fn used_entry(id: u16, _slots: u16, len: u32) -> RawUsed {
+        [u32::from(id).to_le(), len.to_le()]
+    }
+
+    #[inline]
+    fn group(entries: &[RawUsed]) -> RawUsed {
+        entries.last().copied().unwrap_or_default()
+    }
+
+    /// None are told: chains are counted.
+    #[inline]
+    fn slots(_entries: &[RawUsed]) -> u16 {
+        0
+    }
+
+    /// The driver sees all of them at once, when the index moves.
+    #[inline]
+    fn complete<M: Memory>(&mut self, memory: &M, used: &[RawUsed]) -> Result<(), Fault> {
         // CAST: batches are far smaller than 2^16.
         let new = self.last_used.wrapping_add(used.len() as u16);
         let position = self.last_used & self.mask();
@@ -37,17 +46,9 @@ impl SplitRing {
         self.publish_used(memory, new)
     }
 
-    /// As [`SplitRing::complete`], in groups of chains that were made available one after the other:
-    /// `used` has the last chain of each group, `chains` the number of chains in it.
-    ///
-    /// For `VIRTIO_F_IN_ORDER` (virtio 1.3, section 2.7.8): the entry of a group is where that of
-    /// its first chain would be, and the others are skipped.
-    ///
-    /// # Errors
-    ///
-    /// [`Fault::Unmapped`]; the driver then sees none of them, and the same call may be made again when
-    /// the memory is back.
-    pub fn complete_in_order<M: Memory>(
+    /// The entry of a group is where that of its first chain would be, and the others are skipped (virtio
+    /// 1.3, section 2.7.8).
+    fn complete_in_order<M: Memory>(
         &mut self,
         memory: &M,
         used: &[RawUsed],
@@ -70,6 +71,34 @@ impl SplitRing {
         self.publish_used(memory, at)
     }
 
+    #[inline]
+    fn needs_call<M: Memory>(&mut self, memory: &M) -> bool {
+        // The used index has to be visible before the driver's wish is read, and before a call. Pairs
+        // with the driver's full barrier between stating its wish and looking for used buffers.
+        if self.notify_on_empty && self.avail == self.last_avail {
+            memory.full_barrier();
+            return true;
+        }
+        if !self.event_idx {
+            return match memory.load_after_barrier(self.avail_at(OFFSET_FLAGS)) {
+                Ok(flags) => u16::from_le(flags) & AVAIL_F_NO_INTERRUPT == 0,
+                Err(_) => true,
+            };
+        }
+        let new = self.last_used;
+        let Some(old) = self.called.replace(new) else {
+            memory.full_barrier();
+            return true;
+        };
+        let event = self.avail_at(offset_of_entry(self.size, AVAIL_ENTRY_SIZE));
+        match memory.load_after_barrier(event) {
+            Ok(event) => passed_event(u16::from_le(event), new, old),
+            Err(_) => true,
+        }
+    }
+}
+
+impl SplitRing {
     /// Stores elements of the used ring from index `at` on.
     #[inline]
     fn store_used<M: Memory>(&self, memory: &M, at: u16, used: &[RawUsed]) -> Result<(), Fault> {
@@ -109,44 +138,6 @@ impl SplitRing {
             if new.wrapping_sub(called) < new.wrapping_sub(old) {
                 self.called = None;
             }
-        }
-    }
-
-    /// The used entry of a chain into which `len` bytes were written.
-    #[inline]
-    #[must_use]
-    pub fn used_entry(head: u16, len: u32) -> RawUsed {
-        [u32::from(head).to_le(), len.to_le()]
-    }
-
-    /// Decides, after [`SplitRing::complete`], whether the driver wants a call.
-    ///
-    /// When it cannot be found out the answer is to call: a call too many is harmless, a missing
-    /// one hangs the guest.
-    #[must_use]
-    #[inline]
-    pub fn needs_call<M: Memory>(&mut self, memory: &M) -> bool {
-        // The used index has to be visible before the driver's wish is read, and before a call. Pairs
-        // with the driver's full barrier between stating its wish and looking for used buffers.
-        if self.notify_on_empty && self.avail == self.last_avail {
-            memory.full_barrier();
-            return true;
-        }
-        if !self.event_idx {
-            return match memory.load_after_barrier(self.avail_at(OFFSET_FLAGS)) {
-                Ok(flags) => u16::from_le(flags) & AVAIL_F_NO_INTERRUPT == 0,
-                Err(_) => true,
-            };
-        }
-        let new = self.last_used;
-        let Some(old) = self.called.replace(new) else {
-            memory.full_barrier();
-            return true;
-        };
-        let event = self.avail_at(offset_of_entry(self.size, AVAIL_ENTRY_SIZE));
-        match memory.load_after_barrier(event) {
-            Ok(event) => passed_event(u16::from_le(event), new, old),
-            Err(_) => true,
         }
     }
 }

@@ -2,7 +2,7 @@
 
 //! A queue that has stopped for a fault of the guest is kicked for what the driver publishes next.
 
-use vring::{Fault, Unmapped, UserAddr};
+use vring::{Fault, GetWork, KickControl, Unmapped, UserAddr};
 
 use crate::mock::{Bench, Buf, Op, Setup, PLACE};
 
@@ -44,7 +44,7 @@ fn stopped(event_idx: bool, index: u16) -> Bench {
     assert!(!bench.driver.publish(&bench.memory));
     bench.head();
     bench.head();
-    bench.ring.rewind(1);
+    bench.ring.rewind(1, 0);
     bench.memory.take_log();
     bench
 }
@@ -155,7 +155,7 @@ fn a_kick_is_awaited_behind_chains_that_were_taken() {
         assert_eq!(heads.map(|_| bench.head()), heads);
         put_index(&bench, 0x1000);
         assert!(bench.next().is_err());
-        bench.ring.rewind(3);
+        bench.ring.rewind(3, 0);
         assert_eq!(bench.ring.await_kick(&bench.memory), Ok(false));
         for good in 4..=8 {
             let good = 0xfffau16.wrapping_add(good);

@@ -3,8 +3,8 @@
 //! A ring in big-endian memory, as a legacy device of a big-endian guest has it.
 
 use vring::{
-    ByteOrder, Desc, Memory, RawDesc, RawUsed, Segment, Segments, SplitRing, Unmapped, UserAddr,
-    DESC_F_INDIRECT, DESC_F_NEXT, DESC_F_WRITE, DESC_SIZE,
+    ByteOrder, CompleteWork, Desc, GetWork, KickControl, Memory, RawDesc, RawUsed, Segment,
+    Segments, SplitRing, Unmapped, UserAddr, DESC_F_INDIRECT, DESC_F_NEXT, DESC_F_WRITE, DESC_SIZE,
 };
 
 use crate::mock::{good_indexes, segment, table, MockMemory, PLACE};
@@ -153,12 +153,12 @@ fn a_chain_goes_through_and_back() {
     offer(&memory, 2);
     assert_eq!(ring.enable_kick(&big), Ok(true));
     let chain = ring.next_chain(&big, &ram, &mut out).unwrap().unwrap();
-    assert_eq!((chain.head, chain.len), (2, 0x30));
+    assert_eq!((chain.id, chain.len), (2, 0x30));
     assert_eq!((chain.readable, chain.writable), (1, 1));
     let expect = [segment(0x7102, 0x10), segment(0x7300, 0x20)];
     assert_eq!(out.as_slice(), expect);
 
-    ring.complete(&big, &[SplitRing::used_entry(2, 0x1f)])
+    ring.complete(&big, &[SplitRing::used_entry(2, 1, 0x1f)])
         .unwrap();
     assert_eq!(memory.peek(PLACE.used.0 + 2, 2), 0x1235u16.to_be_bytes());
     let element = [2u32, 0x1f].map(u32::to_be_bytes).concat();
@@ -174,7 +174,8 @@ fn calls_follow_the_event_that_the_driver_names() {
         assert!(ring.needs_call(&big));
         let at = PLACE.avail.0 + 4 + 2 * u64::from(SIZE);
         memory.poke(at, &event.to_be_bytes());
-        ring.complete(&big, &[SplitRing::used_entry(0, 0)]).unwrap();
+        ring.complete(&big, &[SplitRing::used_entry(0, 1, 0)])
+            .unwrap();
         assert_eq!(ring.needs_call(&big), call, "{event:#x}");
     }
 }

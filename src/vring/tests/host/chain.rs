@@ -3,7 +3,7 @@
 //! Walking descriptor chains, direct and indirect, and every way in which a guest gets them wrong.
 
 use vring::{
-    Chain, Desc, Fault, Unmapped, UserAddr, DESC_F_INDIRECT, DESC_F_NEXT, MAX_CHAIN_DESCS,
+    Chain, Desc, Fault, GetWork, Unmapped, UserAddr, DESC_F_INDIRECT, DESC_F_NEXT, MAX_CHAIN_DESCS,
     MAX_CHAIN_SEGMENTS,
 };
 
@@ -33,7 +33,7 @@ pub fn refused(bench: &mut Bench, fault: Fault) {
     bench.driver.write_desc(&bench.memory, 0, good);
     push(bench, 0);
     let (chain, segments) = bench.next().unwrap().unwrap();
-    assert_eq!((chain.head, chain.len), (0, 4));
+    assert_eq!((chain.id, chain.len), (0, 4));
     assert_eq!(segments, [segment(RAM + 3, 4)]);
 }
 
@@ -48,7 +48,7 @@ fn readable_and_writable_parts_are_counted_and_kept_in_order() {
     ]);
     let (chain, segments) = bench.next().unwrap().unwrap();
     let expect = Chain {
-        head,
+        id: head,
         slots: 4,
         descs: 4,
         readable: 2,

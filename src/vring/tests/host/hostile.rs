@@ -5,7 +5,7 @@
 //! what it was not given.
 
 use proptest::prelude::*;
-use vring::{Desc, MemTable, Region, RingAddrs, Segment, Segments, SplitRing, UserAddr};
+use vring::{Desc, GetWork, MemTable, Region, RingAddrs, Segment, Segments, SplitRing, UserAddr};
 use vring::{DESC_F_INDIRECT, MAX_CHAIN_SEGMENTS};
 
 use crate::mock::driver::desc_bytes;

@@ -2,7 +2,7 @@
 
 //! Completing in order: one element for a group of chains, where that of its first would be.
 
-use vring::{Fault, RawUsed, SplitRing, UserAddr};
+use vring::{CompleteWork, Fault, RawUsed, SplitRing, UserAddr};
 
 use crate::mock::driver::passed;
 use crate::mock::{Bench, Buf, Op, Setup, PLACE};
@@ -29,7 +29,7 @@ fn bench(size: u16, index: u16, event_idx: bool) -> Bench {
 fn elements(groups: &[u16]) -> Vec<RawUsed> {
     (0..)
         .zip(groups)
-        .map(|(number, &chains)| SplitRing::used_entry(0x100 + number, 1000 + u32::from(chains)))
+        .map(|(number, &chains)| SplitRing::used_entry(0x100 + number, 1, 1000 + u32::from(chains)))
         .collect()
 }
 

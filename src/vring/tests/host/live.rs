@@ -2,7 +2,7 @@
 
 //! Calls of the owner while the ring runs: what the ring knew of memory no longer counts.
 
-use vring::{RingAddrs, UserAddr};
+use vring::{CompleteWork, GetWork, KickControl, RingAddrs, UserAddr};
 
 use crate::mock::{segment, Bench, Buf, Driver, Op, Setup, PLACE, RAM};
 
@@ -211,7 +211,7 @@ fn a_moved_ring_is_read_at_the_new_place_only() {
     bench.memory.take_log();
     for _ in 1..6 {
         let (chain, segments) = bench.next().unwrap().unwrap();
-        assert_eq!(chain.head, 7, "what was read ahead is forgotten");
+        assert_eq!(chain.id, 7, "what was read ahead is forgotten");
         assert_eq!(segments, [segment(RAM + 0x3000, 3)]);
         bench.complete(7);
         assert!(bench.ring.needs_call(&bench.memory));
@@ -238,7 +238,7 @@ fn entries_are_taken_up_to_the_index_of_the_new_place_only() {
             bench.driver.publish(&bench.memory);
             if read_ahead {
                 bench.head();
-                bench.ring.rewind(1);
+                bench.ring.rewind(1, 0);
             } else {
                 assert!(bench.ring.has_work(&bench.memory).unwrap());
             }

@@ -5,8 +5,8 @@
 use std::collections::BTreeSet;
 
 use vring::{
-    ByteOrder, DirtyLog, Fault, GuestAddr, Iotlb, IotlbEntry, Mapping, Mediated, Notes, Permission,
-    RawUsed, RingAddrs, SplitRing, Unmapped, UserAddr,
+    ByteOrder, CompleteWork, DirtyLog, Fault, GuestAddr, Iotlb, IotlbEntry, KickControl, Mapping,
+    Mediated, Notes, Permission, RawUsed, RingAddrs, SplitRing, Unmapped, UserAddr,
 };
 
 use crate::mock::{table, MockMemory, Op, Ram};
@@ -149,7 +149,7 @@ fn take_pages(memory: &MockMemory) -> BTreeSet<u64> {
 
 fn batch() -> Vec<RawUsed> {
     let ids = 0..BATCH;
-    ids.map(|id| SplitRing::used_entry(id, 1000 + u32::from(id)))
+    ids.map(|id| SplitRing::used_entry(id, 1, 1000 + u32::from(id)))
         .collect()
 }
 

@@ -2,7 +2,7 @@
 
 //! Kicks and calls: suppressed when not wanted, never lost, not true for ever.
 
-use vring::{Fault, SplitRing, Unmapped, UserAddr};
+use vring::{CompleteWork, Fault, GetWork, KickControl, SplitRing, Unmapped, UserAddr};
 
 use crate::mock::driver::passed;
 use crate::mock::{Bench, Buf, Op, Setup, PLACE};
@@ -23,7 +23,7 @@ fn pass(bench: &mut Bench, count: u16) {
     let heads: Vec<_> = (0..count).map(|_| bench.offer(&[BUF])).collect();
     let used: Vec<_> = heads
         .iter()
-        .map(|_| SplitRing::used_entry(bench.head(), 0))
+        .map(|_| SplitRing::used_entry(bench.head(), 1, 0))
         .collect();
     bench.ring.complete(&bench.memory, &used).unwrap();
     for head in heads {
@@ -241,7 +241,7 @@ fn look_again_is_answered_once_per_news() {
         let heads = [(); 4].map(|()| bench.offer(&[BUF]));
         assert_eq!(heads.map(|_| bench.head()), heads);
         assert_eq!(bench.next(), Ok(None));
-        bench.ring.rewind(4);
+        bench.ring.rewind(4, 0);
         assert!(!bench.ring.enable_kick(&bench.memory).unwrap(), "no news");
         assert!(!bench.ring.enable_kick(&bench.memory).unwrap());
         bench.driver.add(&bench.memory, &[BUF]).unwrap();

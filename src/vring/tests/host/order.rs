@@ -2,7 +2,7 @@
 
 //! What the ring accesses, in which order, and how often.
 
-use vring::{SplitRing, PREFETCH};
+use vring::{CompleteWork, KickControl, SplitRing, PREFETCH};
 
 use crate::mock::{Bench, Buf, Op, Setup, PLACE};
 
@@ -89,7 +89,7 @@ fn the_used_index_moves_behind_its_elements() {
     bench.memory.take_log();
     let used: Vec<_> = heads
         .iter()
-        .map(|&head| SplitRing::used_entry(head, 3))
+        .map(|&head| SplitRing::used_entry(head, 1, 3))
         .collect();
     bench.ring.complete(&bench.memory, &used).unwrap();
     let host: Vec<_> = heads.iter().map(|&head| [u32::from(head), 3]).collect();
@@ -109,7 +109,7 @@ fn a_batch_within_the_ring_is_two_stores() {
             bench.next().unwrap().unwrap();
         }
         bench.memory.take_log();
-        let used: Vec<_> = go.iter().map(|&h| SplitRing::used_entry(h, 0)).collect();
+        let used: Vec<_> = go.iter().map(|&h| SplitRing::used_entry(h, 1, 0)).collect();
         bench.ring.complete(&bench.memory, &used).unwrap();
         let log = bench.memory.take_log();
         assert!(
@@ -140,7 +140,7 @@ fn every_access_stays_within_the_extents() {
                 bench.driver.publish(&bench.memory);
                 bench.ring.disable_kick(&bench.memory).unwrap();
                 while let Some((chain, _)) = bench.next().unwrap() {
-                    used.push(SplitRing::used_entry(chain.head, 0));
+                    used.push(SplitRing::used_entry(chain.id, 1, 0));
                 }
                 bench.ring.complete(&bench.memory, &used).unwrap();
                 let _ = bench.ring.needs_call(&bench.memory);

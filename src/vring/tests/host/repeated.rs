@@ -3,8 +3,8 @@
 //! Completions that fail for memory that is away, and are made again when it is back.
 
 use vring::{
-    ByteOrder, DirtyLog, Fault, GuestAddr, Iotlb, IotlbEntry, Mapping, Mediated, Memory, Notes,
-    Permission, RawUsed, SplitRing, UserAddr,
+    ByteOrder, CompleteWork, DirtyLog, Fault, GuestAddr, Iotlb, IotlbEntry, KickControl, Mapping,
+    Mediated, Memory, Notes, Permission, RawUsed, SplitRing, UserAddr,
 };
 
 use crate::mock::{Bench, MockMemory, Op, Ram, Setup, PLACE};
@@ -35,7 +35,7 @@ impl Batch {
     fn complete<M: Memory>(self, memory: &M, ring: &mut SplitRing) -> Result<(), Fault> {
         let entries = |count: u16| -> Vec<RawUsed> {
             (0..count)
-                .map(|id| SplitRing::used_entry(0x100 + id, 7 * u32::from(id)))
+                .map(|id| SplitRing::used_entry(0x100 + id, 1, 7 * u32::from(id)))
                 .collect()
         };
         match self {
@@ -125,7 +125,7 @@ fn check<M: Memory>(memory: &M, mock: &MockMemory, start: u16, batch: Batch, tim
             assert_eq!(image(mock), expect, "{batch:?}, access {access}");
             assert_eq!(ring.needs_call(memory), passed);
             // The next one goes where it belongs.
-            let next = SplitRing::used_entry(0x99, 0x77);
+            let next = SplitRing::used_entry(0x99, 1, 0x77);
             ring.complete(memory, &[next]).unwrap();
             let end = start.wrapping_add(chains);
             let slot = PLACE.used.0 + 4 + 8 * u64::from(end % SIZE);

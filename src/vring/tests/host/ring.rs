@@ -2,7 +2,10 @@
 
 //! Getting and completing work: indexes, sizes, reading ahead, rewinding, faults of the ring itself.
 
-use vring::{Fault, SplitRing, Unmapped, UserAddr, MAX_RING_SIZE, PREFETCH};
+use vring::{
+    CompleteWork, Fault, GetWork, KickControl, SplitRing, Unmapped, UserAddr, MAX_RING_SIZE,
+    PREFETCH,
+};
 
 use crate::mock::{segment, Bench, Buf, Driver, Op, Setup, PLACE, RAM};
 
@@ -59,7 +62,7 @@ fn every_size_is_gone_round_more_than_once() {
             assert_eq!(bench.next(), Ok(None));
             let used: Vec<_> = heads
                 .iter()
-                .map(|&head| SplitRing::used_entry(head, u32::from(head) + 7))
+                .map(|&head| SplitRing::used_entry(head, 1, u32::from(head) + 7))
                 .collect();
             bench.ring.complete(&bench.memory, &used).unwrap();
             for head in heads {
@@ -148,13 +151,13 @@ fn rewound_chains_come_again() {
         let heads = [(); 6].map(|()| bench.offer(&[BUF]));
         assert_eq!([(); 4].map(|()| bench.head()), heads[..4]);
         bench.memory.take_log();
-        bench.ring.rewind(3);
+        bench.ring.rewind(3, 0);
         assert_eq!(bench.ring.base(), index.wrapping_add(1));
         assert!(bench.ring.has_work(&bench.memory).unwrap());
         assert_eq!([(); 5].map(|()| bench.head()), heads[1..]);
         // What was read ahead is not read again.
         assert_eq!(bench.memory.take_log().is_empty(), one_run);
-        bench.ring.rewind(0);
+        bench.ring.rewind(0, 0);
         assert_eq!(bench.next(), Ok(None));
     }
 }
@@ -167,12 +170,12 @@ fn rewinding_reaches_beyond_what_was_read_ahead() {
         (0..count).map(|_| bench.head()).collect()
     };
     assert_eq!(taken(&mut bench, 140), heads[..140]);
-    bench.ring.rewind(140);
+    bench.ring.rewind(140, 0);
     assert_eq!(bench.ring.base(), 0u16.wrapping_sub(100));
     assert_eq!(taken(&mut bench, 150), heads);
     assert_eq!(bench.next(), Ok(None));
     // One more than was read in the last go.
-    bench.ring.rewind(PREFETCH as u16 + 1);
+    bench.ring.rewind(PREFETCH as u16 + 1, 0);
     assert_eq!(taken(&mut bench, PREFETCH + 1), heads[150 - PREFETCH - 1..]);
     assert_eq!(bench.next(), Ok(None));
 }
@@ -186,9 +189,9 @@ fn a_chain_that_was_mended_is_read_again_when_told_to() {
             let bad = bench.offer(&[BUF]);
             let next = bench.offer(&[BUF]);
             let (chain, _) = bench.next().unwrap().unwrap();
-            assert_eq!((chain.head, chain.readable), (bad, 1));
+            assert_eq!((chain.id, chain.readable), (bad, 1));
             // It should have been a writable one, the device finds, and the driver mends it.
-            bench.ring.rewind(1);
+            bench.ring.rewind(1, 0);
             let mended = Buf::write(0x2000, 5).desc(None);
             bench.driver.write_desc(&bench.memory, bad, mended);
             if forget {
@@ -197,7 +200,7 @@ fn a_chain_that_was_mended_is_read_again_when_told_to() {
             assert_eq!(bench.ring.base(), index);
             let (chain, segments) = bench.next().unwrap().unwrap();
             let expect = if forget { (bad, 1) } else { (bad, 0) };
-            assert_eq!((chain.head, chain.writable), expect, "forget {forget}");
+            assert_eq!((chain.id, chain.writable), expect, "forget {forget}");
             assert_eq!(segments == [segment(RAM + 0x2000, 5)], forget);
             assert_eq!(bench.head(), next);
             assert_eq!(bench.next(), Ok(None));
@@ -211,7 +214,7 @@ fn entries_that_were_swapped_are_read_again_when_told_to() {
     let heads = [(); 4].map(|()| bench.offer(&[BUF]));
     assert_eq!(bench.head(), heads[0]);
     assert_eq!(bench.head(), heads[1]);
-    bench.ring.rewind(1);
+    bench.ring.rewind(1, 0);
     let entry = |index: u16| PLACE.avail.0 + 4 + 2 * u64::from(index % 8);
     bench.memory.poke16(entry(0xffff), heads[3]);
     bench.memory.poke16(entry(1), heads[1]);
@@ -346,7 +349,7 @@ fn whichever_access_fails_nothing_is_lost() {
         while heads.len() < 2 {
             let base = bench.ring.base();
             match bench.next() {
-                Ok(chain) => heads.push(chain.unwrap().0.head),
+                Ok(chain) => heads.push(chain.unwrap().0.id),
                 Err(fault) => {
                     assert!(matches!(fault, Fault::Unmapped(_)), "{fault}");
                     assert_eq!(bench.ring.base(), base);
@@ -413,7 +416,7 @@ fn a_failed_completion_can_be_repeated() {
         let mut bench = at(4, 0xfffe);
         let heads = [(); 3].map(|()| bench.offer(&[BUF]));
         assert_eq!(heads.map(|_| bench.head()), heads);
-        let used = heads.map(|head| SplitRing::used_entry(head, 1));
+        let used = heads.map(|head| SplitRing::used_entry(head, 1, 1));
         bench.memory.fail_in(access);
         let failed = bench.ring.complete(&bench.memory, &used);
         assert!(matches!(failed, Err(Fault::Unmapped(_))), "{access}");
@@ -435,7 +438,7 @@ fn a_driver_that_does_not_wait_gets_no_store_behind_the_used_ring() {
         assert_eq!(heads.map(|_| bench.head()), heads);
     }
     bench.memory.poke16(PLACE.used.0 + 2, 2);
-    let used: Vec<_> = (0..19).map(|id| SplitRing::used_entry(id, 0)).collect();
+    let used: Vec<_> = (0..19).map(|id| SplitRing::used_entry(id, 1, 0)).collect();
     bench.memory.take_log();
     bench.ring.complete(&bench.memory, &used).unwrap();
     assert_eq!(bench.memory.peek16(PLACE.used.0 + 2), 2 + 19);

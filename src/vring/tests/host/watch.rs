@@ -2,7 +2,10 @@
 
 //! What a ring may do, whatever is in memory and whatever happens to it meanwhile.
 
-use vring::{MemTable, Region, RingAddrs, Segment, Segments, SplitRing, UserAddr};
+use vring::{
+    CompleteWork, GetWork, KickControl, MemTable, Region, RingAddrs, Segment, Segments, SplitRing,
+    UserAddr,
+};
 use vring::{MAX_CHAIN_DESCS, MAX_CHAIN_SEGMENTS};
 
 use crate::mock::{segment, MockMemory, Op};
@@ -26,25 +29,25 @@ pub const GOOD: RingAddrs = RingAddrs {
 /// One call of the owner or the worker.
 #[derive(Clone, Copy, Debug)]
 pub enum Deed {
-    /// [`SplitRing::next_chain`].
+    /// [`GetWork::next_chain`].
     Next,
-    /// [`SplitRing::rewind`] of so many of the chains taken, as far as there are that many.
+    /// [`GetWork::rewind`] of so many of the chains taken, as far as there are that many.
     Rewind(u16),
     /// [`SplitRing::forget_prefetch`].
     ForgetPrefetch,
-    /// [`SplitRing::complete`] of so many chains.
+    /// [`CompleteWork::complete`] of so many chains.
     Complete(u16),
-    /// [`SplitRing::complete_in_order`] of groups of so many chains.
+    /// [`CompleteWork::complete_in_order`] of groups of so many chains.
     CompleteInOrder([u16; 3]),
-    /// [`SplitRing::has_work`].
+    /// [`GetWork::has_work`].
     HasWork,
-    /// [`SplitRing::needs_call`].
+    /// [`CompleteWork::needs_call`].
     AskForCall,
-    /// [`SplitRing::disable_kick`].
+    /// [`KickControl::disable_kick`].
     DisableKick,
-    /// [`SplitRing::enable_kick`].
+    /// [`KickControl::enable_kick`].
     EnableKick,
-    /// [`SplitRing::await_kick`].
+    /// [`KickControl::await_kick`].
     AwaitKick,
     /// [`SplitRing::start`].
     Start,
@@ -136,7 +139,7 @@ impl Watch {
             Deed::Next => false,
             Deed::Rewind(chains) => {
                 let chains = chains.min(self.taken);
-                ring.rewind(chains);
+                ring.rewind(chains, 0);
                 self.taken -= chains;
                 false
             }
@@ -145,11 +148,13 @@ impl Watch {
                 false
             }
             Deed::Complete(count) => {
-                let used: Vec<_> = (0..count).map(|id| SplitRing::used_entry(id, 1)).collect();
+                let used: Vec<_> = (0..count)
+                    .map(|id| SplitRing::used_entry(id, 1, 1))
+                    .collect();
                 ring.complete(memory, &used).is_ok()
             }
             Deed::CompleteInOrder(groups) => {
-                let used = groups.map(|count| SplitRing::used_entry(count, 1));
+                let used = groups.map(|count| SplitRing::used_entry(count, 1, 1));
                 ring.complete_in_order(memory, &used, &groups).is_ok()
             }
             Deed::HasWork => ring.has_work(memory).is_err(),
@@ -235,7 +240,7 @@ impl Watch {
         assert!((1..=MAX_CHAIN_DESCS).contains(&chain.descs));
         assert!(chain.slots <= self.ring.size());
         assert!((1..=chain.descs).contains(&u32::from(chain.slots)));
-        assert!(chain.head < self.ring.size());
+        assert!(chain.id < self.ring.size());
         assert_eq!(new.iter().map(|s| s.len).sum::<u64>(), chain.len);
         for part in new {
             assert!(self.is_guest_memory(part.addr.0, part.len), "{part:?}");

@@ -179,7 +179,7 @@ fn available_indexes_are_checked_alike() {
         guest.write(AVAIL + 2, &index.to_le_bytes());
         let found = sound && index > 0;
         let (ours, taken) = guest.ours();
-        let ours = ours.map(|(chain, found)| (chain.head, found));
+        let ours = ours.map(|(chain, found)| (chain.id, found));
         assert_eq!(ours, found.then(|| (0, vec![(0x8000, 8, false)])));
         assert_eq!(taken, found);
         assert_eq!(

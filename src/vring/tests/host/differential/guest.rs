@@ -5,8 +5,8 @@
 use virtio_queue::{Queue, QueueOwnedT, QueueT};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 use vring::{
-    Chain, Desc, Memory, RawDesc, RawUsed, RingAddrs, Segment, Segments, SplitRing, Unmapped,
-    UserAddr, MAX_CHAIN_SEGMENTS,
+    Chain, Desc, GetWork, Memory, RawDesc, RawUsed, RingAddrs, Segment, Segments, SplitRing,
+    Unmapped, UserAddr, MAX_CHAIN_SEGMENTS,
 };
 
 use crate::mock::{good_indexes, table};

@@ -5,7 +5,7 @@
 use proptest::prelude::*;
 use virtio_queue::QueueT;
 use vm_memory::{Bytes, GuestAddress};
-use vring::SplitRing;
+use vring::{CompleteWork, GetWork, KickControl, SplitRing};
 
 use super::guest::{Guest, AVAIL, DESC, RANGES, USED};
 use crate::mock::driver::desc_bytes;
@@ -52,7 +52,7 @@ proptest! {
         prop_assert!(ring.needs_call(&ours));
         let _ = queue.needs_notification(&theirs.memory);
         for (count, event) in steps {
-            let used = |id: u16| SplitRing::used_entry(id, u32::from(id) << 20);
+            let used = |id: u16| SplitRing::used_entry(id, 1, u32::from(id) << 20);
             ring.complete(&ours, &(0..count).map(used).collect::<Vec<_>>()).unwrap();
             for id in 0..count {
                 queue.add_used(&theirs.memory, id, u32::from(id) << 20).unwrap();
@@ -90,7 +90,7 @@ fn a_whole_turn_is_no_news_there() {
     assert!(ring.needs_call(&guest));
     for turn in 0..0x1_0000u32 {
         let id = (turn % u32::from(SIZE)) as u16;
-        ring.complete(&guest, &[SplitRing::used_entry(id, 0)])
+        ring.complete(&guest, &[SplitRing::used_entry(id, 1, 0)])
             .unwrap();
         queue.add_used(&guest.memory, id, 0).unwrap();
     }
@@ -124,7 +124,7 @@ fn chains_given_back_are_news_there() {
         assert_eq!(used_ring(&guest), ours);
 
         // Three given back.
-        ring.rewind(3);
+        ring.rewind(3, 0);
         queue.set_next_avail(base);
         for _ in 0..3 {
             assert!(!ring.enable_kick(&guest).unwrap());

@@ -158,7 +158,7 @@ fn compare(guest: &Guest, head: u16) -> BTreeSet<Difference> {
     let ours = ours.map(|(chain, found)| {
         let cost = (chain.slots, chain.descs);
         assert_eq!(cost, (expect.slots, expect.descs), "what it cost");
-        (chain.head, found)
+        (chain.id, found)
     });
     let (theirs, taken) = guest.theirs();
     assert!(taken, "theirs is taken, errors or not");

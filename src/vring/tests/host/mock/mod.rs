@@ -6,8 +6,8 @@ pub mod driver;
 pub mod memory;
 
 use vring::{
-    Access, Chain, Fault, GuestAddr, GuestRanges, Hint, MemTable, Region, RingAddrs, Segment,
-    Segments, SplitRing, Translate, UserAddr, MAX_CHAIN_SEGMENTS,
+    Access, Chain, CompleteWork, Fault, GetWork, GuestAddr, GuestRanges, Hint, MemTable, Region,
+    RingAddrs, Segment, Segments, SplitRing, Translate, UserAddr, MAX_CHAIN_SEGMENTS,
 };
 
 pub use driver::{indirect, Buf, Driver};
@@ -103,7 +103,7 @@ impl Bench {
 
     /// Takes the next chain, which has to be there; its head.
     pub fn head(&mut self) -> u16 {
-        self.next().unwrap().expect("a chain").0.head
+        self.next().unwrap().expect("a chain").0.id
     }
 
     /// Adds a chain and publishes it.
@@ -116,7 +116,7 @@ impl Bench {
     /// Completes a chain with nothing written.
     pub fn complete(&mut self, head: u16) {
         self.ring
-            .complete(&self.memory, &[SplitRing::used_entry(head, 0)])
+            .complete(&self.memory, &[SplitRing::used_entry(head, 1, 0)])
             .unwrap();
     }
 

@@ -19,7 +19,9 @@ use std::rc::Rc;
 
 use proptest::prelude::*;
 use proptest::test_runner::{TestError, TestRunner};
-use vring::{Chain, Fault, RingAddrs, Segment, SplitRing, UserAddr};
+use vring::{
+    Chain, CompleteWork, Fault, GetWork, KickControl, RingAddrs, Segment, SplitRing, UserAddr,
+};
 
 use crate::mock::{extents, segment, Bench, Driver, Op, Setup, PLACE, RAM};
 use guest::{bytes, pattern, total, Act, Guest};
@@ -180,7 +182,7 @@ impl Run {
             }
             Step::Rewind(most) => {
                 let count = self.taken.len().min(*most);
-                ring.rewind(count as u16);
+                ring.rewind(count as u16, 0);
                 self.taken.truncate(self.taken.len() - count);
             }
             Step::ForgetPrefetch => ring.forget_prefetch(),
@@ -280,7 +282,7 @@ impl Run {
         let serial = self.completed + self.taken.len();
         assert_eq!(base, self.first.wrapping_add(serial as u16));
         let offer = &guest.offers[serial];
-        assert_eq!(chain.head, offer.head);
+        assert_eq!(chain.id, offer.head);
         let full = offer.bufs.iter().filter(|buf| buf.len > 0);
         let expect: Vec<_> = full
             .map(|buf| segment(RAM + buf.addr, u64::from(buf.len)))
@@ -313,7 +315,7 @@ impl Run {
                     self.bench.memory.poke(part.addr.0, &content);
                     at += part.len;
                 }
-                SplitRing::used_entry(chain.head, at as u32)
+                SplitRing::used_entry(chain.id, 1, at as u32)
             })
             .collect();
         let Bench { memory, ring, .. } = &mut self.bench;
