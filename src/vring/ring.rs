@@ -6,11 +6,29 @@
 //! is looked at once a round, not once a packet. Setting a ring up differs from format to format, and
 //! is the format's own.
 
+use crate::addr::UserAddr;
 use crate::chain::Chain;
 use crate::desc::RawUsed;
 use crate::fault::Fault;
 use crate::memory::Memory;
 use crate::segment::{Segments, Translate};
+
+/// The largest ring, in descriptors (virtio 1.3, sections 2.7 and 2.8).
+pub const MAX_RING_SIZE: u16 = 32768;
+
+/// How many descriptors of the ring are read ahead, at most.
+pub const PREFETCH: usize = 64;
+
+/// Where the three parts of a ring lie in the owner's memory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RingAddrs {
+    /// The descriptors: of a split ring the table, of a packed ring the ring itself.
+    pub desc: UserAddr,
+    /// The driver area: the available ring, or the driver's event.
+    pub avail: UserAddr,
+    /// The device area: the used ring, or the device's event.
+    pub used: UserAddr,
+}
 
 /// The half that gets work from the driver.
 pub trait GetWork {

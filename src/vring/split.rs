@@ -24,24 +24,8 @@ use crate::desc::{
 use crate::fault::Fault;
 use crate::memory::Memory;
 use crate::region::Hint;
+use crate::ring::{RingAddrs, PREFETCH};
 use kicks::Kicks;
-
-/// The largest ring, in descriptors (virtio 1.3, section 2.7).
-pub const MAX_RING_SIZE: u16 = 32768;
-
-/// How many chains the ring reads ahead, at most.
-pub const PREFETCH: usize = 64;
-
-/// Where the three parts of a ring lie in the owner's memory.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct RingAddrs {
-    /// The descriptor table.
-    pub desc: UserAddr,
-    /// The available ring (driver area).
-    pub avail: UserAddr,
-    /// The used ring (device area).
-    pub used: UserAddr,
-}
 
 /// Chains read ahead of being asked for.
 #[derive(Debug)]
@@ -57,7 +41,7 @@ struct Prefetch {
 /// The device side of a split ring.
 #[derive(Debug)]
 pub struct SplitRing {
-    /// A power of two, at most [`MAX_RING_SIZE`].
+    /// A power of two, at most [`MAX_RING_SIZE`](crate::MAX_RING_SIZE).
     size: u16,
     addrs: RingAddrs,
     event_idx: bool,
@@ -146,7 +130,7 @@ impl SplitRing {
     }
 
     /// Sets the number of descriptors; `false`, and no change, unless it is a power of two from 1
-    /// to [`MAX_RING_SIZE`].
+    /// to [`MAX_RING_SIZE`](crate::MAX_RING_SIZE).
     #[must_use]
     pub fn set_size(&mut self, size: u32) -> bool {
         match u16::try_from(size) {

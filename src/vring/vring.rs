@@ -61,6 +61,6 @@ pub use log::{for_each_log_word, log_extent};
 pub use mediated::{DirtyLog, GuestRanges, Mediated, Notes, Owed, OwnerAccess};
 pub use memory::{Memory, Unmapped};
 pub use region::{Hint, InvalidRegion, MemTable, Region};
-pub use ring::{CompleteWork, GetWork, KickControl, Ring};
+pub use ring::{CompleteWork, GetWork, KickControl, Ring, RingAddrs, MAX_RING_SIZE, PREFETCH};
 pub use segment::{Access, Segment, Segments, Translate};
-pub use split::{RingAddrs, SplitRing, MAX_RING_SIZE, PREFETCH};
+pub use split::SplitRing;

@@ -2,14 +2,14 @@
 
 //! Get work: the available ring, from the driver's index to chains.
 
-use super::{SplitRing, PREFETCH};
+use super::SplitRing;
 use crate::chain::{Chain, Walk};
 use crate::desc::{
     offset_of_entry, Desc, RawDesc, AVAIL_ENTRY_SIZE, DESC_F_INDIRECT, DESC_F_NEXT, OFFSET_INDEX,
 };
 use crate::fault::Fault;
 use crate::memory::Memory;
-use crate::ring::GetWork;
+use crate::ring::{GetWork, PREFETCH};
 use crate::segment::{Segments, Translate};
 
 impl GetWork for SplitRing {
