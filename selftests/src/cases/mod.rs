@@ -1,129 +1,100 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! The tests: one function each, run in a process and network namespace of its own.
+//!
+//! The case `family.name` is in the file or the folder `family`, in one of these folders:
+//!
+//! | folder | what its cases are about |
+//! | --- | --- |
+//! | `calls` | what each call takes and refuses, and messages |
+//! | `rings` | indexes, notifications, the order of used elements |
+//! | `packets` | every byte of frames, whatever their length, layout and headers |
+//! | `backends` | taps and other backends, network cards |
+//! | `memory` | IOTLB, dirty log, memory that is missing or denied |
+//! | `threads` | workers: what they are, how many, which queue they serve |
+//! | `guests` | guests that break the rules or take more than their share |
+//! | `lifetime` | devices, owners and the module come, change and go |
+//! | `history` | bugs that such code has had |
+//!
+//! All build on `common`, which has what several families share; `rings` also builds on `packets`.
 
-mod alloc;
-mod alloc_random;
-mod away;
+mod common;
+mod calls;
+mod rings;
+mod packets;
 mod backends;
-mod backends_accept;
-mod backends_change;
-mod backends_frames;
-mod backends_queues;
-mod base;
-mod bounded;
-mod busy;
-mod drops;
-mod endian;
-mod events;
-mod evil;
-mod faults;
-mod fork;
-mod frames_long;
-mod frames_memory;
-mod frames_routed;
-mod goes_on;
-mod guest;
-mod guest_rx;
-mod history_leaks;
-mod history_races;
-mod history_rings;
-mod in_order;
-mod integrity;
-mod ioctl_features;
-mod ioctl_memory;
-mod ioctl_owner;
-mod ioctl_vring;
-mod iotlb;
-mod iotlb_calls;
-mod iotlb_log;
-mod kill;
-mod lifecycle;
-mod live;
-mod load;
-mod messages;
-mod nics;
-mod log;
-mod log_control;
-mod log_live;
-mod rxbuf;
-mod pressure;
-mod shortage;
-mod signals;
-mod soak;
-mod stopped;
-mod stress;
-mod tunnel;
-mod unfit;
-mod worker;
-mod workers;
-mod wrap;
+mod memory;
+mod threads;
+mod guests;
+mod lifetime;
+mod history;
 
-// For the cases, which name them as this module's.
-use crate::case::{Case, Context, Kind, Role, Skip, case, role};
-use crate::driver::queue::Queue;
-use anyhow::{Context as _, Result, bail};
-use std::io;
+use crate::case::{Case, Role};
 
 /// All cases, in the order they run.
 #[must_use]
 pub fn all() -> Vec<Case> {
     [
-        ioctl_owner::CASES,
-        ioctl_features::CASES,
-        ioctl_memory::CASES,
-        ioctl_vring::CASES,
-        messages::CASES,
-        integrity::CASES,
-        wrap::CASES,
-        base::CASES,
-        events::CASES,
-        rxbuf::CASES,
-        unfit::CASES,
-        in_order::CASES,
-        busy::CASES,
-        backends::CASES,
-        backends_change::CASES,
-        backends_queues::CASES,
-        backends_frames::CASES,
-        frames_long::CASES,
-        frames_memory::CASES,
-        frames_routed::CASES,
-        backends_accept::CASES,
-        drops::CASES,
-        guest::CASES,
-        guest_rx::CASES,
-        live::CASES,
-        log::CASES,
-        log_control::CASES,
-        log_live::CASES,
-        iotlb::CASES,
-        iotlb_calls::CASES,
-        iotlb_log::CASES,
-        tunnel::CASES,
-        endian::CASES,
-        lifecycle::CASES,
-        kill::CASES,
-        worker::CASES,
-        workers::CASES,
-        signals::CASES,
-        fork::CASES,
-        history_leaks::CASES,
-        history_rings::CASES,
-        faults::CASES,
-        away::CASES,
-        goes_on::CASES,
-        shortage::CASES,
-        pressure::CASES,
-        load::CASES,
-        bounded::CASES,
-        stress::CASES,
-        soak::CASES,
-        alloc::CASES,
-        alloc_random::CASES,
-        history_races::CASES,
+        calls::ioctl::owner::CASES,
+        calls::ioctl::features::CASES,
+        calls::ioctl::memory::CASES,
+        calls::ioctl::vring::CASES,
+        calls::messages::CASES,
+        packets::tx::CASES,
+        packets::rx::CASES,
+        packets::net::CASES,
+        rings::wrap::CASES,
+        rings::base::CASES,
+        rings::events::CASES,
+        packets::rx::buffers::CASES,
+        packets::rx::unfit::CASES,
+        rings::in_order::CASES,
+        calls::busy::CASES,
+        backends::backend::CASES,
+        backends::change::CASES,
+        backends::queues::CASES,
+        packets::frames::unusual::CASES,
+        packets::frames::long::CASES,
+        packets::frames::memory::CASES,
+        packets::frames::routed::CASES,
+        backends::accept::CASES,
+        backends::drops::CASES,
+        guests::guest::tx::CASES,
+        guests::guest::rx::CASES,
+        lifetime::live::CASES,
+        memory::log::CASES,
+        memory::log::control::CASES,
+        memory::log::live::CASES,
+        memory::iotlb::CASES,
+        memory::iotlb::misses::CASES,
+        memory::iotlb::calls::CASES,
+        memory::iotlb::log::CASES,
+        packets::tunnel::CASES,
+        calls::endian::CASES,
+        lifetime::life::CASES,
+        lifetime::kill::CASES,
+        threads::worker::CASES,
+        lifetime::module::CASES,
+        threads::workers::calls::CASES,
+        threads::workers::live::CASES,
+        threads::signals::CASES,
+        threads::fork::CASES,
+        history::leaks::CASES,
+        history::rings::CASES,
+        memory::faults::owner::CASES,
+        memory::away::CASES,
+        memory::goes_on::CASES,
+        memory::shortage::CASES,
+        memory::pressure::CASES,
+        guests::load::CASES,
+        guests::bounded::CASES,
+        lifetime::stress::CASES,
+        lifetime::soak::CASES,
+        memory::faults::alloc::CASES,
+        memory::faults::alloc_random::CASES,
+        history::races::CASES,
         // Last, for the drivers that it loads stay.
-        nics::CASES,
+        backends::nics::CASES,
     ]
     .concat()
 }
@@ -132,44 +103,16 @@ pub fn all() -> Vec<Case> {
 #[must_use]
 pub fn roles() -> Vec<Role> {
     [
-        ioctl_owner::ROLES,
-        kill::ROLES,
-        workers::ROLES,
-        fork::ROLES,
-        faults::ROLES,
-        backends_change::ROLES,
-        iotlb_calls::ROLES,
-        history_races::ROLES,
-        bounded::ROLES,
+        calls::ioctl::owner::ROLES,
+        lifetime::kill::ROLES,
+        threads::workers::calls::ROLES,
+        threads::workers::live::ROLES,
+        threads::fork::ROLES,
+        memory::faults::owner::ROLES,
+        backends::change::ROLES,
+        memory::iotlb::calls::ROLES,
+        history::races::ROLES,
+        guests::bounded::ROLES,
     ]
     .concat()
-}
-
-/// Fails unless `result` is the error number `errno`.
-fn refuses<T: std::fmt::Debug>(what: &str, errno: i32, result: io::Result<T>) -> Result<()> {
-    let name = |code| io::Error::from_raw_os_error(code);
-    match result {
-        Err(error) if error.raw_os_error() == Some(errno) => Ok(()),
-        Err(error) => bail!("{what}: `{error}`, not `{}`", name(errno)),
-        Ok(value) => bail!("{what}: succeeded with {value:?}, not `{}`", name(errno)),
-    }
-}
-
-/// Fails unless `result` is a success.
-fn accepts<T>(what: &str, result: io::Result<T>) -> Result<T> {
-    result.with_context(|| format!("{what} was refused"))
-}
-
-/// Kicks a queue that C leaves stopped where others go on by themselves. Why it does so is said where
-/// this is called.
-fn wake_c(ctx: &Context, queue: &Queue) -> Result<()> {
-    match ctx.kind {
-        Kind::C => queue.kick.force(),
-        Kind::Rnet => Ok(()),
-    }
-}
-
-/// Fails unless `condition` holds.
-fn check(condition: bool, what: impl FnOnce() -> String) -> Result<()> {
-    if condition { Ok(()) } else { bail!(what()) }
 }

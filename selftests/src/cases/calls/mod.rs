@@ -1,0 +1,8 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Calls and messages: what each takes and refuses.
+
+pub(crate) mod ioctl;
+pub(crate) mod messages;
+pub(crate) mod endian;
+pub(crate) mod busy;

@@ -1,0 +1,107 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Frames of all sizes and devices that take them, and frames one at a time.
+
+use crate::cases::common::{Context, check};
+use crate::driver::device::{NetDevice, Setup, Shape};
+use crate::driver::frame;
+use crate::driver::uapi::{NetHeader, feature};
+use crate::driver::vhost::{RX, TX};
+use crate::wait::Deadline;
+use anyhow::Result;
+
+const SIZES: [usize; 11] = [14, 60, 64, 128, 1499, 1500, 1514, 4096, 9000, 16384, 65000];
+
+/// All sizes in turn.
+pub(crate) fn all_sizes(sequence: u64) -> usize {
+    SIZES[(sequence % 11) as usize]
+}
+
+/// A device whose buffers hold the largest frames, or that merges smaller ones.
+pub(crate) fn roomy(features: u64) -> Setup {
+    let mut setup = Setup::new(features);
+    let indirect = features & feature::INDIRECT != 0;
+    setup.tx_buffers = (32, 65536);
+    setup.tx_shape = Shape {
+        own_header: true,
+        piece: 4096,
+        indirect,
+    };
+    if features & feature::MRG_RXBUF == 0 {
+        setup.rx_buffers = (16, 65536);
+        setup.rx_shape = Shape {
+            own_header: false,
+            piece: 8192,
+            indirect,
+        };
+    } else {
+        setup.rx_shape = Shape {
+            own_header: false,
+            piece: 1024,
+            indirect,
+        };
+    }
+    setup
+}
+
+/// The length of a frame that is sent alone: wherever its buffer starts, it has a page for itself.
+const SINGLE: usize = 5000;
+
+/// A device with buffers for such frames.
+pub(crate) fn single(features: u64) -> Setup {
+    let mut setup = Setup::new(feature::VERSION_1 | features);
+    (setup.rx_size, setup.tx_size) = (64, 64);
+    (setup.rx_buffers, setup.tx_buffers) = ((64, 8192), (64, 8192));
+    setup
+}
+
+/// Sends one frame towards `index`'s end of the wire, with a kick if it is the guest that sends and the device asks for
+/// one.
+pub(crate) fn send_one(
+    ctx: &Context,
+    device: &mut NetDevice,
+    index: u32,
+    sequence: u64,
+) -> Result<()> {
+    let mut bytes = Vec::new();
+    frame::build(ctx.seed, sequence, SINGLE, &mut bytes);
+    if index == RX {
+        return device.peer.send(NetHeader::default(), &bytes);
+    }
+    check(device.tx_post(NetHeader::default(), &bytes)?, || {
+        "no room".into()
+    })?;
+    device.tx.flush()?;
+    Ok(())
+}
+
+/// Waits for that frame at the other end.
+pub(crate) fn take_one(
+    ctx: &Context,
+    device: &mut NetDevice,
+    index: u32,
+    sequence: u64,
+) -> Result<()> {
+    let (mut expected, mut got) = (Vec::new(), Vec::new());
+    frame::build(ctx.seed, sequence, SINGLE, &mut expected);
+    Deadline::patient().until("the frame", || {
+        Ok(if index == RX {
+            device.rx_take(&mut got)?.is_some()
+        } else {
+            device.peer.receive(&mut got)?.is_some()
+        })
+    })?;
+    frame::expect("single", sequence, &expected, &got)?;
+    if index == TX {
+        Deadline::patient().until("its buffer", || {
+            device.tx_reap()?;
+            Ok(device.tx.ring.pending() == 0)
+        })?;
+    }
+    Ok(())
+}
+
+pub(crate) fn expect_no_errors(device: &NetDevice) -> Result<()> {
+    let errors = [device.rx.err.take()?, device.tx.err.take()?];
+    check(errors == [0, 0], || format!("{errors:?} errors"))
+}

@@ -1,0 +1,104 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Traffic both ways in the middle of which something changes.
+
+use crate::cases::common::{Context, accepts, check, wake_c};
+use crate::driver::device::NetDevice;
+use crate::driver::split::{SplitDriver, SplitLayout};
+use crate::driver::traffic::{self, Flow, Plan, RxFlow, TxFlow};
+use crate::driver::uapi::feature;
+use crate::driver::vhost::RX;
+use anyhow::{Context as _, Result};
+
+/// Frames between two changes.
+const STEP: u64 = 40;
+
+/// Runs both directions, with a `change` after each [`STEP`] frames, in the middle of traffic.
+pub(crate) fn under_traffic(
+    ctx: &Context,
+    device: &mut NetDevice,
+    changes: u64,
+    mut change: impl FnMut(&mut NetDevice, u64) -> Result<()>,
+) -> Result<()> {
+    let plan = Plan {
+        window: 100,
+        ..Plan::new(ctx.seed, u64::MAX, |n| 60 + (n % 900) as usize)
+    };
+    let (mut tx, mut rx) = (TxFlow::new(plan), RxFlow::new(plan));
+    for number in 0..changes {
+        // Only one of the flows is looked at, so that the other is caught at any point.
+        let target = (number + 1) * STEP;
+        loop {
+            let moved = tx.pump(device)? | rx.pump(device)?;
+            let seen = if number % 2 == 0 { tx.seen } else { rx.seen };
+            if seen >= target {
+                break;
+            }
+            let alive = moved || traffic::wait_activity(device, crate::wait::PATIENCE)?;
+            check(alive, || {
+                format!("{}; {}", tx.describe(device), rx.describe(device))
+            })?;
+        }
+        change(device, number).with_context(|| format!("change {number}"))?;
+    }
+    tx.finish();
+    rx.finish();
+    traffic::run(device, &mut [&mut tx, &mut rx])
+}
+
+/// Moves a ring, with no chain of the guest in it, to the second region, and uses it there; if
+/// `unasked`, to where it seems that the device wants no kick.
+pub(crate) fn move_ring(
+    ctx: &Context,
+    device: &mut NetDevice,
+    index: u32,
+    unasked: bool,
+) -> Result<()> {
+    let memory = device.memory.clone();
+    let queue = device.queue(index);
+    let old = queue.layout;
+    let at = || memory.alloc_in(1, 16384, 4096);
+    let new = SplitLayout {
+        desc: at()?,
+        avail: at()?,
+        used: at()?,
+        ..old
+    };
+    let base = u16::try_from(queue.ring.base())?;
+    check(index == RX || queue.ring.pending() == 0, || {
+        "chains are out".into()
+    })?;
+    device.unbind(index)?;
+    accepts(
+        "SET_VRING_BASE",
+        device.vhost.set_base(index, u32::from(base)),
+    )?;
+    device.bind(index)?;
+    // All buffers of an idle ring are taken back by starting it anew.
+    let features = device.setup.features;
+    let queue = device.queue(index);
+    queue.ring = Box::new(SplitDriver::new(memory.clone(), new, features, base));
+    queue.layout = new;
+    queue.forget_buffers()?;
+    if unasked {
+        new.ask_no_kick(&memory, base);
+    }
+    let place = if index == RX {
+        device.address(&device.rx)
+    } else {
+        device.address(&device.tx)
+    };
+    accepts("SET_VRING_ADDR live", device.vhost.set_addr(place))?;
+    if unasked || features & feature::EVENT_IDX != 0 {
+        // Whether it wants a kick, C has told at the old place.
+        wake_c(ctx, device.queue(index))?;
+    }
+    for part in [old.desc, old.avail, old.used] {
+        memory.fill(part, 512, 0xee);
+    }
+    let before = old.used_index(&memory);
+    traffic::exchange(device, Plan::new(ctx.seed + 1, 300, |_| 100))?;
+    check(old.used_index(&memory) == before, || {
+        "the old used ring was written".into()
+    })
+}

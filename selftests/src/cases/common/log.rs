@@ -1,0 +1,253 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What the dirty log has to name, and what it may.
+//!
+//! The used part of each ring is logged at a guest address that it does not have, so that it shows which
+//! address is taken. Whatever a queue logs is there once its backend is taken away.
+
+use crate::cases::common::{Context, Kind, accepts, check};
+use crate::driver::device::{NetDevice, Setup};
+use crate::driver::frame;
+use crate::driver::log::{DirtyLog, LOG_PAGE, Pages, cover, log_used};
+use crate::driver::memory::GuestMemory;
+use crate::driver::ring::Segment;
+use crate::driver::split::SplitLayout;
+use crate::driver::uapi::{NetHeader, feature};
+use crate::driver::vhost::{RX, TX};
+use crate::wait::Deadline;
+use anyhow::{Context as _, Result};
+
+/// Where the used rings seem to be.
+pub(crate) const USED: [u64; 2] = [0x2000_0000, 0x2010_0000];
+
+/// The end of the guest addresses that the log covers.
+pub(crate) const END: u64 = 0x2020_0000;
+
+/// What receive buffers hold at first: the driver puts nothing else there.
+pub(crate) const PATTERN: u8 = 0xa5;
+
+/// The length of a used ring, event index included.
+pub(crate) fn used_len(layout: &SplitLayout) -> usize {
+    6 + 8 * usize::from(layout.size)
+}
+
+pub(crate) fn content(memory: &GuestMemory, addr: u64, len: usize) -> Vec<u8> {
+    let mut bytes = vec![0; len];
+    memory.read(addr, &mut bytes);
+    bytes
+}
+
+/// A run of guest memory that only the device changes, as it was, and where its pages are logged.
+pub(crate) struct Watched {
+    addr: u64,
+    log: u64,
+    before: Vec<u8>,
+}
+
+impl Watched {
+    pub(crate) fn new(memory: &GuestMemory, addr: u64, len: usize, log: u64) -> Self {
+        let before = content(memory, addr, len);
+        Self { addr, log, before }
+    }
+
+    /// The pages, as logged, whose content is not what it was.
+    pub(crate) fn changed(&self, memory: &GuestMemory) -> Pages {
+        let now = content(memory, self.addr, self.before.len());
+        let pairs = (self.log..).zip(self.before.iter().zip(&now));
+        pairs
+            .filter(|(_, (before, now))| before != now)
+            .map(|(at, _)| at / LOG_PAGE)
+            .collect()
+    }
+
+    /// What the device may write of a used ring from then to now: elements, index, flags and, with
+    /// `events`, the event index.
+    fn used(&self, memory: &GuestMemory, layout: &SplitLayout, events: bool) -> Pages {
+        let mut pages = Pages::new();
+        cover(&mut pages, self.log, 4);
+        if events {
+            cover(&mut pages, self.log + used_len(layout) as u64 - 2, 2);
+        }
+        let start = u16::from_le_bytes([self.before[2], self.before[3]]);
+        let count = layout.used_index(memory).wrapping_sub(start);
+        for at in 0..count.min(layout.size) {
+            let slot = u64::from(start.wrapping_add(at) % layout.size);
+            cover(&mut pages, self.log + 4 + 8 * slot, 8);
+        }
+        pages
+    }
+}
+
+/// A device that logs, and what its memory looked like before.
+pub(crate) struct Logged {
+    pub(crate) device: NetDevice,
+    pub(crate) log: DirtyLog,
+    rx: Watched,
+    rings: [Watched; 2],
+    /// Pages past a used ring that C logs in vain, for it takes a group's length for its place.
+    tolerated: Pages,
+}
+
+impl Logged {
+    pub(crate) fn start(ctx: &Context, mut setup: Setup, used: [u64; 2]) -> Result<Self> {
+        setup.features |= feature::LOG_ALL;
+        let in_order = setup.features & feature::IN_ORDER != 0;
+        let mut device = NetDevice::prepare(&ctx.device, setup, "tap0", false)?;
+        let log = DirtyLog::new(END)?;
+        accepts("SET_LOG_BASE", device.vhost.set_log_base(log.addr()))?;
+        let (addr, len) = device.rx.buffers();
+        for page in (0..len).step_by(4096) {
+            let here = (len - page).min(4096);
+            device.memory.fill(addr + page as u64, here, PATTERN);
+        }
+        device.rx.written = Some(Vec::new());
+        let memory = device.memory.clone();
+        let ring =
+            |layout: SplitLayout, log| Watched::new(&memory, layout.used, used_len(&layout), log);
+        let mut tolerated = Pages::new();
+        if in_order && ctx.kind == Kind::C {
+            for (layout, at) in [(device.rx.layout, used[0]), (device.tx.layout, used[1])] {
+                cover(&mut tolerated, at, 2 * used_len(&layout) as u64);
+            }
+        }
+        let logged = Self {
+            log,
+            rx: Watched::new(&memory, addr, len, addr),
+            rings: [
+                ring(device.rx.layout, used[0]),
+                ring(device.tx.layout, used[1]),
+            ],
+            tolerated,
+            device,
+        };
+        for (index, at) in [RX, TX].into_iter().zip(used) {
+            accepts("SET_VRING_ADDR", log_used(&logged.device, index, Some(at)))?;
+            logged.device.bind(index)?;
+        }
+        Ok(logged)
+    }
+
+    /// Stops both queues, and compares the log with what happened since it was taken last.
+    pub(crate) fn verify(&mut self) -> Result<()> {
+        self.device.unbind(RX)?;
+        self.device.unbind(TX)?;
+        let logged = self.log.take();
+        let memory = self.device.memory.clone();
+        let mut data = Pages::new();
+        let written = self
+            .device
+            .rx
+            .written
+            .as_mut()
+            .context("nothing is collected")?;
+        for (addr, len) in written.drain(..) {
+            cover(&mut data, addr, u64::from(len));
+        }
+        let mut possible = &data | &self.tolerated;
+        let mut needed = &data | &self.rx.changed(&memory);
+        let events = self.device.setup.features & feature::EVENT_IDX != 0;
+        let layouts = [self.device.rx.layout, self.device.tx.layout];
+        for (ring, layout) in self.rings.iter().zip(&layouts) {
+            needed.append(&mut ring.changed(&memory));
+            possible.append(&mut ring.used(&memory, layout, events));
+        }
+        compare(&logged, &needed, &possible)
+    }
+
+    /// Starts both queues again, with a new picture of memory.
+    pub(crate) fn again(&mut self) -> Result<()> {
+        // The driver writes to the buffers that it posts.
+        self.device.rx_fill()?;
+        let memory = self.device.memory.clone();
+        for watched in [&mut self.rx].into_iter().chain(&mut self.rings) {
+            watched.before = content(&memory, watched.addr, watched.before.len());
+        }
+        self.device.bind(RX)?;
+        self.device.bind(TX)
+    }
+}
+
+/// Fails unless all `needed` pages are logged, and only `possible` ones.
+pub(crate) fn compare(logged: &Pages, needed: &Pages, possible: &Pages) -> Result<()> {
+    let some = |pages: Pages| {
+        let all: Vec<_> = pages.iter().map(|page| page * LOG_PAGE).collect();
+        format!(
+            "{} pages, as at {:#x?}",
+            all.len(),
+            &all[..all.len().min(4)]
+        )
+    };
+    check(needed.is_subset(logged), || {
+        format!("written but not logged: {}", some(needed - logged))
+    })?;
+    check(logged.is_subset(possible), || {
+        format!("logged but not written: {}", some(logged - possible))
+    })
+}
+
+/// Two regions that touch, each of 16 pages.
+pub(crate) const TOUCHING: [u64; 2] = [0x0800_0000, 0x0801_0000];
+
+/// Added to the address of a byte, its second address.
+pub(crate) const ALIAS: u64 = 0x1000_0000;
+
+pub(crate) fn segment(addr: u64, len: u32) -> Segment {
+    Segment {
+        addr,
+        len,
+        writable: true,
+    }
+}
+
+/// A device with two touching regions, everything logged but the used rings.
+pub(crate) fn bare(ctx: &Context, mut setup: Setup) -> Result<(NetDevice, DirtyLog)> {
+    setup.features |= feature::LOG_ALL;
+    setup.regions = TOUCHING.map(|at| (at, 0x1_0000)).to_vec();
+    let device = NetDevice::start(&ctx.device, setup)?;
+    let log = DirtyLog::new(END)?;
+    accepts("SET_LOG_BASE", device.vhost.set_log_base(log.addr()))?;
+    Ok((device, log))
+}
+
+/// What was logged, once the receive queue is done.
+pub(crate) fn settled(device: &NetDevice, log: &DirtyLog) -> Result<Pages> {
+    device.unbind(RX)?;
+    let logged = log.take();
+    device.bind(RX)?;
+    Ok(logged)
+}
+
+/// Sends one frame into `chain`, in an indirect `table` if there is one, and answers the pages that
+/// it must touch.
+pub(crate) fn receive_into(
+    ctx: &Context,
+    device: &mut NetDevice,
+    chain: &[Segment],
+    table: Option<u64>,
+) -> Result<Pages> {
+    let room: u32 = chain.iter().map(|segment| segment.len).sum();
+    let total = room.min(3000);
+    let size = device.setup.header();
+    let mut bytes = Vec::new();
+    frame::build(ctx.seed, u64::from(room), total as usize - size, &mut bytes);
+    device.rx.ring.add(chain, table, 0)?;
+    device.rx.flush()?;
+    device.peer.send(NetHeader::default(), &bytes)?;
+    let mut used = None;
+    Deadline::patient().until("a frame in a chain of its own", || {
+        used = device.rx.ring.poll()?;
+        Ok(used.is_some())
+    })?;
+    check(used.is_some_and(|used| used.len == total), || {
+        format!("{used:?}, not {total} bytes")
+    })?;
+    let (mut pages, mut left, mut got) = (Pages::new(), total, Vec::new());
+    for segment in chain {
+        let here = segment.len.min(left);
+        cover(&mut pages, segment.addr, u64::from(here));
+        got.extend(content(&device.memory, segment.addr % ALIAS, here as usize));
+        left -= here;
+    }
+    frame::expect("received", u64::from(room), &bytes, &got[size..])?;
+    Ok(pages)
+}

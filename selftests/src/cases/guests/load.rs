@@ -1,0 +1,273 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Many devices at once, and who gets how much of a CPU and of a worker.
+
+use crate::cases::common::{Case, Context, case, check};
+use crate::driver::device::{NetDevice, Setup};
+use crate::driver::frame;
+use crate::driver::load::{self, Line};
+use crate::driver::memory::GuestMemory;
+use crate::driver::queue::Kick;
+use crate::driver::split::{Descriptor, SplitLayout};
+use crate::driver::traffic::Plan;
+use crate::driver::uapi::{DESC_WRITE, NetHeader, feature};
+use crate::driver::vhost::{RX, TX};
+use crate::host::procfs;
+use crate::host::tap;
+use crate::sys::process;
+use crate::wait::Deadline;
+use anyhow::{Context as _, Result};
+use rustix::thread::{CpuSet, sched_getcpu, sched_setaffinity};
+use std::sync::Arc;
+use std::time::Duration;
+
+pub(crate) const CASES: &[Case] = &[
+    case("load.devices", 120, devices),
+    case("load.shares", 120, shares),
+    case("load.flooded", 120, |ctx| flooded(ctx, TX)),
+    case("load.flooded_rx", 120, |ctx| flooded(ctx, RX)),
+];
+
+/// Many devices of one process move frames at once; each frame is checked.
+fn devices(ctx: &Context) -> Result<()> {
+    const DEVICES: u64 = 64;
+    const FRAMES: u64 = 300;
+    let mut lines = Vec::new();
+    for number in 0..DEVICES {
+        let events = feature::EVENT_IDX * (number % 2);
+        let merge = feature::MRG_RXBUF * (number / 2 % 2);
+        let mut setup = Setup::new(feature::VERSION_1 | events | merge);
+        (setup.rx_size, setup.tx_size) = (64, 64);
+        (setup.rx_buffers.0, setup.tx_buffers.0) = (64, 64);
+        let device = NetDevice::prepare(&ctx.device, setup, &format!("tap{number}"), false)?;
+        device.bind(RX)?;
+        device.bind(TX)?;
+        let plan = Plan::new(ctx.seed + number, FRAMES, |n| 60 + (n % 1400) as usize);
+        lines.push(Line::new(device, plan));
+    }
+    let workers = procfs::workers()?.len() as u64;
+    check(workers == DEVICES, || format!("{workers} workers"))?;
+    load::run(&mut lines)?;
+    drop(lines);
+    procfs::expect_workers(0)
+}
+
+/// A queue whose driver gives the same chain to the device as often as the ring is long, in one step,
+/// behind the back of its other half.
+struct Flood {
+    memory: Arc<GuestMemory>,
+    layout: SplitLayout,
+    kick: Kick,
+    given: u16,
+    /// The used index when it was last counted.
+    counted: u16,
+    /// Chains used until then.
+    used: u64,
+}
+
+impl Flood {
+    /// Takes a queue from `device` that no chain was added to: all of its available ring names the
+    /// first descriptor.
+    fn new(device: &mut NetDevice, index: u32) -> Result<Self> {
+        let memory = device.memory.clone();
+        let queue = device.queue(index);
+        let (addr, _) = queue.buffers();
+        let bytes = frame::unseen(1, 60);
+        memory.fill(addr, 12, 0);
+        memory.write(addr + 12, &bytes);
+        let layout = queue.layout;
+        let descriptor = Descriptor {
+            addr,
+            len: 12 + u32::try_from(bytes.len())?,
+            flags: if index == RX { DESC_WRITE } else { 0 },
+            next: 0,
+        };
+        layout.write_desc(&memory, 0, descriptor);
+        Ok(Self {
+            memory,
+            layout,
+            kick: std::mem::replace(&mut queue.kick, Kick::new()?),
+            given: 0,
+            counted: 0,
+            used: 0,
+        })
+    }
+
+    fn used_index(&self) -> u16 {
+        self.layout.used_index(&self.memory)
+    }
+
+    /// Chains that the device has not used.
+    fn left(&self) -> u16 {
+        self.given.wrapping_sub(self.used_index())
+    }
+
+    /// Counts what was used, and gives the device as many chains as the ring holds, with a kick if it
+    /// wants one.
+    fn pour(&mut self) -> Result<()> {
+        let used = self.used_index();
+        self.used += u64::from(used.wrapping_sub(self.counted));
+        self.counted = used;
+        let before = self.given;
+        self.given = used.wrapping_add(self.layout.size);
+        self.layout.set_avail_index(&self.memory, self.given);
+        let wanted = self.layout.wants_kick(&self.memory, false, before);
+        self.kick.kick_if(wanted)
+    }
+}
+
+/// Devices with more to send than there is time for have like shares of it.
+fn shares(ctx: &Context) -> Result<()> {
+    const DEVICES: usize = 16;
+    let frames = ctx.times(16384);
+    // All on this one: of two CPUs the machine below may give one less time.
+    let mut here = CpuSet::new();
+    here.set(sched_getcpu());
+    sched_setaffinity(None, &here).context("stay on a CPU")?;
+    let (mut devices, mut floods) = (Vec::new(), Vec::new());
+    for number in 0..DEVICES {
+        let mut setup = Setup::new(feature::VERSION_1);
+        // The largest ring, so that there is time to add to it before it is empty.
+        setup.tx_size = 32768;
+        let mut device = NetDevice::prepare(&ctx.device, setup, &format!("tap{number}"), false)?;
+        device.bind(TX)?;
+        floods.push(Flood::new(&mut device, TX)?);
+        devices.push(device);
+    }
+    // Else this one would have to wait for them.
+    process::run_first().context("run before the workers")?;
+    let deadline = Deadline::patient();
+    let mut sent = vec![0; DEVICES];
+    let alike = |sent: &[u64]| 4 * sent[0] > sent[DEVICES / 2];
+    // By what is sent, not by time: the machine below may have taken some, from one device's turn.
+    while (sent[DEVICES / 2] < frames || !alike(&sent)) && !deadline.passed() {
+        floods.iter_mut().try_for_each(Flood::pour)?;
+        std::thread::sleep(Duration::from_millis(5));
+        sent = floods.iter().map(|flood| flood.used).collect();
+        sent.sort_unstable();
+    }
+    let (least, median, most) = (sent[0], sent[DEVICES / 2], sent[DEVICES - 1]);
+    println!("{DEVICES} devices sent {least} to {most} frames each, {median} in the middle");
+    check(alike(&sent), || {
+        format!("a device sent {least} frames, and others {median}")
+    })
+}
+
+/// After so many packets the other queue has its turn (`VHOST_NET_PKT_WEIGHT`).
+const ROUND: u16 = 256;
+
+/// While one queue, `index`, has more to do than there is time for, frames of the other still pass:
+/// its rounds end.
+fn flooded(ctx: &Context, index: u32) -> Result<()> {
+    const CHAINS: u16 = 8192;
+    let samples = usize::try_from(ctx.times(40))?;
+    let mut setup = Setup::new(feature::VERSION_1);
+    let size = if index == RX {
+        &mut setup.rx_size
+    } else {
+        &mut setup.tx_size
+    };
+    *size = CHAINS;
+    let mut device = NetDevice::prepare(&ctx.device, setup, "tap0", false)?;
+    tap::set_queue_length("tap0", CHAINS)?;
+    device.bind(RX)?;
+    device.bind(TX)?;
+    let mut flood = Flood::new(&mut device, index)?;
+    let bytes = frame::unseen(1, 60);
+    let mut passed = Vec::new();
+    let deadline = Deadline::patient();
+    for sequence in 0.. {
+        if passed.len() == samples || deadline.passed() {
+            break;
+        }
+        // Enough for some rounds, else the flood would end by itself.
+        if flood.left() < 4 * ROUND {
+            Deadline::patient().until("the end of the flood", || Ok(flood.left() == 0))?;
+            if index == RX {
+                // The tap keeps them until there are buffers.
+                for _ in 0..CHAINS {
+                    device.peer.send(NetHeader::default(), &bytes)?;
+                }
+            }
+            flood.pour()?;
+            look("the flood to begin", || Ok(flood.left() < CHAINS))?;
+        }
+        let one = if index == RX { send_one } else { receive_one };
+        let count = one(ctx, &mut device, &flood, sequence);
+        // One that nobody saw wait says nothing.
+        let count = count.with_context(|| format!("frame {sequence}"))?;
+        passed.extend((count > 0).then_some(count));
+    }
+    let what = if index == RX { "received" } else { "sent" };
+    passed.sort_unstable();
+    let worst = *passed.last().context("no frame had to wait")?;
+    println!(
+        "while a frame waited, up to {worst} others were {what}, {} in the middle of {} times",
+        passed[passed.len() / 2],
+        passed.len()
+    );
+    // What is left of the round, and chains that were used before and not told of: up to 320
+    // on vhost-net.
+    check(worst <= 2 * ROUND, || {
+        format!("{worst} frames were {what} first")
+    })
+}
+
+/// Sends a frame; how many chains a flood of the other queue has used meanwhile.
+fn send_one(ctx: &Context, device: &mut NetDevice, flood: &Flood, sequence: u64) -> Result<u16> {
+    let (mut bytes, mut got) = (Vec::new(), Vec::new());
+    frame::build(ctx.seed, sequence, 200, &mut bytes);
+    let before = device.tx.layout.used_index(&device.memory);
+    device.tx_post(NetHeader::default(), &bytes)?;
+    device.tx.flush()?;
+    let passed = passed(device, TX, before, flood)?;
+    device.tx_reap()?;
+    look("a frame for the peer", || {
+        Ok(device.peer.receive(&mut got)?.is_some())
+    })?;
+    frame::expect("sent", sequence, &bytes, &got)?;
+    Ok(passed)
+}
+
+/// Receives a frame; how many chains a flood of the other queue has used meanwhile.
+fn receive_one(ctx: &Context, device: &mut NetDevice, flood: &Flood, sequence: u64) -> Result<u16> {
+    let (mut bytes, mut got) = (Vec::new(), Vec::new());
+    frame::build(ctx.seed, sequence, 200, &mut bytes);
+    device.rx_fill()?;
+    device.rx.flush()?;
+    let before = device.rx.layout.used_index(&device.memory);
+    device.peer.send(NetHeader::default(), &bytes)?;
+    let passed = passed(device, RX, before, flood)?;
+    device.rx_take(&mut got)?;
+    frame::expect("received", sequence, &bytes, &got)?;
+    Ok(passed)
+}
+
+/// How many chains a flood uses until the used index of queue `index` is `before` no more.
+///
+/// Of those that are used while nobody looks none is counted: a process that runs late counts less,
+/// not more.
+fn passed(device: &mut NetDevice, index: u32, before: u16, flood: &Flood) -> Result<u16> {
+    let memory = device.memory.clone();
+    let layout = device.queue(index).layout;
+    let first = flood.used_index();
+    let mut passed = 0;
+    look("a frame in between", || {
+        let used = flood.used_index();
+        let done = layout.used_index(&memory) != before;
+        if !done {
+            passed = used.wrapping_sub(first);
+        }
+        Ok(done)
+    })?;
+    Ok(passed)
+}
+
+/// Asks `done` again and again without a pause, in which thousands of frames would pass.
+fn look(what: &str, mut done: impl FnMut() -> Result<bool>) -> Result<()> {
+    let deadline = Deadline::patient();
+    while !done()? {
+        check(!deadline.passed(), || format!("looked in vain for {what}"))?;
+    }
+    Ok(())
+}

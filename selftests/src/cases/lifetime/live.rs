@@ -1,0 +1,240 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Changes under traffic: nothing is lost, doubled, or touched where it is not any more.
+
+use crate::cases::common::live::{move_ring, under_traffic};
+use crate::cases::common::{Case, Context, accepts, case, check, wake_c};
+use crate::driver::device::{NetDevice, Setup};
+use crate::driver::traffic::{self, Flow, Plan, RxFlow, TxFlow};
+use crate::driver::uapi::{MemoryRegion, feature};
+use crate::driver::vhost::{RX, TX};
+use crate::eventfd::EventFd;
+use crate::sys::process::{RawSlot, redirect};
+use crate::wait::Deadline;
+use anyhow::{Context as _, Result};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+pub(crate) const CASES: &[Case] = &[
+    case("live.rebind", 60, rebind),
+    case("live.memory", 60, memory),
+    case("live.event_descriptors", 60, event_descriptors),
+    case("live.features", 60, features),
+    case("live.event_index", 60, event_index),
+    case("live.ring_move", 60, ring_move),
+    case("live.ring_move_to_flags", 60, ring_move_to_flags),
+    case("live.reset_owner", 60, reset_owner),
+    case("live.backend_race", 60, backend_race),
+];
+
+/// Stop and start of single queues, as a migration that is called off does.
+fn rebind(ctx: &Context) -> Result<()> {
+    for features in [
+        0,
+        feature::EVENT_IDX,
+        feature::EVENT_IDX | feature::MRG_RXBUF,
+    ] {
+        let setup = Setup::new(feature::VERSION_1 | features);
+        let mut device = NetDevice::start(&ctx.device, setup)?;
+        under_traffic(ctx, &mut device, 60, |device, number| {
+            let queue = if number % 3 == 0 { RX } else { TX };
+            device.unbind(queue)?;
+            let stopped = device.vhost.base(queue)?;
+            let layout = device.queue(queue).layout;
+            let used = u32::from(layout.used_index(&device.memory));
+            check(stopped == used, || {
+                format!("stopped at {stopped}, {used} used")
+            })?;
+            if number % 2 == 0 {
+                accepts("SET_VRING_BASE", device.vhost.set_base(queue, stopped))?;
+            }
+            device.bind(queue)
+        })?;
+    }
+    Ok(())
+}
+
+/// Memory comes and goes elsewhere, as with hotplug.
+fn memory(ctx: &Context) -> Result<()> {
+    let mut device = NetDevice::start(&ctx.device, Setup::new(feature::VERSION_1))?;
+    let spare = crate::sys::mapping::Mapping::new(1 << 20)?;
+    under_traffic(ctx, &mut device, 100, |device, number| {
+        let mut table = device.memory.table();
+        for extra in 0..number % 20 {
+            table.insert(
+                0,
+                MemoryRegion {
+                    guest: (2 + extra) << 32,
+                    size: 4096,
+                    user: spare.addr() as u64 + 4096 * extra,
+                    padding: 0,
+                },
+            );
+        }
+        accepts("SET_MEM_TABLE", device.vhost.set_memory(&table))
+    })
+}
+
+fn event_descriptors(ctx: &Context) -> Result<()> {
+    let setup = Setup::new(feature::VERSION_1 | feature::EVENT_IDX);
+    let mut device = NetDevice::start(&ctx.device, setup)?;
+    under_traffic(ctx, &mut device, 150, |device, number| {
+        let index = if number % 2 == 0 { TX } else { RX };
+        if matches!(number % 5, 2 | 3) {
+            return device.new_kick(index);
+        }
+        let fresh = EventFd::new()?;
+        let fd = fresh.as_fd().as_raw_fd();
+        match number % 5 {
+            0 | 1 => {
+                accepts("SET_VRING_CALL", device.vhost.set_call(index, fd))?;
+                // What was signalled on the old one is still to be looked at.
+                fresh.signal()?;
+                device.queue(index).call = fresh;
+            }
+            _ => {
+                accepts("SET_VRING_ERR", device.vhost.set_err(index, fd))?;
+                device.queue(index).err = fresh;
+            }
+        }
+        Ok(())
+    })
+}
+
+/// The same features once more, as at the start of a migration but for the bit.
+fn features(ctx: &Context) -> Result<()> {
+    let features = feature::VERSION_1 | feature::EVENT_IDX;
+    let mut device = NetDevice::start(&ctx.device, Setup::new(features))?;
+    under_traffic(ctx, &mut device, 150, |device, _| {
+        accepts("SET_FEATURES", device.vhost.set_features(features))
+    })
+}
+
+/// The event index comes and goes under traffic. What it was, and what the flags were when they counted
+/// last, is still there.
+fn event_index(ctx: &Context) -> Result<()> {
+    let mut setup = Setup::new(feature::VERSION_1);
+    (setup.rx_buffers.0, setup.tx_buffers.0) = (200, 200);
+    let mut device = NetDevice::start(&ctx.device, setup)?;
+    for round in 0..40 {
+        // From one frame, which leaves the flags as they are, to enough to change them.
+        let plan = Plan::new(ctx.seed + round, 1 + 23 * (round % 4), |_| 100);
+        traffic::exchange(&mut device, plan).with_context(|| format!("round {round}"))?;
+        device.setup.features ^= feature::EVENT_IDX;
+        let features = device.setup.features;
+        accepts("SET_FEATURES", device.vhost.set_features(features))?;
+        for index in [RX, TX] {
+            let ring = &mut device.queue(index).ring;
+            ring.set_event_index(features & feature::EVENT_IDX != 0);
+            // What C wants to be kicked for, it has told in the other way.
+            wake_c(ctx, device.queue(index))?;
+        }
+    }
+    Ok(())
+}
+
+/// A ring moves while it is bound; the old place is not read or written any more.
+fn ring_move(ctx: &Context) -> Result<()> {
+    let mut setup = Setup::new(feature::VERSION_1);
+    setup.regions = vec![(0x4000_0000, 1 << 20)];
+    let mut device = NetDevice::start(&ctx.device, setup)?;
+    traffic::exchange(&mut device, Plan::new(ctx.seed, 300, |_| 100))?;
+    for index in [RX, TX] {
+        move_ring(ctx, &mut device, index, false)?;
+    }
+    Ok(())
+}
+
+/// A ring moves to where no kick is asked for, by flags or event index: the device asks there.
+fn ring_move_to_flags(ctx: &Context) -> Result<()> {
+    for events in [0, feature::EVENT_IDX] {
+        let mut setup = Setup::new(feature::VERSION_1 | events);
+        setup.regions = vec![(0x4000_0000, 1 << 20)];
+        let mut device = NetDevice::start(&ctx.device, setup)?;
+        for (round, index) in [RX, TX, TX, RX].into_iter().enumerate() {
+            traffic::exchange(
+                &mut device,
+                Plan::new(ctx.seed, 1 + 30 * round as u64, |_| 100),
+            )?;
+            move_ring(ctx, &mut device, index, true)
+                .with_context(|| format!("queue {index}, features {events:#x}"))?;
+        }
+    }
+    Ok(())
+}
+
+/// Ownership is given up with frames under way, and taken again.
+fn reset_owner(ctx: &Context) -> Result<()> {
+    let setup = Setup::new(feature::VERSION_1 | feature::EVENT_IDX);
+    let mut device = NetDevice::start(&ctx.device, setup)?;
+    for round in 0..20 {
+        let plan = Plan::new(ctx.seed + round, u64::MAX, |_| 200);
+        let (mut tx, mut rx) = (TxFlow::new(plan), RxFlow::new(plan));
+        while tx.seen < 100 {
+            let moved = tx.pump(&mut device)? | rx.pump(&mut device)?;
+            let alive = moved || traffic::wait_activity(&mut device, crate::wait::PATIENCE)?;
+            check(alive, || tx.describe(&device))?;
+        }
+        accepts("RESET_OWNER", device.vhost.reset_owner())?;
+        accepts("SET_OWNER", device.vhost.set_owner())?;
+        device.configure()?;
+        // The rings are as they were: what was published and not used is used now.
+        device.bind(RX)?;
+        device.bind(TX)?;
+        tx.finish();
+        rx.finish();
+        traffic::run(&mut device, &mut [&mut tx, &mut rx])
+            .with_context(|| format!("round {round}"))?;
+    }
+    Ok(())
+}
+
+/// The number of the backend stands for the tap, a pipe, or nothing, changing all the time.
+fn backend_race(ctx: &Context) -> Result<()> {
+    let mut device = NetDevice::start(&ctx.device, Setup::new(feature::VERSION_1))?;
+    device.unbind(TX)?;
+    device.unbind(RX)?;
+    let slot = RawSlot::new(device.tap_duplicate()?);
+    let tap = device.tap.number();
+    let (pipe, _keep) = rustix::pipe::pipe()?;
+    let pipe: OwnedFd = pipe;
+    let stop = AtomicBool::new(false);
+    let (mut bound, mut refused) = (0, 0);
+    std::thread::scope(|scope| -> Result<()> {
+        let racer = scope.spawn(|| -> Result<()> {
+            while !stop.load(Ordering::Relaxed) {
+                redirect(pipe.as_raw_fd(), &slot)?;
+                slot.close();
+                redirect(tap, &slot)?;
+            }
+            Ok(())
+        });
+        let mut race = || -> Result<()> {
+            let deadline = Deadline::patient();
+            for round in 0.. {
+                // The racer may be without a CPU for a while.
+                if round >= 3000 && (bound > 0 && refused > 0 || deadline.passed()) {
+                    break;
+                }
+                let queue = round % 2;
+                match device.vhost.set_backend(queue, slot.number()) {
+                    Ok(()) => bound += 1,
+                    Err(error) if error.raw_os_error() == Some(libc::ENOTSOCK) => refused += 1,
+                    Err(error) => return Err(error).context("a race for the backend"),
+                }
+                device.unbind(queue)?;
+            }
+            Ok(())
+        };
+        let result = race();
+        stop.store(true, Ordering::Relaxed);
+        racer.join().expect("the racer does not panic")?;
+        result
+    })?;
+    check(bound > 0 && refused > 0, || {
+        format!("no race: {bound} bound, {refused} refused")
+    })?;
+    device.bind(RX)?;
+    device.bind(TX)?;
+    traffic::exchange(&mut device, Plan::new(ctx.seed, 200, |_| 100))
+}

@@ -1,0 +1,107 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Pages that cannot be had now and then, for a while.
+
+use super::alloc::{PAGES, set_kind};
+use crate::cases::common::{Case, Context, Skip, accounting, case, check};
+use crate::driver::device::{NetDevice, Setup};
+use crate::driver::frame;
+use crate::driver::traffic::{self, Plan};
+use crate::driver::uapi::{NetHeader, feature};
+use crate::driver::vhost::TX;
+use crate::host::procfs;
+use crate::wait::Deadline;
+use anyhow::{Context as _, Result};
+use std::fs;
+use std::path::PathBuf;
+
+pub(crate) const CASES: &[Case] = &[case("faults.alloc_random", 300, random)];
+
+/// How often pages fail, and how many frames are sent each time.
+const ROUNDS: u64 = 6;
+/// See [`ROUNDS`].
+const FRAMES: u64 = 50;
+/// What the driver itself may have taken meanwhile, in bytes.
+const SLACK: u64 = 1 << 20;
+
+/// A thread for which pages cannot be had at random, until this is dropped.
+struct RandomFailure(PathBuf);
+
+impl RandomFailure {
+    fn new(tid: u32) -> Result<Self> {
+        let path = PathBuf::from(format!("/proc/self/task/{tid}/make-it-fail"));
+        if !fs::exists(&path)? {
+            return Err(Skip("this kernel has no fault injection".into()).into());
+        }
+        set_kind("fail_page_alloc", PAGES)?;
+        let chances = [("task-filter", "Y"), ("probability", "10"), ("times", "-1")];
+        set_kind("fail_page_alloc", &chances)?;
+        fs::write(&path, "1").context("make-it-fail")?;
+        Ok(Self(path))
+    }
+}
+
+impl Drop for RandomFailure {
+    fn drop(&mut self) {
+        // The thread may have ended; nobody else is to fail either.
+        let _ = fs::write(&self.0, "0");
+        let _ = set_kind("fail_page_alloc", &[("probability", "0")]);
+    }
+}
+
+fn mixed_sizes(sequence: u64) -> usize {
+    [60_000, 60, 9000, 30_000, 1500][(sequence % 5) as usize]
+}
+
+/// Pages that cannot be had at random, under frames that need many: some may get lost in the network
+/// stack, but each chain comes back, and nothing is left of it.
+fn random(ctx: &Context) -> Result<()> {
+    let group = accounting::group("rnet-random")?;
+    group.enter()?;
+    let mut setup = Setup::new(feature::VERSION_1);
+    setup.tx_buffers = (64, 1 << 16);
+    let mut device = NetDevice::start(&ctx.device, setup)?;
+    let worker = procfs::workers()?;
+    let worker = worker.first().context("no worker")?.tid;
+    traffic::transmit(&mut device, Plan::new(ctx.seed, 200, mixed_sizes))?;
+    device.unbind(TX)?;
+    let before = accounting::current(&group)?;
+    device.bind(TX)?;
+    let (mut bytes, mut got) = (Vec::new(), Vec::new());
+    let (mut next, mut lost) = (0, 0);
+    for round in 0..ROUNDS {
+        let failing = RandomFailure::new(worker)?;
+        for sequence in round * FRAMES..(round + 1) * FRAMES {
+            frame::build(ctx.seed, sequence, mixed_sizes(sequence), &mut bytes);
+            check(device.tx_post(NetHeader::default(), &bytes)?, || {
+                "no room".into()
+            })?;
+        }
+        device.tx.flush()?;
+        Deadline::patient().until("the chains to come back", || {
+            device.tx_reap()?;
+            Ok(device.tx.ring.pending() == 0)
+        })?;
+        drop(failing);
+        while device.peer.receive(&mut got)?.is_some() {
+            // Their order stays, so what came before has been lost.
+            frame::build(ctx.seed, next, mixed_sizes(next), &mut bytes);
+            while got != bytes {
+                (next, lost) = (next + 1, lost + 1);
+                check(next < (round + 1) * FRAMES, || {
+                    "a frame that nobody sent".into()
+                })?;
+                frame::build(ctx.seed, next, mixed_sizes(next), &mut bytes);
+            }
+            next += 1;
+        }
+        // All arrive again.
+        traffic::transmit(&mut device, Plan::new(ctx.seed + 1, 50, mixed_sizes))
+            .with_context(|| format!("after round {round}"))?;
+    }
+    println!("lost {lost} of {}", ROUNDS * FRAMES);
+    accounting::returns(&group, before, SLACK)?;
+    drop(device);
+    group.leave()?;
+    group.remove()
+}

@@ -1,0 +1,46 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Frames from the guest: every byte, under every combination of features and layouts.
+
+use super::matrix;
+use crate::cases::common::frames::{all_sizes, roomy};
+use crate::cases::common::{Case, Context, case};
+use crate::driver::device::NetDevice;
+use crate::driver::traffic::{self, Plan};
+use crate::driver::uapi::feature;
+use anyhow::{Context as _, Result};
+
+pub(crate) const CASES: &[Case] = &[
+    case("tx.integrity", 90, tx_matrix),
+    case("tx.layout", 60, tx_layout),
+    case("tx.gso", 60, tx_gso),
+    case("tx.send_buffer", 60, send_buffer),
+];
+
+fn tx_matrix(ctx: &Context) -> Result<()> {
+    for (round, features) in (0..).zip(matrix::matrix()) {
+        let mut device = NetDevice::start(&ctx.device, roomy(features))?;
+        traffic::transmit(&mut device, Plan::new(ctx.seed + round, 110, all_sizes))
+            .with_context(|| format!("features {features:#x}"))?;
+    }
+    Ok(())
+}
+
+fn tx_layout(ctx: &Context) -> Result<()> {
+    matrix::layout(ctx, traffic::transmit)
+}
+
+fn tx_gso(ctx: &Context) -> Result<()> {
+    matrix::gso(ctx, traffic::transmit)
+}
+
+/// With a limit on frames in flight each is sent by itself, and may have to wait.
+fn send_buffer(ctx: &Context) -> Result<()> {
+    for bytes in [1 << 20, 100_000] {
+        let mut device = NetDevice::start(&ctx.device, roomy(feature::VERSION_1))?;
+        device.tap.set_send_buffer(bytes)?;
+        traffic::exchange(&mut device, Plan::new(ctx.seed, 330, all_sizes))
+            .with_context(|| format!("a send buffer of {bytes}"))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,363 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! `VIRTIO_F_IN_ORDER`: chains laid out in ring order, and used elements that stand for groups.
+//!
+//! The driver's half of the ring checks in every case that elements and index agree: an element
+//! names the last chain of its group, and the index moves by the number of chains.
+
+use crate::cases::common::{Case, Context, Kind, Skip, accepts, case, check, frames, live};
+use crate::cases::packets::rx::buffers;
+use crate::cases::rings::events;
+use crate::driver::device::{NetDevice, Setup, Shape};
+use crate::driver::frame;
+use crate::driver::traffic::{self, Plan};
+use crate::driver::uapi::{NetHeader, feature};
+use crate::driver::vhost::{RX, TX};
+use crate::wait::Deadline;
+use anyhow::{Context as _, Result, bail};
+
+pub(crate) const CASES: &[Case] = &[
+    case("in_order.tx", 60, tx),
+    case("in_order.rx", 60, rx),
+    case("in_order.small_rings", 60, small_rings),
+    case("in_order.any_start", 60, any_start),
+    case("in_order.groups", 60, groups),
+    case("in_order.spanning_buffers", 60, spanning),
+    case("in_order.tx_wrap", 60, tx_wrap),
+    case("in_order.rx_wrap", 60, rx_wrap),
+    case("in_order.send_buffer", 60, send_buffer),
+    case("in_order.rebind", 60, rebind),
+    case("in_order.one_short", 90, one_short),
+    case("in_order.too_long", 60, too_long),
+    case("in_order.call_suppressed", 60, call_suppressed),
+    case("in_order.call_after", 60, call_after),
+    case("in_order.call_within_group", 60, call_within_group),
+    case("in_order.no_lost_kick", 90, no_lost_kick),
+    case("in_order.no_lost_call", 90, no_lost_call),
+];
+
+const PLAIN: u64 = feature::VERSION_1 | feature::IN_ORDER;
+const EVENTS: u64 = PLAIN | feature::EVENT_IDX;
+const MERGE: u64 = PLAIN | feature::MRG_RXBUF;
+
+/// Fails if the device lacks the feature; C has not always had it.
+fn offered(ctx: &Context) -> Result<()> {
+    if ctx.open()?.features()? & feature::IN_ORDER != 0 {
+        return Ok(());
+    }
+    if ctx.kind == Kind::C {
+        bail!(Skip("this kernel's vhost-net has no IN_ORDER".into()));
+    }
+    bail!("IN_ORDER is not offered")
+}
+
+/// Every set of features that changes how a ring or a frame looks, in order.
+fn matrix() -> impl Iterator<Item = u64> {
+    (0..8).map(|bits| {
+        let bit = |number: u64, mask| if bits >> number & 1 == 0 { 0 } else { mask };
+        PLAIN | bit(0, feature::EVENT_IDX) | bit(1, feature::INDIRECT) | bit(2, feature::MRG_RXBUF)
+    })
+}
+
+fn integrity(ctx: &Context, go: fn(&mut NetDevice, Plan) -> Result<()>) -> Result<()> {
+    offered(ctx)?;
+    for (round, features) in (0..).zip(matrix()) {
+        let mut device = NetDevice::start(&ctx.device, frames::roomy(features))?;
+        let plan = Plan::new(ctx.seed + round, 220, frames::all_sizes);
+        go(&mut device, plan).with_context(|| format!("features {features:#x}"))?;
+    }
+    Ok(())
+}
+
+fn tx(ctx: &Context) -> Result<()> {
+    integrity(ctx, traffic::transmit)
+}
+
+fn rx(ctx: &Context) -> Result<()> {
+    integrity(ctx, traffic::receive)
+}
+
+/// Rings that are full all the time, and chains that lie over the end of the table.
+fn small_rings(ctx: &Context) -> Result<()> {
+    offered(ctx)?;
+    for bits in 2..=6 {
+        for pieces in [1, 2, 3] {
+            let size = 1u16 << bits;
+            let mut setup = Setup::new(if bits % 2 == 0 { PLAIN } else { EVENTS });
+            setup.tx_size = size;
+            setup.rx_size = size;
+            setup.tx_buffers = (usize::from(size), 192);
+            setup.rx_buffers = (usize::from(size), 192);
+            setup.tx_shape.piece = 192 / pieces;
+            setup.rx_shape.piece = 192 / pieces;
+            let mut device = NetDevice::start(&ctx.device, setup)?;
+            // Transmitted chains of one descriptor to as many as there are pieces.
+            let plan = Plan::new(ctx.seed + bits, 300, |n| 14 + (n * 7 % 160) as usize);
+            traffic::exchange(&mut device, plan)
+                .with_context(|| format!("rings of {size}, chains of {pieces}"))?;
+        }
+    }
+    Ok(())
+}
+
+fn any_start(ctx: &Context) -> Result<()> {
+    offered(ctx)?;
+    for base in [1, 255, 32768, 65280, 65534, 65535] {
+        for features in [PLAIN, EVENTS, MERGE] {
+            let mut setup = Setup::new(features);
+            setup.base = base;
+            setup.rx_buffers = (256, 64);
+            if features & feature::MRG_RXBUF == 0 {
+                setup.rx_buffers = (256, 128);
+            }
+            let mut device = NetDevice::start(&ctx.device, setup)?;
+            traffic::exchange(&mut device, Plan::new(ctx.seed, 300, |_| 80))
+                .with_context(|| format!("base {base}, features {features:#x}"))?;
+            device.unbind(TX)?;
+            let stopped = device.vhost.base(TX)?;
+            let expected = u32::from(base.wrapping_add(300));
+            check(stopped == expected, || {
+                format!("stopped at {stopped}, not {expected}")
+            })?;
+        }
+    }
+    Ok(())
+}
+
+/// The id of the used element at index `at`; `u32::MAX` where the device wrote none.
+fn element(device: &NetDevice, queue: u32, at: u16) -> u32 {
+    let layout = if queue == RX {
+        device.rx.layout
+    } else {
+        device.tx.layout
+    };
+    let mut id = [0; 4];
+    let slot = u64::from(at % layout.size);
+    device.memory.read(layout.used + 4 + 8 * slot, &mut id);
+    u32::from_le_bytes(id)
+}
+
+/// Frames sent together come back as one element, where that of the first would be.
+fn groups(ctx: &Context) -> Result<()> {
+    offered(ctx)?;
+    for base in [0, 65530] {
+        let mut setup = Setup::new(PLAIN);
+        setup.base = base;
+        let mut device = NetDevice::start(&ctx.device, setup)?;
+        for count in [1, 2, 20, 64] {
+            let start = device.tx.layout.used_index(&device.memory);
+            events::post(&mut device, ctx.seed, u64::from(count))?;
+            Deadline::patient().until("the frames", || {
+                let index = device.tx.layout.used_index(&device.memory);
+                Ok(index == start.wrapping_add(count))
+            })?;
+            let last = u32::from(start.wrapping_add(count - 1) % 256);
+            let id = element(&device, TX, start);
+            check(id == last, || {
+                format!("base {base}: element of {count} names {id}, not {last}")
+            })?;
+            for skipped in 1..count {
+                let id = element(&device, TX, start.wrapping_add(skipped));
+                check(id == u32::MAX, || {
+                    format!("base {base}: element {skipped} of {count} was written")
+                })?;
+            }
+            events::settle(&mut device, usize::from(count))?;
+        }
+    }
+    Ok(())
+}
+
+/// The buffers of a received frame come back as one element with the length of the last.
+fn spanning(ctx: &Context) -> Result<()> {
+    offered(ctx)?;
+    for features in [MERGE, MERGE | feature::EVENT_IDX, MERGE | feature::INDIRECT] {
+        let indirect = features & feature::INDIRECT != 0;
+        let mut setup = Setup::new(features);
+        setup.rx_buffers = (256, 128);
+        setup.rx_shape = Shape {
+            own_header: indirect,
+            indirect,
+            ..Shape::WHOLE
+        };
+        let mut device = NetDevice::start(&ctx.device, setup)?;
+        let (mut bytes, mut got) = (Vec::new(), Vec::new());
+        for round in 0..200 {
+            device.rx_fill()?;
+            device.rx.flush()?;
+            let start = device.rx.layout.used_index(&device.memory);
+            let chains = 1 + (round % 23) as u16;
+            let len = usize::from(chains) * 128 - 12 - (round % 60) as usize;
+            frame::build(ctx.seed, round, len, &mut bytes);
+            device.peer.send(NetHeader::default(), &bytes)?;
+            Deadline::patient().until("the frame", || {
+                Ok(device.rx.layout.used_index(&device.memory) != start)
+            })?;
+            let last = u32::from(start.wrapping_add(chains - 1) % 256);
+            let id = element(&device, RX, start);
+            check(id == last, || {
+                format!("round {round}: the element of {chains} chains names {id}, not {last}")
+            })?;
+            let header = device.rx_take(&mut got)?.context("a frame")?;
+            check(header.num_buffers == chains, || {
+                format!("round {round}: {} buffers announced", header.num_buffers)
+            })?;
+            frame::expect("received", round, &bytes, &got)?;
+        }
+        let sizes = |n: u64| [60, 14, 116, 117, 1500, 9000, 16384, 20000][(n % 8) as usize];
+        traffic::receive(&mut device, Plan::new(ctx.seed, 400, sizes))
+            .with_context(|| format!("features {features:#x}"))?;
+    }
+    Ok(())
+}
+
+/// More frames than a 16-bit index counts.
+fn wrap(
+    ctx: &Context,
+    features: u64,
+    rx_buffer: usize,
+    go: fn(&mut NetDevice, Plan) -> Result<()>,
+) -> Result<()> {
+    offered(ctx)?;
+    let mut setup = Setup::new(features);
+    setup.tx_buffers = (256, 128);
+    setup.rx_buffers = (256, rx_buffer);
+    let mut device = NetDevice::start(&ctx.device, setup)?;
+    let plan = Plan {
+        window: 120,
+        ..Plan::new(ctx.seed, 66_000, |_| 60)
+    };
+    go(&mut device, plan)
+}
+
+fn tx_wrap(ctx: &Context) -> Result<()> {
+    wrap(ctx, PLAIN, 128, traffic::transmit)
+}
+
+/// Two buffers for each frame.
+fn rx_wrap(ctx: &Context) -> Result<()> {
+    wrap(ctx, MERGE | feature::EVENT_IDX, 64, traffic::receive)
+}
+
+/// With a limit on frames in flight each is sent by itself, and may have to wait.
+fn send_buffer(ctx: &Context) -> Result<()> {
+    offered(ctx)?;
+    for bytes in [1 << 20, 100_000] {
+        let mut device = NetDevice::start(&ctx.device, frames::roomy(EVENTS))?;
+        device.tap.set_send_buffer(bytes)?;
+        traffic::exchange(&mut device, Plan::new(ctx.seed, 330, frames::all_sizes))
+            .with_context(|| format!("a send buffer of {bytes}"))?;
+    }
+    Ok(())
+}
+
+/// Stop and start of single queues; the next chain is the one after the last used.
+fn rebind(ctx: &Context) -> Result<()> {
+    offered(ctx)?;
+    let own_header = Shape {
+        own_header: true,
+        ..Shape::WHOLE
+    };
+    for (features, shape) in [
+        (PLAIN, Shape::WHOLE),
+        (EVENTS | feature::MRG_RXBUF, Shape::WHOLE),
+        (EVENTS, own_header),
+    ] {
+        let mut setup = Setup::new(features);
+        setup.tx_shape = shape;
+        setup.rx_shape = shape;
+        if features & feature::MRG_RXBUF != 0 {
+            setup.rx_buffers = (256, 300);
+        }
+        // C takes the base for the place of the next descriptor too, which is wrong once a chain
+        // has had more than one.
+        let restart = ctx.kind == Kind::Rnet || !shape.own_header;
+        let mut device = NetDevice::start(&ctx.device, setup)?;
+        live::under_traffic(ctx, &mut device, 60, |device, number| {
+            let queue = if number % 3 == 0 { RX } else { TX };
+            device.unbind(queue)?;
+            let stopped = device.vhost.base(queue)?;
+            let layout = device.queue(queue).layout;
+            let used = u32::from(layout.used_index(&device.memory));
+            check(stopped == used, || {
+                format!("stopped at {stopped}, {used} used")
+            })?;
+            if number % 2 == 0 && restart {
+                accepts("SET_VRING_BASE", device.vhost.set_base(queue, stopped))?;
+            }
+            device.bind(queue)
+        })
+        .with_context(|| format!("features {features:#x}, {shape:?}"))?;
+    }
+    Ok(())
+}
+
+fn one_short(ctx: &Context) -> Result<()> {
+    offered(ctx)?;
+    buffers::waits_for_buffer(ctx, &[MERGE, MERGE | feature::EVENT_IDX])
+}
+
+fn too_long(ctx: &Context) -> Result<()> {
+    offered(ctx)?;
+    buffers::drops_too_long(ctx, &[PLAIN, EVENTS])
+}
+
+fn call_suppressed(ctx: &Context) -> Result<()> {
+    offered(ctx)?;
+    events::calls_suppressed(ctx, &[PLAIN, EVENTS])
+}
+
+fn call_after(ctx: &Context) -> Result<()> {
+    offered(ctx)?;
+    events::call_after(ctx, EVENTS)
+}
+
+/// An event index that a group steps over is passed all the same.
+fn call_within_group(ctx: &Context) -> Result<()> {
+    offered(ctx)?;
+    for base in [0, 65500] {
+        let mut setup = Setup::new(EVENTS);
+        setup.base = base;
+        let mut device = NetDevice::start(&ctx.device, setup)?;
+        events::post(&mut device, ctx.seed, 1)?;
+        events::settle(&mut device, 1)?;
+        let first = Deadline::patient().readable(&[&device.tx.call])?;
+        check(first, || "no call for the first frame".into())?;
+        for wanted in 1..=20u16 {
+            device.tx.call.take()?;
+            let early = device.tx.ring.arm_call(wanted);
+            check(!early, || "used buffers nobody posted".into())?;
+            events::post(&mut device, ctx.seed, 20)?;
+            let came = Deadline::patient().readable(&[&device.tx.call])?;
+            check(came, || {
+                format!("base {base}: no call for {wanted} of 20 buffers")
+            })?;
+            events::settle(&mut device, 20)?;
+            device.tx.call.take()?;
+            // One more than the group has: nothing until the next.
+            let early = device.tx.ring.arm_call(wanted + 1);
+            check(!early, || "used buffers nobody posted".into())?;
+            events::post(&mut device, ctx.seed, u64::from(wanted))?;
+            events::settle(&mut device, usize::from(wanted))?;
+            let made = device.tx.call.take()?;
+            check(made == 0, || {
+                format!("base {base}: a call for {wanted} buffers, one early")
+            })?;
+            events::post(&mut device, ctx.seed, 1)?;
+            let came = Deadline::patient().readable(&[&device.tx.call])?;
+            check(came, || format!("base {base}: no call after {wanted} + 1"))?;
+            events::settle(&mut device, 1)?;
+        }
+    }
+    Ok(())
+}
+
+fn no_lost_kick(ctx: &Context) -> Result<()> {
+    offered(ctx)?;
+    events::no_lost_kick(ctx, &[PLAIN, EVENTS])
+}
+
+fn no_lost_call(ctx: &Context) -> Result<()> {
+    offered(ctx)?;
+    events::no_lost_call(ctx, &[PLAIN, EVENTS])
+}

@@ -1,0 +1,75 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Indexes that wrap, and rings of every size.
+
+use crate::cases::common::{Case, Context, case, check};
+use crate::driver::device::{NetDevice, Setup, Shape};
+use crate::driver::traffic::{self, Plan};
+use crate::driver::uapi::feature;
+use anyhow::{Context as _, Result};
+
+pub(crate) const CASES: &[Case] = &[
+    case("wrap.plain", 120, plain),
+    case("wrap.events", 120, events),
+    case("wrap.ring_sizes", 150, sizes),
+];
+
+/// More frames than a 16-bit index counts.
+const COUNT: u64 = 66_000;
+
+fn many(ctx: &Context, features: u64, go: fn(&mut NetDevice, Plan) -> Result<()>) -> Result<()> {
+    let mut setup = Setup::new(features);
+    setup.tx_buffers = (256, 128);
+    setup.rx_buffers = (256, 128);
+    let mut device = NetDevice::start(&ctx.device, setup)?;
+    let plan = Plan {
+        window: 200,
+        ..Plan::new(ctx.seed, COUNT, |_| 60)
+    };
+    go(&mut device, plan)
+}
+
+fn plain(ctx: &Context) -> Result<()> {
+    many(ctx, feature::VERSION_1, traffic::exchange)
+}
+
+fn events(ctx: &Context) -> Result<()> {
+    many(
+        ctx,
+        feature::VERSION_1 | feature::EVENT_IDX,
+        traffic::exchange,
+    )
+}
+
+/// Every size, with a full ring at some time, then more frames than it has descriptors.
+fn sizes(ctx: &Context) -> Result<()> {
+    for bits in 1..=15 {
+        let size = 1u16 << bits;
+        let features = feature::VERSION_1 | if bits % 2 == 0 { feature::EVENT_IDX } else { 0 };
+        let mut setup = Setup::new(features);
+        setup.tx_size = size;
+        setup.rx_size = size;
+        setup.tx_buffers = (usize::from(size), 128);
+        setup.rx_buffers = (usize::from(size), 128);
+        if size <= 64 {
+            // Chains of two descriptors where that leaves room for more than one turn.
+            setup.tx_shape = Shape {
+                own_header: true,
+                ..Shape::WHOLE
+            };
+        }
+        let mut device = NetDevice::start(&ctx.device, setup)?;
+        let plan = Plan::new(ctx.seed + bits, u64::from(size) + 70, |_| 60);
+        traffic::exchange(
+            &mut device,
+            Plan {
+                window: 400,
+                ..plan
+            },
+        )
+        .with_context(|| format!("rings of {size}"))?;
+        let kicks = device.tx.kicks;
+        check(kicks > 0, || "the device never wanted a kick".into())?;
+    }
+    Ok(())
+}

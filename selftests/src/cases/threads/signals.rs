@@ -1,0 +1,76 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Signals that come while a thread is started for a device: the call is made again, unseen.
+
+use crate::cases::common::{Case, Context, Kind, accepts, case, check, workers};
+use crate::driver::vhost::Vhost;
+use crate::sys::process::{interrupt_after, interruptions};
+use anyhow::{Context as _, Result};
+use rand::rngs::SmallRng;
+use rand::{Rng, SeedableRng};
+use std::cell::Cell;
+use std::io;
+use std::time::Instant;
+
+pub(crate) const CASES: &[Case] = &[
+    case("signals.set_owner", 120, set_owner),
+    case("signals.new_worker", 120, new_worker),
+];
+
+/// Makes `call` on what `prepare` answers, again and again, with a signal at any moment of it, and
+/// fails unless all succeed.
+fn interrupted<T>(
+    ctx: &Context,
+    what: &str,
+    mut prepare: impl FnMut() -> Result<T>,
+    mut call: impl FnMut(&T) -> io::Result<()>,
+) -> Result<()> {
+    let mut times = Vec::new();
+    for _ in 0..31 {
+        let on = prepare()?;
+        let start = Instant::now();
+        let result = call(&on);
+        times.push(start.elapsed());
+        accepts(what, result)?;
+    }
+    times.sort_unstable();
+    let time = times[times.len() / 2];
+    // CAST: far below a second.
+    let most = 2 * time.as_micros().max(10) as u32;
+    let mut rng = SmallRng::seed_from_u64(ctx.seed);
+    let (calls, mut refused) = (ctx.times(500), 0);
+    for number in 0..calls {
+        let on = prepare()?;
+        interrupt_after(rng.random_range(1..most)).context("a signal")?;
+        match call(&on) {
+            // C takes it for a lack of memory that no thread could be started.
+            Err(error) if ctx.kind == Kind::C && error.raw_os_error() == Some(libc::ENOMEM) => {
+                refused += 1;
+            }
+            result => accepts(what, result).with_context(|| format!("call {number}"))?,
+        }
+    }
+    let came = interruptions();
+    println!("{came} signals in {calls} calls of {time:?}, {refused} refused");
+    check(came > calls / 10, || "hardly any signal came".into())
+}
+
+fn set_owner(ctx: &Context) -> Result<()> {
+    interrupted(ctx, "SET_OWNER", || ctx.open(), Vhost::set_owner)
+}
+
+fn new_worker(ctx: &Context) -> Result<()> {
+    if !workers::has_workers(ctx)? {
+        return Ok(());
+    }
+    let vhost = ctx.owned()?;
+    let last = Cell::new(None);
+    let free = || match last.take() {
+        Some(id) => accepts("FREE_WORKER", vhost.free_worker(id)),
+        None => Ok(()),
+    };
+    interrupted(ctx, "NEW_WORKER", free, |()| {
+        last.set(Some(vhost.new_worker()?));
+        Ok(())
+    })
+}
