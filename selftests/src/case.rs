@@ -3,6 +3,7 @@
 //! What a case is, and what it is run on.
 
 use crate::driver::vhost::Vhost;
+pub use crate::skip::Skip;
 use anyhow::{Result, bail};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -120,15 +121,3 @@ pub struct Role {
 pub(crate) const fn role(name: &'static str, run: fn(&Context) -> Result<()>) -> Role {
     Role { name, run }
 }
-
-/// Why a case does not apply to a device; an error that is no failure.
-#[derive(Debug)]
-pub struct Skip(pub String);
-
-impl std::fmt::Display for Skip {
-    fn fmt(&self, to: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        to.write_str(&self.0)
-    }
-}
-
-impl std::error::Error for Skip {}

@@ -5,12 +5,18 @@
 //! The device path is a parameter everywhere, so that the same case runs against the in-tree
 //! `vhost_net` and against `vhost_rnet`: a case is believed once it passes on the former.
 //!
-//! From the bottom up: [`sys`] holds every `unsafe` line, [`wait`] and [`eventfd`] are what threads
-//! wait by. [`driver`] is the guest's and its hypervisor's side of a device, [`host`] what packets meet
-//! on the host, and what a test sees and sets there. [`case`] says what a test is, [`cases`] are all of them and [`runner`] runs each in
-//! a process of its own; [`history`] says which of them are for bugs that such code has had. [`soak`]
-//! goes on for as long as one likes. [`conformance`] compares two devices call by call, [`fuzz`] does to
-//! one what nobody should. [`bench`] measures, with a driver of its own that does less.
+//! From the bottom up, each on those before it:
+//!
+//! | module | what it is |
+//! | --- | --- |
+//! | [`sys`], [`wait`], [`eventfd`], [`skip`] | every `unsafe` line; what threads wait by; what a machine lacks |
+//! | [`packet`] | frames and their headers |
+//! | [`host`] | what packets meet on the host, and what a test sees and sets there |
+//! | [`driver`] | the guest's and its hypervisor's side of a device |
+//! | [`case`], [`bench`], [`soak`], [`conformance`] | what a test is; figures; traffic that goes on; two devices compared call by call |
+//! | [`runner`] | runs each test in a process of its own |
+//! | [`cases`], [`fuzz`] | all tests; what nobody should do, at random |
+//! | [`history`] | which tests are for bugs that such code has had |
 
 #![deny(unsafe_code)]
 
@@ -23,7 +29,9 @@ pub mod eventfd;
 pub mod fuzz;
 pub mod history;
 pub mod host;
+pub mod packet;
 pub mod runner;
+pub mod skip;
 pub mod soak;
 pub mod sys;
 pub mod wait;

@@ -2,7 +2,8 @@
 
 //! What is measured: direction, frame length, ring mode, memory layout, sizes.
 
-use crate::driver::uapi::{NetHeader, feature};
+use crate::driver::uapi::feature;
+use crate::packet::header::NetHeader;
 
 /// The virtio-net header that goes before each frame.
 pub const HEADER: usize = 12;

@@ -4,7 +4,6 @@
 
 use super::case::{Case, Direction, HEADER, Mode};
 use super::ring::Ring;
-use crate::driver::frame;
 use crate::driver::memory::GuestMemory;
 use crate::driver::setup::GUEST_BASE;
 use crate::driver::uapi::{VringAddr, feature};
@@ -12,6 +11,7 @@ use crate::driver::vhost::{RX, TX, Vhost};
 use crate::host::peer::Peer;
 use crate::host::procfs;
 use crate::host::tap::{OFFLOAD_CSUM, OFFLOAD_TSO4, Tap, TapConfig};
+use crate::packet::frame;
 use anyhow::{Context, Result, bail};
 use std::fs;
 use std::os::fd::{AsFd, AsRawFd};

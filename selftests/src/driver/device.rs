@@ -6,10 +6,12 @@ use crate::driver::memory::GuestMemory;
 use crate::driver::queue::{Kick, Queue};
 pub use crate::driver::setup::{GUEST_BASE, Setup, Shape};
 use crate::driver::split::SplitLayout;
-use crate::driver::uapi::{NetHeader, VringAddr, feature};
+use crate::driver::uapi::{VringAddr, feature};
 use crate::driver::vhost::{RX, TX, Vhost};
 use crate::host::peer::Peer;
 use crate::host::tap::{Tap, TapConfig};
+use crate::host::wire::Wire;
+use crate::packet::header::NetHeader;
 use anyhow::{Context, Result, bail};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
@@ -60,6 +62,20 @@ impl NetDevice {
         let tap = Tap::new(name, config)?;
         let peer = setup.peer(tap.if_index())?;
         Self::on(path, setup, tap, peer)
+    }
+
+    /// Makes a device on a wire and starts both queues.
+    ///
+    /// # Errors
+    ///
+    /// When anything on the way fails.
+    pub fn start_on(path: &Path, wire: &Wire, setup: Setup) -> Result<Self> {
+        let tap = wire.backend(setup.tap())?;
+        let peer = setup.peer(wire.far_index()?)?;
+        let device = Self::on(path, setup, tap, peer)?;
+        device.bind(RX)?;
+        device.bind(TX)?;
+        Ok(device)
     }
 
     /// Makes a device on a backend, with everything set up but that.

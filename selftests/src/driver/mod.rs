@@ -6,12 +6,11 @@
 //! the device sees as guest memory, [`away`] how that goes for a while; [`ring`] and [`split`] are the
 //! driver's half of a virtqueue; [`iotlb`] and [`iommu`] its IO addresses, [`log`] its dirty log;
 //! [`queue`] is a ring with its buffers and notifications, [`setup`] and [`device`] put all together;
-//! [`traffic`] moves numbered frames ([`frame`], [`segments`]) through it and checks every byte,
-//! [`load`] does so on several devices at once.
+//! [`traffic`] moves numbered frames through it and checks every byte, [`load`] does so on several
+//! devices at once.
 
 pub mod away;
 pub mod device;
-pub mod frame;
 pub mod iommu;
 pub mod iotlb;
 pub mod load;
@@ -19,7 +18,6 @@ pub mod log;
 pub mod memory;
 pub mod queue;
 pub mod ring;
-pub mod segments;
 pub mod setup;
 pub mod split;
 pub mod traffic;

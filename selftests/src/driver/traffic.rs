@@ -3,8 +3,9 @@
 //! Numbered frames through a device: sent, awaited in order, compared byte for byte.
 
 use crate::driver::device::NetDevice;
-use crate::driver::frame;
-use crate::driver::uapi::{NetHeader, feature};
+use crate::driver::uapi::feature;
+use crate::packet::frame;
+use crate::packet::header::NetHeader;
 use crate::wait::{Deadline, PATIENCE};
 use anyhow::{Context, Result, bail};
 use std::os::fd::AsFd;

@@ -10,16 +10,17 @@
 use super::{Counts, Fuzzer, Stop, drain, exchange};
 use crate::case::Context;
 use crate::driver::device::{GUEST_BASE, NetDevice, Setup};
-use crate::driver::frame;
 use crate::driver::iommu::Iommu;
 use crate::driver::iotlb::{
     INVALIDATE, LEN, MISS, Message, READ, UPDATE, VERSION_1, VERSION_2, WRITE,
 };
 use crate::driver::log::DirtyLog;
 use crate::driver::memory::GuestMemory;
-use crate::driver::uapi::{NetHeader, VRING_LOG, VringAddr, feature};
+use crate::driver::uapi::{VRING_LOG, VringAddr, feature};
 use crate::driver::vhost::{RX, TX, Vhost};
 use crate::host::tap::Tap;
+use crate::packet::frame;
+use crate::packet::header::NetHeader;
 use crate::sys::kcov::Coverage;
 use crate::sys::mapping::PAGE;
 use crate::wait::Deadline;

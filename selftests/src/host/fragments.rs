@@ -4,8 +4,8 @@
 //!
 //! A kernel with fault injection says that there are no others, to those who cannot wait.
 
-use crate::case::Skip;
 use crate::host::procfs;
+use crate::skip::Skip;
 use crate::sys::ballast::Ballast;
 use crate::sys::mapping::PAGE;
 use crate::sys::net;

@@ -2,13 +2,12 @@
 
 //! The other end of the wire: a packet socket on the tap interface.
 
-use crate::driver::frame::ETHERTYPE;
-use crate::driver::uapi::NetHeader;
-use crate::sys::net;
+use crate::packet::frame::ETHERTYPE;
+use crate::packet::header::NetHeader;
+use crate::sys::net::{self, SOL_PACKET};
 use anyhow::{Context, Result, bail};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-pub(crate) const SOL_PACKET: i32 = 263;
 const PACKET_VNET_HDR: i32 = 15;
 const PACKET_QDISC_BYPASS: i32 = 20;
 pub(crate) const SOL_SOCKET: i32 = 1;

@@ -2,13 +2,10 @@
 
 //! Every kind of interface whose file or socket a device takes as a backend, and the wire to a peer.
 
-use crate::case::Skip;
-use crate::driver::device::NetDevice;
-use crate::driver::setup::Setup;
-use crate::driver::vhost::{RX, TX};
-use crate::host::peer::{ETH_P_ALL, Peer, SO_RCVBUFFORCE, SOL_PACKET, SOL_SOCKET};
+use crate::host::peer::{ETH_P_ALL, SO_RCVBUFFORCE, SOL_SOCKET};
 use crate::host::tap::{MTU, Tap, TapConfig};
-use crate::sys::net;
+use crate::skip::Skip;
+use crate::sys::net::{self, SOL_PACKET};
 use anyhow::{Context, Result, bail};
 use rustix::fs::{CWD, Dev, FileType, Mode};
 use rustix::mount::{MountFlags, UnmountFlags};
@@ -22,7 +19,7 @@ const PACKET_VNET_HDR_SZ: i32 = 24;
 /// Enough for a ring of the largest frames.
 const PACKET_BUFFER: i32 = 64 << 20;
 
-/// The VLAN of [`Wire::tagged_peer`].
+/// The VLAN of [`Wire::tagged_index`].
 const VLAN: u16 = 5;
 
 /// What the guest's end of a wire is.
@@ -244,21 +241,22 @@ impl Wire {
         Ok(fd)
     }
 
-    /// The other end.
+    /// The index of the interface at the other end.
     ///
     /// # Errors
     ///
     /// What the kernel answers; there is no tap before its backend.
-    pub fn peer(&self, setup: &Setup) -> Result<Peer> {
-        setup.peer(net::if_index(&self.far).context("index of the far end")?)
+    pub fn far_index(&self) -> Result<i32> {
+        net::if_index(&self.far).context("index of the far end")
     }
 
-    /// The other end, on a VLAN: what it sends comes with a tag, and it gets what has the same.
+    /// The index of an interface at the other end, on a VLAN: what is sent there arrives with a tag, and
+    /// it gets what has the same.
     ///
     /// # Errors
     ///
-    /// As [`Self::peer`]. A kernel without VLANs skips the case.
-    pub fn tagged_peer(&self, setup: &Setup) -> Result<Peer> {
+    /// As [`Self::far_index`]. A kernel without VLANs skips the case.
+    pub fn tagged_index(&self) -> Result<i32> {
         load("8021q")?;
         let (far, name) = (&self.far, format!("{}.{VLAN}", self.far));
         // One that is left of an earlier device is as good.
@@ -267,29 +265,15 @@ impl Wire {
                 "link add link {far} name {name} type vlan id {VLAN}\nlink set {name} up\n"
             ))?;
         }
-        setup.peer(net::if_index(&name)?)
+        Ok(net::if_index(&name)?)
     }
 
-    /// A frame of the tagged peer, as the guest sees it (IEEE 802.1Q).
+    /// A frame that comes from the VLAN, as the guest sees it (IEEE 802.1Q).
     #[must_use]
     pub fn tag(frame: &[u8]) -> Vec<u8> {
         let (addresses, rest) = frame.split_at(12);
         let [high, low] = VLAN.to_be_bytes();
         [addresses, &[0x81, 0x00, high, low], rest].concat()
-    }
-
-    /// A device on this wire, with both queues started.
-    ///
-    /// # Errors
-    ///
-    /// When anything on the way fails.
-    pub fn start(&self, path: &Path, setup: Setup) -> Result<NetDevice> {
-        let tap = self.backend(setup.tap())?;
-        let peer = self.peer(&setup)?;
-        let device = NetDevice::on(path, setup, tap, peer)?;
-        device.bind(RX)?;
-        device.bind(TX)?;
-        Ok(device)
     }
 
     /// Takes the backend's interface down, or up again.

@@ -4,9 +4,11 @@
 
 use super::check;
 use super::ioctl::{Request, call};
-use crate::host::peer::SOL_PACKET;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+
+/// The level of a packet socket's options.
+pub(crate) const SOL_PACKET: i32 = 263;
 
 const TUN: u8 = b'T';
 const TUN_SET_IFF: Request<IfRequest> = Request::plain(Request::<i32>::write(TUN, 202).number());

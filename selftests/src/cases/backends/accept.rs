@@ -4,14 +4,15 @@
 
 use crate::cases::common::{Case, Context, Kind as Driver, accepts, case, check, refuses, wake_c};
 use crate::driver::device::{NetDevice, Setup};
-use crate::driver::frame;
 use crate::driver::traffic::{self, Plan};
-use crate::driver::uapi::{NetHeader, feature};
+use crate::driver::uapi::feature;
 use crate::driver::vhost::{RX, TX, Vhost};
 use crate::host::peer::Peer;
 use crate::host::procfs;
 use crate::host::tap::Tap;
 use crate::host::wire::{Kind, Wire};
+use crate::packet::frame;
+use crate::packet::header::NetHeader;
 use crate::sys::net;
 use crate::wait::Deadline;
 use anyhow::{Context as _, Result};
@@ -58,7 +59,7 @@ fn exchange(ctx: &Context, device: &mut NetDevice) -> Result<()> {
 /// A packet socket serves without an interface; the error of one that is down is in the way once.
 fn packet(ctx: &Context) -> Result<()> {
     let wire = Wire::new(Kind::Packet, 0)?;
-    let mut device = wire.start(&ctx.device, setup())?;
+    let mut device = NetDevice::start_on(&ctx.device, &wire, setup())?;
     device.unbind(RX)?;
     device.unbind(TX)?;
     let unbound = net::socket(libc::AF_PACKET, libc::SOCK_RAW, 0)?;
@@ -112,7 +113,7 @@ fn gone(ctx: &Context) -> Result<()> {
         (Kind::Packet, Some(libc::EINVAL)),
     ] {
         let wire = Wire::new(kind, 0)?;
-        let device = wire.start(&ctx.device, setup())?;
+        let device = NetDevice::start_on(&ctx.device, &wire, setup())?;
         device.unbind(RX)?;
         device.unbind(TX)?;
         wire.delete()?;
@@ -170,7 +171,7 @@ fn layer_3_with(ctx: &Context, limit: i32) -> Result<()> {
 fn waiting(ctx: &Context) -> Result<()> {
     for kind in [Kind::Packet, Kind::Macvtap] {
         let wire = Wire::new(kind, 0)?;
-        let mut device = wire.start(&ctx.device, setup())?;
+        let mut device = NetDevice::start_on(&ctx.device, &wire, setup())?;
         if kind.is_tap() {
             device.tap.set_send_buffer(20_000)?;
         } else {
@@ -210,7 +211,7 @@ fn waiting(ctx: &Context) -> Result<()> {
 /// to wait for it. The queue still gets what comes once the link is up.
 fn error(ctx: &Context) -> Result<()> {
     let wire = Wire::new(Kind::Packet, 0)?;
-    let mut device = wire.start(&ctx.device, setup())?;
+    let mut device = NetDevice::start_on(&ctx.device, &wire, setup())?;
     let (mut bytes, mut got) = (Vec::new(), Vec::new());
     for round in 0..3 {
         frame::build_tcp(ctx.seed, round, 300, &mut bytes);

@@ -74,7 +74,7 @@ fn traffic_on(ctx: &Context, kind: Kind) -> Result<()> {
 
 fn start(ctx: &Context, wire: &Wire, mut setup: Setup) -> Result<NetDevice> {
     setup.tcp |= wire.kind.only_ip();
-    wire.start(&ctx.device, setup)
+    NetDevice::start_on(&ctx.device, wire, setup)
 }
 
 /// Frames from the shortest to the longest.
@@ -110,7 +110,7 @@ fn segmented(ctx: &Context, wire: &Wire, features: u64) -> Result<()> {
     }
     setup.offloads = OFFLOAD_CSUM | OFFLOAD_TSO4;
     setup.tcp = true;
-    let mut device = wire.start(&ctx.device, setup)?;
+    let mut device = NetDevice::start_on(&ctx.device, wire, setup)?;
     let plan = Plan {
         tcp: true,
         ..Plan::new(ctx.seed, 70, segmented_sizes)

@@ -4,13 +4,14 @@
 
 use crate::cases::common::{Case, Context, Kind as Driver, Role, accepts, case, check, role};
 use crate::driver::device::{NetDevice, Setup};
-use crate::driver::frame;
 use crate::driver::traffic::{self, Plan, RxFlow, TxFlow};
-use crate::driver::uapi::{NetHeader, feature};
+use crate::driver::uapi::feature;
 use crate::driver::vhost::{RX, TX};
 use crate::host::procfs;
 use crate::host::tap::{OFFLOAD_CSUM, OFFLOAD_TSO4};
 use crate::host::wire::{Kind, Wire, ip};
+use crate::packet::frame;
+use crate::packet::header::NetHeader;
 use crate::runner;
 use crate::wait::Deadline;
 use anyhow::{Context as _, Result};
@@ -72,7 +73,7 @@ impl Rig {
             setup.offloads = OFFLOAD_CSUM | OFFLOAD_TSO4;
         }
         setup.tcp = true;
-        let device = wire.start(&ctx.device, setup)?;
+        let device = NetDevice::start_on(&ctx.device, &wire, setup)?;
         Ok(Self {
             wire,
             device,
@@ -193,7 +194,7 @@ impl Rig {
         let wire = Wire::new(self.wire.kind, 1)?;
         let setup = &self.device.setup;
         self.device.tap = wire.backend(setup.tap())?;
-        self.device.peer = wire.peer(setup)?;
+        self.device.peer = setup.peer(wire.far_index()?)?;
         self.wire = wire;
         self.device.bind(RX)?;
         if self.device.tx.ring.pending() == 0 {

@@ -4,10 +4,11 @@
 
 use crate::cases::common::{Case, Context, Kind as Driver, case, check};
 use crate::driver::device::{NetDevice, Setup};
-use crate::driver::frame;
-use crate::driver::uapi::{NetHeader, feature};
+use crate::driver::uapi::feature;
 use crate::host::procfs;
 use crate::host::wire::{Kind, Wire};
+use crate::packet::frame;
+use crate::packet::header::NetHeader;
 use crate::wait::Deadline;
 use anyhow::{Context as _, Result};
 
@@ -42,7 +43,8 @@ fn all_back(device: &mut NetDevice) -> Result<()> {
 fn filter(ctx: &Context) -> Result<()> {
     for events in [0, feature::EVENT_IDX] {
         let wire = Wire::new(Kind::Packet, 0)?;
-        let mut device = wire.start(&ctx.device, Setup::new(feature::VERSION_1 | events))?;
+        let mut device =
+            NetDevice::start_on(&ctx.device, &wire, Setup::new(feature::VERSION_1 | events))?;
         wire.drop_type(frame::ETHERTYPE + 1)?;
         let bad = frame::unseen(ctx.seed, 300);
         let mut good = Vec::new();
@@ -86,7 +88,7 @@ fn filter(ctx: &Context) -> Result<()> {
 /// and the worker rests.
 fn full_queue(ctx: &Context) -> Result<()> {
     let wire = Wire::new(Kind::Packet, 0)?;
-    let mut device = wire.start(&ctx.device, Setup::new(feature::VERSION_1))?;
+    let mut device = NetDevice::start_on(&ctx.device, &wire, Setup::new(feature::VERSION_1))?;
     wire.shut()?;
     let bytes = frame::unseen(ctx.seed, 1000);
     for _ in 0..3 {

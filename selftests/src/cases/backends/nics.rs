@@ -9,7 +9,6 @@
 
 use crate::cases::common::{Case, Context, case, check, frames};
 use crate::driver::device::NetDevice;
-use crate::driver::segments::{Arrived, Destination, Stream};
 use crate::driver::uapi::feature;
 use crate::driver::vhost::{RX, TX};
 use crate::host::fragments::Fragments;
@@ -17,6 +16,7 @@ use crate::host::nics::Pair;
 use crate::host::peer::Peer;
 use crate::host::tap::{OFFLOAD_CSUM, OFFLOAD_TSO4};
 use crate::host::wire::{feed, ip, load, tc};
+use crate::packet::segments::{Arrived, Destination, Stream};
 use crate::wait::Deadline;
 use anyhow::{Context as _, Result};
 use rustix::thread::{CpuSet, sched_getcpu, sched_setaffinity};

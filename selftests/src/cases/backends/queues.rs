@@ -4,13 +4,14 @@
 
 use crate::cases::common::{Case, Context, Skip, case, check};
 use crate::driver::device::{NetDevice, Setup};
-use crate::driver::frame;
 use crate::driver::traffic::{self, Plan, RxFlow};
-use crate::driver::uapi::{NetHeader, feature};
+use crate::driver::uapi::feature;
 use crate::driver::vhost::{RX, TX};
 use crate::host::procfs;
 use crate::host::tap::{OFFLOAD_CSUM, OFFLOAD_TSO4, Tap, TapConfig};
 use crate::host::wire::{self, Kind, Wire};
+use crate::packet::frame;
+use crate::packet::header::NetHeader;
 use crate::wait::Deadline;
 use anyhow::{Context as _, Result, bail};
 
@@ -40,7 +41,12 @@ fn queues(ctx: &Context, kind: Kind) -> Result<()> {
     let mut devices = (0..QUEUES)
         .map(|_| {
             let backend = wire.backend(config)?;
-            let device = NetDevice::on(&ctx.device, setup.clone(), backend, wire.peer(&setup)?)?;
+            let device = NetDevice::on(
+                &ctx.device,
+                setup.clone(),
+                backend,
+                setup.peer(wire.far_index()?)?,
+            )?;
             device.bind(RX)?;
             device.bind(TX)?;
             Ok(device)

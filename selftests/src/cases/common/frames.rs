@@ -4,9 +4,10 @@
 
 use crate::cases::common::{Context, check};
 use crate::driver::device::{NetDevice, Setup, Shape};
-use crate::driver::frame;
-use crate::driver::uapi::{NetHeader, feature};
+use crate::driver::uapi::feature;
 use crate::driver::vhost::{RX, TX};
+use crate::packet::frame;
+use crate::packet::header::NetHeader;
 use crate::wait::Deadline;
 use anyhow::Result;
 

@@ -7,13 +7,14 @@
 
 use crate::cases::common::{Context, Kind, accepts, check};
 use crate::driver::device::{NetDevice, Setup};
-use crate::driver::frame;
 use crate::driver::log::{DirtyLog, LOG_PAGE, Pages, cover, log_used};
 use crate::driver::memory::GuestMemory;
 use crate::driver::ring::Segment;
 use crate::driver::split::SplitLayout;
-use crate::driver::uapi::{NetHeader, feature};
+use crate::driver::uapi::feature;
 use crate::driver::vhost::{RX, TX};
+use crate::packet::frame;
+use crate::packet::header::NetHeader;
 use crate::wait::Deadline;
 use anyhow::{Context as _, Result};
 

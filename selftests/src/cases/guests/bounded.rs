@@ -6,14 +6,15 @@
 use crate::cases::common::owners::{say_ready, start, still_works};
 use crate::cases::common::{Case, Context, Kind, Role, a_while, accepts, case, check, role};
 use crate::driver::device::{NetDevice, Setup};
-use crate::driver::frame;
 use crate::driver::memory::GuestMemory;
 use crate::driver::queue::Kick;
 use crate::driver::split::{Descriptor, SplitLayout, write_table};
 use crate::driver::traffic::{self, Plan};
-use crate::driver::uapi::{DESC_INDIRECT, DESC_NEXT, DESC_WRITE, NetHeader, feature};
+use crate::driver::uapi::{DESC_INDIRECT, DESC_NEXT, DESC_WRITE, feature};
 use crate::driver::vhost::{RX, TX};
 use crate::host::tap;
+use crate::packet::frame;
+use crate::packet::header::NetHeader;
 use crate::wait::Deadline;
 use anyhow::{Context as _, Result};
 use std::fs;

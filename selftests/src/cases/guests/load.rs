@@ -4,16 +4,17 @@
 
 use crate::cases::common::{Case, Context, case, check};
 use crate::driver::device::{NetDevice, Setup};
-use crate::driver::frame;
 use crate::driver::load::{self, Line};
 use crate::driver::memory::GuestMemory;
 use crate::driver::queue::Kick;
 use crate::driver::split::{Descriptor, SplitLayout};
 use crate::driver::traffic::Plan;
-use crate::driver::uapi::{DESC_WRITE, NetHeader, feature};
+use crate::driver::uapi::{DESC_WRITE, feature};
 use crate::driver::vhost::{RX, TX};
 use crate::host::procfs;
 use crate::host::tap;
+use crate::packet::frame;
+use crate::packet::header::NetHeader;
 use crate::sys::process;
 use crate::wait::Deadline;
 use anyhow::{Context as _, Result};

@@ -4,14 +4,15 @@
 
 use crate::cases::common::{Case, Context, accepts, case, check, refuses};
 use crate::driver::device::{NetDevice, Setup};
-use crate::driver::frame;
 use crate::driver::iotlb::{Message, VERSION_1};
 use crate::driver::traffic::{self, Plan};
-use crate::driver::uapi::{NetHeader, feature};
+use crate::driver::uapi::feature;
 use crate::driver::vhost::{RX, TX, Vhost};
 use crate::eventfd::EventFd;
 use crate::host::procfs::{self, MemoryUse};
 use crate::host::wire::{Kind, Wire};
+use crate::packet::frame;
+use crate::packet::header::NetHeader;
 use crate::sys::net;
 use crate::wait::Deadline;
 use anyhow::{Context as _, Result};
@@ -84,7 +85,7 @@ fn backends(ctx: &Context) -> Result<()> {
         let sockets = packet_sockets()?;
         let wire = Wire::new(kind, 0)?;
         let name = wire.name.clone();
-        let mut device = wire.start(&ctx.device, Setup::new(feature::VERSION_1))?;
+        let mut device = NetDevice::start_on(&ctx.device, &wire, Setup::new(feature::VERSION_1))?;
         let (pipe, _end) = rustix::pipe::pipe()?;
         let before = MemoryUse::now()?;
         for round in 0..ctx.times(3000) {
@@ -118,7 +119,7 @@ fn backends(ctx: &Context) -> Result<()> {
 fn short_frames(ctx: &Context) -> Result<()> {
     for kind in [Kind::Tap, Kind::Macvtap] {
         let wire = Wire::new(kind, 0)?;
-        let mut device = wire.start(&ctx.device, Setup::new(feature::VERSION_1))?;
+        let mut device = NetDevice::start_on(&ctx.device, &wire, Setup::new(feature::VERSION_1))?;
         send_short(&mut device, ctx.times(40))?;
         let before = MemoryUse::now()?;
         // What is counted below would be some 600 bytes a frame: never fewer than would show.

@@ -44,7 +44,7 @@ fn idle_owner(ctx: &Context) -> Result<()> {
     let mut device = NetDevice::start(&ctx.device, Setup::new(feature::VERSION_1))?;
     device.rx_fill()?;
     let _ = device.rx.ring.publish();
-    device.tx_post(crate::driver::uapi::NetHeader::default(), &[0; 64])?;
+    device.tx_post(crate::packet::header::NetHeader::default(), &[0; 64])?;
     let _ = device.tx.ring.publish();
     say_ready()?;
     loop {

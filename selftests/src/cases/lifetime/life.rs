@@ -4,12 +4,13 @@
 
 use crate::cases::common::{Case, Context, accepts, case, check};
 use crate::driver::device::{NetDevice, Setup};
-use crate::driver::frame;
 use crate::driver::traffic::{self, Flow, Plan, RxFlow, TxFlow};
-use crate::driver::uapi::{NetHeader, feature};
+use crate::driver::uapi::feature;
 use crate::driver::vhost::{RX, TX};
 use crate::host::census;
 use crate::host::procfs;
+use crate::packet::frame;
+use crate::packet::header::NetHeader;
 use anyhow::{Context as _, Result};
 
 pub(crate) const CASES: &[Case] = &[

@@ -4,10 +4,11 @@
 
 use crate::cases::common::{Case, Context, Skip, a_while, accepts, case, check};
 use crate::driver::device::{NetDevice, Setup};
-use crate::driver::frame;
 use crate::driver::ring::Segment;
 use crate::driver::traffic::{self, Plan};
-use crate::driver::uapi::{MemoryRegion, NetHeader, feature};
+use crate::driver::uapi::{MemoryRegion, feature};
+use crate::packet::frame;
+use crate::packet::header::NetHeader;
 use crate::sys::mapping::{Mapping, PAGE};
 use crate::wait::Deadline;
 use anyhow::{Context as _, Result};

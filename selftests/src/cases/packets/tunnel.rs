@@ -4,11 +4,12 @@
 
 use crate::cases::common::{Case, Context, accepts, case, check, frames};
 use crate::driver::device::NetDevice;
-use crate::driver::frame::{self, TCP_HEADERS};
 use crate::driver::traffic::{self, Plan};
-use crate::driver::uapi::{NetHeader, feature};
+use crate::driver::uapi::feature;
 use crate::driver::vhost::{RX, TX};
 use crate::host::tap::{OFFLOAD_CSUM, OFFLOAD_TSO4, OFFLOAD_UDP_TUNNEL};
+use crate::packet::frame::{self, TCP_HEADERS};
+use crate::packet::header::NetHeader;
 use crate::wait::Deadline;
 use anyhow::{Context as _, Result};
 

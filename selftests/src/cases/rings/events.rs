@@ -4,10 +4,11 @@
 
 use crate::cases::common::{Case, Context, case, check};
 use crate::driver::device::{NetDevice, Setup};
-use crate::driver::frame;
 use crate::driver::traffic::{self, Plan};
-use crate::driver::uapi::{NetHeader, feature};
+use crate::driver::uapi::feature;
 use crate::driver::vhost::TX;
+use crate::packet::frame;
+use crate::packet::header::NetHeader;
 use crate::wait::Deadline;
 use anyhow::{Context as _, Result};
 

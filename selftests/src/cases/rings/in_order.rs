@@ -9,10 +9,11 @@ use crate::cases::common::{Case, Context, Kind, Skip, accepts, case, check, fram
 use crate::cases::packets::rx::buffers;
 use crate::cases::rings::events;
 use crate::driver::device::{NetDevice, Setup, Shape};
-use crate::driver::frame;
 use crate::driver::traffic::{self, Plan};
-use crate::driver::uapi::{NetHeader, feature};
+use crate::driver::uapi::feature;
 use crate::driver::vhost::{RX, TX};
+use crate::packet::frame;
+use crate::packet::header::NetHeader;
 use crate::wait::Deadline;
 use anyhow::{Context as _, Result, bail};
 

@@ -3,12 +3,13 @@
 //! What a hostile guest writes into its memory, drawn at random.
 
 use crate::driver::device::{NetDevice, Setup, Shape};
-use crate::driver::frame;
 use crate::driver::memory::GuestMemory;
 use crate::driver::split::{Descriptor, SplitLayout, write_table};
-use crate::driver::uapi::{DESC_INDIRECT, DESC_NEXT, DESC_WRITE, NetHeader, feature};
+use crate::driver::uapi::{DESC_INDIRECT, DESC_NEXT, DESC_WRITE, feature};
 use crate::driver::vhost::RX;
 use crate::host::tap::{OFFLOAD_CSUM, OFFLOAD_TSO4};
+use crate::packet::frame;
+use crate::packet::header::NetHeader;
 use rand::Rng;
 use rand::rngs::SmallRng;
 use rand::seq::IndexedRandom;

@@ -5,11 +5,12 @@
 use super::evil::{self, Pattern, STOPPING, TOUCHING, Writer};
 use crate::cases::common::{Case, Context, Kind, case, check};
 use crate::driver::device::NetDevice;
-use crate::driver::frame;
 use crate::driver::traffic::{self, Plan};
-use crate::driver::uapi::{DESC_NEXT, NetHeader, feature};
+use crate::driver::uapi::{DESC_NEXT, feature};
 use crate::driver::vhost::RX;
 use crate::host::procfs;
+use crate::packet::frame;
+use crate::packet::header::NetHeader;
 use crate::wait::Deadline;
 use anyhow::{Context as _, Result};
 

@@ -5,10 +5,11 @@
 use super::evil::{self, STOPPING, TOUCHING, Writer};
 use crate::cases::common::{Case, Context, Kind, case, check};
 use crate::driver::device::NetDevice;
-use crate::driver::frame;
 use crate::driver::traffic::{self, Plan};
-use crate::driver::uapi::{NetHeader, feature};
+use crate::driver::uapi::feature;
 use crate::driver::vhost::TX;
+use crate::packet::frame;
+use crate::packet::header::NetHeader;
 use crate::wait::Deadline;
 use anyhow::{Context as _, Result};
 

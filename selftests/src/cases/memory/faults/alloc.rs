@@ -7,12 +7,13 @@
 
 use crate::cases::common::{Case, Context, Kind, Skip, accepts, case, check};
 use crate::driver::device::{NetDevice, Setup};
-use crate::driver::frame;
 use crate::driver::iotlb::{Message, VERSION_1};
 use crate::driver::traffic::{self, Plan};
-use crate::driver::uapi::{NetHeader, feature};
+use crate::driver::uapi::feature;
 use crate::driver::vhost::{self, RX, TX, Vhost};
 use crate::host::procfs;
+use crate::packet::frame;
+use crate::packet::header::NetHeader;
 use crate::sys::mapping::Mapping;
 use crate::wait::Deadline;
 use anyhow::{Context as _, Result, bail};

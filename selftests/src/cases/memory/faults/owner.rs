@@ -5,13 +5,14 @@
 use crate::cases::common::{Case, Context, Kind, Role, Skip, accepts, case, check, owners, role};
 use crate::driver::away::{Away, whole_pages, without};
 use crate::driver::device::{NetDevice, Setup};
-use crate::driver::frame;
 use crate::driver::split::Descriptor;
 use crate::driver::traffic::{self, Flow, Plan, RxFlow, TxFlow};
-use crate::driver::uapi::{MemoryRegion, NetHeader, feature};
+use crate::driver::uapi::{MemoryRegion, feature};
 use crate::driver::vhost::{RX, TX};
 use crate::host::cgroup::Group;
 use crate::host::procfs;
+use crate::packet::frame;
+use crate::packet::header::NetHeader;
 use crate::sys::mapping::{Mapping, PAGE};
 use crate::sys::process::Forked;
 use crate::sys::userfault::Userfault;

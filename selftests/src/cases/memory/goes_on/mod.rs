@@ -13,14 +13,15 @@ use crate::cases::common::frames::{expect_no_errors, send_one, single, take_one}
 use crate::cases::common::iommu::Behind;
 use crate::cases::common::{Case, Context, Kind, a_while, accepts, case, wake_c, workers};
 use crate::driver::device::{NetDevice, Setup};
-use crate::driver::frame;
 use crate::driver::iotlb::VERSION_2;
 use crate::driver::log::log_used;
 use crate::driver::traffic::{self, Plan, RxFlow};
-use crate::driver::uapi::{NetHeader, feature};
+use crate::driver::uapi::feature;
 use crate::driver::vhost::{RX, TX};
 use crate::host::procfs;
 use crate::host::wire::{self, Wire};
+use crate::packet::frame;
+use crate::packet::header::NetHeader;
 use crate::sys::net;
 use crate::wait::Deadline;
 use anyhow::{Context as _, Result};
@@ -145,7 +146,7 @@ fn link(ctx: &Context) -> Result<()> {
         for events in [0, feature::EVENT_IDX] {
             let wire = Wire::new(kind, 0)?;
             let setup = Setup::new(feature::VERSION_1 | events);
-            let mut device = wire.start(&ctx.device, setup)?;
+            let mut device = NetDevice::start_on(&ctx.device, &wire, setup)?;
             for round in 0..3 {
                 link_down(ctx, &wire, &mut device, round)
                     .with_context(|| format!("{kind:?}, features {events:#x}, round {round}"))?;

@@ -8,14 +8,15 @@ use crate::cases::common::iommu::Behind;
 use crate::cases::common::log::{END, USED, content, used_len};
 use crate::cases::common::{Case, Context, Kind, accepts, case, check};
 use crate::driver::device::{NetDevice, Setup};
-use crate::driver::frame;
 use crate::driver::iommu::PAGE;
 use crate::driver::iotlb::{Message, VERSION_2};
 use crate::driver::log::{DirtyLog, Pages, cover, log_used};
 use crate::driver::memory::GuestMemory;
 use crate::driver::traffic::{self, Plan};
-use crate::driver::uapi::{MemoryRegion, NetHeader, feature};
+use crate::driver::uapi::{MemoryRegion, feature};
 use crate::driver::vhost::{RX, TX};
+use crate::packet::frame;
+use crate::packet::header::NetHeader;
 use crate::wait::Deadline;
 use anyhow::{Context as _, Result};
 

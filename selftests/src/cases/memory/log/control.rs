@@ -5,13 +5,14 @@
 use crate::cases::common::log::{END, Logged, USED};
 use crate::cases::common::{Case, Context, Kind, accepts, case, check, refuses};
 use crate::driver::device::{NetDevice, Setup};
-use crate::driver::frame;
 use crate::driver::log::{DirtyLog, LOG_PAGE, log_used};
 use crate::driver::traffic::{self, Plan};
-use crate::driver::uapi::{self, MemoryRegion, NetHeader, feature};
+use crate::driver::uapi::{self, MemoryRegion, feature};
 use crate::driver::vhost::{RX, TX};
 use crate::eventfd::EventFd;
 use crate::host::procfs;
+use crate::packet::frame;
+use crate::packet::header::NetHeader;
 use crate::sys::ioctl::BadPointer;
 use crate::wait::Deadline;
 use anyhow::{Context as _, Result};

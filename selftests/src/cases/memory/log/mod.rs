@@ -10,13 +10,14 @@ use crate::cases::common::log::{
 };
 use crate::cases::common::{Case, Context, Kind, accepts, case, check, frames};
 use crate::driver::device::Setup;
-use crate::driver::frame;
 use crate::driver::log::{LOG_PAGE, Pages, cover};
 use crate::driver::ring::Segment;
 use crate::driver::traffic::{self, Plan};
-use crate::driver::uapi::{MemoryRegion, NetHeader, feature};
+use crate::driver::uapi::{MemoryRegion, feature};
 use crate::driver::vhost::RX;
 use crate::host::procfs;
+use crate::packet::frame;
+use crate::packet::header::NetHeader;
 use crate::wait::Deadline;
 use anyhow::{Context as _, Result};
 

@@ -4,11 +4,12 @@
 
 use crate::cases::common::{Case, Context, case, check};
 use crate::driver::device::{NetDevice, Setup, Shape};
-use crate::driver::frame;
 use crate::driver::traffic::{self, Plan};
-use crate::driver::uapi::{NetHeader, feature};
+use crate::driver::uapi::feature;
 use crate::host::tap::{OFFLOAD_CSUM, OFFLOAD_TSO4};
 use crate::host::wire::{Kind, Wire};
+use crate::packet::frame;
+use crate::packet::header::NetHeader;
 use crate::wait::Deadline;
 use anyhow::{Context as _, Result};
 
@@ -103,7 +104,7 @@ fn borders(ctx: &Context, kind: Kind) -> Result<()> {
             for header in [0, feature::NET_HDR] {
                 let setup = setup(low | header, high, shape);
                 let what = format!("{shape:?}, header of {} bytes", setup.header());
-                let mut device = wire.start(&ctx.device, setup)?;
+                let mut device = NetDevice::start_on(&ctx.device, &wire, setup)?;
                 let plan = Plan::new(ctx.seed + round, 108, size);
                 traffic::transmit(&mut device, plan)
                     .with_context(|| format!("{what}, {header:#x}"))?;
@@ -129,7 +130,7 @@ fn segmented(ctx: &Context, kind: Kind) -> Result<()> {
             setup.offloads = OFFLOAD_CSUM | OFFLOAD_TSO4;
             setup.tcp = true;
             let what = format!("{shape:?}, header of {} bytes", setup.header());
-            let mut device = wire.start(&ctx.device, setup)?;
+            let mut device = NetDevice::start_on(&ctx.device, &wire, setup)?;
             let plan = Plan {
                 tcp: true,
                 ..Plan::new(ctx.seed, 108, size)
@@ -146,7 +147,7 @@ fn beyond(ctx: &Context) -> Result<()> {
     for shape in shapes() {
         let mut setup = setup(feature::VERSION_1, 0, shape);
         setup.tx_buffers = (16, 80_000);
-        let mut device = wire.start(&ctx.device, setup)?;
+        let mut device = NetDevice::start_on(&ctx.device, &wire, setup)?;
         let sizes = |n: u64| [65549, 65550, 65551, 60, 65562, 66000, 1500][(n % 7) as usize];
         traffic::transmit(&mut device, Plan::new(ctx.seed, 70, sizes))
             .with_context(|| format!("{shape:?}"))?;
@@ -161,7 +162,7 @@ fn header_lengths(ctx: &Context) -> Result<()> {
         for (low, high) in HEADERS {
             let setup = setup(low, high, shape(true, 4096, false));
             let header = setup.header();
-            let mut device = wire.start(&ctx.device, setup)?;
+            let mut device = NetDevice::start_on(&ctx.device, &wire, setup)?;
             let context = || format!("{kind:?}, header of {header} bytes");
             each_header_length(ctx, &mut device).with_context(context)?;
         }

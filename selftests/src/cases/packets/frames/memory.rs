@@ -5,12 +5,13 @@
 use crate::cases::common::accounting::{current, group, returns};
 use crate::cases::common::{Case, Context, Kind, accepts, case, check};
 use crate::driver::device::{NetDevice, Setup};
-use crate::driver::frame;
 use crate::driver::traffic::{self, Plan};
-use crate::driver::uapi::{NetHeader, feature};
+use crate::driver::uapi::feature;
 use crate::driver::vhost::{RX, TX};
 use crate::eventfd::EventFd;
 use crate::host::tap::Tap;
+use crate::packet::frame;
+use crate::packet::header::NetHeader;
 use crate::sys::process::Forked;
 use crate::wait::Deadline;
 use anyhow::{Context as _, Result};

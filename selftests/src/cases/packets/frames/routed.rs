@@ -4,12 +4,13 @@
 
 use crate::cases::common::{Case, Context, case, check};
 use crate::driver::device::{NetDevice, Setup};
-use crate::driver::frame::{self, TCP_HEADERS};
-use crate::driver::uapi::{NetHeader, feature};
+use crate::driver::uapi::feature;
 use crate::host::fragments::Fragments;
 use crate::host::peer::Peer;
 use crate::host::tap::{self, OFFLOAD_CSUM, OFFLOAD_TSO4, Tap, TapConfig};
 use crate::host::wire::{ip, load};
+use crate::packet::frame::{self, TCP_HEADERS};
+use crate::packet::header::NetHeader;
 use crate::wait::{Deadline, is_readable};
 use anyhow::{Context as _, Result};
 use std::fs;

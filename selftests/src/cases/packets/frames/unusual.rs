@@ -4,11 +4,12 @@
 
 use crate::cases::common::{Case, Context, Kind as Driver, case, check};
 use crate::driver::device::{NetDevice, Setup};
-use crate::driver::frame;
 use crate::driver::traffic::{self, Plan};
-use crate::driver::uapi::{NetHeader, feature};
+use crate::driver::uapi::feature;
 use crate::host::procfs;
 use crate::host::wire::{Kind, Wire};
+use crate::packet::frame;
+use crate::packet::header::NetHeader;
 use crate::wait::Deadline;
 use anyhow::{Context as _, Result};
 use rand::rngs::SmallRng;
@@ -35,7 +36,7 @@ fn start(ctx: &Context, wire: &Wire, features: u64, rx_buffer: usize) -> Result<
     setup.rx_buffers = (128, rx_buffer);
     setup.tx_buffers = (64, 10240);
     setup.tcp = true;
-    wire.start(&ctx.device, setup)
+    NetDevice::start_on(&ctx.device, wire, setup)
 }
 
 /// Sends a frame to the guest, which gets it or not.
@@ -64,7 +65,7 @@ fn deliver(device: &mut NetDevice, sent: &[u8], expected: Option<&[u8]>) -> Resu
 fn tagged(ctx: &Context, wire: &Wire) -> Result<()> {
     for (features, rx_buffer) in [(MERGE, 128), (MERGE, 2048), (feature::VERSION_1, 2048)] {
         let mut device = start(ctx, wire, features, rx_buffer)?;
-        let plain = std::mem::replace(&mut device.peer, wire.tagged_peer(&device.setup)?);
+        let plain = std::mem::replace(&mut device.peer, device.setup.peer(wire.tagged_index()?)?);
         device.rx_fill()?;
         device.rx.flush()?;
         let (mut bytes, mut got) = (Vec::new(), Vec::new());

@@ -4,10 +4,11 @@
 
 use crate::cases::common::{Case, Context, Kind, case, check};
 use crate::driver::device::{NetDevice, Setup, Shape};
-use crate::driver::frame;
 use crate::driver::traffic::{self, Plan, RxFlow};
-use crate::driver::uapi::{NetHeader, feature};
+use crate::driver::uapi::feature;
 use crate::host::procfs;
+use crate::packet::frame;
+use crate::packet::header::NetHeader;
 use crate::wait::Deadline;
 use anyhow::{Context as _, Result};
 

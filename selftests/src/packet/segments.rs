@@ -5,8 +5,8 @@
 //! The host may change addresses, and add outer headers. It must not change the payload, which follows
 //! from the sequence number, and all checksums of a segment have to be right.
 
-use crate::driver::frame;
-use crate::driver::uapi::NetHeader;
+use crate::packet::frame;
+use crate::packet::header::NetHeader;
 use anyhow::{Context, Result, bail};
 
 /// Payload of each segment, so that one with the headers of a tunnel is no longer than 1500 bytes.
