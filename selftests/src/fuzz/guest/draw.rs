@@ -2,13 +2,13 @@
 
 //! What a hostile guest writes into its memory, drawn at random.
 
-use crate::driver::device::{NetDevice, Setup, Shape};
+use super::packet;
+use super::setup::{CLOSED, LIMITED, OPEN, REGION};
+use crate::driver::device::NetDevice;
 use crate::driver::memory::GuestMemory;
 use crate::driver::split::{Descriptor, SplitLayout, write_table};
-use crate::driver::uapi::{DESC_INDIRECT, DESC_NEXT, DESC_WRITE, feature};
+use crate::driver::uapi::{DESC_INDIRECT, DESC_NEXT, DESC_WRITE};
 use crate::driver::vhost::RX;
-use crate::host::tap::{OFFLOAD_CSUM, OFFLOAD_TSO4};
-use crate::packet::frame;
 use crate::packet::header::NetHeader;
 use rand::Rng;
 use rand::rngs::SmallRng;
@@ -16,16 +16,6 @@ use rand::seq::IndexedRandom;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-/// The size of each region beside the first.
-pub const REGION: usize = 0x1_0000;
-/// Regions that the guest uses as it likes: two that touch, and two with a hole between them.
-pub const OPEN: [u64; 4] = [0x4000_0000, 0x4001_0000, 0x5000_0000, 0x5002_0000];
-/// A region whose pages go from and come back to the process, which has no other use for it.
-pub const CLOSED: u64 = 0x6000_0000;
-/// A region of which the device may only read every other page, if there is an IOMMU.
-pub const LIMITED: u64 = 0x7000_0000;
-/// The end of all guest memory.
-pub const END: u64 = 0x8000_0000;
 /// Where indirect tables are, and how many entries fit.
 const TABLES: (u64, usize) = (OPEN[0] + 0x8000, 0x800);
 
@@ -62,95 +52,6 @@ const NOWHERE: [u64; 6] = [
     0xffff_8880_0000_0000,
     u64::MAX,
 ];
-
-/// A device with features, sizes and layouts at random, out of those that are offered.
-pub fn setup(rng: &mut SmallRng, offered: u64) -> Setup {
-    let bits = [
-        (feature::VERSION_1, 0.8),
-        (feature::EVENT_IDX, 0.5),
-        (feature::INDIRECT, 0.7),
-        (feature::MRG_RXBUF, 0.5),
-        (feature::IN_ORDER, 0.25),
-        (feature::NET_HDR, 0.15),
-        (feature::NOTIFY_ON_EMPTY, 0.2),
-        (feature::ACCESS_PLATFORM, 0.25),
-        (feature::LOG_ALL, 0.3),
-    ];
-    let wanted: u64 = bits
-        .into_iter()
-        .filter(|(_, chance)| rng.random_bool(*chance))
-        .map(|(bit, _)| bit)
-        .sum();
-    let mut setup = Setup::new(wanted & offered);
-    let mut queue = || {
-        let size = 1u16 << rng.random_range(1..=10);
-        let indirect = setup.features & feature::INDIRECT != 0 && rng.random();
-        // Of 2 KiB each; direct chains must fit the ring several times.
-        let piece = *[100, 256, 700, usize::MAX].choose(rng).unwrap_or(&700);
-        let shape = Shape {
-            own_header: rng.random(),
-            piece,
-            indirect,
-        };
-        let fits = indirect || 4 * (2048 / piece + 2) <= usize::from(size);
-        (size, if fits { shape } else { Shape::WHOLE })
-    };
-    (setup.rx_size, setup.rx_shape) = queue();
-    (setup.tx_size, setup.tx_shape) = queue();
-    setup.rx_buffers.0 = usize::from(setup.rx_size).min(256);
-    setup.tx_buffers.0 = usize::from(setup.tx_size).min(256);
-    if setup.features & feature::NET_HDR == 0 && rng.random_bool(0.3) {
-        setup.tcp = true;
-        setup.offloads = OFFLOAD_CSUM | OFFLOAD_TSO4;
-    }
-    setup.base = rng.random();
-    setup.scattered = setup.features & feature::ACCESS_PLATFORM != 0;
-    setup.margin = 1;
-    setup.regions = OPEN
-        .into_iter()
-        .chain([CLOSED, LIMITED])
-        .map(|at| (at, REGION))
-        .collect();
-    setup
-}
-
-/// A header as no driver should write it.
-pub fn header(rng: &mut SmallRng) -> NetHeader {
-    let mut word = || {
-        *[0, 1, 14, 34, 54, 1448, 0x7fff, 0xffff, rng.random()]
-            .choose(rng)
-            .unwrap_or(&0)
-    };
-    NetHeader {
-        hdr_len: word(),
-        gso_size: word(),
-        csum_start: word(),
-        csum_offset: word(),
-        num_buffers: word(),
-        flags: *[0, 1, 1, 2, 0xff].choose(rng).unwrap_or(&0),
-        gso_type: *[0, 1, 3, 4, 5, 0x81, 0x20, 0x40, 0xff]
-            .choose(rng)
-            .unwrap_or(&0),
-        ..NetHeader::default()
-    }
-}
-
-/// A frame of some kind.
-pub fn frame(rng: &mut SmallRng, longest: usize, out: &mut Vec<u8>) {
-    let len = match rng.random_range(0..4) {
-        0 => rng.random_range(14..=longest),
-        1 => longest,
-        _ => rng.random_range(14..=longest.min(200)),
-    };
-    if rng.random() && len > frame::TCP_HEADERS {
-        frame::build_tcp(rng.random(), 0, len, out);
-    } else {
-        frame::build(rng.random(), 0, len, out);
-        let kinds: [u16; 6] = [0x0800, 0x86dd, 0x0806, 0x8100, 0x88b5, rng.random()];
-        let kind = kinds.choose(rng).copied().unwrap_or(0);
-        out[12..14].copy_from_slice(&kind.to_be_bytes());
-    }
-}
 
 /// One of the device's queues as the hostile guest has it.
 #[derive(Clone, Copy, Debug)]
@@ -382,11 +283,11 @@ impl Guest {
             return;
         }
         let mut out = std::mem::take(&mut self.scratch);
-        frame(&mut self.rng, len - self.header, &mut out);
+        packet::frame(&mut self.rng, len - self.header, &mut out);
         let head = if self.rng.random_bool(0.6) {
             NetHeader::default()
         } else {
-            header(&mut self.rng)
+            packet::header(&mut self.rng)
         };
         self.memory.write(addr, &head.bytes()[..self.header]);
         self.memory.write(addr + self.header as u64, &out);
@@ -517,7 +418,7 @@ impl Guest {
                 let (start, len) = *self.own.choose(&mut self.rng).unwrap_or(&self.own[0]);
                 let at = self.rng.random_range(0..len - 32) as u64;
                 if self.rng.random() {
-                    let bytes = header(&mut self.rng).bytes();
+                    let bytes = packet::header(&mut self.rng).bytes();
                     self.memory.write(start + at, &bytes[..self.header]);
                 } else {
                     let bytes: [u8; 32] = self.rng.random();

@@ -7,6 +7,8 @@
 //! its calls return; the dirty log names only pages of the guest; and a fresh ring works.
 
 mod draw;
+mod packet;
+mod setup;
 
 use super::{Counts, Fuzzer, Stop, drain, exchange};
 use crate::case::{Context, Kind};
@@ -20,10 +22,11 @@ use crate::eventfd::EventFd;
 use crate::host::tap::Tap;
 use crate::sys::mapping::PAGE;
 use anyhow::{Context as _, Result, bail};
-use draw::{CLOSED, Guest, LIMITED, REGION};
+use draw::Guest;
 use rand::rngs::SmallRng;
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
+use setup::{CLOSED, LIMITED, REGION};
 use std::os::fd::{AsFd, AsRawFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -64,9 +67,9 @@ fn index(queue: u32) -> usize {
 impl Episode {
     fn new(ctx: &Context, mut rng: SmallRng) -> Result<Self> {
         let offered = Vhost::open(&ctx.device)?.features()?;
-        let setup = draw::setup(&mut rng, offered);
+        let setup = setup::setup(&mut rng, offered);
         let device = NetDevice::prepare(&ctx.device, setup, "tap0", false)?;
-        let log = DirtyLog::new(draw::END)?;
+        let log = DirtyLog::new(setup::END)?;
         device
             .vhost
             .set_log_base(log.addr())
@@ -192,11 +195,11 @@ impl Episode {
         let longest = *[200, 1514, 9000, 65000]
             .choose(&mut self.rng)
             .unwrap_or(&200);
-        draw::frame(&mut self.rng, longest, &mut self.scratch);
+        packet::frame(&mut self.rng, longest, &mut self.scratch);
         let header = if self.rng.random_bool(0.8) {
             Default::default()
         } else {
-            draw::header(&mut self.rng)
+            packet::header(&mut self.rng)
         };
         // The tap may be full, and the socket need not take such a header.
         if self.device.peer.send(header, &self.scratch).is_ok() {
