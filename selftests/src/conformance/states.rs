@@ -139,28 +139,12 @@ pub fn all() -> Vec<State> {
     let message_v2 = ioctl("SET_BACKEND_FEATURES", vec![Field::long(2)]);
     let kthread = ioctl("SET_FORK_FROM_OWNER", vec![Field::Byte(0)]);
     let nowhere = Field::long(0xffff_8880_0000_0000);
-    let misplaced = ioctl(
-        "SET_VRING_ADDR",
-        vec![
-            Field::word(1),
-            Field::word(0),
-            nowhere,
-            nowhere,
-            nowhere,
-            Field::long(0),
-        ],
-    );
-    let misplaced_rx = ioctl(
-        "SET_VRING_ADDR",
-        vec![
-            Field::word(0),
-            Field::word(0),
-            nowhere,
-            nowhere,
-            nowhere,
-            Field::long(0),
-        ],
-    );
+    let misplaced = |queue| {
+        let place = [nowhere, nowhere, nowhere, Field::long(0)];
+        let mut fields = vec![Field::word(queue), Field::word(0)];
+        fields.extend(place);
+        ioctl("SET_VRING_ADDR", fields)
+    };
     let fresh = || State::new("fresh", Vec::new()).owner(Owner::Nobody);
     let run = || State::new("running", running(plain)).bound();
     vec![
@@ -173,8 +157,8 @@ pub fn all() -> Vec<State> {
         State::new("rings without memory", then(vec![own()], rings())).unusable(),
         State::new("memory without rings", vec![own(), usual_memory()]),
         State::new(
-            "misplaced rings",
-            then(ready(plain), vec![misplaced, misplaced_rx]),
+            "misplaced(1) rings",
+            then(ready(plain), vec![misplaced(1), misplaced(0)]),
         )
         .unusable(),
         State::new("ready", ready(plain)),

@@ -6,12 +6,13 @@ use crate::driver::memory::GuestMemory;
 use crate::driver::queue::{Kick, Queue};
 pub use crate::driver::setup::{GUEST_BASE, Setup, Shape};
 use crate::driver::split::SplitLayout;
-use crate::driver::uapi::{VringAddr, feature};
+use crate::driver::uapi::{MemoryRegion, VringAddr, feature};
 use crate::driver::vhost::{RX, TX, Vhost};
 use crate::host::peer::Peer;
 use crate::host::tap::{Tap, TapConfig};
 use crate::host::wire::Wire;
 use crate::packet::header::NetHeader;
+use crate::sys::mapping::Mapping;
 use anyhow::{Context, Result, bail};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
@@ -144,6 +145,22 @@ impl NetDevice {
             used: queue.layout.used,
             ..VringAddr::default()
         }
+    }
+
+    /// Adds a region of guest memory that only the device knows of.
+    ///
+    /// # Errors
+    ///
+    /// When the device refuses.
+    pub fn plug(&self, guest: u64, map: &Mapping) -> Result<()> {
+        let mut table = self.memory.table();
+        table.push(MemoryRegion {
+            guest,
+            size: map.len() as u64,
+            user: map.addr() as u64,
+            padding: 0,
+        });
+        self.vhost.set_memory(&table).context("SET_MEM_TABLE")
     }
 
     /// Hands a ring to the device.

@@ -3,6 +3,7 @@
 //! Numbered frames through a device: sent, awaited in order, compared byte for byte.
 
 use crate::driver::device::NetDevice;
+use crate::driver::queue::Queue;
 use crate::driver::uapi::feature;
 use crate::packet::frame;
 use crate::packet::header::NetHeader;
@@ -104,19 +105,49 @@ pub trait Flow {
     fn describe(&self, device: &NetDevice) -> String;
 }
 
-/// Frames from the guest to the peer.
+/// Numbered frames that go one way, and how far they have come.
 #[derive(Debug)]
-pub struct TxFlow {
+pub struct Numbered<Way> {
     plan: Plan,
-    /// Frames posted so far.
+    /// Frames posted, or sent by the peer, so far.
     pub sent: u64,
-    /// Frames the peer got so far.
+    /// Frames that have arrived so far.
     pub seen: u64,
+    /// What there is to say of this way only.
+    pub way: Way,
     buffer: Vec<u8>,
     expected: Vec<u8>,
 }
 
-impl TxFlow {
+/// From the guest to the peer.
+#[derive(Debug, Default)]
+pub struct FromGuest;
+
+/// From the peer to the guest.
+#[derive(Debug)]
+pub struct ToGuest {
+    /// Whether buffers are posted again; not by a driver that leaves its ring as it is.
+    pub refills: bool,
+    /// Frames before this one may be lost.
+    pub may_lose: u64,
+}
+
+impl Default for ToGuest {
+    fn default() -> Self {
+        Self {
+            refills: true,
+            may_lose: 0,
+        }
+    }
+}
+
+/// Frames from the guest to the peer.
+pub type TxFlow = Numbered<FromGuest>;
+
+/// Frames from the peer to the guest.
+pub type RxFlow = Numbered<ToGuest>;
+
+impl<Way: Default> Numbered<Way> {
     /// A flow at its start.
     #[must_use]
     pub fn new(plan: Plan) -> Self {
@@ -124,11 +155,14 @@ impl TxFlow {
             plan,
             sent: 0,
             seen: 0,
+            way: Way::default(),
             buffer: Vec::new(),
             expected: Vec::new(),
         }
     }
+}
 
+impl<Way> Numbered<Way> {
     /// Ends the flow with what is under way.
     pub fn finish(&mut self) {
         self.extend(0);
@@ -139,9 +173,26 @@ impl TxFlow {
         self.plan.count = self.sent + more;
     }
 
+    /// Whether one more frame may be under way.
+    fn may_send(&self) -> bool {
+        self.sent < self.plan.count && self.sent - self.seen < self.plan.window
+    }
+
+    fn stand(&self, way: &str, queue: &Queue) -> String {
+        format!(
+            "{way}: {} of {} sent, {} seen, {} chains out",
+            self.sent,
+            self.plan.count,
+            self.seen,
+            queue.ring.pending()
+        )
+    }
+}
+
+impl TxFlow {
     fn post(&mut self, device: &mut NetDevice) -> Result<bool> {
         let mut moved = false;
-        while self.sent < self.plan.count && self.sent - self.seen < self.plan.window {
+        while self.may_send() {
             self.plan.build(self.sent, &mut self.buffer);
             if !device.tx_post(self.plan.header(self.sent), &self.buffer)? {
                 break;
@@ -182,60 +233,14 @@ impl Flow for TxFlow {
     }
 
     fn describe(&self, device: &NetDevice) -> String {
-        format!(
-            "transmit: {} of {} sent, {} seen, {} chains out",
-            self.sent,
-            self.plan.count,
-            self.seen,
-            device.tx.ring.pending()
-        )
+        self.stand("transmit", &device.tx)
     }
-}
-
-/// Frames from the peer to the guest.
-#[derive(Debug)]
-pub struct RxFlow {
-    plan: Plan,
-    /// Frames the peer sent so far.
-    pub sent: u64,
-    /// Frames the guest got so far.
-    pub seen: u64,
-    /// Whether buffers are posted again; not by a driver that leaves its ring as it is.
-    pub refills: bool,
-    /// Frames before this one may be lost.
-    pub may_lose: u64,
-    buffer: Vec<u8>,
-    expected: Vec<u8>,
 }
 
 impl RxFlow {
-    /// A flow at its start.
-    #[must_use]
-    pub fn new(plan: Plan) -> Self {
-        Self {
-            plan,
-            sent: 0,
-            seen: 0,
-            refills: true,
-            may_lose: 0,
-            buffer: Vec::new(),
-            expected: Vec::new(),
-        }
-    }
-
-    /// Ends the flow with what is under way.
-    pub fn finish(&mut self) {
-        self.extend(0);
-    }
-
-    /// Ends the flow after `more` frames.
-    pub fn extend(&mut self, more: u64) {
-        self.plan.count = self.sent + more;
-    }
-
     fn check(&mut self, device: &NetDevice, header: NetHeader) -> Result<()> {
         self.plan.build(self.seen, &mut self.expected);
-        while self.seen < self.may_lose && self.expected != self.buffer {
+        while self.seen < self.way.may_lose && self.expected != self.buffer {
             self.seen += 1;
             self.plan.build(self.seen, &mut self.expected);
         }
@@ -269,11 +274,11 @@ impl RxFlow {
 impl Flow for RxFlow {
     fn pump(&mut self, device: &mut NetDevice) -> Result<bool> {
         let mut moved = false;
-        if self.refills {
+        if self.way.refills {
             device.rx_fill()?;
             device.rx.flush()?;
         }
-        while self.sent < self.plan.count && self.sent - self.seen < self.plan.window {
+        while self.may_send() {
             self.plan.build(self.sent, &mut self.buffer);
             device
                 .peer
@@ -301,13 +306,7 @@ impl Flow for RxFlow {
     }
 
     fn describe(&self, device: &NetDevice) -> String {
-        format!(
-            "receive: {} of {} sent, {} seen, {} chains out",
-            self.sent,
-            self.plan.count,
-            self.seen,
-            device.rx.ring.pending()
-        )
+        self.stand("receive", &device.rx)
     }
 }
 

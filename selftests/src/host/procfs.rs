@@ -7,6 +7,7 @@ use crate::wait::Deadline;
 use anyhow::{Context, Result, bail};
 use std::fs;
 use std::os::fd::{AsFd, AsRawFd};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// The process id of the parent of all kernel threads.
@@ -28,21 +29,26 @@ pub struct Thread {
 /// When the process is gone.
 pub fn threads(pid: u32) -> Result<Vec<Thread>> {
     let mut out = Vec::new();
-    for entry in fs::read_dir(format!("/proc/{pid}/task")).context("list threads")? {
-        let entry = entry?;
-        let Some(tid) = entry
-            .file_name()
-            .to_str()
-            .and_then(|name| name.parse().ok())
-        else {
-            continue;
-        };
+    for (tid, place) in numbered(format!("/proc/{pid}/task"))? {
         // A thread may end between the listing and the look at it.
-        if let Ok(name) = fs::read_to_string(entry.path().join("comm")) {
+        if let Ok(name) = fs::read_to_string(place.join("comm")) {
             out.push(Thread {
                 tid,
                 name: name.trim_end().to_owned(),
             });
+        }
+    }
+    Ok(out)
+}
+
+/// What in a folder has a number as its name, with its path.
+fn numbered(folder: impl AsRef<Path>) -> Result<Vec<(u32, PathBuf)>> {
+    let mut out = Vec::new();
+    for entry in fs::read_dir(folder).context("list processes or threads")? {
+        let entry = entry?;
+        let number = entry.file_name().to_str().map(str::parse);
+        if let Some(Ok(number)) = number {
+            out.push((number, entry.path()));
         }
     }
     Ok(out)
@@ -92,17 +98,9 @@ pub fn workers() -> Result<Vec<Thread>> {
 pub fn kernel_workers() -> Result<Vec<Thread>> {
     let name = format!("vhost-{}", std::process::id());
     let mut out = Vec::new();
-    for entry in fs::read_dir("/proc").context("list processes")? {
-        let entry = entry?;
-        let Some(tid) = entry
-            .file_name()
-            .to_str()
-            .and_then(|name| name.parse().ok())
-        else {
-            continue;
-        };
+    for (tid, place) in numbered("/proc")? {
         // A process may end between the listing and the look at it.
-        let Ok(status) = fs::read_to_string(entry.path().join("status")) else {
+        let Ok(status) = fs::read_to_string(place.join("status")) else {
             continue;
         };
         let named = status.lines().next() == Some(&format!("Name:\t{name}"));

@@ -56,16 +56,27 @@ pub(crate) fn single(features: u64) -> Setup {
     setup
 }
 
-/// Sends one frame towards `index`'s end of the wire, with a kick if it is the guest that sends and the device asks for
-/// one.
+/// Sends one frame, as [`send_frame`], that has a page for itself wherever its buffer starts.
 pub(crate) fn send_one(
     ctx: &Context,
     device: &mut NetDevice,
     index: u32,
     sequence: u64,
 ) -> Result<()> {
+    send_frame(ctx, device, index, sequence, SINGLE)
+}
+
+/// Sends one frame towards `index`'s end of the wire, with a kick if it is the guest that sends and the
+/// device asks for one.
+pub(crate) fn send_frame(
+    ctx: &Context,
+    device: &mut NetDevice,
+    index: u32,
+    sequence: u64,
+    len: usize,
+) -> Result<()> {
     let mut bytes = Vec::new();
-    frame::build(ctx.seed, sequence, SINGLE, &mut bytes);
+    frame::build(ctx.seed, sequence, len, &mut bytes);
     if index == RX {
         return device.peer.send(NetHeader::default(), &bytes);
     }

@@ -4,10 +4,11 @@
 
 use crate::cases::common::{Context, accepts, check, wake_c};
 use crate::driver::device::NetDevice;
+use crate::driver::setup::Setup;
 use crate::driver::split::{SplitDriver, SplitLayout};
 use crate::driver::traffic::{self, Flow, Plan, RxFlow, TxFlow};
 use crate::driver::uapi::feature;
-use crate::driver::vhost::RX;
+use crate::driver::vhost::{RX, TX};
 use anyhow::{Context as _, Result};
 
 /// Frames between two changes.
@@ -44,6 +45,66 @@ pub(crate) fn under_traffic(
     tx.finish();
     rx.finish();
     traffic::run(device, &mut [&mut tx, &mut rx])
+}
+
+/// Moves frames until the peer has seen `count`, and leaves the others under way.
+pub(crate) fn pump(
+    device: &mut NetDevice,
+    tx: &mut TxFlow,
+    rx: &mut RxFlow,
+    count: u64,
+) -> Result<()> {
+    while tx.seen < count {
+        let moved = tx.pump(device)? | rx.pump(device)?;
+        let alive = moved || traffic::wait_activity(device, crate::wait::PATIENCE)?;
+        check(alive, || tx.describe(device))?;
+    }
+    tx.pump(device)?;
+    Ok(())
+}
+
+/// Gives ownership up with frames under way, and takes it again: after `prepare`, which says how the
+/// device is, and with `between` called while nobody owns it.
+pub(crate) fn reset_owner(
+    ctx: &Context,
+    prepare: impl Fn(&NetDevice) -> Result<()>,
+    between: impl Fn() -> Result<()>,
+) -> Result<()> {
+    let setup = Setup::new(feature::VERSION_1 | feature::EVENT_IDX);
+    let mut device = NetDevice::start(&ctx.device, setup)?;
+    for round in 0..20 {
+        prepare(&device)?;
+        let plan = Plan::new(ctx.seed + round, u64::MAX, |_| 200);
+        let (mut tx, mut rx) = (TxFlow::new(plan), RxFlow::new(plan));
+        pump(&mut device, &mut tx, &mut rx, 100)?;
+        accepts("RESET_OWNER", device.vhost.reset_owner())?;
+        between()?;
+        accepts("SET_OWNER", device.vhost.set_owner())?;
+        device.configure()?;
+        // The rings are as they were: what was published and not used is used now.
+        device.bind(RX)?;
+        device.bind(TX)?;
+        tx.finish();
+        rx.finish();
+        traffic::run(&mut device, &mut [&mut tx, &mut rx])
+            .with_context(|| format!("round {round}"))?;
+    }
+    Ok(())
+}
+
+/// Stops a queue, compares its base with what the driver saw, and starts it, from the base that was
+/// told if `set`.
+pub(crate) fn stop_and_start(device: &mut NetDevice, index: u32, set: bool) -> Result<()> {
+    device.unbind(index)?;
+    let stopped = device.vhost.base(index)?;
+    let used = device.queue(index).ring.base();
+    check(stopped == used, || {
+        format!("queue {index} stopped at {stopped}, the driver saw {used} used")
+    })?;
+    if set {
+        accepts("SET_VRING_BASE", device.vhost.set_base(index, stopped))?;
+    }
+    device.bind(index)
 }
 
 /// Moves a ring, with no chain of the guest in it, to the second region, and uses it there; if

@@ -3,12 +3,11 @@
 //! However much work a guest makes of few packets, rounds end and calls of the owner have their turn.
 //! How much that is, is counted in packets, which are the same on any machine.
 
+use crate::cases::common::flood::Flood;
 use crate::cases::common::owners::{say_ready, start, still_works};
 use crate::cases::common::{Case, Context, Kind, Role, a_while, accepts, case, check, role};
 use crate::driver::device::{NetDevice, Setup};
-use crate::driver::memory::GuestMemory;
-use crate::driver::queue::Kick;
-use crate::driver::split::{Descriptor, SplitLayout, write_table};
+use crate::driver::split::{Descriptor, write_table};
 use crate::driver::traffic::{self, Plan};
 use crate::driver::uapi::{DESC_INDIRECT, DESC_NEXT, DESC_WRITE, feature};
 use crate::driver::vhost::{RX, TX};
@@ -20,7 +19,6 @@ use anyhow::{Context as _, Result};
 use std::fs;
 use std::os::fd::{AsFd, AsRawFd};
 use std::process::Stdio;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -49,76 +47,51 @@ const SOON: u16 = 64;
 
 /// A queue whose driver makes all entries of its ring available again and again. They are one chain, of
 /// [`TABLE`] descriptors: all of them are empty but the last.
-struct Shared {
-    memory: Arc<GuestMemory>,
-    layout: SplitLayout,
-    kick: Kick,
-}
-
-impl Shared {
-    /// A device with such a queue; the last descriptor is `len` bytes long.
-    fn start(ctx: &Context, index: u32, len: u16) -> Result<(NetDevice, Self)> {
-        let features = feature::VERSION_1 | feature::MRG_RXBUF | feature::INDIRECT;
-        let mut setup = Setup::new(features);
-        let size = if index == RX {
-            &mut setup.rx_size
-        } else {
-            &mut setup.tx_size
+///
+/// Makes a device with such a queue; the last descriptor is `len` bytes long.
+fn shared_table(ctx: &Context, index: u32, len: u16) -> Result<(NetDevice, Flood)> {
+    let features = feature::VERSION_1 | feature::MRG_RXBUF | feature::INDIRECT;
+    let mut setup = Setup::new(features);
+    let size = if index == RX {
+        &mut setup.rx_size
+    } else {
+        &mut setup.tx_size
+    };
+    *size = CHAINS;
+    let mut device = NetDevice::start(&ctx.device, setup)?;
+    tap::set_queue_length("tap0", QUEUED)?;
+    let memory = device.memory.clone();
+    let queue = device.queue(index);
+    let layout = queue.layout;
+    let (table, room) = queue.buffers();
+    let content = table + 16 * u64::from(TABLE);
+    check(room > 16 * usize::from(TABLE) + 2048, || {
+        "no room for the table".into()
+    })?;
+    let write = if index == RX { DESC_WRITE } else { 0 };
+    memory.fill(content, HEADER.into(), 0);
+    let bytes = frame::unseen(ctx.seed, LEN.into());
+    memory.write(content + u64::from(HEADER), &bytes);
+    for at in 0..TABLE {
+        let last = at + 1 == TABLE;
+        let descriptor = Descriptor {
+            addr: content,
+            len: if last { len.into() } else { 0 },
+            flags: write | if last { 0 } else { DESC_NEXT },
+            next: at + 1,
         };
-        *size = CHAINS;
-        let mut device = NetDevice::start(&ctx.device, setup)?;
-        tap::set_queue_length("tap0", QUEUED)?;
-        let memory = device.memory.clone();
-        let queue = device.queue(index);
-        let layout = queue.layout;
-        let (table, room) = queue.buffers();
-        let content = table + 16 * u64::from(TABLE);
-        check(room > 16 * usize::from(TABLE) + 2048, || {
-            "no room for the table".into()
-        })?;
-        let write = if index == RX { DESC_WRITE } else { 0 };
-        memory.fill(content, HEADER.into(), 0);
-        let bytes = frame::unseen(ctx.seed, LEN.into());
-        memory.write(content + u64::from(HEADER), &bytes);
-        for at in 0..TABLE {
-            let last = at + 1 == TABLE;
-            let descriptor = Descriptor {
-                addr: content,
-                len: if last { len.into() } else { 0 },
-                flags: write | if last { 0 } else { DESC_NEXT },
-                next: at + 1,
-            };
-            write_table(&memory, table, at.into(), descriptor);
-        }
-        let chain = Descriptor {
-            addr: table,
-            len: 16 * u32::from(TABLE),
-            flags: DESC_INDIRECT,
-            next: 0,
-        };
-        // All entries of the available ring name it.
-        layout.write_desc(&memory, 0, chain);
-        let kick = std::mem::replace(&mut queue.kick, Kick::new()?);
-        let shared = Self {
-            memory,
-            layout,
-            kick,
-        };
-        Ok((device, shared))
+        write_table(&memory, table, at.into(), descriptor);
     }
-
-    fn used(&self) -> u16 {
-        self.layout.used_index(&self.memory)
-    }
-
-    /// Makes all of the ring available.
-    fn pour(&self) -> Result<()> {
-        let before = self.layout.avail_index(&self.memory);
-        let index = self.used().wrapping_add(self.layout.size);
-        self.layout.set_avail_index(&self.memory, index);
-        let wanted = self.layout.wants_kick(&self.memory, false, before);
-        self.kick.kick_if(wanted)
-    }
+    let chain = Descriptor {
+        addr: table,
+        len: 16 * u32::from(TABLE),
+        flags: DESC_INDIRECT,
+        next: 0,
+    };
+    // All entries of the available ring name it.
+    layout.write_desc(&memory, 0, chain);
+    let flood = Flood::of(&mut device, index)?;
+    Ok((device, flood))
 }
 
 /// Sends frames to the guest that no peer looks at, until the tap is full of them.
@@ -155,16 +128,16 @@ const CALLS: &[Call] = &[
 /// Chains of thousands of descriptors count for what they are: a round has few of them, so that neither
 /// calls nor the other queue wait long.
 fn calls(ctx: &Context, index: u32) -> Result<()> {
-    let (mut device, shared) = Shared::start(ctx, index, HEADER + LEN)?;
+    let (mut device, flood) = shared_table(ctx, index, HEADER + LEN)?;
     let before = rounds(ctx, &device, index)?;
     for turn in 0..ctx.times(4) {
         for (what, call) in CALLS {
             if index == RX {
                 fill_tap(ctx, &mut device);
             }
-            shared.pour()?;
-            let start = shared.used();
-            Deadline::patient().until("a packet", || Ok(shared.used() != start))?;
+            flood.pour()?;
+            let start = flood.used_index();
+            Deadline::patient().until("a packet", || Ok(flood.used_index() != start))?;
             call(&device, index).context(*what)?;
             device.bind(index)?;
         }
@@ -218,10 +191,10 @@ fn some(ctx: &Context, count: usize) -> usize {
 /// Such chains hold one byte each, so that a packet takes more than a hundred thousand descriptors,
 /// or is dropped for that: calls return, and the other queue works.
 fn bytes(ctx: &Context) -> Result<()> {
-    let (mut device, shared) = Shared::start(ctx, RX, 1)?;
+    let (mut device, flood) = shared_table(ctx, RX, 1)?;
     for (what, call) in &CALLS[..some(ctx, CALLS.len())] {
         fill_tap(ctx, &mut device);
-        shared.pour()?;
+        flood.pour()?;
         a_while();
         call(&device, RX).context(*what)?;
         other_works(ctx, &mut device, RX).context(*what)?;
@@ -232,15 +205,15 @@ fn bytes(ctx: &Context) -> Result<()> {
 
 /// Keeps both ring and tap full until killed.
 fn endless(ctx: &Context) -> Result<()> {
-    let (mut device, shared) = Shared::start(ctx, RX, 1)?;
+    let (mut device, flood) = shared_table(ctx, RX, 1)?;
     fill_tap(ctx, &mut device);
-    shared.pour()?;
+    flood.pour()?;
     say_ready()?;
     let bytes = frame::unseen(ctx.seed, LEN.into());
     loop {
         // There may be no room in the tap.
         let _ = device.peer.send(NetHeader::default(), &bytes);
-        shared.pour()?;
+        flood.pour()?;
     }
 }
 

@@ -2,14 +2,12 @@
 
 //! Many devices at once, and who gets how much of a CPU and of a worker.
 
+use crate::cases::common::flood::Flood;
 use crate::cases::common::{Case, Context, case, check};
 use crate::driver::device::{NetDevice, Setup};
 use crate::driver::load::{self, Line};
-use crate::driver::memory::GuestMemory;
-use crate::driver::queue::Kick;
-use crate::driver::split::{Descriptor, SplitLayout};
 use crate::driver::traffic::Plan;
-use crate::driver::uapi::{DESC_WRITE, feature};
+use crate::driver::uapi::feature;
 use crate::driver::vhost::{RX, TX};
 use crate::host::procfs;
 use crate::host::tap;
@@ -19,7 +17,6 @@ use crate::sys::process;
 use crate::wait::Deadline;
 use anyhow::{Context as _, Result};
 use rustix::thread::{CpuSet, sched_getcpu, sched_setaffinity};
-use std::sync::Arc;
 use std::time::Duration;
 
 pub(crate) const CASES: &[Case] = &[
@@ -53,70 +50,6 @@ fn devices(ctx: &Context) -> Result<()> {
     procfs::expect_workers(0)
 }
 
-/// A queue whose driver gives the same chain to the device as often as the ring is long, in one step,
-/// behind the back of its other half.
-struct Flood {
-    memory: Arc<GuestMemory>,
-    layout: SplitLayout,
-    kick: Kick,
-    given: u16,
-    /// The used index when it was last counted.
-    counted: u16,
-    /// Chains used until then.
-    used: u64,
-}
-
-impl Flood {
-    /// Takes a queue from `device` that no chain was added to: all of its available ring names the
-    /// first descriptor.
-    fn new(device: &mut NetDevice, index: u32) -> Result<Self> {
-        let memory = device.memory.clone();
-        let queue = device.queue(index);
-        let (addr, _) = queue.buffers();
-        let bytes = frame::unseen(1, 60);
-        memory.fill(addr, 12, 0);
-        memory.write(addr + 12, &bytes);
-        let layout = queue.layout;
-        let descriptor = Descriptor {
-            addr,
-            len: 12 + u32::try_from(bytes.len())?,
-            flags: if index == RX { DESC_WRITE } else { 0 },
-            next: 0,
-        };
-        layout.write_desc(&memory, 0, descriptor);
-        Ok(Self {
-            memory,
-            layout,
-            kick: std::mem::replace(&mut queue.kick, Kick::new()?),
-            given: 0,
-            counted: 0,
-            used: 0,
-        })
-    }
-
-    fn used_index(&self) -> u16 {
-        self.layout.used_index(&self.memory)
-    }
-
-    /// Chains that the device has not used.
-    fn left(&self) -> u16 {
-        self.given.wrapping_sub(self.used_index())
-    }
-
-    /// Counts what was used, and gives the device as many chains as the ring holds, with a kick if it
-    /// wants one.
-    fn pour(&mut self) -> Result<()> {
-        let used = self.used_index();
-        self.used += u64::from(used.wrapping_sub(self.counted));
-        self.counted = used;
-        let before = self.given;
-        self.given = used.wrapping_add(self.layout.size);
-        self.layout.set_avail_index(&self.memory, self.given);
-        let wanted = self.layout.wants_kick(&self.memory, false, before);
-        self.kick.kick_if(wanted)
-    }
-}
-
 /// Devices with more to send than there is time for have like shares of it.
 fn shares(ctx: &Context) -> Result<()> {
     const DEVICES: usize = 16;
@@ -132,7 +65,7 @@ fn shares(ctx: &Context) -> Result<()> {
         setup.tx_size = 32768;
         let mut device = NetDevice::prepare(&ctx.device, setup, &format!("tap{number}"), false)?;
         device.bind(TX)?;
-        floods.push(Flood::new(&mut device, TX)?);
+        floods.push(Flood::of_one_chain(&mut device, TX)?);
         devices.push(device);
     }
     // Else this one would have to wait for them.
@@ -142,9 +75,9 @@ fn shares(ctx: &Context) -> Result<()> {
     let alike = |sent: &[u64]| 4 * sent[0] > sent[DEVICES / 2];
     // By what is sent, not by time: the machine below may have taken some, from one device's turn.
     while (sent[DEVICES / 2] < frames || !alike(&sent)) && !deadline.passed() {
-        floods.iter_mut().try_for_each(Flood::pour)?;
+        floods.iter().try_for_each(Flood::pour)?;
         std::thread::sleep(Duration::from_millis(5));
-        sent = floods.iter().map(|flood| flood.used).collect();
+        sent = floods.iter().map(Flood::used).collect();
         sent.sort_unstable();
     }
     let (least, median, most) = (sent[0], sent[DEVICES / 2], sent[DEVICES - 1]);
@@ -173,7 +106,7 @@ fn flooded(ctx: &Context, index: u32) -> Result<()> {
     tap::set_queue_length("tap0", CHAINS)?;
     device.bind(RX)?;
     device.bind(TX)?;
-    let mut flood = Flood::new(&mut device, index)?;
+    let flood = Flood::of_one_chain(&mut device, index)?;
     let bytes = frame::unseen(1, 60);
     let mut passed = Vec::new();
     let deadline = Deadline::patient();

@@ -2,13 +2,11 @@
 
 //! Guests without end, owners that die at the wrong moment, and calls that meet each other.
 
+use crate::cases::common::flood::Flood;
 use crate::cases::common::frames::expect_no_errors;
 use crate::cases::common::owners::{kill, one_by_one, say_ready, start, still_works};
 use crate::cases::common::{Case, Context, Role, case, check, refuses, role};
 use crate::driver::device::{NetDevice, Setup};
-use crate::driver::memory::GuestMemory;
-use crate::driver::queue::Kick;
-use crate::driver::split::SplitLayout;
 use crate::driver::traffic::{self, Plan};
 use crate::driver::uapi::feature;
 use crate::driver::vhost::{RX, TX, Vhost};
@@ -21,7 +19,6 @@ use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open}
 use std::fs;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::process::{Child, Stdio};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -34,51 +31,6 @@ pub(crate) const CASES: &[Case] = &[
 ];
 
 pub(crate) const ROLES: &[Role] = &[role("endless-flood", endless_flood)];
-
-/// A queue whose driver makes all chains available again as soon as they are used, and kicks all the
-/// time.
-struct Endless {
-    memory: Arc<GuestMemory>,
-    layout: SplitLayout,
-    kick: Kick,
-    /// Chains used so far.
-    used: AtomicU64,
-}
-
-impl Endless {
-    /// Takes a queue, with chains in all of its ring, from `device`.
-    fn new(device: &mut NetDevice, index: u32) -> Result<Self> {
-        let memory = device.memory.clone();
-        let queue = device.queue(index);
-        check(queue.ring.free() == 0, || "the ring is not full".into())?;
-        Ok(Self {
-            memory,
-            layout: queue.layout,
-            kick: std::mem::replace(&mut queue.kick, Kick::new()?),
-            used: AtomicU64::new(0),
-        })
-    }
-
-    /// Goes on until `stop`.
-    fn run(&self, stop: &AtomicBool) -> Result<()> {
-        let mut last = self.layout.used_index(&self.memory);
-        while !stop.load(Ordering::Relaxed) {
-            let used = self.layout.used_index(&self.memory);
-            let more = u64::from(used.wrapping_sub(last));
-            self.used.fetch_add(more, Ordering::Relaxed);
-            last = used;
-            let index = used.wrapping_add(self.layout.size);
-            self.layout.set_avail_index(&self.memory, index);
-            self.kick.force()?;
-        }
-        Ok(())
-    }
-
-    /// More chains than a ring has.
-    fn goes_on(&self) -> bool {
-        self.used.load(Ordering::Relaxed) > 2 * u64::from(self.layout.size)
-    }
-}
 
 /// Sends frames that no peer looks at to the guest until `stop`, whether there is room or not.
 fn flood(ctx: &Context, setup: &Setup, if_index: i32, stop: &AtomicBool) -> Result<()> {
@@ -106,7 +58,7 @@ fn with_long_queue(ctx: &Context) -> Result<NetDevice> {
 /// been too slow: most frames come while few chains are used.
 fn fairness(ctx: &Context) -> Result<()> {
     let mut device = with_long_queue(ctx)?;
-    let endless = Endless::new(&mut device, TX)?;
+    let endless = Flood::of(&mut device, TX)?;
     let few = u64::from(endless.layout.size) / 4;
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
@@ -131,21 +83,16 @@ fn fairness(ctx: &Context) -> Result<()> {
 }
 
 /// Receives a frame; how many chains the other queue has used meanwhile.
-fn receive_one(
-    ctx: &Context,
-    device: &mut NetDevice,
-    other: &Endless,
-    sequence: u64,
-) -> Result<u64> {
+fn receive_one(ctx: &Context, device: &mut NetDevice, other: &Flood, sequence: u64) -> Result<u64> {
     let (mut bytes, mut got) = (Vec::new(), Vec::new());
     frame::build(ctx.seed, sequence, 100, &mut bytes);
     device.rx_fill()?;
     device.rx.flush()?;
-    let mut last = other.layout.used_index(&other.memory);
+    let mut last = other.used_index();
     let mut count = 0;
     device.peer.send(NetHeader::default(), &bytes)?;
     Deadline::patient().until("a frame", || {
-        let used = other.layout.used_index(&other.memory);
+        let used = other.used_index();
         count += u64::from(used.wrapping_sub(last));
         last = used;
         Ok(device.rx_take(&mut got)?.is_some())
@@ -159,10 +106,7 @@ fn endless_flood(ctx: &Context) -> Result<()> {
     let mut device = with_long_queue(ctx)?;
     device.rx_fill()?;
     device.rx.flush()?;
-    let queues = [
-        Endless::new(&mut device, TX)?,
-        Endless::new(&mut device, RX)?,
-    ];
+    let queues = [Flood::of(&mut device, TX)?, Flood::of(&mut device, RX)?];
     let never = AtomicBool::new(false);
     std::thread::scope(|scope| {
         for queue in &queues {
@@ -171,7 +115,7 @@ fn endless_flood(ctx: &Context) -> Result<()> {
         let (setup, tap) = (device.setup.clone(), device.tap.if_index());
         let never = &never;
         scope.spawn(move || flood(ctx, &setup, tap, never));
-        while !queues.iter().all(Endless::goes_on) {
+        while !queues.iter().all(Flood::goes_on) {
             std::thread::sleep(Duration::from_millis(5));
         }
         say_ready()

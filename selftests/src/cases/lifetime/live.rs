@@ -2,10 +2,12 @@
 
 //! Changes under traffic: nothing is lost, doubled, or touched where it is not any more.
 
+use crate::cases::common::live;
+use crate::cases::common::live::stop_and_start;
 use crate::cases::common::live::{move_ring, under_traffic};
 use crate::cases::common::{Case, Context, accepts, case, check, wake_c};
 use crate::driver::device::{NetDevice, Setup};
-use crate::driver::traffic::{self, Flow, Plan, RxFlow, TxFlow};
+use crate::driver::traffic::{self, Plan};
 use crate::driver::uapi::{MemoryRegion, feature};
 use crate::driver::vhost::{RX, TX};
 use crate::eventfd::EventFd;
@@ -38,17 +40,7 @@ fn rebind(ctx: &Context) -> Result<()> {
         let mut device = NetDevice::start(&ctx.device, setup)?;
         under_traffic(ctx, &mut device, 60, |device, number| {
             let queue = if number % 3 == 0 { RX } else { TX };
-            device.unbind(queue)?;
-            let stopped = device.vhost.base(queue)?;
-            let layout = device.queue(queue).layout;
-            let used = u32::from(layout.used_index(&device.memory));
-            check(stopped == used, || {
-                format!("stopped at {stopped}, {used} used")
-            })?;
-            if number % 2 == 0 {
-                accepts("SET_VRING_BASE", device.vhost.set_base(queue, stopped))?;
-            }
-            device.bind(queue)
+            stop_and_start(device, queue, number % 2 == 0)
         })?;
     }
     Ok(())
@@ -165,28 +157,7 @@ fn ring_move_to_flags(ctx: &Context) -> Result<()> {
 
 /// Ownership is given up with frames under way, and taken again.
 fn reset_owner(ctx: &Context) -> Result<()> {
-    let setup = Setup::new(feature::VERSION_1 | feature::EVENT_IDX);
-    let mut device = NetDevice::start(&ctx.device, setup)?;
-    for round in 0..20 {
-        let plan = Plan::new(ctx.seed + round, u64::MAX, |_| 200);
-        let (mut tx, mut rx) = (TxFlow::new(plan), RxFlow::new(plan));
-        while tx.seen < 100 {
-            let moved = tx.pump(&mut device)? | rx.pump(&mut device)?;
-            let alive = moved || traffic::wait_activity(&mut device, crate::wait::PATIENCE)?;
-            check(alive, || tx.describe(&device))?;
-        }
-        accepts("RESET_OWNER", device.vhost.reset_owner())?;
-        accepts("SET_OWNER", device.vhost.set_owner())?;
-        device.configure()?;
-        // The rings are as they were: what was published and not used is used now.
-        device.bind(RX)?;
-        device.bind(TX)?;
-        tx.finish();
-        rx.finish();
-        traffic::run(&mut device, &mut [&mut tx, &mut rx])
-            .with_context(|| format!("round {round}"))?;
-    }
-    Ok(())
+    live::reset_owner(ctx, |_| Ok(()), || Ok(()))
 }
 
 /// The number of the backend stands for the tap, a pipe, or nothing, changing all the time.

@@ -89,13 +89,13 @@ fn rx_buffers(ctx: &Context) -> Result<()> {
             let memory = device.memory.clone();
             let pages = Part::Buffers.pages(&device.rx);
             let mut rx = RxFlow::new(plan(ctx));
-            rx.refills = false;
+            rx.way.refills = false;
             for away in [Away::Closed, Away::Unmapped, Away::ReadOnly] {
                 device.rx_fill()?;
                 device.rx.flush()?;
                 procfs::idle()?;
                 rx.extend(4);
-                rx.may_lose = rx.sent + 4;
+                rx.way.may_lose = rx.sent + 4;
                 without(&memory, pages, away, || {
                     rx.pump(&mut device)?;
                     a_while();
@@ -143,7 +143,7 @@ fn part_away(ctx: &Context, index: u32, features: u64, part: Part, away: Away) -
     let memory = device.memory.clone();
     let pages = part.pages(device.queue(index));
     let (mut tx, mut rx) = (TxFlow::new(plan(ctx)), RxFlow::new(plan(ctx)));
-    rx.refills = false;
+    rx.way.refills = false;
     // At rest, a few, and more than the device gives back at once.
     for frames in [20, 4, 200] {
         device.rx_fill()?;
@@ -191,7 +191,7 @@ fn log(ctx: &Context) -> Result<()> {
             accepts("a logged used ring", log_used(&device, index, Some(at)))?;
         }
         let (mut tx, mut rx) = (TxFlow::new(plan(ctx)), RxFlow::new(plan(ctx)));
-        rx.refills = false;
+        rx.way.refills = false;
         for (round, index) in (0..).zip([RX, TX, RX, TX, RX, TX]) {
             let away = [Away::Closed, Away::Unmapped, Away::ReadOnly][round / 2];
             device.rx_fill()?;

@@ -2,11 +2,11 @@
 
 //! The host has no memory left for a while: for pages of the guest, or for the kernel.
 
-use crate::cases::common::{Case, Context, Skip, a_while, accepts, case, check};
+use crate::cases::common::{Case, Context, Skip, a_while, case, check};
 use crate::driver::device::{NetDevice, Setup};
 use crate::driver::ring::Segment;
 use crate::driver::traffic::{self, Plan};
-use crate::driver::uapi::{MemoryRegion, feature};
+use crate::driver::uapi::feature;
 use crate::packet::frame;
 use crate::packet::header::NetHeader;
 use crate::sys::mapping::{Mapping, PAGE};
@@ -85,14 +85,7 @@ fn receive(
     setup.rx_size = u16::try_from(BUFFERS)?;
     setup.rx_buffers.0 = 0;
     let mut device = NetDevice::start(&ctx.device, setup)?;
-    let mut table = device.memory.table();
-    table.push(MemoryRegion {
-        guest: AT,
-        size: map.len() as u64,
-        user: map.addr() as u64,
-        padding: 0,
-    });
-    accepts("SET_MEM_TABLE", device.vhost.set_memory(&table))?;
+    device.plug(AT, map)?;
     let mut buffers = Untouched {
         map,
         stride: map.len() / BUFFERS,

@@ -4,6 +4,7 @@
 //! direction.
 
 use crate::cases::common::Context;
+use crate::cases::common::frames::all_sizes;
 use crate::cases::common::frames::roomy;
 use crate::driver::device::{NetDevice, Setup, Shape};
 use crate::driver::traffic::Plan;
@@ -12,7 +13,7 @@ use crate::host::tap::{OFFLOAD_CSUM, OFFLOAD_TSO4};
 use anyhow::{Context as _, Result};
 
 /// Every set of features that changes how a ring or a frame looks.
-pub(crate) fn matrix() -> Vec<u64> {
+fn matrix() -> Vec<u64> {
     let mut sets = Vec::new();
     for version in [feature::VERSION_1, 0] {
         for ring in [
@@ -27,6 +28,16 @@ pub(crate) fn matrix() -> Vec<u64> {
         }
     }
     sets
+}
+
+/// Frames of all sizes, under every such set of features.
+pub(super) fn integrity(ctx: &Context, go: fn(&mut NetDevice, Plan) -> Result<()>) -> Result<()> {
+    for (round, features) in (0..).zip(matrix()) {
+        let mut device = NetDevice::start(&ctx.device, roomy(features))?;
+        go(&mut device, Plan::new(ctx.seed + round, 110, all_sizes))
+            .with_context(|| format!("features {features:#x}"))?;
+    }
+    Ok(())
 }
 
 /// Ways to cut a frame of at most 988 bytes and its header of 12 into descriptors.
@@ -68,7 +79,7 @@ fn layout_setup(shape: Shape, legacy: bool) -> Setup {
     setup
 }
 
-pub(crate) fn layout(ctx: &Context, go: fn(&mut NetDevice, Plan) -> Result<()>) -> Result<()> {
+pub(super) fn layout(ctx: &Context, go: fn(&mut NetDevice, Plan) -> Result<()>) -> Result<()> {
     for (round, (what, shape)) in (0..).zip(shapes()) {
         for legacy in [false, true] {
             let setup = layout_setup(shape, legacy);
@@ -84,7 +95,7 @@ fn tcp_sizes(sequence: u64) -> usize {
     [60, 54, 1500, 1502, 1503, 3000, 9000, 32768, 65000, 65535][(sequence % 10) as usize]
 }
 
-pub(crate) fn gso(ctx: &Context, go: fn(&mut NetDevice, Plan) -> Result<()>) -> Result<()> {
+pub(super) fn gso(ctx: &Context, go: fn(&mut NetDevice, Plan) -> Result<()>) -> Result<()> {
     for features in [
         feature::VERSION_1,
         feature::VERSION_1 | feature::MRG_RXBUF,

@@ -11,28 +11,15 @@ use crate::driver::uapi::feature;
 use anyhow::{Context as _, Result};
 
 pub(crate) const CASES: &[Case] = &[
-    case("tx.integrity", 90, tx_matrix),
-    case("tx.layout", 60, tx_layout),
-    case("tx.gso", 60, tx_gso),
+    case("tx.integrity", 90, |ctx| {
+        matrix::integrity(ctx, traffic::transmit)
+    }),
+    case("tx.layout", 60, |ctx| {
+        matrix::layout(ctx, traffic::transmit)
+    }),
+    case("tx.gso", 60, |ctx| matrix::gso(ctx, traffic::transmit)),
     case("tx.send_buffer", 60, send_buffer),
 ];
-
-fn tx_matrix(ctx: &Context) -> Result<()> {
-    for (round, features) in (0..).zip(matrix::matrix()) {
-        let mut device = NetDevice::start(&ctx.device, roomy(features))?;
-        traffic::transmit(&mut device, Plan::new(ctx.seed + round, 110, all_sizes))
-            .with_context(|| format!("features {features:#x}"))?;
-    }
-    Ok(())
-}
-
-fn tx_layout(ctx: &Context) -> Result<()> {
-    matrix::layout(ctx, traffic::transmit)
-}
-
-fn tx_gso(ctx: &Context) -> Result<()> {
-    matrix::gso(ctx, traffic::transmit)
-}
 
 /// With a limit on frames in flight each is sent by itself, and may have to wait.
 fn send_buffer(ctx: &Context) -> Result<()> {

@@ -2,6 +2,7 @@
 
 //! Rings that do not start at index zero, and that go on where they stopped.
 
+use crate::cases::common::live::stop_and_start;
 use crate::cases::common::{Case, Context, case, check};
 use crate::driver::device::{NetDevice, Setup};
 use crate::driver::traffic::{self, Plan};
@@ -19,18 +20,24 @@ fn any_start(ctx: &Context) -> Result<()> {
         for events in [0, feature::EVENT_IDX] {
             let mut setup = Setup::new(feature::VERSION_1 | events);
             setup.base = base;
-            let mut device = NetDevice::start(&ctx.device, setup)?;
-            traffic::exchange(&mut device, Plan::new(ctx.seed, 300, |_| 80))
-                .with_context(|| format!("base {base}, event index {}", events != 0))?;
-            device.unbind(TX)?;
-            let stopped = device.vhost.base(TX)?;
-            let expected = u32::from(base.wrapping_add(300));
-            check(stopped == expected, || {
-                format!("stopped at {stopped}, not {expected}")
-            })?;
+            start_at(ctx, setup)?;
         }
     }
     Ok(())
+}
+
+/// Moves frames from the base of `setup` on, and fails unless the queue stops where it has to.
+pub(super) fn start_at(ctx: &Context, setup: Setup) -> Result<()> {
+    let (base, features) = (setup.base, setup.features);
+    let mut device = NetDevice::start(&ctx.device, setup)?;
+    traffic::exchange(&mut device, Plan::new(ctx.seed, 300, |_| 80))
+        .with_context(|| format!("base {base}, features {features:#x}"))?;
+    device.unbind(TX)?;
+    let stopped = device.vhost.base(TX)?;
+    let expected = u32::from(base.wrapping_add(300));
+    check(stopped == expected, || {
+        format!("stopped at {stopped}, not {expected}")
+    })
 }
 
 /// Unbinding and binding again needs no new base: the device knows where it was.
@@ -40,13 +47,7 @@ fn go_on(ctx: &Context) -> Result<()> {
         let count = 1 + round % 7;
         traffic::exchange(&mut device, Plan::new(ctx.seed + round, count, |_| 80))?;
         for queue in [RX, TX] {
-            device.unbind(queue)?;
-            let stopped = device.vhost.base(queue)?;
-            let seen = device.queue(queue).ring.base();
-            check(stopped == seen, || {
-                format!("queue {queue} stopped at {stopped}, the driver saw {seen} used")
-            })?;
-            device.bind(queue)?;
+            stop_and_start(&mut device, queue, false)?;
         }
     }
     Ok(())

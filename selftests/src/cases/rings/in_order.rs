@@ -5,7 +5,8 @@
 //! The driver's half of the ring checks in every case that elements and index agree: an element
 //! names the last chain of its group, and the index moves by the number of chains.
 
-use crate::cases::common::{Case, Context, Kind, Skip, accepts, case, check, frames, live};
+use super::base;
+use crate::cases::common::{Case, Context, Kind, Skip, case, check, frames, live};
 use crate::cases::packets::rx::buffers;
 use crate::cases::rings::events;
 use crate::driver::device::{NetDevice, Setup, Shape};
@@ -111,15 +112,7 @@ fn any_start(ctx: &Context) -> Result<()> {
             if features & feature::MRG_RXBUF == 0 {
                 setup.rx_buffers = (256, 128);
             }
-            let mut device = NetDevice::start(&ctx.device, setup)?;
-            traffic::exchange(&mut device, Plan::new(ctx.seed, 300, |_| 80))
-                .with_context(|| format!("base {base}, features {features:#x}"))?;
-            device.unbind(TX)?;
-            let stopped = device.vhost.base(TX)?;
-            let expected = u32::from(base.wrapping_add(300));
-            check(stopped == expected, || {
-                format!("stopped at {stopped}, not {expected}")
-            })?;
+            base::start_at(ctx, setup)?;
         }
     }
     Ok(())
@@ -276,17 +269,7 @@ fn rebind(ctx: &Context) -> Result<()> {
         let mut device = NetDevice::start(&ctx.device, setup)?;
         live::under_traffic(ctx, &mut device, 60, |device, number| {
             let queue = if number % 3 == 0 { RX } else { TX };
-            device.unbind(queue)?;
-            let stopped = device.vhost.base(queue)?;
-            let layout = device.queue(queue).layout;
-            let used = u32::from(layout.used_index(&device.memory));
-            check(stopped == used, || {
-                format!("stopped at {stopped}, {used} used")
-            })?;
-            if number % 2 == 0 && restart {
-                accepts("SET_VRING_BASE", device.vhost.set_base(queue, stopped))?;
-            }
-            device.bind(queue)
+            live::stop_and_start(device, queue, number % 2 == 0 && restart)
         })
         .with_context(|| format!("features {features:#x}, {shape:?}"))?;
     }

@@ -73,17 +73,22 @@ fn base(ctx: &Context) -> Result<()> {
     })
 }
 
-fn addr(ctx: &Context) -> Result<()> {
-    let vhost = ctx.owned()?;
-    let map = Mapping::new(1 << 16)?;
+/// The transmit queue's ring, at the start of a mapping of 64 KiB.
+fn ring_in(map: &Mapping) -> VringAddr {
     let start = map.addr() as u64;
-    let good = VringAddr {
+    VringAddr {
         index: TX,
         desc: start,
         avail: start + 0x4000,
         used: start + 0x8000,
         ..VringAddr::default()
-    };
+    }
+}
+
+fn addr(ctx: &Context) -> Result<()> {
+    let vhost = ctx.owned()?;
+    let map = Mapping::new(1 << 16)?;
+    let good = ring_in(&map);
     accepts("aligned addresses", vhost.set_addr(good))?;
     for flags in [2, 4, 1 << 31, 3, u32::MAX] {
         let result = vhost.set_addr(VringAddr { flags, ..good });
@@ -306,14 +311,7 @@ fn backend_order(ctx: &Context) -> Result<()> {
         libc::EFAULT,
         vhost.set_backend(TX, tap.number()),
     )?;
-    let start = map.addr() as u64;
-    let good = VringAddr {
-        index: TX,
-        desc: start,
-        avail: start + 0x4000,
-        used: start + 0x8000,
-        ..VringAddr::default()
-    };
+    let good = ring_in(&map);
     accepts("good addresses", vhost.set_addr(good))?;
     accepts(
         "no descriptors for events at all",

@@ -73,6 +73,14 @@ fn used_since(device: &NetDevice, start: u32) -> Result<u32> {
     Ok(index.wrapping_sub(start) & 0xffff)
 }
 
+/// Fails unless the device has used the good chains and no other since `start`.
+fn only_good_used(device: &NetDevice, start: u32) -> Result<()> {
+    let used = used_since(device, start)?;
+    check(used == GOOD as u32, || {
+        format!("{used} chains used, not {GOOD}")
+    })
+}
+
 fn bad_ring(ctx: &Context) -> Result<()> {
     for events in [0, feature::EVENT_IDX] {
         let mut device = NetDevice::start(&ctx.device, evil::setup(events))?;
@@ -154,10 +162,7 @@ fn short_header(ctx: &Context) -> Result<()> {
         if ctx.kind == Kind::Rnet {
             expect_stop(&device)?;
         }
-        let used = used_since(&device, start)?;
-        check(used == GOOD as u32, || {
-            format!("{used} chains used, not {GOOD}")
-        })?;
+        only_good_used(&device, start)?;
         device.bind(TX)?;
         recover(ctx, &mut device, u64::from(len)).with_context(|| format!("{len} bytes"))?;
     }
@@ -207,10 +212,7 @@ fn closed_page(ctx: &Context) -> Result<()> {
         // C says nothing: frames that fit a page it tries again for ever, longer ones it drops.
         if ctx.kind == Kind::Rnet {
             expect_stop(&device)?;
-            let used = used_since(&device, start)?;
-            check(used == GOOD as u32, || {
-                format!("{used} chains used, not {GOOD}")
-            })?;
+            only_good_used(&device, start)?;
             device.bind(TX)?;
         }
         device.unbind(TX)?;

@@ -104,6 +104,21 @@ impl Injector {
     }
 }
 
+/// Makes ever later allocations or copies of an `attempt` fail, until it has no more of them; how many
+/// failed. An attempt is told which is to fail, and answers whether it succeeded, and whether it had so
+/// many.
+fn each(what: &str, mut attempt: impl FnMut(u32) -> Result<(bool, bool)>) -> Result<u32> {
+    for nth in 1..=MOST {
+        let done = attempt(nth).with_context(|| format!("fault {nth} of {what}"))?;
+        match done {
+            (_, true) => {}
+            (true, false) => return Ok(nth - 1),
+            (false, false) => bail!("{what} fails by itself"),
+        }
+    }
+    bail!("{what} never succeeds")
+}
+
 fn is(error: &io::Error, errno: i32) -> bool {
     error.raw_os_error() == Some(errno)
 }
@@ -172,21 +187,15 @@ const STEPS: &[Step] = &[
 /// Whatever fails while a device is set up: the call says so, and works when it is made again.
 fn setup(ctx: &Context) -> Result<()> {
     let injector = Injector::here()?;
-    let mut injected = 0;
-    for nth in 1..=MOST {
+    let mut injected = each("open", |nth| {
         let (vhost, fired) = injector.fail(nth, || ctx.open())?;
         expect_told("open", &vhost)?;
-        if !fired {
-            vhost?;
-            break;
-        }
-        injected += 1;
-        check(nth < MOST, || "open never succeeds".into())?;
-    }
+        Ok((vhost.is_ok(), fired))
+    })?;
     let mut device = NetDevice::start(&ctx.device, Setup::new(feature::VERSION_1))?;
     let table = vhost::memory_table(&device.memory.table(), 0)?;
     for (at, (what, step)) in STEPS.iter().enumerate() {
-        for nth in 1..=MOST {
+        injected += each(what, |nth| {
             // The last one, if it came so far.
             let _ = device.vhost.set_backend(TX, -1);
             device.tx.ring.reset(0);
@@ -198,20 +207,13 @@ fn setup(ctx: &Context) -> Result<()> {
             let (result, fired) = injector.fail(nth, || step(&device, &table))?;
             let done = result.is_ok();
             expect_told(what, &result.map_err(Into::into))?;
-            injected += u32::from(fired);
             let rest = if done { at + 1 } else { at };
             for (what, after) in &STEPS[rest..] {
-                accepts(what, after(&device, &table))
-                    .with_context(|| format!("fault {nth} of {what}"))?;
+                accepts(what, after(&device, &table))?;
             }
-            traffic::transmit(&mut device, Plan::new(ctx.seed, 5, |_| 100))
-                .with_context(|| format!("fault {nth} of {what}"))?;
-            if !fired {
-                check(done, || format!("{what} fails by itself"))?;
-                break;
-            }
-            check(nth < MOST, || format!("{what} never succeeds"))?;
-        }
+            traffic::transmit(&mut device, Plan::new(ctx.seed, 5, |_| 100))?;
+            Ok((done, fired))
+        })?;
     }
     injected += iotlb(ctx, &injector)?;
     expect_many(injected)
@@ -224,34 +226,28 @@ fn iotlb(ctx: &Context, injector: &Injector) -> Result<u32> {
     let update = |number: u64| Message::update(number << 13, 4096, 1 << 20);
     let platform = feature::VERSION_1 | feature::ACCESS_PLATFORM;
     let vhost = ctx.owned()?;
-    let mut injected = 0;
-    let mut each = |what: &str, call: &dyn Fn(u32) -> io::Result<()>| -> Result<()> {
-        for nth in 1..=MOST {
+    let every = |what: &str, call: &dyn Fn(u32) -> io::Result<()>| {
+        each(what, |nth| {
             let (result, fired) = injector.fail(nth, || call(nth))?;
             let done = result.is_ok();
             // The in-tree driver takes a message of which it could not read all for a wrong one.
             if !result.as_ref().is_err_and(|error| is(error, libc::EINVAL)) {
                 expect_told(what, &result.map_err(Into::into))?;
             }
-            injected += u32::from(fired);
             if !done {
-                accepts(what, call(nth)).with_context(|| format!("fault {nth} of {what}"))?;
+                accepts(what, call(nth))?;
             }
-            if !fired {
-                return check(done, || format!("{what} fails by itself"));
-            }
-            if what == "RESET_OWNER" {
+            if fired && what == "RESET_OWNER" {
                 accepts("SET_OWNER", vhost.set_owner())?;
             }
-        }
-        bail!("{what} never succeeds")
+            Ok((done, fired))
+        })
     };
-    each("SET_FEATURES", &|_| vhost.set_features(platform))?;
-    each("an update", &|nth| {
-        vhost.send(VERSION_1, update(nth.into()))
-    })?;
-    each("RESET_OWNER", &|_| vhost.reset_owner())?;
-    Ok(injected)
+    Ok(every("SET_FEATURES", &|_| vhost.set_features(platform))?
+        + every("an update", &|nth| {
+            vhost.send(VERSION_1, update(nth.into()))
+        })?
+        + every("RESET_OWNER", &|_| vhost.reset_owner())?)
 }
 
 /// Fails if hardly anything was made to.
@@ -303,34 +299,28 @@ fn live(ctx: &Context) -> Result<()> {
     let table = vhost::memory_table(&device.memory.table(), 0)?;
     let mut injected = 0;
     for (what, call) in LIVE {
-        for nth in 1..=MOST {
+        injected += each(what, |nth| {
             let (result, fired) = injector.fail(nth, || call(&device, &table))?;
             let done = result.is_ok();
             expect_told(what, &result.map_err(Into::into))?;
-            injected += u32::from(fired);
-            traffic::exchange(&mut device, Plan::new(ctx.seed, 10, |_| 300))
-                .with_context(|| format!("fault {nth} of {what}"))?;
-            if !fired {
-                check(done, || format!("{what} fails by itself"))?;
-                break;
-            }
-            check(nth < MOST, || format!("{what} never succeeds"))?;
-        }
+            traffic::exchange(&mut device, Plan::new(ctx.seed, 10, |_| 300))?;
+            Ok((done, fired))
+        })?;
     }
-    workers(ctx, &injector, &mut injected, &device.vhost)?;
+    injected += workers(ctx, &injector, &device.vhost)?;
     traffic::exchange(&mut device, Plan::new(ctx.seed, 10, |_| 300))?;
     expect_many(injected)
 }
 
 /// A worker that could not be started is not there, nor its id used up.
-fn workers(ctx: &Context, injector: &Injector, injected: &mut u32, vhost: &Vhost) -> Result<()> {
+fn workers(ctx: &Context, injector: &Injector, vhost: &Vhost) -> Result<u32> {
     if ctx.kind == Kind::C {
         // The in-tree driver has none but the first.
-        return Ok(());
+        return Ok(0);
     }
-    for nth in 1..=MOST {
+    each("NEW_WORKER", |nth| {
         let (result, fired) = injector.fail(nth, || vhost.new_worker())?;
-        *injected += u32::from(fired);
+        let done = result.is_ok();
         match result {
             Ok(id) => {
                 check(id == 1, || format!("worker {id}"))?;
@@ -339,11 +329,8 @@ fn workers(ctx: &Context, injector: &Injector, injected: &mut u32, vhost: &Vhost
             Err(error) => expect_told("NEW_WORKER", &Err::<(), _>(error.into()))?,
         }
         procfs::expect_workers(1)?;
-        if !fired {
-            return Ok(());
-        }
-    }
-    bail!("NEW_WORKER never succeeds")
+        Ok((done, fired))
+    })
 }
 
 /// Whatever fails in the worker: a frame may be lost or late, and the queue goes on.

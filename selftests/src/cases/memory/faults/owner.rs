@@ -2,12 +2,12 @@
 
 //! What an owner and its memory may go through while a device is in use.
 
-use crate::cases::common::{Case, Context, Kind, Role, Skip, accepts, case, check, owners, role};
+use crate::cases::common::{Case, Context, Kind, Role, Skip, case, check, owners, role};
 use crate::driver::away::{Away, whole_pages, without};
 use crate::driver::device::{NetDevice, Setup};
 use crate::driver::split::Descriptor;
 use crate::driver::traffic::{self, Flow, Plan, RxFlow, TxFlow};
-use crate::driver::uapi::{MemoryRegion, feature};
+use crate::driver::uapi::feature;
 use crate::driver::vhost::{RX, TX};
 use crate::host::cgroup::Group;
 use crate::host::procfs;
@@ -351,14 +351,7 @@ fn stopped_owner(ctx: &Context) -> Result<()> {
 fn bad_sender(ctx: &Context, page: &Mapping, told: &Mapping) -> Result<()> {
     const AT: u64 = 1 << 40;
     let mut device = prepare(ctx, "tap1", 0)?;
-    let mut table = device.memory.table();
-    table.push(MemoryRegion {
-        guest: AT,
-        size: page.len() as u64,
-        user: page.addr() as u64,
-        padding: 0,
-    });
-    accepts("SET_MEM_TABLE", device.vhost.set_memory(&table))?;
+    device.plug(AT, page)?;
     let missing = Userfault::new().context("userfaultfd")?;
     missing.take(page, 0, page.len())?;
     for (index, addr) in [(0, AT), (1, 2 * AT)] {

@@ -176,7 +176,7 @@ fn link_down(ctx: &Context, wire: &Wire, device: &mut NetDevice, round: u64) -> 
         Ok(device.tx.ring.pending() == 0)
     })?;
     let mut rx = RxFlow::new(plan);
-    rx.refills = false;
+    rx.way.refills = false;
     traffic::run(device, &mut [&mut rx]).context("into a ring that was full")?;
     traffic::exchange(device, plan)
 }

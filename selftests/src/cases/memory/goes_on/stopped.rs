@@ -89,7 +89,7 @@ impl Rig {
             log_event: EventFd::new()?,
             chain: None,
         };
-        rig.rx.refills = false;
+        rig.rx.way.refills = false;
         let device = &mut rig.device;
         traffic::exchange(device, Plan::new(ctx.seed, 20, |_| 100))?;
         device.rx_fill()?;

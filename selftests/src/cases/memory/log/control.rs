@@ -2,6 +2,7 @@
 
 //! The calls around the dirty log: what they refuse, the event descriptor, a log that goes away.
 
+use crate::cases::common::frames::send_frame;
 use crate::cases::common::log::{END, Logged, USED};
 use crate::cases::common::{Case, Context, Kind, accepts, case, check, refuses};
 use crate::driver::device::{NetDevice, Setup};
@@ -11,8 +12,6 @@ use crate::driver::uapi::{self, MemoryRegion, feature};
 use crate::driver::vhost::{RX, TX};
 use crate::eventfd::EventFd;
 use crate::host::procfs;
-use crate::packet::frame;
-use crate::packet::header::NetHeader;
 use crate::sys::ioctl::BadPointer;
 use crate::wait::Deadline;
 use anyhow::{Context as _, Result};
@@ -276,7 +275,7 @@ fn closed(ctx: &Context) -> Result<()> {
             memory.protect(0, memory.len(), false)?;
         }
         let before = logged.device.queue(index).ring.base();
-        one_frame(ctx, &mut logged.device, index, 100)?;
+        send_frame(ctx, &mut logged.device, index, 0, 100)?;
         lost(ctx, &mut logged.device, index, before)?;
         let good = DirtyLog::new(END)?;
         accepts(
@@ -288,19 +287,6 @@ fn closed(ctx: &Context) -> Result<()> {
         logged.log = good;
         restart(ctx, &mut logged, index).with_context(|| format!("round {round}"))?;
     }
-    Ok(())
-}
-
-fn one_frame(ctx: &Context, device: &mut NetDevice, index: u32, len: usize) -> Result<()> {
-    let mut bytes = Vec::new();
-    frame::build(ctx.seed, 0, len, &mut bytes);
-    if index == RX {
-        return device.peer.send(NetHeader::default(), &bytes);
-    }
-    check(device.tx_post(NetHeader::default(), &bytes)?, || {
-        "no room".into()
-    })?;
-    device.tx.flush()?;
     Ok(())
 }
 
@@ -323,7 +309,7 @@ fn lost(ctx: &Context, device: &mut NetDevice, index: u32, before: u32) -> Resul
     let error = queue.err.take()?;
     let used = device.rx.layout.used_index(&device.memory);
     for _ in 0..50 {
-        one_frame(ctx, device, RX, 100)?;
+        send_frame(ctx, device, RX, 0, 100)?;
     }
     procfs::idle()?;
     let more = device.rx.err.take()?;
@@ -343,7 +329,7 @@ fn restart(ctx: &Context, logged: &mut Logged, index: u32) -> Result<()> {
     let mut bytes = Vec::new();
     let mut done = false;
     if index == RX {
-        one_frame(ctx, device, RX, 200)?;
+        send_frame(ctx, device, RX, 0, 200)?;
     }
     Deadline::patient().until("the queue to go on", || {
         if index == RX {

@@ -72,7 +72,7 @@ fn never_fits(ctx: &Context) -> Result<()> {
         let (features, shape) = layout;
         let mut device = start(ctx, layout, 8)?;
         let mut small = RxFlow::new(Plan::new(ctx.seed, 0, |_| 200));
-        small.refills = false;
+        small.way.refills = false;
         for round in 0..5 {
             device.rx_fill()?;
             device.rx.flush()?;

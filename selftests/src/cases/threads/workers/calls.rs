@@ -2,8 +2,8 @@
 
 //! The calls about workers: who may make them, what they refuse, and how many workers there may be.
 
-use super::{expect, start};
-use crate::cases::common::workers::{CALLS, has_workers};
+use super::{expect, start, with_workers};
+use crate::cases::common::workers::CALLS;
 use crate::cases::common::{Case, Context, Kind, Role, accepts, case, check, refuses, role};
 use crate::driver::uapi;
 use crate::driver::vhost::{RX, TX, Vhost};
@@ -20,11 +20,15 @@ use std::os::unix::process::CommandExt;
 use std::process::Stdio;
 
 pub(crate) const CASES: &[Case] = &[
-    case("workers.calls", 20, calls),
+    case("workers.calls", 20, |ctx| with_workers(ctx, calls)),
     case("workers.not_owner", 20, not_owner),
-    case("workers.most", 60, most),
-    case("workers.process_limit", 30, process_limit),
-    case("workers.kernel_thread", 20, kernel_thread),
+    case("workers.most", 60, |ctx| with_workers(ctx, most)),
+    case("workers.process_limit", 30, |ctx| {
+        with_workers(ctx, process_limit)
+    }),
+    case("workers.kernel_thread", 20, |ctx| {
+        with_workers(ctx, kernel_thread)
+    }),
 ];
 
 pub(crate) const ROLES: &[Role] = &[
@@ -36,9 +40,6 @@ pub(crate) const ROLES: &[Role] = &[
 const MOST: u32 = 16;
 
 fn calls(ctx: &Context) -> Result<()> {
-    if !has_workers(ctx)? {
-        return Ok(());
-    }
     let vhost = ctx.owned()?;
     expect(&vhost, 0, 0)?;
     for id in [1, MOST, u32::MAX] {
@@ -145,9 +146,6 @@ fn not_owner(ctx: &Context) -> Result<()> {
 
 /// A device has a bounded number of workers; other devices are not concerned.
 fn most(ctx: &Context) -> Result<()> {
-    if !has_workers(ctx)? {
-        return Ok(());
-    }
     let vhost = ctx.owned()?;
     let other = ctx.owned()?;
     for _ in 0..3 {
@@ -196,9 +194,6 @@ fn limited_role(_ctx: &Context) -> Result<()> {
 
 /// Workers count as threads of the owner.
 fn process_limit(ctx: &Context) -> Result<()> {
-    if !has_workers(ctx)? {
-        return Ok(());
-    }
     /// A user that runs nothing else.
     const NOBODY: u32 = 54321;
     let vhost = ctx.open()?;
@@ -216,9 +211,6 @@ fn process_limit(ctx: &Context) -> Result<()> {
 
 /// Kernel threads, which no limit counts, do not multiply.
 fn kernel_thread(ctx: &Context) -> Result<()> {
-    if !has_workers(ctx)? {
-        return Ok(());
-    }
     let vhost = ctx.open()?;
     accepts("SET_FORK_FROM_OWNER", vhost.set_fork_from_owner(0))?;
     accepts("SET_OWNER", vhost.set_owner())?;

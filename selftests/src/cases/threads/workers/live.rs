@@ -2,15 +2,15 @@
 
 //! Queues that change between workers, and workers that share what the device has, under traffic.
 
-use super::{expect, start};
+use super::{expect, start, with_workers};
+use crate::cases::common::live;
 use crate::cases::common::live::under_traffic;
-use crate::cases::common::workers::has_workers;
 use crate::cases::common::{
     Case, Context, Role, accepts, case, check, migration, owners, refuses, role,
 };
 use crate::driver::device::{NetDevice, Setup};
 use crate::driver::log::{DirtyLog, LOG_PAGE, Pages, log_used};
-use crate::driver::traffic::{self, Flow, Plan, RxFlow, TxFlow};
+use crate::driver::traffic::{self, Plan, RxFlow, TxFlow};
 use crate::driver::uapi::feature;
 use crate::driver::vhost::{RX, TX, Vhost};
 use crate::host::procfs::{self, Thread};
@@ -20,14 +20,22 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::time::Duration;
 
 pub(crate) const CASES: &[Case] = &[
-    case("workers.two_threads", 60, two_threads),
-    case("workers.attach_live", 120, attach_live),
-    case("workers.attach_idle", 60, attach_idle),
+    case("workers.two_threads", 60, |ctx| {
+        with_workers(ctx, two_threads)
+    }),
+    case("workers.attach_live", 120, |ctx| {
+        with_workers(ctx, attach_live)
+    }),
+    case("workers.attach_idle", 60, |ctx| {
+        with_workers(ctx, attach_idle)
+    }),
     case("workers.reset_owner", 60, reset_owner),
-    case("workers.close", 90, close),
-    case("workers.kill", 120, killed),
-    case("workers.migration", 120, migration),
-    case("workers.shared_log", 60, shared_log),
+    case("workers.close", 90, |ctx| with_workers(ctx, close)),
+    case("workers.kill", 120, |ctx| with_workers(ctx, killed)),
+    case("workers.migration", 120, |ctx| with_workers(ctx, migration)),
+    case("workers.shared_log", 60, |ctx| {
+        with_workers(ctx, shared_log)
+    }),
 ];
 
 pub(crate) const ROLES: &[Role] = &[role("workers-traffic", traffic_role)];
@@ -44,9 +52,6 @@ fn slices(threads: &[Thread; 2]) -> Result<[u64; 2]> {
 
 /// Each queue runs in the thread of its worker, and only there.
 fn two_threads(ctx: &Context) -> Result<()> {
-    if !has_workers(ctx)? {
-        return Ok(());
-    }
     let mut device = NetDevice::start(&ctx.device, Setup::new(feature::VERSION_1))?;
     let [first] = <[Thread; 1]>::try_from(procfs::workers()?)
         .map_err(|threads| anyhow::anyhow!("{threads:?} for one worker"))?;
@@ -114,9 +119,6 @@ fn turn(ids: &[u32], number: u64) -> Result<u32> {
 
 /// Queues change between workers, old and new, in the middle of traffic.
 fn attach_live(ctx: &Context) -> Result<()> {
-    if !has_workers(ctx)? {
-        return Ok(());
-    }
     for (features, buffers) in [
         (0, 256),
         (feature::EVENT_IDX, 256),
@@ -150,9 +152,6 @@ fn attach_live(ctx: &Context) -> Result<()> {
 
 /// Queues at rest change workers; the next kick and the next frame reach the new ones.
 fn attach_idle(ctx: &Context) -> Result<()> {
-    if !has_workers(ctx)? {
-        return Ok(());
-    }
     let setup = Setup::new(feature::VERSION_1 | feature::EVENT_IDX);
     let mut device = NetDevice::start(&ctx.device, setup)?;
     let mut ids = vec![0];
@@ -189,48 +188,16 @@ fn separate(vhost: &Vhost) -> Result<()> {
     start(vhost, 3)
 }
 
-/// Moves frames until the peer has seen `count`, and leaves the others under way.
-fn pump(device: &mut NetDevice, tx: &mut TxFlow, rx: &mut RxFlow, count: u64) -> Result<()> {
-    while tx.seen < count {
-        let moved = tx.pump(device)? | rx.pump(device)?;
-        let alive = moved || traffic::wait_activity(device, crate::wait::PATIENCE)?;
-        check(alive, || tx.describe(device))?;
-    }
-    tx.pump(device)?;
-    Ok(())
-}
-
 /// Ownership is given up with frames under way in several threads, and taken again.
 fn reset_owner(ctx: &Context) -> Result<()> {
-    if !has_workers(ctx)? {
-        return Ok(());
-    }
-    let setup = Setup::new(feature::VERSION_1 | feature::EVENT_IDX);
-    let mut device = NetDevice::start(&ctx.device, setup)?;
-    for round in 0..20 {
-        separate(&device.vhost)?;
-        let plan = Plan::new(ctx.seed + round, u64::MAX, |_| 200);
-        let (mut tx, mut rx) = (TxFlow::new(plan), RxFlow::new(plan));
-        pump(&mut device, &mut tx, &mut rx, 100)?;
-        accepts("RESET_OWNER", device.vhost.reset_owner())?;
-        procfs::expect_workers(0)?;
-        accepts("SET_OWNER", device.vhost.set_owner())?;
+    let prepare = |device: &NetDevice| {
         expect(&device.vhost, 0, 0)?;
-        device.configure()?;
-        device.bind(RX)?;
-        device.bind(TX)?;
-        tx.finish();
-        rx.finish();
-        traffic::run(&mut device, &mut [&mut tx, &mut rx])
-            .with_context(|| format!("round {round}"))?;
-    }
-    Ok(())
+        separate(&device.vhost)
+    };
+    live::reset_owner(ctx, prepare, || procfs::expect_workers(0))
 }
 
 fn close(ctx: &Context) -> Result<()> {
-    if !has_workers(ctx)? {
-        return Ok(());
-    }
     for round in 0..ctx.times(40) {
         let mut device = NetDevice::start(&ctx.device, Setup::new(feature::VERSION_1))?;
         separate(&device.vhost)?;
@@ -239,7 +206,7 @@ fn close(ctx: &Context) -> Result<()> {
             ..Plan::new(ctx.seed, u64::MAX, |_| 300)
         };
         let (mut tx, mut rx) = (TxFlow::new(plan), RxFlow::new(plan));
-        pump(&mut device, &mut tx, &mut rx, round * 5)?;
+        live::pump(&mut device, &mut tx, &mut rx, round * 5)?;
         drop(device);
         procfs::expect_workers(0)?;
     }
@@ -261,17 +228,11 @@ fn traffic_role(ctx: &Context) -> Result<()> {
 }
 
 fn killed(ctx: &Context) -> Result<()> {
-    if !has_workers(ctx)? {
-        return Ok(());
-    }
     owners::one_by_one(ctx, "workers-traffic", 30, Duration::from_millis(3))
 }
 
 /// Two threads log what they write while a machine migrates.
 fn migration(ctx: &Context) -> Result<()> {
-    if !has_workers(ctx)? {
-        return Ok(());
-    }
     for setup in migration::devices() {
         let mut device = NetDevice::start(&ctx.device, setup)?;
         separate(&device.vhost)?;
@@ -282,9 +243,6 @@ fn migration(ctx: &Context) -> Result<()> {
 
 /// Two threads set bits in the same word of the log, again and again; none gets lost.
 fn shared_log(ctx: &Context) -> Result<()> {
-    if !has_workers(ctx)? {
-        return Ok(());
-    }
     let mut device = NetDevice::start(&ctx.device, Setup::new(feature::VERSION_1))?;
     separate(&device.vhost)?;
     let log = DirtyLog::new(16 * LOG_PAGE)?;

@@ -5,6 +5,8 @@
 pub(crate) mod calls;
 pub(crate) mod live;
 
+use crate::cases::common::Context;
+use crate::cases::common::workers::has_workers;
 use crate::cases::common::{accepts, check};
 use crate::driver::vhost::{RX, TX, Vhost};
 use anyhow::Result;
@@ -24,4 +26,10 @@ fn expect(vhost: &Vhost, rx: u32, tx: u32) -> Result<()> {
 fn start(vhost: &Vhost, want: u32) -> Result<()> {
     let id = accepts("NEW_WORKER", vhost.new_worker())?;
     check(id == want, || format!("worker {id} started, not {want}"))
+}
+
+/// Runs a case on a device that may have several workers; of others only that they have no such calls
+/// is tested.
+fn with_workers(ctx: &Context, run: fn(&Context) -> Result<()>) -> Result<()> {
+    if has_workers(ctx)? { run(ctx) } else { Ok(()) }
 }
