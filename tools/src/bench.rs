@@ -18,14 +18,15 @@ use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
 use selftests::bench::record::{self, Record};
 
-use crate::demo::{self, C_VHOST, NO_VHOST, RNET};
+use crate::build;
+use crate::device::{self, C_VHOST, NO_VHOST, RNET};
 use crate::flavor::Flavor;
-use crate::kvm;
+use crate::guest;
+use crate::kvm::{self, Accel};
 use crate::lab;
 use crate::paths::Lab;
 use crate::steps::step;
-use crate::vm::{Accel, Output, Vm};
-use crate::{build, build_all};
+use crate::vm::{Output, Vm};
 
 use ratios::{Recorded, Rows};
 use report::Report;
@@ -90,7 +91,7 @@ pub struct QuickArgs {
 /// ratio is worse than recorded.
 pub fn quick(lab: &Lab, args: &QuickArgs) -> Result<bool> {
     lab::ensure(lab, false)?;
-    build_all(lab)?;
+    build::packaged(lab)?;
     let records = step("instructions per packet", || {
         measure(
             lab,
@@ -139,7 +140,7 @@ pub fn quick(lab: &Lab, args: &QuickArgs) -> Result<bool> {
 /// Measures everything and writes the report.
 pub fn full(lab: &Lab, args: &BenchArgs) -> Result<()> {
     lab::ensure(lab, false)?;
-    build_all(lab)?;
+    build::packaged(lab)?;
     let wants = |part| args.parts.is_empty() || args.parts.contains(&part);
     let mut report = Report {
         kernel: lab.release()?,
@@ -169,7 +170,7 @@ pub fn full(lab: &Lab, args: &BenchArgs) -> Result<()> {
         // Each backend twice, taking turns.
         let backends = [RNET, C_VHOST, NO_VHOST, RNET, C_VHOST, NO_VHOST];
         let (outcome, guests) = step("guests", || {
-            demo::guests_with(lab, Flavor::Packaged, &backends, 5, &["--bench"])
+            guest::run_with(lab, Flavor::Packaged, &backends, 5, &["--bench"])
         })?;
         // A guest that failed is told in the report; what the others found stands.
         outcome.check_kernel()?;
@@ -219,7 +220,7 @@ fn measure(
 ) -> Result<Vec<Record>> {
     let script = format!(
         "{LOAD}{}/artifacts/rnet-bench {arguments}\n",
-        demo::insmod(Flavor::Packaged)
+        device::insmod(Flavor::Packaged)
     );
     let mut vm = Vm::new(lab, name).limit(limit).output(Output::Quiet);
     if let Some(accel) = accel {

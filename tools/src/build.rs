@@ -9,12 +9,10 @@ use anyhow::{Context, Result, anyhow, ensure};
 use serde::Deserialize;
 
 use crate::chroot::Access;
-use crate::flavor::Flavor;
+use crate::flavor::{Flavor, MODULE};
 use crate::paths::{INSIDE, Lab};
-use crate::{lab as lab_steps, process};
-
-/// The module's file.
-pub const MODULE: &str = "vhost_rnet.ko";
+use crate::process;
+use crate::steps::step;
 
 /// Where the checkout is seen inside the chroot.
 pub const SOURCE: &str = "/src";
@@ -44,9 +42,14 @@ pub fn checkout() -> PathBuf {
 pub fn all(lab: &Lab, flavor: Flavor) -> Result<()> {
     // The programs first: they are of use with the kernel's own module alone.
     programs(lab)?;
-    let _lock = lab_steps::lock(lab, "build.lock")?;
+    let _lock = lab.lock("build.lock")?;
     let module = module(lab, &checkout(), flavor, Mode::Normal)?;
     publish(&module, &lab.artifacts().join(flavor.module()))
+}
+
+/// Builds everything for the packaged kernel, as a step on show.
+pub fn packaged(lab: &Lab) -> Result<()> {
+    step("module and programs", || all(lab, Flavor::Packaged))
 }
 
 /// The directory of a build's output, relative to the lab.
@@ -122,7 +125,7 @@ pub fn static_cargo() -> Command {
 
 /// Builds the Rust programs that run in the VM.
 pub fn programs(lab: &Lab) -> Result<()> {
-    let _lock = lab_steps::lock(lab, "programs.lock")?;
+    let _lock = lab.lock("programs.lock")?;
     std::fs::create_dir_all(lab.artifacts())?;
     let report = static_cargo()
         .current_dir(checkout())

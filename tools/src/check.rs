@@ -11,12 +11,12 @@ use anyhow::{Context, Result};
 
 use crate::build::{self, Mode};
 use crate::conformance;
-use crate::demo;
+use crate::device::{self, C_VHOST, RNET};
 use crate::flavor::Flavor;
 use crate::floors;
 use crate::fuzz;
+use crate::guest;
 use crate::guests;
-use crate::ktap;
 use crate::misuse;
 use crate::paths::Lab;
 use crate::process;
@@ -24,8 +24,9 @@ use crate::programs;
 use crate::shim;
 use crate::stack;
 use crate::steps::step;
+use crate::tally::{Tally, title};
 use crate::unsafe_code;
-use crate::vm::{Outcome, Output, Vm};
+use crate::vm::{Output, Vm};
 
 /// Time limit of one of cargo's jobs, with everything still to compile.
 const CARGO_LIMIT: Duration = Duration::from_secs(900);
@@ -78,78 +79,6 @@ const CONCURRENT: &[&str] = &[
 
 /// Seconds of TCP each way in the guest.
 const GUEST_SECONDS: u32 = 2;
-
-/// The sum of all tests.
-#[derive(Default)]
-pub struct Tally {
-    passed: usize,
-    failed: Vec<String>,
-    skipped: Vec<String>,
-}
-
-impl Tally {
-    /// Adds what `other` has counted.
-    fn merge(&mut self, other: Self) {
-        self.passed += other.passed;
-        self.failed.extend(other.failed);
-        self.skipped.extend(other.skipped);
-    }
-
-    /// Counts `result` as the test called `name`.
-    pub fn count(&mut self, name: &str, result: Result<()>) {
-        match result {
-            Ok(()) => self.passed += 1,
-            Err(error) => self.failed.push(format!("{name}: {error:#}")),
-        }
-    }
-
-    /// Counts a KTAP report of the program called `name`.
-    fn count_ktap(&mut self, name: &str, results: ktap::Results) {
-        self.passed += results.passed.len();
-        let named = |test: String| format!("{name}: {test}");
-        self.failed.extend(results.failed.into_iter().map(named));
-        self.skipped.extend(results.skipped.into_iter().map(named));
-    }
-
-    /// Counts the state in which a VM's kernel was left.
-    fn count_kernel(&mut self, name: &str, outcome: &Outcome) {
-        self.count(&format!("{name}: kernel log"), outcome.check_kernel());
-    }
-
-    /// Counts a VM that ran a program called `name`, which reports in KTAP.
-    pub fn count_run(&mut self, name: &str, ran: Result<Outcome>) {
-        let outcome = match ran {
-            Ok(outcome) => outcome,
-            Err(error) => {
-                self.failed.push(format!("{error:#}"));
-                return;
-            }
-        };
-        let results = ktap::parse(&outcome.stdout);
-        let told = !results.failed.is_empty();
-        for test in &results.failed {
-            println!("  FAILED {name}: {test}");
-        }
-        self.count_ktap(name, results);
-        // A bad status with only good results is a failure of its own.
-        if !told && outcome.status != 0 {
-            self.count(name, outcome.check_status());
-        }
-        self.count_kernel(name, &outcome);
-    }
-
-    /// Prints the sum; answers whether all passed.
-    pub fn report(&self) -> bool {
-        for skipped in &self.skipped {
-            println!("skipped: {skipped}");
-        }
-        for failed in &self.failed {
-            println!("FAILED: {failed}");
-        }
-        println!("{} passed, {} failed", self.passed, self.failed.len());
-        self.failed.is_empty()
-    }
-}
 
 /// Runs the tests on `kernels`; answers whether all of them passed.
 ///
@@ -218,24 +147,24 @@ fn on(lab: &Lab, flavor: Flavor, built: &Receiver<Result<()>>, tally: &mut Tally
 fn vms(lab: &Lab, flavor: Flavor, tally: &mut Tally) {
     match flavor {
         Flavor::Packaged => {
-            for device in [demo::C_VHOST, demo::RNET] {
+            for device in [C_VHOST, RNET] {
                 selftest(lab, flavor, device, &[], tally);
             }
             conformance::run(lab, tally);
-            fuzz::short(lab, flavor, demo::RNET, tally);
+            fuzz::short(lab, flavor, RNET, tally);
             programs::run(lab, tally);
-            for device in [demo::C_VHOST, demo::RNET] {
+            for device in [C_VHOST, RNET] {
                 guest(lab, flavor, device, tally);
             }
             guests::run(lab, tally);
         }
         Flavor::Debug => {
-            selftest(lab, flavor, demo::C_VHOST, ONLY_WITH_FAULTS, tally);
-            selftest(lab, flavor, demo::RNET, &[], tally);
-            fuzz::short(lab, flavor, demo::RNET, tally);
-            guest(lab, flavor, demo::RNET, tally);
+            selftest(lab, flavor, C_VHOST, ONLY_WITH_FAULTS, tally);
+            selftest(lab, flavor, RNET, &[], tally);
+            fuzz::short(lab, flavor, RNET, tally);
+            guest(lab, flavor, RNET, tally);
         }
-        Flavor::Kcsan => selftest(lab, flavor, demo::RNET, CONCURRENT, tally),
+        Flavor::Kcsan => selftest(lab, flavor, RNET, CONCURRENT, tally),
     }
 }
 
@@ -354,14 +283,6 @@ fn cargo_results(text: &str) -> (usize, Vec<String>) {
     (passed, failed)
 }
 
-/// What a test on `device` is called.
-pub fn title(test: &str, flavor: Flavor, device: &str) -> String {
-    match flavor {
-        Flavor::Packaged => format!("{test} {device}"),
-        _ => format!("{} {test} {device}", flavor.name()),
-    }
-}
-
 /// The driver side's tests on `device` whose name contains one of `filter`, or all.
 fn selftest(lab: &Lab, flavor: Flavor, device: &str, filter: &[&str], tally: &mut Tally) {
     let name = title("selftest", flavor, device);
@@ -371,8 +292,8 @@ fn selftest(lab: &Lab, flavor: Flavor, device: &str, filter: &[&str], tally: &mu
         if flavor.has_card_drivers() {
             options.push_str(" --cards");
         }
-        if device == demo::RNET {
-            script.push_str(&demo::insmod(flavor));
+        if device == RNET {
+            script.push_str(&device::insmod(flavor));
             options.push_str(&format!(" --module /artifacts/{}", flavor.module()));
         }
         script.push_str(&format!(
@@ -380,7 +301,7 @@ fn selftest(lab: &Lab, flavor: Flavor, device: &str, filter: &[&str], tally: &mu
             flavor.patience(),
             filter.join(" ")
         ));
-        if device == demo::RNET {
+        if device == RNET {
             script.push_str("rmmod vhost_rnet || exit 1\n");
         }
         script.push_str("exit $status\n");
@@ -394,7 +315,7 @@ fn selftest(lab: &Lab, flavor: Flavor, device: &str, filter: &[&str], tally: &mu
     let skipped = tally.skipped.len();
     tally.count_run(&name, ran);
     // Kernels that are built for the tests lack nothing that these need.
-    if flavor != Flavor::Packaged && device == demo::RNET {
+    if flavor != Flavor::Packaged && device == RNET {
         let lacking = tally.skipped.split_off(skipped).into_iter();
         tally
             .failed
@@ -406,11 +327,11 @@ fn selftest(lab: &Lab, flavor: Flavor, device: &str, filter: &[&str], tally: &mu
 fn guest(lab: &Lab, flavor: Flavor, device: &str, tally: &mut Tally) {
     let name = title("guest", flavor, device);
     let ran = step(&name, || {
-        demo::guests_with(lab, flavor, &[device], GUEST_SECONDS, &[])
+        guest::run_with(lab, flavor, &[device], GUEST_SECONDS, &[])
     });
     match ran {
         Ok((outcome, reports)) => {
-            tally.count(&name, demo::verdict(&outcome, &reports, 1));
+            tally.count(&name, guest::verdict(&outcome, &reports, 1));
             tally.count_kernel(&name, &outcome);
         }
         Err(error) => tally.failed.push(format!("{error:#}")),

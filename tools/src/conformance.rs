@@ -6,12 +6,13 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use selftests::conformance::ioctls;
 
-use crate::check::Tally;
-use crate::demo;
+use crate::device;
 use crate::flavor::Flavor;
 use crate::paths::Lab;
+use crate::process::shell_quote;
 use crate::steps::step;
-use crate::vm::{Outcome, Output, Vm, shell_quote};
+use crate::tally::Tally;
+use crate::vm::{Outcome, Output, Vm};
 
 /// Time limit of the VM.
 const LIMIT: Duration = Duration::from_secs(3000);
@@ -33,7 +34,7 @@ pub fn compare(lab: &Lab, options: &[String], output: Output) -> Result<Outcome>
          status=$?\n\
          rmmod vhost_rnet || exit 1\n\
          exit $status\n",
-        demo::insmod(Flavor::Packaged),
+        device::insmod(Flavor::Packaged),
         shell_quote(options)
     );
     Vm::new(lab, "conformance")

@@ -13,7 +13,10 @@ use clap::ValueEnum;
 
 use crate::paths::{INSIDE, Lab};
 use crate::steps::step;
-use crate::{build, debian, kernel, lab as lab_steps, process};
+use crate::{debian, kernel, process};
+
+/// The module's file.
+pub const MODULE: &str = "vhost_rnet.ko";
 
 /// What the kernels with checks have in common.
 const COMMON: &str = include_str!("../kernel/common.config");
@@ -88,8 +91,8 @@ impl Flavor {
     /// The module for it, relative to the artifacts.
     pub fn module(self) -> String {
         match self {
-            Self::Packaged => build::MODULE.to_owned(),
-            _ => format!("{}/{}", self.name(), build::MODULE),
+            Self::Packaged => MODULE.to_owned(),
+            _ => format!("{}/{}", self.name(), MODULE),
         }
     }
 
@@ -136,7 +139,7 @@ impl Flavor {
         if self == Self::Packaged {
             return Ok(());
         }
-        let _lock = lab_steps::lock(lab, "debug.lock")?;
+        let _lock = lab.lock("debug.lock")?;
         let kernel = debian::installed_kernel(lab)?;
         let mut hasher = DefaultHasher::new();
         let config = format!("{COMMON}{}", self.config());

@@ -10,12 +10,14 @@ use anyhow::{Context, Result, ensure};
 use clap::Args;
 use selftests::host::kmsg::Begun;
 
-use crate::check::{Tally, title};
+use crate::build;
+use crate::device::{self, RNET};
 use crate::flavor::Flavor;
 use crate::paths::Lab;
+use crate::process::{self, shell_quote};
 use crate::steps::step;
-use crate::vm::{Outcome, Output, Vm, shell_quote};
-use crate::{build, demo, process};
+use crate::tally::{Tally, title};
+use crate::vm::{Outcome, Output, Vm};
 
 /// Seconds of each of the VM's fuzzers among the tests, and of vring's targets together.
 const SHORT: u64 = 20;
@@ -42,7 +44,7 @@ pub struct FuzzArgs {
     #[arg(long, default_value_t = 10)]
     minutes: u64,
     /// The device they run on.
-    #[arg(long, default_value = demo::RNET)]
+    #[arg(long, default_value = RNET)]
     device: String,
     /// The kernel of the VM; it and a module for it are built if need be. The debug kernel checks
     /// more, and tells how many places of the module calls have reached.
@@ -161,8 +163,8 @@ fn machine(
     let mut words = vec!["--device", device, "--patience", &patience];
     words.extend(["--kernel", flavor.name(), "--seed", &seed, option, &number]);
     words.extend(fuzzers);
-    let (load, unload) = if device == demo::RNET {
-        (demo::insmod(flavor), "rmmod vhost_rnet || exit 1\n")
+    let (load, unload) = if device == RNET {
+        (device::insmod(flavor), "rmmod vhost_rnet || exit 1\n")
     } else {
         (String::new(), "")
     };

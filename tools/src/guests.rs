@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use anyhow::Result;
 
-use crate::check::Tally;
-use crate::demo::{self, C_VHOST, RNET};
+use crate::device::{C_VHOST, RNET};
 use crate::flavor::Flavor;
+use crate::guest::{boot_options, script};
 use crate::paths::Lab;
 use crate::steps::step;
-use crate::vm::{Outcome, Output, Vm, shell_quote};
-use crate::{build, initramfs, kernel};
+use crate::tally::Tally;
+use crate::vm::{Outcome, Output, Vm};
 
 /// Time limit of all guests on one device.
 const LIMIT: Duration = Duration::from_secs(1500);
@@ -34,7 +34,7 @@ pub fn migrations(lab: &Lab, ways: &[String], output: Output) -> Result<Outcome>
         .concat();
     let ways = if ways.is_empty() { &all } else { ways };
     let mut program = vec!["/artifacts/rnet-migrate".to_owned()];
-    program.extend(options(lab)?);
+    program.extend(boot_options(lab)?);
     program.extend(ways.iter().map(|way| format!("--way={way}")));
     Vm::new(lab, "migration")
         .nested()
@@ -48,42 +48,11 @@ pub fn migrations(lab: &Lab, ways: &[String], output: Output) -> Result<Outcome>
 pub fn kinds(lab: &Lab, device: &str, filter: &[String], output: Output) -> Result<Outcome> {
     let mut program = vec!["/artifacts/rnet-guests".to_owned()];
     program.extend(["--device", device].map(str::to_owned));
-    program.extend(options(lab)?);
+    program.extend(boot_options(lab)?);
     program.extend_from_slice(filter);
     Vm::new(lab, &format!("guests {device}"))
         .nested()
         .limit(LIMIT)
         .output(output)
         .run(&script(&program, Flavor::Packaged, device == RNET))
-}
-
-/// What a guest is booted from and where its logs go, as options of programs that run guests.
-pub fn options(lab: &Lab) -> Result<[String; 6]> {
-    let initramfs = initramfs::guest(lab)?;
-    build::publish(
-        &lab.dir().join(initramfs),
-        &lab.artifacts().join("initramfs-guest"),
-    )?;
-    let kernel = format!("/{}", kernel::image(lab)?);
-    Ok([
-        "--initramfs",
-        "/artifacts/initramfs-guest",
-        "--kernel",
-        &kernel,
-        "--logs",
-        "/out",
-    ]
-    .map(str::to_owned))
-}
-
-/// The script of a VM with a kernel of this flavor that runs `program`, between loading and
-/// unloading our module if `ours`.
-pub fn script(program: &[String], flavor: Flavor, ours: bool) -> String {
-    let program = shell_quote(program);
-    if ours {
-        let insmod = demo::insmod(flavor);
-        format!("{insmod}{program}\nstatus=$?\nrmmod vhost_rnet || exit 1\nexit $status\n")
-    } else {
-        format!("{program}\n")
-    }
 }

@@ -12,8 +12,18 @@ use serde::{Deserialize, Serialize};
 
 use crate::flavor::Flavor;
 use crate::paths::{INSIDE, Lab};
-use crate::vm::Accel;
 use crate::{initramfs, kernel, process};
+
+/// What runs the VM's processors.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Accel {
+    /// Emulation: slower, works everywhere, and emulates nested SVM.
+    Tcg,
+    /// Emulation in which one instruction is one virtual nanosecond.
+    Icount,
+    /// Hardware virtualisation.
+    Kvm,
+}
 
 /// How long a kernel may take to boot to be of use.
 const LIMIT: Duration = Duration::from_secs(30);

@@ -6,13 +6,11 @@
 //! adopted. What would look complete too early is made under another name, or
 //! its last file is written last.
 
-use std::fs::File;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use rustix::fs::FlockOperation;
 
 use crate::chroot;
 use crate::paths::Lab;
@@ -34,7 +32,7 @@ const HOST_TOOLS: &[(&str, &str)] = &[
 pub fn ensure(lab: &Lab, update: bool) -> Result<()> {
     std::fs::create_dir_all(lab.dir())
         .with_context(|| format!("creating the lab, {}", lab.dir().display()))?;
-    let lock = lock(lab, "lab.lock")?;
+    let lock = lab.lock("lab.lock")?;
     std::fs::create_dir_all(lab.logs())?;
     host_tools(lab)?;
     if !lab.rootfs().exists() {
@@ -65,17 +63,6 @@ pub fn ensure(lab: &Lab, update: bool) -> Result<()> {
     }
     drop(lock);
     Ok(())
-}
-
-/// Takes the lab's lock called `name`, waiting for whoever has it if need be.
-pub fn lock(lab: &Lab, name: &str) -> Result<File> {
-    let path = lab.dir().join(name);
-    let file = File::create(&path).with_context(|| format!("opening {}", path.display()))?;
-    if rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
-        eprintln!("Waiting for {}, which is taken", path.display());
-        rustix::fs::flock(&file, FlockOperation::LockExclusive)?;
-    }
-    Ok(file)
 }
 
 /// Makes sure of the host's tools: installs them as root, else says how.
@@ -117,7 +104,7 @@ fn host_tools(lab: &Lab) -> Result<()> {
 }
 
 /// Tells whether the host has a program called `tool`.
-pub fn in_path(tool: &str) -> bool {
+fn in_path(tool: &str) -> bool {
     std::env::var_os("PATH").is_some_and(|path| {
         std::env::split_paths(&path)
             .chain([

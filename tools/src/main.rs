@@ -9,9 +9,11 @@ mod conformance;
 mod cpio;
 mod debian;
 mod demo;
+mod device;
 mod flavor;
 mod floors;
 mod fuzz;
+mod guest;
 mod guests;
 mod initramfs;
 mod kernel;
@@ -27,6 +29,7 @@ mod shim;
 mod soak;
 mod stack;
 mod steps;
+mod tally;
 mod unsafe_code;
 mod vm;
 
@@ -38,8 +41,9 @@ use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
 
 use crate::flavor::Flavor;
+use crate::kvm::Accel;
 use crate::paths::Lab;
-use crate::vm::{Accel, Outcome, Output, Vm};
+use crate::vm::{Outcome, Output, Vm};
 
 /// Builds, runs and tests vhost-rnet in a lab of its own.
 #[derive(Parser)]
@@ -90,7 +94,7 @@ enum Task {
         #[arg(long, default_value_t = 60)]
         minutes: u64,
         /// The device.
-        #[arg(long, default_value = demo::RNET)]
+        #[arg(long, default_value = device::RNET)]
         device: String,
     },
     /// Run programs of others on both devices: the kernel's test, rust-vmm's.
@@ -98,7 +102,7 @@ enum Task {
     /// Run QEMU guests of all kinds.
     Guests {
         /// The device they run on.
-        #[arg(long, default_value = demo::RNET)]
+        #[arg(long, default_value = device::RNET)]
         device: String,
         /// Only kinds whose name contains one of these.
         filter: Vec<String>,
@@ -182,12 +186,12 @@ fn run(task: Task) -> Result<ExitCode> {
         Task::Demo { backends } => {
             lab::ensure(&lab, false)?;
             let backends = if backends.is_empty() {
-                vec![demo::RNET, demo::C_VHOST, demo::NO_VHOST]
+                vec![device::RNET, device::C_VHOST, device::NO_VHOST]
             } else {
                 backends.iter().map(String::as_str).collect()
             };
-            if backends.contains(&demo::RNET) {
-                build_all(&lab)?;
+            if backends.contains(&device::RNET) {
+                build::packaged(&lab)?;
             } else {
                 build::programs(&lab)?;
             }
@@ -201,7 +205,7 @@ fn run(task: Task) -> Result<ExitCode> {
         Task::CheckDebug => check_on(&lab, &[Flavor::Debug, Flavor::Kcsan]),
         Task::Conformance { options } => {
             lab::ensure(&lab, false)?;
-            build_all(&lab)?;
+            build::packaged(&lab)?;
             ended(&conformance::compare(&lab, &options, Output::Show)?)
         }
         Task::Fuzz(args) => {
@@ -213,13 +217,13 @@ fn run(task: Task) -> Result<ExitCode> {
         }
         Task::Soak { minutes, device } => {
             lab::ensure(&lab, false)?;
-            build_all(&lab)?;
+            build::packaged(&lab)?;
             soak::run(&lab, &device, minutes)?;
             Ok(ExitCode::SUCCESS)
         }
         Task::Programs => {
             lab::ensure(&lab, false)?;
-            build_all(&lab)?;
+            build::packaged(&lab)?;
             Ok(match check::run_programs(&lab) {
                 true => ExitCode::SUCCESS,
                 false => ExitCode::FAILURE,
@@ -227,12 +231,12 @@ fn run(task: Task) -> Result<ExitCode> {
         }
         Task::Guests { device, filter } => {
             lab::ensure(&lab, false)?;
-            build_all(&lab)?;
+            build::packaged(&lab)?;
             ended(&guests::kinds(&lab, &device, &filter, Output::Show)?)
         }
         Task::Migrate { ways } => {
             lab::ensure(&lab, false)?;
-            build_all(&lab)?;
+            build::packaged(&lab)?;
             ended(&guests::migrations(&lab, &ways, Output::Show)?)
         }
         Task::Bench(args) => {
@@ -249,19 +253,19 @@ fn run(task: Task) -> Result<ExitCode> {
         }
         Task::Misuse => {
             lab::ensure(&lab, false)?;
-            build_all(&lab)?;
+            build::packaged(&lab)?;
             steps::step("misuse", || misuse::check(&lab, &build::checkout()))?;
             Ok(ExitCode::SUCCESS)
         }
         Task::Stack => {
             lab::ensure(&lab, false)?;
-            build_all(&lab)?;
+            build::packaged(&lab)?;
             stack::report(&lab)?;
             Ok(ExitCode::SUCCESS)
         }
         Task::Shell => {
             lab::ensure(&lab, false)?;
-            build_all(&lab)?;
+            build::packaged(&lab)?;
             shell(&lab)
         }
         Task::Vm(args) => run_vm(&lab, args),
@@ -277,15 +281,11 @@ fn check_on(lab: &Lab, kernels: &[Flavor]) -> Result<ExitCode> {
     })
 }
 
-fn build_all(lab: &Lab) -> Result<()> {
-    steps::step("module and programs", || build::all(lab, Flavor::Packaged))
-}
-
 /// Gives a shell in the VM; leaving it powers the VM off.
 fn shell(lab: &Lab) -> Result<ExitCode> {
     let script = format!(
         "{}echo 'vhost_rnet is loaded, /artifacts has the tools; leave with ^D.'\nexec bash -l\n",
-        demo::insmod(Flavor::Packaged)
+        device::insmod(Flavor::Packaged)
     );
     // Longer than anybody stays, and yet an end.
     let outcome = Vm::new(lab, "shell")
@@ -304,7 +304,7 @@ fn shell(lab: &Lab) -> Result<ExitCode> {
 fn run_vm(lab: &Lab, args: VmArgs) -> Result<ExitCode> {
     let script = match args.command.as_slice() {
         [line] => line.clone(),
-        words => vm::shell_quote(words),
+        words => process::shell_quote(words),
     };
     let mut vm = Vm::new(lab, "vm")
         .flavor(args.kernel)

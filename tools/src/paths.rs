@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Where the lab keeps what.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
+use rustix::fs::FlockOperation;
 
 use crate::chroot::{Access, Chroot};
 
@@ -78,6 +80,17 @@ impl Lab {
     /// The rootfs, with the lab at [`INSIDE`].
     pub fn chroot(&self) -> Chroot {
         Chroot::new(&self.rootfs()).bind(&self.dir, INSIDE, Access::ReadWrite)
+    }
+
+    /// Takes the lock called `name`, waiting for whoever has it if need be.
+    pub fn lock(&self, name: &str) -> Result<File> {
+        let path = self.dir.join(name);
+        let file = File::create(&path).with_context(|| format!("opening {}", path.display()))?;
+        if rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
+            eprintln!("Waiting for {}, which is taken", path.display());
+            rustix::fs::flock(&file, FlockOperation::LockExclusive)?;
+        }
+        Ok(file)
     }
 
     /// Creates a fresh directory for the logs of one run called `name`.

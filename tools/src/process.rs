@@ -86,3 +86,31 @@ pub fn tail(path: &Path) -> String {
         .map(|line| format!("    {line}\n"))
         .collect()
 }
+
+/// Returns `words` as one line that a shell reads back as the same words.
+pub fn shell_quote<S: AsRef<str>>(words: &[S]) -> String {
+    let quoted: Vec<String> = words
+        .iter()
+        .map(|word| format!("'{}'", word.as_ref().replace('\'', r"'\''")))
+        .collect();
+    quoted.join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::shell_quote;
+
+    #[test]
+    fn quoting_survives_a_shell() {
+        let words = ["a b", "it's", "$HOME", "", "\"x\"\n;"];
+        let script = format!("printf '%s|' {}", shell_quote(&words));
+        let out = std::process::Command::new("sh")
+            .args(["-c", &script])
+            .output()
+            .unwrap();
+        assert_eq!(
+            String::from_utf8(out.stdout).unwrap(),
+            "a b|it's|$HOME||\"x\"\n;|"
+        );
+    }
+}

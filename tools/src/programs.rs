@@ -13,12 +13,14 @@ use anyhow::{Context, Result, bail, ensure};
 use serde::Deserialize;
 
 use crate::build;
-use crate::check::Tally;
+use crate::debian;
+use crate::device::{self, C_VHOST, RNET};
 use crate::flavor::Flavor;
 use crate::paths::{INSIDE, Lab};
+use crate::process::{self, shell_quote};
 use crate::steps::step;
-use crate::vm::{Vm, shell_quote};
-use crate::{debian, demo, lab as lab_steps, process};
+use crate::tally::Tally;
+use crate::vm::Vm;
 
 /// Where the programs are built, in the lab.
 const DIR: &str = "programs";
@@ -126,7 +128,7 @@ pub fn run(lab: &Lab, tally: &mut Tally) {
             return;
         }
     };
-    for device in [demo::C_VHOST, demo::RNET] {
+    for device in [C_VHOST, RNET] {
         let name = format!("programs {device}");
         let ran = step(&name, || {
             Vm::new(lab, &name)
@@ -139,7 +141,7 @@ pub fn run(lab: &Lab, tally: &mut Tally) {
 
 /// Builds everything; returns what is to be run.
 fn prepare(lab: &Lab) -> Result<Vec<Run>> {
-    let _lock = lab_steps::lock(lab, "others.lock")?;
+    let _lock = lab.lock("others.lock")?;
     let dir = lab.dir().join(DIR);
     std::fs::create_dir_all(&dir)?;
     std::fs::create_dir_all(lab.artifacts())?;
@@ -173,13 +175,13 @@ fn crate_test(test: String) -> Run {
 
 /// The VM's script: all of `runs` with `device` at `/dev/vhost-net`.
 fn script(runs: &[Run], device: &str) -> String {
-    let ours = device == demo::RNET;
+    let ours = device == RNET;
     let mut script = format!("{CHECK}limit={SECONDS}\n");
     if ours {
-        script.push_str(&demo::insmod(Flavor::Packaged));
+        script.push_str(&device::insmod(Flavor::Packaged));
         script.push_str(&format!(
             "mount --bind {device} {c} && test {device} -ef {c} || exit 1\n",
-            c = demo::C_VHOST
+            c = C_VHOST
         ));
     }
     script.push_str(&format!("echo 'KTAP version 1'\necho 1..{}\n", runs.len()));
@@ -193,7 +195,7 @@ fn script(runs: &[Run], device: &str) -> String {
     if ours {
         script.push_str(&format!(
             "umount {} && rmmod vhost_rnet || exit 1\n",
-            demo::C_VHOST
+            C_VHOST
         ));
     }
     script.push_str("exit $failed\n");
@@ -327,7 +329,8 @@ fn logged(lab: &Lab, name: &str, command: &mut Command) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::{net_test, script, test_names};
-    use crate::{demo, ktap};
+    use crate::device::C_VHOST;
+    use crate::ktap;
 
     #[test]
     fn only_net_tests_are_taken() {
@@ -355,7 +358,7 @@ mod tests {
             run("bad", &["sh", "-c", "echo why; exit 3"]),
             run("hung", &["sleep", "60"]),
         ];
-        let script = script(&runs, demo::C_VHOST).replace("limit=120", "limit=2");
+        let script = script(&runs, C_VHOST).replace("limit=120", "limit=2");
         let out = std::process::Command::new("sh")
             .args(["-c", &script])
             .output()

@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::Result;
 use selftests::host::census;
 
-use crate::demo;
+use crate::device::{self, RNET};
 use crate::flavor::Flavor;
 use crate::paths::Lab;
 use crate::vm::{Output, Vm};
@@ -17,8 +17,8 @@ const SLACK: Duration = Duration::from_secs(600);
 /// Uses devices behind `device` for so many minutes; fails if something stays behind.
 pub fn run(lab: &Lab, device: &str, minutes: u64) -> Result<()> {
     let (load, unload) = match device {
-        demo::RNET => (
-            demo::insmod(Flavor::Packaged),
+        RNET => (
+            device::insmod(Flavor::Packaged),
             "rmmod vhost_rnet || exit 1\n",
         ),
         _ => (String::new(), ""),

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::build;
+use crate::flavor::MODULE;
 use crate::paths::{INSIDE, Lab};
 use crate::process;
 
@@ -55,7 +55,7 @@ pub fn check(lab: &Lab) -> Result<()> {
 
 /// Reads the frames of the module in the artifacts.
 fn survey(lab: &Lab) -> Result<Vec<Frame>> {
-    let module = format!("{INSIDE}/artifacts/{}", build::MODULE);
+    let module = format!("{INSIDE}/artifacts/{}", MODULE);
     let log = lab.logs().join("stack.log");
     std::fs::write(&log, "")?;
     let options = ["--disassemble", "--demangle", "--no-show-raw-insn"];

@@ -20,23 +20,12 @@ use selftests::host::nics;
 
 use crate::chroot::Access;
 use crate::flavor::Flavor;
-use crate::kvm;
+use crate::kvm::{self, Accel};
 use crate::paths::{INSIDE, Lab};
 use crate::{initramfs, klog, process};
 
 /// Second half of the VM's init.
 const MAIN: &str = include_str!("../vm/level1-main.sh");
-
-/// What runs the VM's processors.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Accel {
-    /// Emulation: slower, works everywhere, and emulates nested SVM.
-    Tcg,
-    /// Emulation in which one instruction is one virtual nanosecond.
-    Icount,
-    /// Hardware virtualisation.
-    Kvm,
-}
 
 /// Where the command's output goes, besides its log.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -465,33 +454,5 @@ fn terminal_size() -> String {
             format!("{} {}\n", size.ws_row, size.ws_col)
         }
         _ => "24 80\n".to_owned(),
-    }
-}
-
-/// Returns `words` as one line that a shell reads back as the same words.
-pub fn shell_quote<S: AsRef<str>>(words: &[S]) -> String {
-    let quoted: Vec<String> = words
-        .iter()
-        .map(|word| format!("'{}'", word.as_ref().replace('\'', r"'\''")))
-        .collect();
-    quoted.join(" ")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::shell_quote;
-
-    #[test]
-    fn quoting_survives_a_shell() {
-        let words = ["a b", "it's", "$HOME", "", "\"x\"\n;"];
-        let script = format!("printf '%s|' {}", shell_quote(&words));
-        let out = std::process::Command::new("sh")
-            .args(["-c", &script])
-            .output()
-            .unwrap();
-        assert_eq!(
-            String::from_utf8(out.stdout).unwrap(),
-            "a b|it's|$HOME||\"x\"\n;|"
-        );
     }
 }

@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: GPL-2.0
+//! QEMU guests (level 2) inside the level 1 VM.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use rnet_e2e::{REPORT_MARK, Report};
+
+use crate::device::{self, RNET};
+use crate::flavor::Flavor;
+use crate::paths::Lab;
+use crate::process::shell_quote;
+use crate::vm::{Outcome, Output, Vm};
+use crate::{build, initramfs, kernel};
+
+/// Runs a guest on each of `backends` for `seconds` of TCP each way.
+pub fn run(lab: &Lab, backends: &[&str], seconds: u32) -> Result<(Outcome, Vec<Report>)> {
+    run_with(lab, Flavor::Packaged, backends, seconds, &[])
+}
+
+/// As [`run`], on a kernel of choice, with `options` for the agent.
+pub fn run_with(
+    lab: &Lab,
+    flavor: Flavor,
+    backends: &[&str],
+    seconds: u32,
+    options: &[&str],
+) -> Result<(Outcome, Vec<Report>)> {
+    let mut program = vec!["/artifacts/rnet-e2e".to_owned()];
+    program.extend(boot_options(lab)?);
+    program.push(format!("--seconds={seconds}"));
+    program.extend(options.iter().map(|&option| option.to_owned()));
+    program.extend(
+        backends
+            .iter()
+            .map(|backend| format!("--backend={backend}")),
+    );
+    let script = script(&program, flavor, backends.contains(&RNET));
+    let name = backends
+        .first()
+        .unwrap_or(&"guests")
+        .trim_start_matches("/dev/");
+    let outcome = Vm::new(lab, &format!("guest-{name}"))
+        .flavor(flavor)
+        .nested()
+        .limit(Duration::from_secs(600))
+        .output(Output::Quiet)
+        .run(&script)?;
+    let reports = outcome
+        .stdout
+        .lines()
+        .filter_map(|line| line.strip_prefix(REPORT_MARK))
+        .map(|json| serde_json::from_str(json).context("reading a guest's report"))
+        .collect::<Result<_>>()?;
+    Ok((outcome, reports))
+}
+
+/// Fails unless all of the guests that should have run worked.
+pub fn verdict(outcome: &Outcome, reports: &[Report], expected: usize) -> Result<()> {
+    for report in reports {
+        if let Some(error) = &report.error {
+            bail!(
+                "{}: {error}; logs in {}",
+                report.backend,
+                outcome.dir.display()
+            );
+        }
+    }
+    outcome.check_status()?;
+    if reports.len() != expected {
+        bail!("{} of {expected} guests reported", reports.len());
+    }
+    Ok(())
+}
+
+/// What a guest is booted from and where its logs go, as options of programs that run guests.
+pub fn boot_options(lab: &Lab) -> Result<[String; 6]> {
+    let initramfs = initramfs::guest(lab)?;
+    build::publish(
+        &lab.dir().join(initramfs),
+        &lab.artifacts().join("initramfs-guest"),
+    )?;
+    let kernel = format!("/{}", kernel::image(lab)?);
+    Ok([
+        "--initramfs",
+        "/artifacts/initramfs-guest",
+        "--kernel",
+        &kernel,
+        "--logs",
+        "/out",
+    ]
+    .map(str::to_owned))
+}
+
+/// The script of a VM with a kernel of this flavor that runs `program`, between loading and
+/// unloading our module if `ours`.
+pub fn script(program: &[String], flavor: Flavor, ours: bool) -> String {
+    let program = shell_quote(program);
+    if ours {
+        let insmod = device::insmod(flavor);
+        format!("{insmod}{program}\nstatus=$?\nrmmod vhost_rnet || exit 1\nexit $status\n")
+    } else {
+        format!("{program}\n")
+    }
+}
