@@ -1,36 +1,22 @@
 // SPDX-License-Identifier: GPL-2.0
 //! `cargo xtask`: builds the lab and the module, runs VMs, tests and the demo.
+//!
+//! From the bottom up, each folder imports only from those named before it:
+//!
+//! - `process` and `steps`: child processes with time limits and logs; steps of a longer job on show.
+//! - `lab/`: the directory that holds what is built once: the Debian system, kernels, the module, the
+//!   programs that run in VMs, and initial file systems.
+//! - `vm/`: the level 1 VM, which boots a kernel of the lab; what runs its processors, its kernel log,
+//!   the devices that are tested in it, and QEMU guests inside it (level 2).
+//! - `tests/` and `bench/`: what `check` runs, and what is measured. Neither imports from the other.
+//!   `tests/code/` checks the source and the object code.
+//! - `main`: the command line.
 
 mod bench;
-mod build;
-mod check;
-mod chroot;
-mod conformance;
-mod cpio;
-mod debian;
-mod demo;
-mod device;
-mod flavor;
-mod floors;
-mod fuzz;
-mod guest;
-mod guests;
-mod initramfs;
-mod kernel;
-mod klog;
-mod ktap;
-mod kvm;
 mod lab;
-mod misuse;
-mod paths;
 mod process;
-mod programs;
-mod shim;
-mod soak;
-mod stack;
 mod steps;
-mod tally;
-mod unsafe_code;
+mod tests;
 mod vm;
 
 use std::path::PathBuf;
@@ -40,10 +26,14 @@ use std::time::Duration;
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
 
-use crate::flavor::Flavor;
-use crate::kvm::Accel;
-use crate::paths::Lab;
-use crate::vm::{Outcome, Output, Vm};
+use crate::lab::build;
+use crate::lab::flavor::Flavor;
+use crate::lab::paths::Lab;
+use crate::tests::code::{misuse, stack, unsafe_code};
+use crate::tests::{check, conformance, demo, fuzz, guests, soak};
+use crate::vm::accel::Accel;
+use crate::vm::device;
+use crate::vm::level1::{Outcome, Output, Vm};
 
 /// Builds, runs and tests vhost-rnet in a lab of its own.
 #[derive(Parser)]

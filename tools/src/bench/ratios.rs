@@ -9,7 +9,7 @@ use selftests::bench::record::{Instructions, Record};
 use selftests::bench::stats;
 use serde::{Deserialize, Serialize};
 
-use crate::device::{C_VHOST, RNET};
+use crate::vm::device::{C_VHOST, RNET};
 
 /// What a device does per packet of a case, as medians of its runs.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -12,7 +12,7 @@ use serde::Serialize;
 use super::chart::Bar;
 use super::ratios::{Figures, Rows};
 use super::targets::{self, Verdict};
-use crate::device::{C_VHOST, RNET};
+use crate::vm::device::{C_VHOST, RNET};
 
 /// All results of a full run.
 #[derive(Default, Serialize)]

@@ -89,7 +89,7 @@ pub fn judge(rows: &Rows) -> Vec<Verdict> {
 mod tests {
     use super::*;
     use crate::bench::ratios::tests::run;
-    use crate::device::{C_VHOST, RNET};
+    use crate::vm::device::{C_VHOST, RNET};
 
     #[test]
     fn targets_are_judged_by_the_right_ratio() {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! The devices that serve a guest, and how a VM loads the module behind ours.
 
-use crate::flavor::Flavor;
+use crate::lab::flavor::Flavor;
 
 /// Our device.
 pub const RNET: &str = "/dev/vhost-rnet";

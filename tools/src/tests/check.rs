@@ -9,24 +9,18 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-use crate::build::{self, Mode};
-use crate::conformance;
-use crate::device::{self, C_VHOST, RNET};
-use crate::flavor::Flavor;
-use crate::floors;
-use crate::fuzz;
-use crate::guest;
-use crate::guests;
-use crate::misuse;
-use crate::paths::Lab;
+use crate::lab::build::{self, Mode};
+use crate::lab::chroot::Access;
+use crate::lab::flavor::Flavor;
+use crate::lab::paths::Lab;
 use crate::process;
-use crate::programs;
-use crate::shim;
-use crate::stack;
 use crate::steps::step;
-use crate::tally::{Tally, title};
-use crate::unsafe_code;
-use crate::vm::{Output, Vm};
+use crate::tests::code::{floors, misuse, shim, stack, unsafe_code};
+use crate::tests::tally::{Tally, title};
+use crate::tests::{conformance, fuzz, guests, programs};
+use crate::vm::device::{self, C_VHOST, RNET};
+use crate::vm::guest;
+use crate::vm::level1::{Output, Vm};
 
 /// Time limit of one of cargo's jobs, with everything still to compile.
 const CARGO_LIMIT: Duration = Duration::from_secs(900);
@@ -191,7 +185,7 @@ fn style(lab: &Lab, tally: &mut Tally) {
             let source = build::checkout();
             let mut rustfmt = lab
                 .chroot()
-                .bind(&source, "/src", crate::chroot::Access::ReadOnly)
+                .bind(&source, "/src", Access::ReadOnly)
                 .command(&[
                     "rustfmt",
                     "--check",

@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use anyhow::Result;
 
-use crate::device::{C_VHOST, RNET};
-use crate::flavor::Flavor;
-use crate::guest::{boot_options, script};
-use crate::paths::Lab;
+use crate::lab::flavor::Flavor;
+use crate::lab::paths::Lab;
 use crate::steps::step;
-use crate::tally::Tally;
-use crate::vm::{Outcome, Output, Vm};
+use crate::tests::tally::Tally;
+use crate::vm::device::{C_VHOST, RNET};
+use crate::vm::guest::{boot_options, script};
+use crate::vm::level1::{Outcome, Output, Vm};
 
 /// Time limit of all guests on one device.
 const LIMIT: Duration = Duration::from_secs(1500);

@@ -12,15 +12,14 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use serde::Deserialize;
 
-use crate::build;
-use crate::debian;
-use crate::device::{self, C_VHOST, RNET};
-use crate::flavor::Flavor;
-use crate::paths::{INSIDE, Lab};
+use crate::lab::flavor::Flavor;
+use crate::lab::paths::{INSIDE, Lab};
+use crate::lab::{build, debian};
 use crate::process::{self, shell_quote};
 use crate::steps::step;
-use crate::tally::Tally;
-use crate::vm::Vm;
+use crate::tests::tally::Tally;
+use crate::vm::device::{self, C_VHOST, RNET};
+use crate::vm::level1::Vm;
 
 /// Where the programs are built, in the lab.
 const DIR: &str = "programs";
@@ -329,8 +328,8 @@ fn logged(lab: &Lab, name: &str, command: &mut Command) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::{net_test, script, test_names};
-    use crate::device::C_VHOST;
-    use crate::ktap;
+    use crate::tests::ktap;
+    use crate::vm::device::C_VHOST;
 
     #[test]
     fn only_net_tests_are_taken() {

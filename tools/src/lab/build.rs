@@ -8,9 +8,9 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow, ensure};
 use serde::Deserialize;
 
-use crate::chroot::Access;
-use crate::flavor::{Flavor, MODULE};
-use crate::paths::{INSIDE, Lab};
+use crate::lab::chroot::Access;
+use crate::lab::flavor::{Flavor, MODULE};
+use crate::lab::paths::{INSIDE, Lab};
 use crate::process;
 use crate::steps::step;
 

@@ -6,10 +6,10 @@ use std::time::Duration;
 use anyhow::Result;
 use selftests::host::census;
 
-use crate::device::{self, RNET};
-use crate::flavor::Flavor;
-use crate::paths::Lab;
-use crate::vm::{Output, Vm};
+use crate::lab::flavor::Flavor;
+use crate::lab::paths::Lab;
+use crate::vm::device::{self, RNET};
+use crate::vm::level1::{Output, Vm};
 
 /// What the VM may take beside the time asked for.
 const SLACK: Duration = Duration::from_secs(600);

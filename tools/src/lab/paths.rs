@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use rustix::fs::FlockOperation;
 
-use crate::chroot::{Access, Chroot};
+use crate::lab::chroot::{Access, Chroot};
 
 /// The lab's directory as programs in the chroot see it.
 ///

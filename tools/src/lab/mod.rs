@@ -6,16 +6,24 @@
 //! adopted. What would look complete too early is made under another name, or
 //! its last file is written last.
 
+pub mod build;
+pub mod chroot;
+mod cpio;
+pub mod debian;
+pub mod flavor;
+pub mod initramfs;
+pub mod kernel;
+pub mod paths;
+
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
-use crate::chroot;
-use crate::paths::Lab;
+use crate::lab::paths::Lab;
+use crate::process;
 use crate::steps::step;
-use crate::{debian, kernel, process};
 
 /// Host commands the lab needs, and the Debian packages that have them.
 const HOST_TOOLS: &[(&str, &str)] = &[

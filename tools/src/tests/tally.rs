@@ -3,9 +3,9 @@
 
 use anyhow::Result;
 
-use crate::flavor::Flavor;
-use crate::ktap;
-use crate::vm::Outcome;
+use crate::lab::flavor::Flavor;
+use crate::tests::ktap;
+use crate::vm::level1::Outcome;
 
 /// The sum of all tests.
 #[derive(Default)]

@@ -14,10 +14,10 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::build::{self, Mode, SOURCE};
-use crate::chroot::Access;
-use crate::flavor::Flavor;
-use crate::paths::{INSIDE, Lab};
+use crate::lab::build::{self, Mode, SOURCE};
+use crate::lab::chroot::Access;
+use crate::lab::flavor::Flavor;
+use crate::lab::paths::{INSIDE, Lab};
 use crate::process;
 
 /// Where the files are, in the checkout.

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
-use crate::paths::Lab;
+use crate::lab::paths::Lab;
 use crate::process;
 
 /// The release that has the toolchain.
@@ -127,7 +127,7 @@ pub fn bootstrap(lab: &Lab) -> Result<()> {
     if temporary.exists() {
         std::fs::remove_dir_all(&temporary)?;
     }
-    let mut command = crate::chroot::namespaced();
+    let mut command = crate::lab::chroot::namespaced();
     command
         .args([
             "mmdebstrap",

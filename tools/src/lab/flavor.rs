@@ -11,15 +11,16 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
 
-use crate::paths::{INSIDE, Lab};
+use crate::lab::paths::{INSIDE, Lab};
+use crate::lab::{debian, kernel};
+use crate::process;
 use crate::steps::step;
-use crate::{debian, kernel, process};
 
 /// The module's file.
 pub const MODULE: &str = "vhost_rnet.ko";
 
 /// What the kernels with checks have in common.
-const COMMON: &str = include_str!("../kernel/common.config");
+const COMMON: &str = include_str!("../../kernel/common.config");
 
 /// Their source, relative to the lab. They are built beside it.
 const SOURCE: &str = "debug/source";
@@ -57,8 +58,8 @@ impl Flavor {
     fn config(self) -> &'static str {
         match self {
             Self::Packaged => "",
-            Self::Debug => include_str!("../kernel/debug.config"),
-            Self::Kcsan => include_str!("../kernel/kcsan.config"),
+            Self::Debug => include_str!("../../kernel/debug.config"),
+            Self::Kcsan => include_str!("../../kernel/kcsan.config"),
         }
     }
 

@@ -18,15 +18,15 @@ use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
 use selftests::bench::record::{self, Record};
 
-use crate::build;
-use crate::device::{self, C_VHOST, NO_VHOST, RNET};
-use crate::flavor::Flavor;
-use crate::guest;
-use crate::kvm::{self, Accel};
 use crate::lab;
-use crate::paths::Lab;
+use crate::lab::build;
+use crate::lab::flavor::Flavor;
+use crate::lab::paths::Lab;
 use crate::steps::step;
-use crate::vm::{Output, Vm};
+use crate::vm::accel::{self, Accel};
+use crate::vm::device::{self, C_VHOST, NO_VHOST, RNET};
+use crate::vm::guest;
+use crate::vm::level1::{Output, Vm};
 
 use ratios::{Recorded, Rows};
 use report::Report;
@@ -158,7 +158,7 @@ pub fn full(lab: &Lab, args: &BenchArgs) -> Result<()> {
         }
     }
     if wants(Part::Wallclock) {
-        report.wallclock_on = format!("{:?}", kvm::best(lab, false)?);
+        report.wallclock_on = format!("{:?}", accel::best(lab, false)?);
         for (name, what) in [("throughput", "throughput"), ("latency", "latency")] {
             let what = format!("{what} --runs {}", args.runs);
             report.records.extend(step(name, || {

@@ -244,7 +244,7 @@ unsafe extern \"C\" {
 
     #[test]
     fn this_checkout_agrees() {
-        check(&crate::build::checkout()).unwrap();
+        check(&crate::lab::build::checkout()).unwrap();
     }
 
     #[test]

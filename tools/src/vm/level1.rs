@@ -18,14 +18,16 @@ use rnet_e2e::emulation;
 use selftests::host::kmsg::Begun;
 use selftests::host::nics;
 
-use crate::chroot::Access;
-use crate::flavor::Flavor;
-use crate::kvm::{self, Accel};
-use crate::paths::{INSIDE, Lab};
-use crate::{initramfs, klog, process};
+use crate::lab::chroot::Access;
+use crate::lab::flavor::Flavor;
+use crate::lab::initramfs;
+use crate::lab::paths::{INSIDE, Lab};
+use crate::process;
+use crate::vm::accel::{self, Accel};
+use crate::vm::klog;
 
 /// Second half of the VM's init.
-const MAIN: &str = include_str!("../vm/level1-main.sh");
+const MAIN: &str = include_str!("../../vm/level1-main.sh");
 
 /// Where the command's output goes, besides its log.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -197,7 +199,7 @@ impl<'a> Vm<'a> {
     pub fn run(&self, script: &str) -> Result<Outcome> {
         let accel = match self.accel {
             Some(accel) => accel,
-            None => kvm::best(self.lab, self.needs_nested)?,
+            None => accel::best(self.lab, self.needs_nested)?,
         };
         let dir = self.prepare(script)?;
         let ran = self.attempt(accel, &dir);

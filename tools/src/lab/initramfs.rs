@@ -7,16 +7,16 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 
-use crate::cpio::Archive;
-use crate::flavor::Flavor;
-use crate::paths::Lab;
+use crate::lab::cpio::Archive;
+use crate::lab::flavor::Flavor;
+use crate::lab::paths::Lab;
 use crate::process;
 
 /// Level 1's init: hands over to the lab's rootfs, seen over 9p.
-const LEVEL1_INIT: &str = include_str!("../vm/level1-init.sh");
+const LEVEL1_INIT: &str = include_str!("../../vm/level1-init.sh");
 
 /// Level 2's init: a shell on a virtio port.
-const GUEST_INIT: &str = include_str!("../vm/guest-shell.sh");
+const GUEST_INIT: &str = include_str!("../../vm/guest-shell.sh");
 
 /// The program that the guest's end of checked traffic is, among the artifacts.
 const GUEST_STREAM: &str = "rnet-stream";

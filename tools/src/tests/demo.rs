@@ -6,9 +6,9 @@ use comfy_table::presets::UTF8_FULL_CONDENSED;
 use comfy_table::{CellAlignment, Table};
 use rnet_e2e::Report;
 
-use crate::guest;
-use crate::paths::Lab;
+use crate::lab::paths::Lab;
 use crate::steps::step;
+use crate::vm::guest;
 
 /// Shows a guest's traffic through our device, the kernel's own and QEMU's.
 pub fn run(lab: &Lab, backends: &[&str]) -> Result<()> {

@@ -6,13 +6,13 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use selftests::conformance::ioctls;
 
-use crate::device;
-use crate::flavor::Flavor;
-use crate::paths::Lab;
+use crate::lab::flavor::Flavor;
+use crate::lab::paths::Lab;
 use crate::process::shell_quote;
 use crate::steps::step;
-use crate::tally::Tally;
-use crate::vm::{Outcome, Output, Vm};
+use crate::tests::tally::Tally;
+use crate::vm::device;
+use crate::vm::level1::{Outcome, Output, Vm};
 
 /// Time limit of the VM.
 const LIMIT: Duration = Duration::from_secs(3000);

@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-use crate::debian::Kernel;
-use crate::paths::{INSIDE, Lab};
+use crate::lab::debian::Kernel;
+use crate::lab::paths::{INSIDE, Lab};
 use crate::process;
 
 /// Time limit of preparing a tree, on a slow machine.

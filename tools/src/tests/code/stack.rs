@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::flavor::MODULE;
-use crate::paths::{INSIDE, Lab};
+use crate::lab::flavor::MODULE;
+use crate::lab::paths::{INSIDE, Lab};
 use crate::process;
 
 /// The most that a function may take, in bytes.

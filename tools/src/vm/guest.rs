@@ -6,12 +6,12 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use rnet_e2e::{REPORT_MARK, Report};
 
-use crate::device::{self, RNET};
-use crate::flavor::Flavor;
-use crate::paths::Lab;
+use crate::lab::flavor::Flavor;
+use crate::lab::paths::Lab;
+use crate::lab::{build, initramfs, kernel};
 use crate::process::shell_quote;
-use crate::vm::{Outcome, Output, Vm};
-use crate::{build, initramfs, kernel};
+use crate::vm::device::{self, RNET};
+use crate::vm::level1::{Outcome, Output, Vm};
 
 /// Runs a guest on each of `backends` for `seconds` of TCP each way.
 pub fn run(lab: &Lab, backends: &[&str], seconds: u32) -> Result<(Outcome, Vec<Report>)> {

@@ -10,14 +10,14 @@ use anyhow::{Context, Result, ensure};
 use clap::Args;
 use selftests::host::kmsg::Begun;
 
-use crate::build;
-use crate::device::{self, RNET};
-use crate::flavor::Flavor;
-use crate::paths::Lab;
+use crate::lab::build;
+use crate::lab::flavor::Flavor;
+use crate::lab::paths::Lab;
 use crate::process::{self, shell_quote};
 use crate::steps::step;
-use crate::tally::{Tally, title};
-use crate::vm::{Outcome, Output, Vm};
+use crate::tests::tally::{Tally, title};
+use crate::vm::device::{self, RNET};
+use crate::vm::level1::{Outcome, Output, Vm};
 
 /// Seconds of each of the VM's fuzzers among the tests, and of vring's targets together.
 const SHORT: u64 = 20;

@@ -10,9 +10,10 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
-use crate::flavor::Flavor;
-use crate::paths::{INSIDE, Lab};
-use crate::{initramfs, kernel, process};
+use crate::lab::flavor::Flavor;
+use crate::lab::paths::{INSIDE, Lab};
+use crate::lab::{initramfs, kernel};
+use crate::process;
 
 /// What runs the VM's processors.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -1,0 +1,8 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Checks of the code itself, as source or as the compiler leaves it, which run nothing of it.
+
+pub mod floors;
+pub mod misuse;
+pub mod shim;
+pub mod stack;
+pub mod unsafe_code;

@@ -1,0 +1,13 @@
+// SPDX-License-Identifier: GPL-2.0
+//! The tests, each with what it builds, runs in a VM and counts as a failure.
+
+pub mod check;
+pub mod code;
+pub mod conformance;
+pub mod demo;
+pub mod fuzz;
+pub mod guests;
+mod ktap;
+mod programs;
+pub mod soak;
+mod tally;
