@@ -7,8 +7,10 @@
 //! this machine; of them only ratios within one run mean something.
 
 mod chart;
+mod pairs;
 mod ratios;
 mod report;
+mod tables;
 mod targets;
 
 use std::path::{Path, PathBuf};
@@ -102,8 +104,8 @@ pub fn quick(lab: &Lab, args: &QuickArgs) -> Result<bool> {
         )
     })?;
     let rows = Rows::from_records(&records);
-    println!("{}", report::instructions_table(&rows, &[]));
-    println!("{}", report::targets_table(&targets::judge(&rows)));
+    println!("{}", tables::instructions_table(&rows, &[]));
+    println!("{}", tables::targets_table(&targets::judge(&rows)));
     let path = build::checkout().join(RECORDED);
     if args.record {
         Recorded::new(lab.release()?, &rows).write(&path)?;
