@@ -90,7 +90,7 @@ fn steps(
 /// Boots a scenario's guest.
 fn start<'a>(
     cli: &Cli,
-    scenario: &'a Scenario,
+    scenario: &Scenario,
     streams: &'a Receiver<Result<Counts>>,
 ) -> Result<Run<'a>, String> {
     // What a guest before left must not count for this one.
@@ -109,7 +109,8 @@ fn start<'a>(
         Ok::<_, anyhow::Error>(Run {
             guest: Some(guest),
             tap,
-            scenario,
+            features: scenario.features,
+            queues: scenario.options.queues,
             streams,
         })
     };

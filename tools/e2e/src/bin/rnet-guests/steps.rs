@@ -10,8 +10,6 @@ use rnet_e2e::machine::{Machine, count};
 use rnet_e2e::stream::{self, Counts};
 use serde_json::json;
 
-use crate::scenarios::Scenario;
-
 /// Something that a guest does.
 pub type Step = fn(&mut Run<'_>) -> Result<()>;
 
@@ -30,14 +28,16 @@ const CONNECTIONS: u32 = 8;
 /// How long a server's end may take to see the end of a connection.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A scenario's guest, running.
+/// A guest, running.
 pub struct Run<'a> {
     /// The guest; none after its end.
     pub guest: Option<Machine>,
     /// Its tap.
     pub tap: Tap,
-    /// What it is.
-    pub scenario: &'a Scenario,
+    /// Feature bits that it must have negotiated, or must not have.
+    pub features: &'static [(usize, bool)],
+    /// The number of its queue pairs.
+    pub queues: u32,
     /// What came of the server's ends of connections.
     pub streams: &'a Receiver<Result<Counts>>,
 }
@@ -84,7 +84,7 @@ impl Run<'_> {
 /// The guest has negotiated what it should have.
 pub fn features(run: &mut Run<'_>) -> Result<()> {
     let bits = run.sh("cat /sys/class/net/eth0/device/features")?;
-    for &(bit, wanted) in run.scenario.features {
+    for &(bit, wanted) in run.features {
         let found = bits.as_bytes().get(bit) == Some(&b'1');
         ensure!(found == wanted, "bit {bit} is {found}: {bits}");
     }
@@ -211,7 +211,7 @@ pub fn hotplug(run: &mut Run<'_>) -> Result<()> {
 
 /// Several queues have traffic.
 pub fn spread(run: &mut Run<'_>) -> Result<()> {
-    let queues = run.scenario.options.queues;
+    let queues = run.queues;
     run.sh(&format!("ethtool -L eth0 combined {queues}"))?;
     let before = per_queue(run)?;
     let host = host::ADDRESS;
