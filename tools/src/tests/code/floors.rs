@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 //! The floors of the module's house: each imports from those below it, never from one above.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Result, bail, ensure};
+
+use super::source::{self, Source};
 
 /// Where the module's code is.
 const SOURCE: &str = "src";
@@ -12,30 +14,21 @@ const SOURCE: &str = "src";
 /// cannot import from here.
 const FLOORS: [&str; 4] = ["main", "net", "vhost", "kapi"];
 
-/// The longest file, in lines: longer ones have more than one subject.
-const LONGEST: usize = 500;
-
 /// Checks that no import of the checkout `root` leads up, and no file is too long.
 ///
 /// # Errors
 ///
 /// The imports and files, or what could not be read.
 pub fn check(root: &Path) -> Result<()> {
-    let source = root.join(SOURCE);
     let mut wrong = Vec::new();
     let mut imports = 0;
-    for file in files(&source)? {
-        let text = std::fs::read_to_string(&file)
-            .with_context(|| format!("reading {}", file.display()))?;
-        let name = file.strip_prefix(&source)?.display().to_string();
-        let lines = text.lines().count();
-        if lines > LONGEST {
-            wrong.push(format!("{name}: {lines} lines"));
-        }
-        let Some(floor) = floor_of(&name) else {
+    for file in source::read(root, SOURCE)? {
+        let Source { name, text } = &file;
+        wrong.extend(file.too_long());
+        let Some(floor) = floor_of(name) else {
             continue;
         };
-        for (number, to) in targets(&text) {
+        for (number, to) in targets(text) {
             imports += 1;
             if floor_named(to).is_some_and(|other| other < floor) {
                 wrong.push(format!(
@@ -52,27 +45,9 @@ pub fn check(root: &Path) -> Result<()> {
     Ok(())
 }
 
-/// All Rust files below a folder.
-fn files(folder: &Path) -> Result<Vec<PathBuf>> {
-    let mut found = Vec::new();
-    let entries = folder
-        .read_dir()
-        .with_context(|| format!("reading {}", folder.display()))?;
-    for entry in entries {
-        let path = entry?.path();
-        if path.is_dir() {
-            found.extend(files(&path)?);
-        } else if path.extension().is_some_and(|name| name == "rs") {
-            found.push(path);
-        }
-    }
-    found.sort();
-    Ok(found)
-}
-
-/// The floor of a file, by its path below [`SOURCE`].
+/// The floor of a file of [`SOURCE`], by its path.
 fn floor_of(name: &str) -> Option<usize> {
-    let first = name.split('/').next()?;
+    let first = name.strip_prefix(SOURCE)?.split('/').nth(1)?;
     floor_named(first.strip_suffix(".rs").unwrap_or(first))
 }
 
@@ -140,8 +115,8 @@ mod tests {
         assert_eq!(
             lines,
             [
-                "kapi/mod.rs:1: an import from vhost/, which is above",
-                "vhost/worker.rs:3: an import from net/, which is above"
+                "src/kapi/mod.rs:1: an import from vhost/, which is above",
+                "src/vhost/worker.rs:3: an import from net/, which is above"
             ]
         );
     }
@@ -151,14 +126,14 @@ mod tests {
         let long = "// A line.\n".repeat(501) + "use crate::kapi;\n";
         let bad = house(&[("net/tx.rs", &long)]);
         let error = check(bad.path()).unwrap_err().to_string();
-        assert_eq!(error, "net/tx.rs: 502 lines");
+        assert_eq!(error, "src/net/tx.rs: 502 lines");
     }
 
     #[test]
     fn floors_are_folders() {
-        assert_eq!(floor_of("main.rs"), Some(0));
-        assert_eq!(floor_of("vhost/virtqueue/trouble.rs"), Some(2));
-        assert_eq!(floor_of("vring/split.rs"), None);
+        assert_eq!(floor_of("src/main.rs"), Some(0));
+        assert_eq!(floor_of("src/vhost/virtqueue/trouble.rs"), Some(2));
+        assert_eq!(floor_of("src/vring/split.rs"), None);
         assert_eq!(targets("use crate::a::b; crate::c()\n").count(), 2);
     }
 }

@@ -4,5 +4,6 @@
 pub mod floors;
 pub mod misuse;
 pub mod shim;
+mod source;
 pub mod stack;
 pub mod unsafe_code;

@@ -5,12 +5,14 @@
 //! reads the source itself, macros and code that is not compiled included.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use proc_macro2::{Span, TokenStream, TokenTree};
 use syn::spanned::Spanned;
 use syn::visit::{self, Visit};
+
+use super::source::{self, Source};
 
 /// The only place for `unsafe` code.
 const ALLOWED: &str = "src/kapi";
@@ -111,13 +113,9 @@ impl Survey {
 }
 
 fn survey(root: &Path) -> Result<Survey> {
-    let mut files = Vec::new();
-    rust_files(&root.join("src"), &mut files)?;
     let mut sites = BTreeMap::new();
     let mut wrong = Vec::new();
-    for path in files {
-        let name = path.strip_prefix(root)?.display().to_string();
-        let text = std::fs::read_to_string(&path).with_context(|| format!("reading {name}"))?;
+    for Source { name, text } in source::read(root, "src")? {
         let found = scan(&text).with_context(|| format!("parsing {name}"))?;
         for Site { line, kind, why } in &found {
             if !Path::new(&name).starts_with(ALLOWED) {
@@ -151,22 +149,6 @@ fn print_sum(name: &str, kinds: &BTreeMap<Kind, usize>) {
         "{name:<26}{sum:>4}  ({})",
         kinds.collect::<Vec<_>>().join(", ")
     );
-}
-
-/// Finds the Rust files below `dir`, those of build directories excepted.
-fn rust_files(dir: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
-    for entry in std::fs::read_dir(dir).with_context(|| format!("reading {}", dir.display()))? {
-        let entry = entry?;
-        let path = entry.path();
-        if entry.file_type()?.is_dir() {
-            if entry.file_name() != "target" {
-                rust_files(&path, files)?;
-            }
-        } else if path.extension().is_some_and(|end| end == "rs") {
-            files.push(path);
-        }
-    }
-    Ok(())
 }
 
 /// Whether the crate root `text` sets the lint `unsafe_code` to `level`.
