@@ -15,7 +15,7 @@ use crate::lab::flavor::Flavor;
 use crate::lab::paths::Lab;
 use crate::process;
 use crate::steps::step;
-use crate::tests::code::{floors, misuse, shim, stack, unsafe_code};
+use crate::tests::code::{circles, floors, misuse, shim, stack, unsafe_code};
 use crate::tests::tally::{Tally, title};
 use crate::tests::{conformance, fuzz, guests, programs};
 use crate::vm::device::{self, C_VHOST, RNET};
@@ -217,6 +217,8 @@ fn style(lab: &Lab, tally: &mut Tally) {
     tally.count(name, step(name, || shim::check(&build::checkout())));
     let name = "floors";
     tally.count(name, step(name, || floors::check(&build::checkout())));
+    let name = "circles of imports";
+    tally.count(name, step(name, || circles::check(&build::checkout())));
 }
 
 /// The tests that need no kernel.
