@@ -64,11 +64,11 @@ enum Task {
     },
     /// Run all tests, of host, kernel and guest.
     Check {
-        /// Also run those of check-debug, for one sum of all.
+        /// Also run the tests of check-debug, with one summary of all.
         #[arg(long)]
         debug: bool,
     },
-    /// Run the tests of the VM on kernels that check more.
+    /// Run the tests that need a VM on the debug and KCSAN kernels.
     CheckDebug,
     /// Compare the results of calls on both devices.
     Conformance {
@@ -78,16 +78,16 @@ enum Task {
     },
     /// Fuzz a device in the VM, and vring on the host; fails on a finding.
     Fuzz(fuzz::FuzzArgs),
-    /// Use devices for long, and fail if that leaves something behind.
+    /// Use a device for a long time, and fail if resources leak.
     Soak {
-        /// For how long.
+        /// How long to run, in minutes.
         #[arg(long, default_value_t = 60)]
         minutes: u64,
         /// The device.
         #[arg(long, default_value = device::RNET)]
         device: String,
     },
-    /// Run programs of others on both devices: the kernel's test, rust-vmm's.
+    /// Run tests of the kernel and of rust-vmm on both devices.
     Programs,
     /// Run QEMU guests of all kinds.
     Guests {
@@ -277,7 +277,7 @@ fn shell(lab: &Lab) -> Result<ExitCode> {
         "{}echo 'vhost_rnet is loaded, /artifacts has the tools; leave with ^D.'\nexec bash -l\n",
         device::insmod(Flavor::Packaged)
     );
-    // Longer than anybody stays, and yet an end.
+    // A shell that was forgotten ends after a day.
     let outcome = Vm::new(lab, "shell")
         .nested()
         .limit(Duration::from_secs(24 * 3600))
@@ -310,7 +310,11 @@ fn run_vm(lab: &Lab, args: VmArgs) -> Result<ExitCode> {
     ended(&vm.run(&script)?)
 }
 
-/// The exit code of what a VM ran, if its kernel stayed well.
+/// The exit code of the command that ran in a VM.
+///
+/// # Errors
+///
+/// Reports of bugs in the log of the VM's kernel.
 fn ended(outcome: &Outcome) -> Result<ExitCode> {
     outcome.check_kernel()?;
     Ok(ExitCode::from(u8::try_from(outcome.status).unwrap_or(1)))

@@ -1,21 +1,21 @@
 // SPDX-License-Identifier: GPL-2.0
-//! How emulated processors that run guests kill kernels.
+//! Recognising a kernel crash that is a bug of the emulated processor.
 
-/// How a function of ours is named in a stack.
+/// The mark of our module's functions in a stack trace.
 pub const OURS: &str = "[vhost_rnet]";
 
-/// What is said of a stack that was too short.
+/// The message about a stack overflow.
 const STACK_ENDED: &str = "stack guard page";
 
-/// The place where exceptions first look at the current task, as registers and stacks have it.
+/// Where the exception entry first reads the current task, as stack traces name the place.
 const ENTRY: &str = "RIP: 0010:irqentry_enter+";
 
-/// Tells whether an emulated processor, and nothing of ours, has killed the kernel that said `log`.
+/// Returns whether the emulated processor, and not our code, has crashed the kernel with this `log`.
 ///
-/// QEMU's emulation of SVM may deliver an interrupt twice. The second one comes in the entry of the
-/// first, where interrupts are off and the kernel's GS base is not there yet: the entry of exceptions
-/// then finds no current task, and faults itself, until the stack ends. A kernel that our code has led
-/// there has functions of ours on a stack.
+/// QEMU's emulation of SVM may deliver an interrupt twice. The second one arrives in the entry code
+/// of the first, where interrupts are off and the kernel's GS base is not yet loaded. The exception
+/// entry then reads no valid current task, faults itself, and recurses until the stack overflows. If
+/// our code had caused such a crash, its functions would be on a stack.
 pub fn killed(log: &str) -> bool {
     log.contains(STACK_ENDED) && log.contains(ENTRY) && !log.contains(OURS)
 }

@@ -19,7 +19,7 @@ pub fn name(backend: &str) -> &str {
     backend.trim_start_matches("/dev/")
 }
 
-/// Runs the guest and tells how it fared, be it badly.
+/// Runs the guest and reports the result, also of a failure.
 pub fn report(cli: &Cli, backend: &str, streams: &Receiver<Result<Counts>>) -> Report {
     let mut report = Report {
         backend: if backend == NO_VHOST {
@@ -53,7 +53,7 @@ fn run(
     streams: &Receiver<Result<Counts>>,
     report: &mut Report,
 ) -> Result<()> {
-    // What a guest before left must not count for this one.
+    // Results of an earlier guest must not count for this one.
     while streams.try_recv().is_ok() {}
     let tap = Tap::new(1)?;
     let _iperf = Iperf::new()?;
@@ -110,10 +110,10 @@ fn measure(
         "no TCP throughput"
     );
     if cli.bench {
-        // Unlimited, and in datagrams that fit one frame.
+        // No rate limit, and datagrams that fit one frame.
         report.udp_sends = iperf("-u -b 0 -l 1400")?;
-        // A flooded guest drops what its programs have no time for, which is more the faster it is
-        // flooded: what counts is what its device hands over.
+        // A flooded guest drops what its programs have no time for, and the more the faster the flood
+        // is. So the bytes that its network device has received are counted.
         let before = received(shell)?;
         shell.run(&format!("iperf3 -c {host} -t {seconds} -u -b 0 -l 1400 -R"))?;
         report.udp_receives = (received(shell)? - before) * 8.0 / f64::from(seconds);

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 pub const ADDRESS: &str = "10.77.0.1";
 /// The guest's address.
 pub const GUEST_ADDRESS: &str = "10.77.0.2";
-/// All that a guest has, on VLANs too.
+/// The network of all guest addresses, also on VLANs.
 const GUEST_ADDRESSES: &str = "10.77.0.0/16";
 /// The tap's name.
 pub const TAP: &str = "rnet0";
@@ -31,7 +31,7 @@ pub fn load_kvm() -> Result<()> {
     run("modprobe", &[module])
 }
 
-/// Tells whether an emulated processor runs us.
+/// Returns whether this VM runs on an emulated processor.
 pub fn emulated() -> bool {
     std::fs::read_to_string("/proc/cpuinfo").is_ok_and(|info| info.contains("TCG"))
 }
@@ -77,10 +77,10 @@ impl Drop for Tap {
     }
 }
 
-/// Removes links, once the guest behind them has ended, and connections that it has left open.
+/// Removes links after the guest behind them has ended, and kills connections that it left open.
 ///
-/// Those would go on through the links of the next guest: they ask for its address before it has
-/// one, and what it is answered first is lost with the question.
+/// Such connections would retransmit over the links of the next guest. Their ARP requests come before
+/// that guest has its address, and the first packets to it are dropped when such a request fails.
 pub fn remove(links: &[&str]) {
     let attempt = |program: &str, args: &[&str]| {
         if let Err(error) = run(program, args) {
@@ -135,13 +135,13 @@ impl Iperf {
 
 impl Drop for Iperf {
     fn drop(&mut self) {
-        // It may have ended by itself; then there is nothing to do.
+        // An error means that it has already ended.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
 }
 
-/// Runs a program, whatever it prints.
+/// Runs a program, and ignores its output.
 ///
 /// # Errors
 ///

@@ -10,15 +10,15 @@ pub mod stream;
 
 use serde::{Deserialize, Serialize};
 
-/// The line on which the agent in the VM prints a [`Report`] starts with this.
+/// The prefix of the line on which the agent in the VM prints a [`Report`].
 pub const REPORT_MARK: &str = "rnet-e2e-report ";
 
-/// How a guest fared on one backend.
+/// The results of a guest on one backend.
 #[derive(Serialize, Deserialize, Debug, Clone)]
 pub struct Report {
     /// The vhost device, or `vhost=off`.
     pub backend: String,
-    /// What went wrong; the other fields then tell how far it got.
+    /// The failure, if there was one; the other fields then hold what was measured before.
     pub error: Option<String>,
     /// Pings sent and answered.
     pub ping: (u32, u32),

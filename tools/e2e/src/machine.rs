@@ -20,28 +20,28 @@ use crate::host;
 use crate::qmp::Qmp;
 use crate::shell::{self, Shell};
 
-/// The backend that is none: QEMU serves the rings.
+/// The backend without a vhost device: QEMU serves the rings.
 pub const NO_VHOST: &str = "off";
 
 /// How long a guest may take to boot, and then for any one command.
 const PATIENCE: Duration = Duration::from_secs(150);
 
-/// How often guests are started before an emulated processor is no excuse.
+/// The number of attempts to run a guest on an emulated processor that fails.
 const ATTEMPTS: u32 = 3;
 
-/// How long a QEMU may take to end once it has begun to.
+/// Time limit of the end of a QEMU that has begun to end.
 const ENDING: Duration = Duration::from_secs(2);
 
-/// What the log of a QEMU says that ended well before it was told to: its guest has reset.
+/// The message in the log of a QEMU that ended by itself because its guest has reset.
 const GONE: &str = "QEMU ended by itself";
 
-/// The first of the descriptors that hold the device, one for each queue pair.
+/// The number of the first file descriptor of the vhost device; there is one per queue pair.
 const FIRST_FD: i32 = 3;
 
-/// The least number of a descriptor of a tap's queue: the others are below.
+/// The lowest file descriptor for queues of a tap, above those of the vhost device.
 const TAP_FD: i32 = 100;
 
-/// What guests are booted from, and where their logs go.
+/// The files that guests boot from, and the directory of their logs.
 #[derive(Args, Clone, Debug)]
 pub struct Files {
     /// The guest's kernel.
@@ -56,14 +56,13 @@ pub struct Files {
 }
 
 impl Files {
-    /// Makes `attempt`, which runs guests with these names; anew if a processor was at fault.
+    /// Calls `attempt`, which runs guests with these names; repeats it if the processor was at fault.
     ///
-    /// QEMU's emulation of SVM sometimes leaves an event behind that it has delivered, and KVM,
-    /// which then finds an access to a device in the midst of an event, stops the guest for good
-    /// with an "internal error"; or the guest faults three times over, and is gone without a word
-    /// on its console, where a panic would be told, or with the one panic that this makes. That tells
-    /// nothing about what is tested here, and a real processor does not do it: there one attempt
-    /// decides.
+    /// QEMU's emulation of SVM sometimes keeps an event pending that it has already delivered. KVM
+    /// then sees an access to a device during the delivery of an event, and stops the guest for good
+    /// with an "internal error". Or the guest ends by a triple fault, without a panic on its console
+    /// or with the one panic that this causes. Neither says anything about the device under test. A
+    /// real processor has no such bug, so that there one attempt decides.
     pub fn attempt<T>(&self, names: &[&str], mut attempt: impl FnMut() -> T) -> T {
         for _ in 1..ATTEMPTS {
             let result = attempt();
@@ -86,18 +85,18 @@ impl Files {
             })
     }
 
-    /// Where the guest's console goes.
+    /// The log of the guest's console.
     fn console(&self, name: &str) -> PathBuf {
         self.logs.join(format!("{name}-console.log"))
     }
 
-    /// Where QEMU's own words go, and those of KVM.
+    /// The log of QEMU, which has KVM's errors too.
     fn log(&self, name: &str) -> PathBuf {
         self.logs.join(format!("{name}.log"))
     }
 }
 
-/// What is special about a guest; all texts are parts of QEMU's options.
+/// How a guest differs from the usual one; all strings are parts of QEMU's options.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
     /// Queue pairs.
@@ -145,7 +144,7 @@ pub struct Machine {
 
 impl Machine {
     /// Starts a guest called `name` with `backend` on the tap `tap`; with `incoming`, one that waits
-    /// for another to move in from that socket.
+    /// for a migration from that socket.
     ///
     /// # Errors
     ///
@@ -231,7 +230,7 @@ impl Machine {
         Ok(())
     }
 
-    /// How many of QEMU's threads are vhost's workers.
+    /// The number of QEMU's threads that are vhost workers.
     ///
     /// # Errors
     ///
@@ -245,8 +244,8 @@ impl Machine {
             .count())
     }
 
-    /// What a vhost device counts, in the order of queue pairs: the words of its `rx:` and `tx:`
-    /// lines, by `rx.name` and `tx.name`. Empty maps from one that counts nothing.
+    /// The counters of each vhost device, in the order of queue pairs, from the `rx:` and `tx:` lines
+    /// of its `fdinfo`, as `rx.name` and `tx.name`. Maps are empty if the device has no counters.
     ///
     /// # Errors
     ///
@@ -278,7 +277,7 @@ impl Machine {
                 ensure!(faults.is_none_or(|n| n == "0"), "{counted:?}");
             }
         }
-        // Only ours counts.
+        // Only our device has counters.
         if self.backend.ends_with("vhost-rnet") {
             for queue in ["rx", "tx"] {
                 let packets = |c: &BTreeMap<String, String>| count(c, &format!("{queue}.packets"));
@@ -306,13 +305,13 @@ impl Machine {
 
 impl Drop for Machine {
     fn drop(&mut self) {
-        // A guest's console is closed a little before its QEMU has ended.
+        // The guest's console closes shortly before QEMU ends.
         let mut ended = || {
             let deadline = Deadline::after(ENDING);
             deadline.ended(&mut self.child).ok().flatten()
         };
         if !self.finished && ended().is_some_and(|status| status.success()) {
-            // Who reads the log next takes it for an answer; without it, for a failure.
+            // Without this line, whoever reads the log takes the end for a failure.
             let log = std::fs::File::options().append(true).open(&self.log);
             let _ = log.and_then(|mut log| writeln!(log, "{GONE}"));
         }
@@ -329,12 +328,12 @@ pub fn count(counted: &BTreeMap<String, String>, name: &str) -> u64 {
 }
 
 fn end(child: &mut Child) {
-    // It may have ended by itself; then there is nothing to do.
+    // An error means that it has already ended.
     let _ = child.kill();
     let _ = child.wait();
 }
 
-/// Opens so many queues of a tap, for a child to inherit.
+/// Opens `count` queues of a tap, for a child to inherit.
 fn tap_queues(tap: &str, count: u32) -> Result<Vec<OwnedFd>> {
     const CONFIG: TapConfig = TapConfig {
         header: 12,
@@ -352,7 +351,7 @@ fn tap_queues(tap: &str, count: u32) -> Result<Vec<OwnedFd>> {
     Ok(queues)
 }
 
-/// Descriptors as QEMU takes them.
+/// Formats file descriptors as QEMU's options expect them.
 fn numbers(fds: impl Iterator<Item = i32>) -> String {
     fds.map(|fd| fd.to_string()).collect::<Vec<_>>().join(":")
 }
@@ -368,14 +367,14 @@ fn command(files: &Files, name: &str, backend: &str, tap: &str, options: &Option
         extra,
         append,
     } = options;
-    // Under emulated SVM every access to a device's register costs the better
-    // part of a millisecond: the guest gets few devices and skips self-tests.
+    // Under emulated SVM, each access to a device register takes almost a
+    // millisecond: the guest gets few devices and skips self-tests.
     let mut kernel_line = format!(
         "console=ttyS0 panic=-1 quiet mitigations=off tsc=reliable no_timer_check \
          8250.nr_uarts=1 cryptomgr.notests initcall_blacklist=load_system_certificate_list {append}"
     );
     if host::emulated() {
-        // Emulated SVM restores too little of the extended state.
+        // Emulated SVM does not restore all of the extended state.
         kernel_line.push_str(" noxsave");
     }
     let fds: Vec<i32> = (FIRST_FD..).take(*queues as usize).collect();
@@ -396,7 +395,7 @@ fn command(files: &Files, name: &str, backend: &str, tap: &str, options: &Option
         initrd = files.initramfs.display(),
         logs = files.logs.display(),
     );
-    // The shell opens the device, as any program may that hands it to QEMU.
+    // The shell opens the device and passes it to QEMU, as a management program does.
     let open: String = match backend {
         NO_VHOST => String::new(),
         _ => fds

@@ -39,7 +39,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Reports on each backend; answers whether all of them worked.
+/// Prints a report of each backend; returns whether all of them worked.
 fn run(cli: &Cli) -> Result<bool> {
     host::load_kvm()?;
     let streams = stream::serve()?;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Reading what the guest's programs print.
+//! Parsing the output of programs in the guest.
 
 use anyhow::{Context, Result, bail};
 use serde::Deserialize;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! QEMU's machine protocol: a command and its answer at a time, one JSON object a line.
+//! QEMU's machine protocol (QMP): commands and their replies, one JSON object per line.
 
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
@@ -22,7 +22,7 @@ impl Qmp {
     ///
     /// # Errors
     ///
-    /// When nobody listens there, or it is no QEMU.
+    /// When nobody listens there, or the greeting is not that of QMP.
     pub fn connect(path: &Path) -> Result<Self> {
         let stream = connect(path)?;
         stream.set_read_timeout(Some(PATIENCE))?;
@@ -39,7 +39,7 @@ impl Qmp {
     ///
     /// # Errors
     ///
-    /// What QEMU says against it.
+    /// The error that QEMU replies with.
     pub fn run(&mut self, command: &str, arguments: &Value) -> Result<Value> {
         let line = json!({ "execute": command, "arguments": arguments });
         writeln!(self.reader.get_mut(), "{line}")?;

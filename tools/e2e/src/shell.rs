@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Commands for the guest, over a virtio port.
+//! Running commands in the guest, over a virtio port.
 
 use std::io::{BufRead, BufReader, ErrorKind, Write};
 use std::os::unix::net::UnixStream;
@@ -10,19 +10,19 @@ use anyhow::{Context, Result, bail, ensure};
 
 use crate::qmp;
 
-/// Starts the line with the status that ends an answer; see `tools/vm/guest-shell.sh`.
+/// The prefix of the line with the status that ends a reply; see `tools/vm/guest-shell.sh`.
 const END: &str = "@@";
 
-/// What QEMU prints when KVM cannot go on with a guest, which then stands still for good.
+/// The message of QEMU when KVM stops a guest for good.
 pub const STOPPED: &str = "KVM internal error";
 
-/// How long a guest is silent before it is looked at whether it stands still.
+/// After this long without output, QEMU's log is searched for [`STOPPED`].
 const SILENCE: Duration = Duration::from_secs(1);
 
 /// A guest's shell.
 pub struct Shell {
     reader: BufReader<UnixStream>,
-    /// Where QEMU's own words go.
+    /// QEMU's log.
     log: PathBuf,
     limit: Duration,
 }
@@ -68,7 +68,7 @@ impl Shell {
         }
     }
 
-    /// Has a line run whose answer nobody waits for.
+    /// Sends a line without waiting for a reply.
     ///
     /// # Errors
     ///
@@ -94,7 +94,7 @@ impl Shell {
         let start = Instant::now();
         let mut line = String::new();
         loop {
-            // What came before a time limit stays in `line`.
+            // A part of a line that came before the time limit stays in `line`.
             match self.reader.read_line(&mut line) {
                 Ok(0) => bail!("QEMU ended"),
                 Ok(_) => return Ok(line),

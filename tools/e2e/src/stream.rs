@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
-//! A TCP connection on which both ends send content that the other one knows, and check it.
+//! A TCP connection on which both ends send content that the other one knows and checks.
 //!
-//! The guest's checksums are left to its device, so that TCP itself would not notice a wrong byte.
+//! TCP alone would not notice a wrong byte: the guest offloads checksums to its network device.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -13,13 +13,13 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use serde::{Deserialize, Serialize};
 
-/// Where the server listens.
+/// The server's port.
 pub const PORT: u16 = 7007;
 
 /// Bytes that are written and read at once, a multiple of a word.
 const BLOCK: usize = 32 << 10;
 
-/// How long a connection may stand still, as one does while its guest moves.
+/// How long a connection may stall, as it does while its guest migrates.
 pub const PATIENCE: Duration = Duration::from_secs(90);
 
 /// What an end of a connection has done, in bytes.
@@ -31,7 +31,7 @@ pub struct Counts {
     pub received: u64,
 }
 
-/// Content: any word of it is known from its position (the finaliser of SplitMix64).
+/// Content: each word is computed from its position (the finaliser of SplitMix64).
 struct Content {
     seed: u64,
     word: u64,
@@ -91,7 +91,7 @@ pub fn serve() -> Result<Receiver<Result<Counts>>> {
         for stream in listener.incoming() {
             let sender = sender.clone();
             thread::spawn(move || {
-                // Nobody may be interested any more.
+                // The receiver may be gone.
                 let _ = sender.send(stream.map_err(Into::into).and_then(|s| answer(&s)));
             });
         }
@@ -99,7 +99,7 @@ pub fn serve() -> Result<Receiver<Result<Counts>>> {
     Ok(results)
 }
 
-/// The server's end: it ends when the other one does.
+/// Runs the server's end of a connection, until the other end stops.
 fn answer(mut stream: &TcpStream) -> Result<Counts> {
     let mut seed = [0; 8];
     stream.read_exact(&mut seed).context("reading the seed")?;
@@ -115,7 +115,7 @@ fn answer(mut stream: &TcpStream) -> Result<Counts> {
 }
 
 /// Sends the content of the first seed until `done`, at least a block, and reads that of the second
-/// with a `pause` before each block to its end, which `ended` is told of.
+/// with a `pause` before each block to its end; then calls `ended`.
 fn exchange(
     stream: &TcpStream,
     seeds: [u64; 2],
@@ -131,7 +131,7 @@ fn exchange(
         let received = receive(stream, theirs, pause);
         ended();
         if received.is_err() {
-            // The sender may wait for room that nobody makes.
+            // The sender may be blocked, since nothing is read any more.
             let _ = stream.shutdown(Shutdown::Both);
         }
         let sent = sender.join().map_err(|_| anyhow!("the sender panicked"))?;
@@ -187,10 +187,9 @@ fn receive(mut stream: &TcpStream, seed: u64, pause: Duration) -> Result<u64> {
     }
 }
 
-/// The next of the server's results that is good, waiting for `patience` for each.
+/// The next successful result of the server, waiting up to `patience` for each result.
 ///
-/// An error may be that of a guest before, which is told late; the end that is asked for then still
-/// comes.
+/// Errors are skipped: one may be the late result of an earlier guest.
 ///
 /// # Errors
 ///
@@ -206,11 +205,11 @@ pub fn next(streams: &Receiver<Result<Counts>>, patience: Duration) -> Result<Co
     }
 }
 
-/// Fails unless both ends saw all that the other one sent, and that was something.
+/// Checks that each end received all bytes that the other one sent, and at least one.
 ///
 /// # Errors
 ///
-/// As said.
+/// The counts of both ends.
 pub fn agree(guest: Counts, host: Counts) -> Result<()> {
     ensure!(
         guest.sent == host.received && guest.received == host.sent,

@@ -7,14 +7,14 @@ use anyhow::{Result, anyhow};
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
-/// A bar: how one thing compares with another, which is 1.
+/// A bar: the ratio of our device to vhost-net.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Bar {
     /// What is compared.
     pub label: String,
     /// The ratio.
     pub ratio: f64,
-    /// Smallest and largest ratio that was seen, if it was seen often.
+    /// Smallest and largest ratio, if there were several runs.
     pub range: Option<(f64, f64)>,
 }
 

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Measuring our module against the kernel's own: both in the same boot of the
-//! same kernel, taking turns.
+//! Benchmarks of our module and the in-tree driver, alternating in one boot of
+//! one kernel.
 //!
-//! Instructions are counted in a VM in which one instruction is one virtual
-//! nanosecond: they repeat, whatever else the host does. Times are those of
-//! this machine; of them only ratios within one run mean something.
+//! Instructions are counted in a VM in which one instruction takes one virtual
+//! nanosecond, so that the counts do not depend on the load of the host. Times
+//! depend on the machine; only ratios within one run are comparable.
 
 mod chart;
 mod pairs;
@@ -39,7 +39,7 @@ const RECORDED: &str = "tools/bench/recorded.json";
 /// Where charts and tables for readers are checked in.
 const CHECKED_IN: &str = "tools/bench";
 
-/// How much worse than recorded a ratio may be.
+/// By how much a ratio may exceed the recorded one.
 const TOLERANCE: f64 = 0.02;
 
 /// Time limit of the quick run, on a machine busy with other things.
@@ -48,7 +48,7 @@ const QUICK_LIMIT: Duration = Duration::from_secs(900);
 /// Time limit of each part of the full run.
 const FULL_LIMIT: Duration = Duration::from_secs(7200);
 
-/// Loads both modules; the kernel's own serves few memory regions by default.
+/// Loads the in-tree modules, with a higher limit of memory regions than by default.
 const LOAD: &str = "modprobe -r vhost_net vhost || exit 1\n\
                     modprobe vhost max_mem_regions=1024 || exit 1\n\
                     modprobe vhost_net || exit 1\n";
@@ -59,7 +59,7 @@ pub struct BenchArgs {
     /// Directory for the report [default: target/bench].
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
-    /// Runs of each measurement by the clock on the wall.
+    /// Runs of each wall-clock measurement.
     #[arg(long, default_value_t = 5)]
     runs: u32,
     /// Parts to run, all by default.
@@ -109,7 +109,7 @@ pub fn quick(lab: &Lab, args: &QuickArgs) -> Result<bool> {
     let path = build::checkout().join(RECORDED);
     if args.record {
         Recorded::new(lab.release()?, &rows).write(&path)?;
-        // What readers are shown is what later runs are compared with.
+        // The table and chart for readers come from the run that is recorded.
         let report = Report {
             kernel: lab.release()?,
             records,
@@ -169,12 +169,12 @@ pub fn full(lab: &Lab, args: &BenchArgs) -> Result<()> {
         }
     }
     if wants(Part::Guest) {
-        // Each backend twice, taking turns.
+        // Each backend twice, alternating.
         let backends = [RNET, C_VHOST, NO_VHOST, RNET, C_VHOST, NO_VHOST];
         let (outcome, guests) = step("guests", || {
             guest::run_with(lab, Flavor::Packaged, &backends, 5, &["--bench"])
         })?;
-        // A guest that failed is told in the report; what the others found stands.
+        // The report says which guest failed, and keeps the results of the others.
         outcome.check_kernel()?;
         report.guests = guests;
     }
@@ -212,7 +212,7 @@ fn write_charts(report: &Report, dir: &Path, names: &[&str]) -> Result<()> {
     Ok(())
 }
 
-/// Runs the measuring program with these arguments in a VM with both modules.
+/// Runs `rnet-bench` with these arguments in a VM with both modules.
 fn measure(
     lab: &Lab,
     name: &str,

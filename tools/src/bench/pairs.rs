@@ -1,19 +1,19 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Both devices by the clock: runs of the same thing, which took turns.
+//! Wall-clock measurements of both devices, whose runs alternated.
 
 use selftests::bench::record::Record;
 use selftests::bench::stats;
 
 use crate::vm::device::{C_VHOST, RNET};
 
-/// The case in which throughput is to be clearly higher, and by how much.
+/// The case whose throughput has a target above that of vhost-net, and that target as a ratio.
 const FAST_CASE: &str = "tx-60";
 const FAST_BOUND: f64 = 1.15;
 
-/// Runs of one thing on both devices.
+/// The runs of one measurement on both devices.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Pair {
-    /// What was measured.
+    /// The name of the case.
     pub name: String,
     /// Values of our device, one for each run.
     pub ours: Vec<f64>,
@@ -35,8 +35,8 @@ pub enum Better {
 }
 
 impl Pair {
-    /// Whether all of our runs are worse than each of theirs: worse beyond the
-    /// spread.
+    /// Whether each of our runs is worse than each of theirs, so that the
+    /// difference is larger than the spread.
     fn worse(&self, better: Better) -> bool {
         let (ours, theirs) = match better {
             Better::High => (&self.ours, &self.theirs),
@@ -47,7 +47,7 @@ impl Pair {
         high.zip(low).is_some_and(|(high, low)| high < low)
     }
 
-    /// How the target stands that nothing is slower, and small frames faster.
+    /// Whether the target is reached: no case slower, and [`FAST_CASE`] faster.
     pub fn verdict(&self, better: Better) -> &'static str {
         let fast = self.name == FAST_CASE && better == Better::High;
         if fast && self.ratio().is_some_and(|ratio| ratio < FAST_BOUND) {
@@ -65,7 +65,7 @@ impl Pair {
         Some(stats::median(&self.ours)? / theirs)
     }
 
-    /// Smallest and largest ratio of neighbouring runs: what one run alone may show.
+    /// Smallest and largest ratio of runs that followed each other, if there were several.
     pub fn range(&self) -> Option<(f64, f64)> {
         let ratios: Vec<f64> = self
             .ours
@@ -80,7 +80,7 @@ impl Pair {
     }
 }
 
-/// Collects `(name, device, value, worker)` of records that `pick` knows.
+/// Groups the `(name, device, value, worker)` that `pick` takes from records by name.
 fn pairs(
     records: &[Record],
     pick: impl Fn(&Record) -> Option<(String, &str, f64, f64)>,

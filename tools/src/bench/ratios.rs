@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Our device's figures in relation to the kernel's own, and to recorded ones.
+//! Ratios of our device's figures to those of vhost-net, and comparison with recorded ratios.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::vm::device::{C_VHOST, RNET};
 
-/// What a device does per packet of a case, as medians of its runs.
+/// A device's figures per packet of a case, as medians of its runs.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Figures {
     /// Instructions of the worker.
@@ -117,18 +117,18 @@ fn row(records: &[Record], case: &str) -> Row {
     }
 }
 
-/// What was recorded of a case.
+/// The recorded figures of a case.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RecordedCase {
     /// Our instructions in relation to those of the kernel's own.
     pub ratio: f64,
-    /// Our instructions per packet, to look at: they change with the kernel.
+    /// Our instructions per packet, for information: they change with the kernel.
     pub rnet: f64,
     /// The kernel's own, likewise.
     pub c: f64,
 }
 
-/// Ratios of an earlier run. Kernels change, ratios hold.
+/// Ratios of an earlier run, which are comparable across kernels.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Recorded {
     /// The kernel of that run.

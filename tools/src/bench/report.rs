@@ -19,15 +19,15 @@ use super::targets;
 pub struct Report {
     /// The kernel that everything ran on.
     pub kernel: String,
-    /// What ran the processors when time was measured.
+    /// The accelerator of wall-clock measurements.
     pub wallclock_on: String,
     /// What the measuring program printed.
     pub records: Vec<Record>,
-    /// How guests fared.
+    /// The reports of guests.
     pub guests: Vec<Guest>,
 }
 
-/// What the tap alone costs, by case.
+/// The cost of the tap alone, by case.
 fn floors(records: &[Record]) -> Vec<&Floor> {
     records
         .iter()

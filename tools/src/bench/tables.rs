@@ -12,7 +12,7 @@ use super::ratios::{Figures, Rows};
 use super::targets::Verdict;
 use crate::vm::device::RNET;
 
-/// A value with so many digits behind the point.
+/// Formats a value with `digits` decimal places; "-" for none.
 fn number(value: Option<f64>, digits: usize) -> String {
     value.map_or("-".to_owned(), |value| format!("{value:.digits$}"))
 }
@@ -29,8 +29,8 @@ fn table(header: &[&str], rows: Vec<Vec<String>>) -> Table {
     table
 }
 
-/// Instructions of both devices by case, and what the tap alone costs where
-/// `floors` know it.
+/// Instructions of both devices by case, and the cost of the tap alone for the
+/// cases in `floors`.
 pub fn instructions_table(rows: &Rows, floors: &[&Floor]) -> Table {
     let body = rows.0.iter().map(|row| {
         let instructions = |f: Option<Figures>| number(f.map(|f| f.instructions), 0);
@@ -79,7 +79,7 @@ pub fn instructions_table(rows: &Rows, floors: &[&Floor]) -> Table {
     table(&header, body.collect())
 }
 
-/// Which targets hold.
+/// Targets, and whether they are reached.
 pub fn targets_table(verdicts: &[Verdict]) -> Table {
     let body = verdicts.iter().map(|verdict| {
         vec![
@@ -102,8 +102,8 @@ pub fn targets_table(verdicts: &[Verdict]) -> Table {
     )
 }
 
-/// Where each device's instructions go: shares of a profile, of the figures
-/// that were found without one.
+/// How each device's instructions divide among subsystems: shares from a profile,
+/// applied to counts that were measured without one.
 pub fn share_table(records: &[Record], rows: &Rows) -> Option<Table> {
     let body: Vec<Vec<String>> = records
         .iter()
@@ -141,7 +141,7 @@ pub fn share_table(records: &[Record], rows: &Rows) -> Option<Table> {
     (!body.is_empty()).then(|| table(&header, body))
 }
 
-/// Throughput or latency, with values times `scale` in `unit`, and what is said of each target.
+/// Throughput or latency: values multiplied by `scale`, in `unit`, and whether targets are reached.
 pub fn clock_table(
     unit: &str,
     pairs: &[Pair],
@@ -184,7 +184,7 @@ pub fn clock_table(
     )
 }
 
-/// Medians of what guests on each backend have measured.
+/// Medians of the measurements of guests on each backend.
 pub fn guest_table(guests: &[Guest]) -> Table {
     let mut names: Vec<&str> = Vec::new();
     for guest in guests {

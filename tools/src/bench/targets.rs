@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
-//! What we want to reach, and whether we do.
+//! Targets for instructions per packet, and whether they are reached.
 
 use super::ratios::Rows;
 
-/// What a case's instructions are compared with.
+/// What the instructions of a case are compared with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Against {
     /// The same case on the kernel's own device.
@@ -30,7 +30,7 @@ const TARGETS: &[(&str, Against, f64)] = &[
     ("rx-60-batch1", Against::C, 0.90),
 ];
 
-/// How a target stands.
+/// The result for one target.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Verdict {
     /// The case.

@@ -26,7 +26,7 @@ const LIMIT: Duration = Duration::from_secs(900);
 /// How the kernel's build system is run.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
-    /// As a user would.
+    /// As a user builds the module.
     Normal,
     /// With every warning an error, through clippy.
     Strict,
@@ -40,7 +40,7 @@ pub fn checkout() -> PathBuf {
 
 /// Builds everything that a VM of this kernel needs, into the artifacts directory.
 pub fn all(lab: &Lab, flavor: Flavor) -> Result<()> {
-    // The programs first: they are of use with the kernel's own module alone.
+    // Programs first: they also run on vhost-net, if building the module fails.
     programs(lab)?;
     let _lock = lab.lock("build.lock")?;
     let module = module(lab, &checkout(), flavor, Mode::Normal)?;
@@ -101,7 +101,7 @@ pub fn module(lab: &Lab, source: &Path, flavor: Flavor, mode: Mode) -> Result<Pa
     Ok(output.join(MODULE))
 }
 
-/// A line of cargo's report, as far as it matters here.
+/// The fields of a JSON message from cargo that are read here.
 #[derive(Deserialize)]
 struct CargoMessage {
     executable: Option<PathBuf>,
@@ -150,7 +150,7 @@ pub fn programs(lab: &Lab) -> Result<()> {
     Ok(())
 }
 
-/// Copies `from` to `to` at once, and only if it differs: a VM may be reading.
+/// Replaces `to` by a copy of `from` atomically, and only if it differs: a VM may be reading it.
 pub fn publish(from: &Path, to: &Path) -> Result<()> {
     let bytes = std::fs::read(from).with_context(|| format!("reading {}", from.display()))?;
     if std::fs::read(to).is_ok_and(|old| old == bytes) {

@@ -11,9 +11,9 @@ use anyhow::{Context, Result, bail};
 use crate::lab::paths::Lab;
 use crate::process;
 
-/// The release that has the toolchain.
+/// The release that provides the toolchain.
 const SUITE: &str = "trixie";
-/// Where newer kernels for it, built with its toolchain, come from.
+/// The suite that provides newer kernels for it, built with its toolchain.
 const KERNELS: &str = "trixie-backports";
 /// The oldest kernel that the module is written for.
 const OLDEST: &[u64] = &[7];
@@ -123,7 +123,7 @@ impl Kernel {
 /// Creates the minimal rootfs.
 pub fn bootstrap(lab: &Lab) -> Result<()> {
     let temporary = lab.dir().join("rootfs.new");
-    // mmdebstrap wants an empty directory; this one is left from an interruption.
+    // mmdebstrap needs an empty directory, and an interrupted run leaves this one.
     if temporary.exists() {
         std::fs::remove_dir_all(&temporary)?;
     }
@@ -137,8 +137,8 @@ pub fn bootstrap(lab: &Lab) -> Result<()> {
             SUITE,
         ])
         .arg(&temporary);
-    // The host's own mirror is the one that surely can be reached; without
-    // one, mmdebstrap has its default.
+    // The host's own mirror is the one most likely to be reachable; without
+    // one, mmdebstrap uses its default.
     let mirror = host_mirror();
     if let Some(mirror) = &mirror {
         command.arg(format!("deb {mirror} {SUITE} main"));
@@ -253,7 +253,7 @@ pub fn install_tools(lab: &Lab, kernel: &Kernel) -> Result<()> {
     apt(lab, &["clean"])
 }
 
-/// Tells whether all packages are installed.
+/// Returns whether all packages are installed.
 pub fn complete(lab: &Lab) -> bool {
     let Ok(installed) = installed_packages(lab) else {
         return false;

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 //! The kernels that a VM can run: the packaged one, and those that check more.
 //!
-//! The latter are built from the packaged source, small, with a configuration
-//! of ours; everything in them that a test does not count is built in.
+//! The latter are built from the packaged source with a small configuration of
+//! ours. Drivers are built in, except for modules whose use count a test reads.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::PathBuf;
@@ -19,13 +19,14 @@ use crate::steps::step;
 /// The module's file.
 pub const MODULE: &str = "vhost_rnet.ko";
 
-/// What the kernels with checks have in common.
+/// The part of the configuration that the kernels with checks share.
 const COMMON: &str = include_str!("../../kernel/common.config");
 
 /// Their source, relative to the lab. They are built beside it.
 const SOURCE: &str = "debug/source";
 
-/// Rust code is checked for races as C is, if its target admits to that.
+/// A `sed` script that lets the kernel's Rust target use the thread sanitizer, so that KCSAN checks
+/// Rust code as it does C.
 const ADMIT_THREAD: &str =
     r#"s/\["kcfi", "kernel-address"\]/["kcfi", "kernel-address", "thread"]/"#;
 
@@ -35,12 +36,12 @@ const LIMIT: Duration = Duration::from_secs(3600);
 /// A kernel for the VM.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, ValueEnum)]
 pub enum Flavor {
-    /// As Debian has it.
+    /// Debian's package.
     #[default]
     Packaged,
-    /// With checks of memory, leaks, locks and life times.
+    /// Built with checks of memory, leaks, locks and object lifetimes.
     Debug,
-    /// With a detector of data races.
+    /// Built with the detector of data races.
     Kcsan,
 }
 
@@ -63,15 +64,16 @@ impl Flavor {
         }
     }
 
-    /// Its options on the kernel's command line.
+    /// Its options for the kernel command line.
     pub fn command_line(self) -> &'static str {
         match self {
             Self::Packaged => "",
-            // The second report may be the one that explains the first. KVM, here from boot on, takes the
-            // TSC's first calibration for its own rate; on a loaded machine that is wrong by more than it
-            // tolerates, and what it then does for its guests' clocks makes them stand still.
+            // KASAN goes on after its first report, since a later one may explain it. KVM is built
+            // in and uses the TSC's early calibration as its rate. On a loaded machine that is off by
+            // more than the default tolerance; KVM would then scale the clocks of its guests, which
+            // stand still.
             Self::Debug => "kasan_multi_shot kvm.tsc_tolerance_ppm=100000",
-            // One access in so many is watched; as built, few races are ever seen.
+            // KCSAN watches one access in this many. With the default, it hardly ever sees a race.
             Self::Kcsan => "kcsan.skip_watch=1000",
         }
     }
@@ -81,7 +83,7 @@ impl Flavor {
         self == Self::Packaged
     }
 
-    /// By how much time limits are multiplied.
+    /// The factor by which time limits are multiplied.
     pub fn patience(self) -> u32 {
         match self {
             Self::Packaged => 1,
@@ -110,7 +112,7 @@ impl Flavor {
         match self {
             // Rust and C share an address sanitizer only if both are LLVM's.
             Self::Debug => Ok("clang".to_owned()),
-            // Races are reported to the same functions by either, and this one is faster.
+            // Both compilers instrument for KCSAN alike, and this one is faster.
             Self::Packaged | Self::Kcsan => debian::installed_kernel(lab)?.compiler(lab),
         }
     }
@@ -119,7 +121,7 @@ impl Flavor {
     pub fn rust_flags(self) -> &'static str {
         match self {
             Self::Packaged | Self::Debug => "",
-            // As scripts/Makefile.kcsan has it for C.
+            // The same as `scripts/Makefile.kcsan` sets for C.
             Self::Kcsan => {
                 "-Zsanitizer=thread -Cllvm-args=-tsan-distinguish-volatile=1 \
                  -Cllvm-args=-tsan-compound-read-before-write=1"
@@ -135,7 +137,7 @@ impl Flavor {
         }
     }
 
-    /// Builds the kernel, unless it was built before; at a lower priority, for tests may run.
+    /// Builds the kernel unless it was built before, at a low priority, since tests may be running.
     pub fn ensure(self, lab: &Lab) -> Result<()> {
         if self == Self::Packaged {
             return Ok(());
@@ -220,7 +222,7 @@ fn log_path(lab: &Lab, name: &str) -> PathBuf {
     lab.logs().join(format!("{name}.log"))
 }
 
-/// Returns the lines of the wanted configuration that the found one denies.
+/// Returns the lines of the wanted configuration that the found one does not have.
 fn lost<'a>(wanted: &'a str, found: &str) -> Vec<&'a str> {
     let granted = |line: &str| match line
         .strip_prefix("# ")

@@ -18,7 +18,7 @@ const LEVEL1_INIT: &str = include_str!("../../vm/level1-init.sh");
 /// Level 2's init: a shell on a virtio port.
 const GUEST_INIT: &str = include_str!("../../vm/guest-shell.sh");
 
-/// The program that the guest's end of checked traffic is, among the artifacts.
+/// The artifact that runs in the guest as its end of checked traffic.
 const GUEST_STREAM: &str = "rnet-stream";
 
 /// Modules of the guest.
@@ -68,10 +68,10 @@ fn add_program(lab: &Lab, archive: &mut Archive, path: &str) -> Result<()> {
     let libraries = listed
         .split_whitespace()
         .filter(|word| word.starts_with('/'));
-    // Loaded by name when a thread is cancelled, so `ldd` can't tell.
+    // The C library loads it with `dlopen` when a thread is cancelled, so `ldd` does not list it.
     let unwinder = "/usr/lib/x86_64-linux-gnu/libgcc_s.so.1";
     for file in libraries.chain([path, unwinder]) {
-        // Through the links: the archive has the file itself under each name.
+        // Follows links: the archive has a copy of the file under each name.
         let data = process::bytes(&mut lab.chroot().command(&["cat", file]))?;
         let name = match file.strip_prefix("/usr/bin/") {
             Some(program) => format!("bin/{program}"),
@@ -135,7 +135,7 @@ pub fn add_modules(lab: &Lab, archive: &mut Archive, names: &[&str]) -> Result<(
     Ok(())
 }
 
-/// Replaces `target` by the finished archive, at once or not at all.
+/// Replaces `target` by the finished archive, atomically.
 fn write(target: &Path, archive: Archive) -> Result<()> {
     let dir = target.parent().context("an initramfs needs a directory")?;
     std::fs::create_dir_all(dir)?;

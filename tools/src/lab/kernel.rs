@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 //! The kernel tree that the module is built against.
 //!
-//! Debian's headers package has no Rust metadata. The same source with the
-//! same configuration and compilers gives it, and what is built there loads
-//! into the packaged kernel.
+//! Debian's headers package has no Rust metadata. Building the same source with
+//! the same configuration and compilers yields it, and modules built against
+//! that tree load into the packaged kernel.
 
 use std::io::Write;
 use std::process::Command;
@@ -27,7 +27,7 @@ pub fn unpacked(lab: &Lab, tree: &str, kernel: &Kernel) -> Result<bool> {
     let Ok(makefile) = std::fs::read_to_string(tree.join("Makefile")) else {
         return Ok(false);
     };
-    // The stamp tells Debian's revisions of one upstream version apart.
+    // The stamp distinguishes Debian's revisions of one upstream version.
     let stamp = std::fs::read_to_string(tree.join(".rnet-source"));
     Ok(match stamp {
         Ok(version) => version.trim() == kernel.package_version,
@@ -68,7 +68,7 @@ pub fn unpack(lab: &Lab, tree: &str, kernel: &Kernel) -> Result<()> {
 /// Tells whether modules can be built against the tree.
 pub fn prepared(lab: &Lab, kernel: &Kernel) -> bool {
     let tree = lab.kernel();
-    // `Module.symvers` comes last.
+    // `prepare()` writes `Module.symvers` last.
     lab.release().is_ok_and(|release| release == kernel.release)
         && [
             "rust/libkernel.rmeta",
@@ -90,8 +90,8 @@ pub fn prepare(lab: &Lab, kernel: &Kernel) -> Result<()> {
         "make LOCALVERSION={local} CC={} -j{jobs}",
         kernel.compiler(lab)?
     );
-    // A compiler that was killed may leave half a file, which make would take
-    // for a whole one: after an interruption, everything is built anew.
+    // A killed compiler may leave half a file, which make would take for a
+    // complete one: after an interruption, everything is rebuilt.
     let script = format!(
         "cd {INSIDE}/kernel\n\
          rm -f Module.symvers\n\
@@ -116,8 +116,8 @@ pub fn prepare(lab: &Lab, kernel: &Kernel) -> Result<()> {
 
 /// Returns the packaged kernel's uncompressed image, relative to the lab.
 ///
-/// It is the same code as `vmlinuz` has, entered by another door (PVH): an
-/// emulated processor needs seconds to unpack the other.
+/// It has the same code as `vmlinuz`, and QEMU enters it by the PVH entry point:
+/// unpacking `vmlinuz` takes seconds on an emulated processor.
 pub fn image(lab: &Lab) -> Result<String> {
     let release = lab.release()?;
     let name = format!("artifacts/vmlinux-{release}");

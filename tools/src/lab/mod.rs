@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Building the lab, step by step.
+//! The lab: a directory with everything that is built once.
 //!
-//! A step is skipped when what it makes is there and complete, so an
-//! interrupted run goes on where it stopped, and a lab made by other means is
-//! adopted. What would look complete too early is made under another name, or
-//! its last file is written last.
+//! [`ensure`] builds it in steps. A step is skipped when its output is complete,
+//! so that an interrupted run resumes where it stopped, and a lab made by other
+//! means is used as it is. An output that could look complete too early is made
+//! under a temporary name, or the file that marks it complete is written last.
 
 pub mod build;
 pub mod chroot;
@@ -48,7 +48,7 @@ pub fn ensure(lab: &Lab, update: bool) -> Result<()> {
     }
     if update || !debian::complete(lab) {
         step("package lists", || debian::refresh(lab))?;
-        // A tool that is missing is no reason for another kernel.
+        // A missing tool does not call for a newer kernel.
         let version = match debian::installed_kernel(lab) {
             Ok(version) if !update => version,
             _ => step("packaged kernel", || debian::install_kernel(lab))?,
@@ -73,7 +73,7 @@ pub fn ensure(lab: &Lab, update: bool) -> Result<()> {
     Ok(())
 }
 
-/// Makes sure of the host's tools: installs them as root, else says how.
+/// Installs missing tools of the host as root; as another user, fails with the command to run.
 fn host_tools(lab: &Lab) -> Result<()> {
     let mut packages: Vec<&str> = HOST_TOOLS
         .iter()

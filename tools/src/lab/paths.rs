@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Where the lab keeps what.
+//! The lab's directories, and its locks.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -11,7 +11,7 @@ use crate::lab::chroot::{Access, Chroot};
 
 /// The lab's directory as programs in the chroot see it.
 ///
-/// The prepared kernel tree has it baked into its generated files.
+/// Generated files of the prepared kernel tree contain it.
 pub const INSIDE: &str = "/lab";
 
 /// The lab: a directory outside the checkout that holds everything built once.
@@ -82,7 +82,7 @@ impl Lab {
         Chroot::new(&self.rootfs()).bind(&self.dir, INSIDE, Access::ReadWrite)
     }
 
-    /// Takes the lock called `name`, waiting for whoever has it if need be.
+    /// Takes the lock called `name`; waits if another process holds it.
     pub fn lock(&self, name: &str) -> Result<File> {
         let path = self.dir.join(name);
         let file = File::create(&path).with_context(|| format!("opening {}", path.display()))?;
@@ -97,7 +97,7 @@ impl Lab {
     pub fn new_run(&self, name: &str) -> Result<PathBuf> {
         let runs = self.runs();
         std::fs::create_dir_all(&runs)?;
-        // Numbers rise, so that the newest run is the last one in a listing.
+        // Numbers increase, so that the newest run is the last one in a listing.
         for number in 1..u32::MAX {
             let prefix = format!("{number:04}-");
             let taken = std::fs::read_dir(&runs)?

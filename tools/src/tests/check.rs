@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! All tests, with their sum.
+//! Runs all tests and prints a summary.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -22,19 +22,19 @@ use crate::vm::device::{self, C_VHOST, RNET};
 use crate::vm::guest;
 use crate::vm::level1::{Output, Vm};
 
-/// Time limit of one of cargo's jobs, with everything still to compile.
+/// Time limit of one cargo command that has everything to compile.
 const CARGO_LIMIT: Duration = Duration::from_secs(900);
 
 /// Time limit of the selftests on one device.
 const SELFTEST_LIMIT: Duration = Duration::from_secs(1800);
 
-/// Kernels that are tested at a time: a VM leaves one of two processors idle most of the time.
+/// The number of kernels that are tested at a time: a VM leaves one of two processors mostly idle.
 const LANES: usize = 2;
 
-/// Cases that the in-tree driver has not passed on the packaged kernel, for want of fault injection.
+/// Cases that the in-tree driver skips on the packaged kernel, which has no fault injection.
 const ONLY_WITH_FAULTS: &[&str] = &["faults.alloc_"];
 
-/// Cases in which threads meet: calls and workers, workers and each other, either and their end.
+/// Cases with concurrency: ioctls beside workers, workers beside each other, and the end of either.
 const CONCURRENT: &[&str] = &[
     "busy.",
     "change.",
@@ -76,7 +76,7 @@ const GUEST_SECONDS: u32 = 2;
 
 /// Runs the tests on `kernels`; answers whether all of them passed.
 ///
-/// Kernels that are still to be built are built beside the tests, in time that these leave.
+/// Kernels that do not exist yet are built in the background while tests run.
 pub fn run(lab: &Lab, kernels: &[Flavor]) -> bool {
     let (done, built): (Vec<_>, Vec<_>) = kernels.iter().map(|_| mpsc::channel()).unzip();
     let waiting = Mutex::new(kernels.iter().copied().zip(built));
@@ -84,7 +84,7 @@ pub fn run(lab: &Lab, kernels: &[Flavor]) -> bool {
     std::thread::scope(|scope| {
         scope.spawn(move || {
             for (flavor, done) in kernels.iter().zip(done) {
-                // Nobody waits any more only if the tests have panicked.
+                // The receiver is gone only if the tests have panicked.
                 let _ = done.send(flavor.ensure(lab));
             }
         });
@@ -124,7 +124,7 @@ fn on(lab: &Lab, flavor: Flavor, built: &Receiver<Result<()>>, tally: &mut Tally
         Ok(()) => {
             tally.passed += 1;
             if flavor == Flavor::Packaged {
-                // The other kernels' checks take room of their own.
+                // Sanitizers enlarge the stack frames of modules for other kernels.
                 let name = "stack frames";
                 tally.count(name, step(name, || stack::check(lab)));
                 let name = "misuse";
@@ -162,7 +162,7 @@ fn vms(lab: &Lab, flavor: Flavor, tally: &mut Tally) {
     }
 }
 
-/// Runs the programs of others alone; answers whether all of them passed.
+/// Runs only the tests of the kernel and of rust-vmm; returns whether all of them passed.
 pub fn run_programs(lab: &Lab) -> bool {
     let mut tally = Tally::default();
     programs::run(lab, &mut tally);
@@ -180,8 +180,8 @@ fn style(lab: &Lab, tally: &mut Tally) {
     tally.count(
         "kernel fmt",
         step("kernel fmt", || {
-            // The formatter of the kernel's own compiler; it follows the `mod`
-            // lines from the root.
+            // The formatter that comes with the kernel's compiler. It finds other
+            // files by the `mod` lines of the root.
             let source = build::checkout();
             let mut rustfmt = lab
                 .chroot()
@@ -226,7 +226,7 @@ fn host_tests(lab: &Lab, tally: &mut Tally) {
     let mut all = cargo();
     all.args(["test", "--workspace", "--no-fail-fast"]);
     cargo_tests(lab, "host tests", &mut all, tally);
-    // A workspace of its own: without optimisation its models take many times longer.
+    // The models are a separate workspace, and take many times longer without optimisation.
     let mut models = cargo();
     models
         .args(["test", "--release", "--locked", "--no-fail-fast"])
@@ -242,7 +242,7 @@ fn cargo_tests(lab: &Lab, name: &str, command: &mut Command, tally: &mut Tally) 
     let (passed, failed) = cargo_results(&text);
     tally.passed += passed;
     if let Err(error) = result {
-        // Without a failed test, the tests did not even build.
+        // If no test failed, the build did.
         if failed.is_empty() {
             tally.failed.push(format!("{error:#}"));
         } else {
@@ -279,7 +279,7 @@ fn cargo_results(text: &str) -> (usize, Vec<String>) {
     (passed, failed)
 }
 
-/// The driver side's tests on `device` whose name contains one of `filter`, or all.
+/// Runs the selftests on `device` whose name contains one of `filter`, or all.
 fn selftest(lab: &Lab, flavor: Flavor, device: &str, filter: &[&str], tally: &mut Tally) {
     let name = title("selftest", flavor, device);
     let ran = step(&name, || {
@@ -310,7 +310,7 @@ fn selftest(lab: &Lab, flavor: Flavor, device: &str, filter: &[&str], tally: &mu
     });
     let skipped = tally.skipped.len();
     tally.count_run(&name, ran);
-    // Kernels that are built for the tests lack nothing that these need.
+    // Kernels that are built for the tests have everything that cases need: none may be skipped.
     if flavor != Flavor::Packaged && device == RNET {
         let lacking = tally.skipped.split_off(skipped).into_iter();
         tally
@@ -319,7 +319,7 @@ fn selftest(lab: &Lab, flavor: Flavor, device: &str, filter: &[&str], tally: &mu
     }
 }
 
-/// A real guest on `device`.
+/// Runs a QEMU guest on `device`.
 fn guest(lab: &Lab, flavor: Flavor, device: &str, tally: &mut Tally) {
     let name = title("guest", flavor, device);
     let ran = step(&name, || {
@@ -345,7 +345,7 @@ fn log_path(lab: &Lab, name: &str) -> PathBuf {
         .join(format!("check-{}.log", name.replace(' ', "-")))
 }
 
-/// Runs `command` with a fresh log of its own.
+/// Runs `command` with a new log.
 fn logged(lab: &Lab, name: &str, command: &mut Command) -> Result<()> {
     let log = log_path(lab, name);
     std::fs::write(&log, "").with_context(|| format!("writing {}", log.display()))?;

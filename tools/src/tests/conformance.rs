@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Both devices compared call by call, and whether no call is left out.
+//! Comparing both devices ioctl by ioctl, and checking that the comparison has every ioctl.
 
 use std::time::Duration;
 
@@ -27,7 +27,7 @@ pub fn run(lab: &Lab, tally: &mut Tally) {
 
 /// Runs the comparison with `options` for its program.
 pub fn compare(lab: &Lab, options: &[String], output: Output) -> Result<Outcome> {
-    // Closing a device waits for RCU, thousands of times.
+    // Closing a device waits for an RCU grace period, and this closes thousands.
     let script = format!(
         "echo 1 > /sys/kernel/rcu_expedited\n\
          {}/artifacts/rnet-conformance {}\n\

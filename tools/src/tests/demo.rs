@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! A real guest on each backend: the end-to-end run and the demo's table.
+//! The demo: a QEMU guest on each backend, and a table of its traffic.
 
 use anyhow::Result;
 use comfy_table::presets::UTF8_FULL_CONDENSED;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Fuzzing: devices in a VM by calls and by a hostile guest, and vring's own
-//! targets, guided by coverage, on the host.
+//! Fuzzing: devices in a VM, by ioctls, IOTLB messages and a hostile guest; and
+//! the coverage-guided fuzz targets of vring on the host.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -22,14 +22,14 @@ use crate::vm::level1::{Outcome, Output, Vm};
 /// Seconds of each of the VM's fuzzers among the tests, and of vring's targets together.
 const SHORT: u64 = 20;
 
-/// Seconds after which an input of vring's targets counts as hung. A run's own limit must be longer,
-/// or the input would be lost.
+/// Seconds after which an input of vring's targets counts as hung. The time limit of a run is longer,
+/// so that libFuzzer can save the input.
 const INPUT_LIMIT: u64 = 100;
 
-/// What a VM, or a target's build, takes beside the fuzzing.
+/// Time that a VM, or the build of the targets, may take in addition to the fuzzing.
 const MARGIN: Duration = Duration::from_secs(900);
 
-/// Flags for the compiler: what libFuzzer needs to tell new inputs from old ones, and checks.
+/// Compiler flags: the coverage instrumentation that libFuzzer needs, and debug assertions.
 const COVERAGE: &str = "--cfg=fuzzing -Cdebug-assertions -Ccodegen-units=1 -Cpasses=sancov-module \
     -Cllvm-args=-sanitizer-coverage-level=4 -Cllvm-args=-sanitizer-coverage-inline-8bit-counters \
     -Cllvm-args=-sanitizer-coverage-pc-table -Cllvm-args=-sanitizer-coverage-trace-compares";
@@ -50,10 +50,10 @@ pub struct FuzzArgs {
     /// more, and tells how many places of the module calls have reached.
     #[arg(long, value_enum, default_value_t)]
     kernel: Flavor,
-    /// Seed of the first episode; the others' follow [default: another one each time].
+    /// Seed of the first episode; later seeds derive from it [default: a new one each time].
     #[arg(long)]
     seed: Option<u64>,
-    /// Runs so many episodes of each of the VM's fuzzers instead, and nothing else.
+    /// Run this many episodes of each of the VM's fuzzers instead, and nothing else.
     #[arg(long)]
     episodes: Option<u64>,
     /// Only these of the VM's fuzzers, and nothing else: guest, ioctls or messages.
@@ -65,7 +65,7 @@ pub fn run(lab: &Lab, args: &FuzzArgs) -> Result<bool> {
     let mut tally = Tally::default();
     let seed = match args.seed {
         Some(seed) => seed,
-        // Seeds of many runs should not meet.
+        // Different runs should use different seeds.
         None => u64::from(std::process::id()) << 32 | u64::from(clock()?),
     };
     let flavor = args.kernel;
@@ -115,7 +115,7 @@ pub fn short(lab: &Lab, flavor: Flavor, device: &str, tally: &mut Tally) {
     tally.count_run(&name, ran);
 }
 
-/// What a report of the VM's fuzzers says that they did.
+/// The lines with figures in a report of the VM's fuzzers.
 fn figures(report: &str) -> impl Iterator<Item = &str> {
     report
         .lines()
@@ -134,9 +134,9 @@ fn all() -> Vec<&'static str> {
 /// How long the VM's fuzzers run.
 #[derive(Clone, Copy)]
 enum Length {
-    /// So many seconds each.
+    /// This many seconds each.
     Seconds(u64),
-    /// So many episodes each.
+    /// This many episodes each.
     Episodes(u64),
 }
 
@@ -155,7 +155,7 @@ fn machine(
             seconds,
             Duration::from_secs(seconds * fuzzers.len() as u64),
         ),
-        // As slow as an episode may be.
+        // The time limit of one episode.
         Length::Episodes(count) => ("--episodes", count, Duration::from_secs(240 * count)),
     };
     let (number, seed) = (number.to_string(), seed.to_string());
@@ -168,7 +168,7 @@ fn machine(
     } else {
         (String::new(), "")
     };
-    // Closing a device waits for RCU.
+    // Closing a device waits for an RCU grace period.
     let script = format!(
         "echo 1 > /sys/kernel/rcu_expedited\n{load}\
          /artifacts/rnet-fuzz {}\nstatus=$?\n{unload}exit $status\n",
@@ -182,7 +182,7 @@ fn machine(
         .run(&script)
 }
 
-/// The command that repeats an episode of which the kernel's log tells.
+/// The command that repeats an episode whose start the kernel's log records.
 fn again(flavor: Flavor, device: &str, begun: &Begun) -> Option<String> {
     match begun {
         Begun::Episode { fuzzer, seed } => {
@@ -215,8 +215,7 @@ fn targets(lab: &Lab, seconds: u64, seed: u64, tally: &mut Tally) {
 
 /// Builds vring's targets; returns their names and programs.
 ///
-/// As cargo-fuzz does, whose crate they are, but with any toolchain, which is given what it takes
-/// to count coverage.
+/// Like `cargo fuzz build`, but with any toolchain: the flags of the instrumentation are given here.
 fn build_targets(lab: &Lab) -> Result<Vec<(String, PathBuf)>> {
     let dir = build::checkout().join("src/vring/fuzz/fuzz_targets");
     let mut names = Vec::new();
@@ -236,7 +235,7 @@ fn build_targets(lab: &Lab) -> Result<Vec<(String, PathBuf)>> {
         .arg(build::checkout().join("src/vring/fuzz/Cargo.toml"))
         .arg("--target-dir")
         .arg(&into)
-        // With a target named, programs that run during the build are not watched.
+        // With `--target`, build scripts and macros are not instrumented.
         .args(["--target", &host])
         .env("RUSTFLAGS", COVERAGE);
     process::run_logged(&mut cargo, &log, MARGIN)?;
@@ -267,11 +266,11 @@ fn target(lab: &Lab, name: &str, program: &Path, seconds: u64, seed: u64) -> Res
     std::fs::write(&log, "")?;
     let mut fuzz = Command::new(program);
     fuzz
-        // New inputs go to the first, and the others are where it begins.
+        // libFuzzer writes new inputs to the first directory, and only reads the others.
         .arg(&corpus)
         .arg(build::checkout().join("src/vring/fuzz/corpus").join(name))
         .arg(format!("-max_total_time={seconds}"))
-        // Of 32 bits, and zero would be another one each time.
+        // libFuzzer takes 32 bits, and picks a random seed for zero.
         .arg(format!("-seed={}", seed as u32 | 1))
         .arg(format!("-timeout={INPUT_LIMIT}"))
         .arg(format!("-artifact_prefix={}/", artifacts.display()));
@@ -283,7 +282,7 @@ fn target(lab: &Lab, name: &str, program: &Path, seconds: u64, seed: u64) -> Res
     progress(&log)
 }
 
-/// The command that runs the input again with which a target's log ends, if it does with one.
+/// The command that runs the input again that failed last in a target's log, if one did.
 fn replay(program: &Path, log: &Path) -> Result<Option<String>> {
     let text = std::fs::read(log)?;
     let text = String::from_utf8_lossy(&text);
@@ -300,7 +299,7 @@ fn kept(text: &str) -> Option<&str> {
         .next()
 }
 
-/// What libFuzzer's log says at its end.
+/// The summary at the end of libFuzzer's log.
 fn progress(log: &Path) -> Result<String> {
     let text = std::fs::read_to_string(log)?;
     summary(&text).with_context(|| format!("no summary in {}", log.display()))
@@ -317,7 +316,7 @@ fn summary(text: &str) -> Option<String> {
     Some(format!("{done}, {reached}"))
 }
 
-/// Seconds that differ from those of runs long ago.
+/// The nanoseconds of the current time, as a part of a seed.
 fn clock() -> Result<u32> {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?;
     Ok(now.subsec_nanos())

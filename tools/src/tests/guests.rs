@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! QEMU guests of every kind on vhost devices, inside the level 1 VM.
+//! QEMU guests of each kind on both devices, and live migration between them.
 
 use std::time::Duration;
 

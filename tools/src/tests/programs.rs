@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Users of `/dev/vhost-net` that others wrote, run on both devices.
+//! Third-party tests of `/dev/vhost-net`, run on both devices.
 //!
 //! They are the kernel's own `tools/virtio/vhost_net_test`, built from the lab's
 //! kernel source, and the tests of rust-vmm's `vhost` crate, fetched by cargo.
@@ -62,9 +62,10 @@ const VM_LIMIT: Duration = Duration::from_secs(900);
 
 /// Builds `vhost_net_test` with the kernel's own rules.
 ///
-/// They look for headers in `usr/include` of the tree, where an unprepared one
-/// has none; the C library's serve but for `linux/device-id`, which is not for
-/// user space. A tree of links adds it and keeps the kernel's clean.
+/// They expect headers in `usr/include` of the tree, which is empty unless they
+/// were installed there. Those of the C library serve instead, except for
+/// `linux/device-id`, which is not part of the user-space API. A tree of links
+/// adds it, and the kernel tree stays clean.
 const BUILD_NET_TEST: &str = r#"
 kernel=$1 compiler=$2 out=$3
 tree=/tmp/tree
@@ -219,7 +220,7 @@ fn build_net_test(lab: &Lab, dir: &Path) -> Result<()> {
     build::publish(&dir.join(NET_TEST), &lab.artifacts().join(NET_TEST))
 }
 
-/// What `cargo metadata` says, as far as it matters here.
+/// The fields of the output of `cargo metadata` that are read here.
 #[derive(Deserialize)]
 struct Metadata {
     packages: Vec<Package>,
@@ -233,20 +234,20 @@ struct Package {
     manifest_path: PathBuf,
 }
 
-/// A line of cargo's report on a build, as far as it matters here.
+/// The fields of a JSON message from cargo that are read here.
 #[derive(Deserialize)]
 struct Message {
     executable: Option<PathBuf>,
 }
 
 /// Builds the tests of the newest `vhost` crate into the artifacts; returns the
-/// names of those that are for us.
+/// names of those in [`CRATE_MODULE`].
 fn build_crate_tests(lab: &Lab, dir: &Path) -> Result<Vec<String>> {
     let package = fetch(&dir.join("fetch"))?;
     let from = package.manifest_path.parent().context("no package")?;
     let source = dir.join(format!("{}-{}", package.name, package.version));
     if !source.exists() {
-        // Cargo's own copy is for reading only.
+        // The copy in cargo's registry must not be changed.
         let new = dir.join("crate.new");
         let mut copy = Command::new("sh");
         copy.args(["-ec", "rm -rf \"$2\"; cp -r \"$1\" \"$2\"", "copy"]);
@@ -282,7 +283,7 @@ fn fetch(dir: &Path) -> Result<Package> {
     std::fs::create_dir_all(dir)?;
     std::fs::write(dir.join("Cargo.toml"), FETCH)?;
     std::fs::write(dir.join("fetch.rs"), "")?;
-    // A lock file would keep an older version.
+    // A lock file would pin an older version.
     match std::fs::remove_file(dir.join("Cargo.lock")) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
         _ => {}
@@ -316,7 +317,7 @@ fn test_names(list: &str) -> Vec<String> {
         .collect()
 }
 
-/// Runs `command` with a fresh log.
+/// Runs `command` with a new log.
 fn logged(lab: &Lab, name: &str, command: &mut Command) -> Result<()> {
     let log = lab
         .logs()

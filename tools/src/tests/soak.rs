@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Devices in use for long.
+//! Running traffic for a long time, to find leaks.
 
 use std::time::Duration;
 
@@ -11,10 +11,10 @@ use crate::lab::paths::Lab;
 use crate::vm::device::{self, RNET};
 use crate::vm::level1::{Output, Vm};
 
-/// What the VM may take beside the time asked for.
+/// Time that the VM may take in addition to the time asked for.
 const SLACK: Duration = Duration::from_secs(600);
 
-/// Uses devices behind `device` for so many minutes; fails if something stays behind.
+/// Uses devices behind `device` for `minutes`; fails if resources leak.
 pub fn run(lab: &Lab, device: &str, minutes: u64) -> Result<()> {
     let (load, unload) = match device {
         RNET => (
@@ -23,7 +23,7 @@ pub fn run(lab: &Lab, device: &str, minutes: u64) -> Result<()> {
         ),
         _ => (String::new(), ""),
     };
-    // What seems to grow is watched for longer.
+    // If a count seems to grow, the program watches it for longer.
     let most = 60 * minutes * census::MOST_PERIODS / census::PERIODS;
     let outcome = Vm::new(lab, "soak")
         .limit(Duration::from_secs(most) + SLACK)

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! The sum of tests, and what those on a device are called.
+//! Counting the results of tests, and naming tests on a device.
 
 use anyhow::Result;
 
@@ -7,7 +7,7 @@ use crate::lab::flavor::Flavor;
 use crate::tests::ktap;
 use crate::vm::level1::Outcome;
 
-/// The sum of all tests.
+/// The results of tests.
 #[derive(Default)]
 pub struct Tally {
     /// The number of tests that passed.
@@ -42,7 +42,7 @@ impl Tally {
         self.skipped.extend(results.skipped.into_iter().map(named));
     }
 
-    /// Counts the state in which a VM's kernel was left.
+    /// Counts whether the kernel of a VM reported a bug, as a test of its own.
     pub fn count_kernel(&mut self, name: &str, outcome: &Outcome) {
         self.count(&format!("{name}: kernel log"), outcome.check_kernel());
     }
@@ -62,14 +62,14 @@ impl Tally {
             println!("  FAILED {name}: {test}");
         }
         self.count_ktap(name, results);
-        // A bad status with only good results is a failure of its own.
+        // A program that reported no failed test and yet failed counts as one failure.
         if !told && outcome.status != 0 {
             self.count(name, outcome.check_status());
         }
         self.count_kernel(name, &outcome);
     }
 
-    /// Prints the sum; answers whether all passed.
+    /// Prints a summary; returns whether all passed.
     pub fn report(&self) -> bool {
         for skipped in &self.skipped {
             println!("skipped: {skipped}");
@@ -82,7 +82,7 @@ impl Tally {
     }
 }
 
-/// What a test on `device` is called.
+/// The name of a test on `device` with a kernel of this flavor.
 pub fn title(test: &str, flavor: Flavor, device: &str) -> String {
     match flavor {
         Flavor::Packaged => format!("{test} {device}"),

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Finding out whether hardware virtualisation really works here.
+//! What runs a VM's processors, and whether hardware virtualisation works here.
 //!
-//! The file `/dev/kvm` proves little: it may be there and yet run no ordinary
-//! kernel. So we boot one, once per boot of the host.
+//! That `/dev/kvm` exists does not mean that it can run an ordinary kernel. So
+//! one is booted to find out, once per boot of the host.
 
 use std::path::Path;
 use std::time::Duration;
@@ -26,10 +26,10 @@ pub enum Accel {
     Kvm,
 }
 
-/// How long a kernel may take to boot to be of use.
+/// Time limit of booting a kernel under KVM.
 const LIMIT: Duration = Duration::from_secs(30);
 
-/// What was found, and for which host and kernel it holds.
+/// The result of the probe, with the host's boot and the kernel for which it holds.
 #[derive(Serialize, Deserialize, PartialEq, Eq)]
 struct Probe {
     boot_id: String,
@@ -94,7 +94,7 @@ fn boot(lab: &Lab) -> Result<Option<String>> {
     );
     let mut args: Vec<&str> = words.split_whitespace().collect();
     args.extend(["-append", "console=ttyS0 panic=-1 rnet.probe"]);
-    // That this fails is an answer, not an error.
+    // A failure is the answer that KVM does not work here, not an error.
     let ended = process::run_logged(
         &mut lab.chroot().command(&args),
         &lab.logs().join("kvm-probe-qemu.log"),

@@ -5,12 +5,12 @@ use crate::lab::flavor::Flavor;
 
 /// Our device.
 pub const RNET: &str = "/dev/vhost-rnet";
-/// The kernel's own, to compare with.
+/// The in-tree driver's device, to compare with.
 pub const C_VHOST: &str = "/dev/vhost-net";
-/// No vhost: QEMU serves the rings.
+/// No vhost device: QEMU serves the rings.
 pub const NO_VHOST: &str = "off";
 
-/// Loads the module in a VM of this kernel.
+/// The shell line that loads the module in a VM of this kernel.
 pub fn insmod(flavor: Flavor) -> String {
     format!("insmod /artifacts/{} || exit 1\n", flavor.module())
 }

@@ -73,7 +73,7 @@ pub fn verdict(outcome: &Outcome, reports: &[Report], expected: usize) -> Result
     Ok(())
 }
 
-/// What a guest is booted from and where its logs go, as options of programs that run guests.
+/// Options of programs that run guests: what to boot, and where logs go.
 pub fn boot_options(lab: &Lab) -> Result<[String; 6]> {
     let initramfs = initramfs::guest(lab)?;
     build::publish(

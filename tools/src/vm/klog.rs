@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Looking for trouble in what a kernel said.
+//! Finding reports of bugs in a kernel's log.
 
 use std::collections::BTreeMap;
 
@@ -11,8 +11,8 @@ use selftests::host::kmsg::Begun;
 const MARKS: &[&str] = &[
     "WARNING:",
     "BUG:",
-    // As SLUB begins its reports, which name a cache; without the end of the time, a "DEBUG kernel"
-    // would be one.
+    // SLUB begins its reports like this, with the name of a cache. The bracket that ends the
+    // timestamp keeps "DEBUG kernel" from matching.
     "] BUG ",
     "Oops",
     "Kernel panic",
@@ -41,15 +41,15 @@ const MARKS: &[&str] = &[
     "nobody cared",
 ];
 
-/// How a report of a data race begins, and the line that ends it.
+/// The beginning of a report of a data race, and the line that ends it.
 const RACE: &str = "BUG: KCSAN:";
 const RACE_END: &str = "==================================================================";
 
 /// What the line before the stack of one of its accesses has.
 const RACE_ACCESS: &str = " to 0x";
 
-/// Functions that access memory for others, without the underscores they may begin with; those of the
-/// kernel's Rust code do, too.
+/// Functions that access memory on behalf of their callers, without leading underscores; functions of
+/// the kernel's Rust code count as such, too.
 const FOR_OTHERS: &[&str] = &[
     "memcpy",
     "memmove",
@@ -66,7 +66,7 @@ const FOR_OTHERS: &[&str] = &[
 pub struct Trouble<'a> {
     /// The line.
     pub line: &'a str,
-    /// What had begun last.
+    /// The test case or fuzzing episode that had begun last.
     pub begun: Option<Begun>,
 }
 
@@ -108,11 +108,11 @@ pub fn last_begun(log: &str) -> Option<Begun> {
     log.lines().rev().find_map(Begun::parse)
 }
 
-/// Tells whether `lines` begin with a data race in which no access was ours.
+/// Returns whether `lines` begin with a data race in which no access was ours.
 ///
-/// The kernel proper has many that are harmless, some of them in functions that
-/// we call, or in interrupts that come meanwhile; to judge them is up to those
-/// who wrote it.
+/// The rest of the kernel has many harmless data races, some of them in
+/// functions that we call, or in interrupts that arrive meanwhile. They are not
+/// failures of our tests.
 fn is_foreign_race(lines: &[&str]) -> bool {
     let Some((first, rest)) = lines.split_first() else {
         return false;
@@ -120,7 +120,7 @@ fn is_foreign_race(lines: &[&str]) -> bool {
     first.contains(RACE) && !accesses(rest).iter().any(|line| line.contains(OURS))
 }
 
-/// Returns the lines of those functions of a race's stacks on whose behalf memory was accessed.
+/// Returns, from the stacks of a race, the lines of the functions on whose behalf memory was accessed.
 fn accesses<'a>(lines: &[&'a str]) -> Vec<&'a str> {
     let mut found = Vec::new();
     let mut wanted = false;
@@ -143,8 +143,8 @@ fn is_for_others(line: &str) -> bool {
     (rust && !line.contains(OURS)) || FOR_OTHERS.contains(&name.trim_start_matches('_'))
 }
 
-/// Returns the places that allocated what the detector lists as leaked, with
-/// how often.
+/// Returns the places that allocated memory that kmemleak lists as leaked, each
+/// with a count.
 pub fn leaks(list: &str) -> Vec<String> {
     let mut places: BTreeMap<String, u32> = BTreeMap::new();
     for leak in list.split("unreferenced object ").skip(1) {
@@ -157,8 +157,8 @@ pub fn leaks(list: &str) -> Vec<String> {
         .collect()
 }
 
-/// Tells whether a line of the detector's list is a function of a stack: its
-/// name with an offset, or the bare address in a module that went.
+/// Returns whether a line of kmemleak's list is a function of a stack: a name
+/// with an offset, or a bare address in a module that was unloaded.
 fn is_frame(line: &str) -> bool {
     line.strip_prefix("    ")
         .is_some_and(|rest| rest.contains("+0x") || rest.starts_with("0x"))

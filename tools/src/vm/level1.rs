@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 //! The level 1 VM: the packaged kernel, with the lab's rootfs as userland.
 //!
-//! A run has a directory of its own (`/out` inside), which holds the kernel's
-//! log and QEMU's, and through which the command and its exit status travel.
-//! The command's output takes a virtio port, so that a kernel message can
-//! never end up in the middle of it.
+//! A run has a directory of its own (`/out` inside), which holds the logs of
+//! kernel and QEMU, the command, and its exit status. The command writes to
+//! virtio ports, so that kernel messages, which go to the serial console, do not
+//! mix with its output.
 
 use std::fs::File;
 use std::io::{IsTerminal, Read, Write};
@@ -29,7 +29,7 @@ use crate::vm::klog;
 /// Second half of the VM's init.
 const MAIN: &str = include_str!("../../vm/level1-main.sh");
 
-/// Where the command's output goes, besides its log.
+/// Where the command's output goes, in addition to its log.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Output {
     /// To our own standard output and error.
@@ -40,7 +40,7 @@ pub enum Output {
     Terminal,
 }
 
-/// One run of a VM, described.
+/// The description of one run of a VM.
 pub struct Vm<'a> {
     lab: &'a Lab,
     name: String,
@@ -56,7 +56,7 @@ pub struct Vm<'a> {
     again: Option<Box<Again<'a>>>,
 }
 
-/// Answers with the command that repeats what had begun, if there is one.
+/// Returns the command that repeats a test case or episode, if there is one.
 type Again<'a> = dyn Fn(&Begun) -> Option<String> + 'a;
 
 /// How a run ended.
@@ -65,7 +65,8 @@ pub struct Outcome {
     pub status: i32,
     /// What the command printed on its standard output.
     pub stdout: String,
-    /// What leaked, and lines of the kernel's log that tell of a bug in it, below what had begun.
+    /// Memory leaks, and lines of the kernel's log that report a bug, each below the test case or
+    /// episode during which they came.
     pub kernel_trouble: Vec<String>,
     /// The run's directory.
     pub dir: PathBuf,
@@ -77,7 +78,7 @@ impl Outcome {
         self.dir.join("kernel.log")
     }
 
-    /// Fails unless the kernel stayed well.
+    /// Fails if the kernel reported a bug.
     pub fn check_kernel(&self) -> Result<()> {
         if !self.kernel_trouble.is_empty() {
             bail!(
@@ -108,7 +109,7 @@ impl<'a> Vm<'a> {
     pub fn new(lab: &'a Lab, name: &str) -> Self {
         Self {
             lab,
-            // A directory is called so.
+            // The name is also that of a directory.
             name: name.replace(" /dev/", "-").replace(' ', "-"),
             log_dir: None,
             flavor: Flavor::Packaged,
@@ -137,7 +138,7 @@ impl<'a> Vm<'a> {
         self
     }
 
-    /// Insists on `accel` instead of the best that works here.
+    /// Uses `accel` instead of the best that works here.
     #[must_use]
     pub fn accel(mut self, accel: Accel) -> Self {
         self.accel = Some(accel);
@@ -186,7 +187,8 @@ impl<'a> Vm<'a> {
         self
     }
 
-    /// Names the command that repeats what had begun when the kernel complained, or died.
+    /// Sets the function that returns the command to repeat a test case or episode; reports of kernel
+    /// bugs show it.
     #[must_use]
     pub fn again(mut self, again: impl Fn(&Begun) -> Option<String> + 'a) -> Self {
         self.again = Some(Box::new(again));
@@ -195,7 +197,7 @@ impl<'a> Vm<'a> {
 
     /// Boots, runs the shell script `script` inside, and waits for the end.
     ///
-    /// A kernel that its emulated processor has killed beside guests gets a second boot.
+    /// If an emulated processor with guests inside has crashed the kernel, the run is repeated once.
     pub fn run(&self, script: &str) -> Result<Outcome> {
         let accel = match self.accel {
             Some(accel) => accel,
@@ -215,7 +217,7 @@ impl<'a> Vm<'a> {
         self.attempt(accel, &self.prepare(script)?)
     }
 
-    /// Boots once for what `dir` has been prepared for.
+    /// Boots once with the prepared directory `dir`.
     fn attempt(&self, accel: Accel, dir: &Path) -> Result<Outcome> {
         let mut command = self.qemu(accel, dir)?;
         if self.output != Output::Terminal {
@@ -231,7 +233,7 @@ impl<'a> Vm<'a> {
         let stdout = join(readers)?;
 
         let log = kernel_log(dir);
-        // Only a debug kernel has a list of leaks.
+        // Only the debug kernel writes a list of leaks.
         let leaked = std::fs::read_to_string(dir.join("kmemleak")).unwrap_or_default();
         let mut kernel_trouble = klog::leaks(&leaked);
         kernel_trouble.extend(klog::report(&log, |begun| self.told(begun)));
@@ -264,7 +266,7 @@ impl<'a> Vm<'a> {
         }
     }
 
-    /// What began, and the command that repeats it.
+    /// Describes what began, with the command that repeats it.
     fn told(&self, begun: &Begun) -> String {
         match self.again.as_ref().and_then(|again| again(begun)) {
             Some(command) => format!("{begun} (again: {command})"),
@@ -281,7 +283,7 @@ impl<'a> Vm<'a> {
             }
             None => self.lab.new_run(&self.name)?,
         };
-        // A directory that is used again must not lend us its last result.
+        // Files of an earlier run in the same directory must not count as results of this one.
         for old in ["status", "kernel.log", "interactive", "size", "kmemleak"] {
             match std::fs::remove_file(dir.join(old)) {
                 Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
@@ -303,12 +305,12 @@ impl<'a> Vm<'a> {
 
     /// Returns the command that starts QEMU in the lab's rootfs.
     fn qemu(&self, accel: Accel, dir: &Path) -> Result<Command> {
-        // In the lab, seen through its own mount, the rootfs has none of the
-        // chroot's mounts.
+        // The rootfs is shared as seen below the lab's bind mount, where it has
+        // none of the mounts that the chroot has on top of it.
         let initrd = initramfs::level1(self.lab, self.flavor)?;
         let image = self.flavor.image(self.lab)?;
         // Without 5-level paging, the page walks of a nested guest are a third
-        // shorter, which emulation feels.
+        // shorter, which makes emulation noticeably faster.
         let (smp, accel_args): (u32, &[&str]) = match accel {
             Accel::Tcg => (
                 self.smp,
@@ -351,11 +353,11 @@ impl<'a> Vm<'a> {
         for (number, card) in cards.enumerate() {
             let id = format!("nic{number}");
             add(&format!("-netdev hubport,id={id},hubid={}", card.pair));
-            // Each has a bus of its own: a card of several functions needs more than one place.
+            // Each has a bus of its own: a card with several functions takes several slots.
             add(&format!(
                 "-device pcie-root-port,id={id}-bus,chassis={number}"
             ));
-            // Without a ROM for network boot, which takes time and is not always installed.
+            // No ROM for network boot: it takes time and is not always installed.
             add(&format!(
                 "-device {},netdev={id},mac={},bus={id}-bus,romfile=",
                 card.model,
@@ -366,7 +368,7 @@ impl<'a> Vm<'a> {
         if self.output == Output::Terminal {
             add("-chardev stdio,id=terminal,signal=off -device virtconsole,chardev=terminal");
         } else {
-            // Files, not "stdio": that one disconnects at the end of its input.
+            // Chardevs of type file: "stdio" disconnects at the end of its input.
             for (name, fd) in [("stdout", 1), ("stderr", 2)] {
                 add(&format!("-chardev file,id={name},path=/proc/self/fd/{fd}"));
                 add(&format!(
@@ -374,8 +376,8 @@ impl<'a> Vm<'a> {
                 ));
             }
         }
-        // A kernel that is in trouble ends the run at once; the limits are wide
-        // for emulated processors on a busy machine.
+        // The kernel panics, and so ends the run, on its first oops. Time limits
+        // are long, for emulated processors on a busy machine.
         args.push("-append".into());
         args.push(format!(
             "console=ttyS0 panic=-1 oops=panic mitigations=off \
@@ -392,7 +394,7 @@ impl<'a> Vm<'a> {
             .command(&args))
     }
 
-    /// Starts to copy the VM's output to the logs, and further as asked.
+    /// Starts threads that copy the VM's output to the logs, and to our own output if asked for.
     fn readers(&self, child: &mut Child, dir: &Path) -> Result<Vec<JoinHandle<Result<Vec<u8>>>>> {
         let show = self.output == Output::Show;
         let mut readers = Vec::new();
@@ -410,7 +412,7 @@ impl<'a> Vm<'a> {
     }
 }
 
-/// What the kernel of the run in `dir` has said.
+/// The kernel's log of the run in `dir`.
 fn kernel_log(dir: &Path) -> String {
     let log = std::fs::read(dir.join("kernel.log")).unwrap_or_default();
     String::from_utf8_lossy(&log).into_owned()

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Guests that move between QEMUs under traffic, from one vhost device to another, reported in KTAP.
+//! Live migration under traffic from one vhost device to another, reported in KTAP.
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -13,26 +13,26 @@ use rnet_e2e::machine::{Files, Machine, Options};
 use rnet_e2e::stream::{self, Counts};
 use serde_json::{Value, json};
 
-/// The socket through which guests move.
+/// The socket for migration.
 const SOCKET: &str = "/tmp/move";
 
 /// The taps of the two QEMUs.
 const TAPS: [&str; 2] = ["rnet1", "rnet2"];
 
-/// How long a guest may take to move.
+/// Time limit of a migration.
 const PATIENCE: Duration = Duration::from_secs(180);
 
-/// How fast it moves before it has been seen to write while it does, in bytes a second: too slow to
-/// end.
+/// Migration bandwidth in bytes per second, too low to finish, until the guest has been seen to dirty
+/// memory.
 const SLOW: u64 = 8 << 20;
 
-/// How fast after that.
+/// Migration bandwidth after that, in bytes per second.
 const FAST: u64 = 1 << 30;
 
-/// The longest that it may stand still, in milliseconds: emulated processors write much in a second.
+/// The longest downtime, in milliseconds: the guest dirties much memory in each second.
 const DOWNTIME: u64 = 5000;
 
-/// Moves a guest once along each way.
+/// Migrates a guest once between the devices of each way.
 #[derive(Parser)]
 struct Cli {
     /// A way, as two devices with a colon between them. May be repeated.
@@ -74,7 +74,7 @@ fn go(files: &Files, way: &str, streams: &Receiver<Result<Counts>>) -> Result<St
     let names = ["from", "to"].map(|side| format!("{}-{}-{side}", way[0], way[1]));
     let [source, target] = names.each_ref().map(String::as_str);
     files.attempt(&[source, target], || {
-        // What a guest before left must not count for this one.
+        // Results of an earlier guest must not count for this one.
         while streams.try_recv().is_ok() {}
         let _bridge = Bridge::new()?;
         let options = &Options::USUAL;
@@ -92,7 +92,7 @@ fn go_under_traffic(
     mut target: Machine,
     streams: &Receiver<Result<Counts>>,
 ) -> Result<String> {
-    // What arrives lies in memory for a while, written by nobody but the device.
+    // With the pause, received data lies in memory for a while that only the device has written.
     let line = format!(
         "rnet-stream {} --pause 10 --until /tmp/stop > /tmp/stream 2>&1 &",
         host::ADDRESS
@@ -106,7 +106,7 @@ fn go_under_traffic(
         .run("sleep 1; touch /tmp/stop; wait; cat /tmp/stream")?;
     let counts = serde_json::from_str(&said).context(said)?;
     agree(counts, streams)?;
-    // And what begins only after the move.
+    // A connection that starts only after the migration.
     let said = target
         .shell
         .run(&format!("rnet-stream {} --seed 2", host::ADDRESS))?;
@@ -125,7 +125,7 @@ fn agree(counts: Counts, streams: &Receiver<Result<Counts>>) -> Result<()> {
     stream::agree(counts, stream::next(streams, PATIENCE)?)
 }
 
-/// Moves the guest; answers what QEMU tells about its memory.
+/// Migrates the guest; returns QEMU's statistics about its memory.
 fn migrate(source: &mut Machine, target: &mut Machine) -> Result<Value> {
     let slow = json!({"max-bandwidth": SLOW, "downtime-limit": DOWNTIME});
     source.qmp.run("migrate-set-parameters", &slow)?;
@@ -144,7 +144,7 @@ fn migrate(source: &mut Machine, target: &mut Machine) -> Result<Value> {
             Some("failed" | "cancelled") => bail!("the guest does not move: {info}"),
             _ => {}
         }
-        // The second count of dirty pages is the first that the device has a part in.
+        // Only the second synchronisation of the dirty bitmap has pages that the device has logged.
         if !hurried && info["ram"]["dirty-sync-count"].as_u64() >= Some(2) {
             let fast = json!({"max-bandwidth": FAST});
             source.qmp.run("migrate-set-parameters", &fast)?;
@@ -155,14 +155,14 @@ fn migrate(source: &mut Machine, target: &mut Machine) -> Result<Value> {
     bail!("the guest is still on its way")
 }
 
-/// Waits for the guest to run where it moved to.
+/// Waits for the guest to run at the target.
 fn wait_running(target: &mut Machine) -> Result<()> {
     let start = Instant::now();
     while start.elapsed() < PATIENCE {
         let status = target.qmp.run("query-status", &json!({}))?;
         match status["status"].as_str() {
             Some("running") => return Ok(()),
-            // As it is told of before it has moved, and until it runs.
+            // The states before the migration has ended, and until the guest runs.
             Some("inmigrate" | "paused") => {}
             _ => bail!("the guest does not run on: {status}"),
         }

@@ -13,16 +13,16 @@ use rnet_e2e::stream;
 struct Cli {
     /// The server's address.
     host: String,
-    /// What the content is made of.
+    /// The seed of the content.
     #[arg(long, default_value_t = 1)]
     seed: u64,
     /// Seconds after which to end.
     #[arg(long, default_value_t = 1)]
     seconds: u64,
-    /// Milliseconds to wait before each block that is read, so that content lies in memory unread.
+    /// Milliseconds to wait before each read of a block, so that received data stays in memory unread.
     #[arg(long, default_value_t = 0)]
     pause: u64,
-    /// Ends when this file exists instead.
+    /// End when this file exists instead.
     #[arg(long)]
     until: Option<PathBuf>,
 }

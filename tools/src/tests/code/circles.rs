@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Whether modules of the programs import each other in a circle, and how long their files are.
 //!
-//! Modules beside each other, each taken with all that is below it, have to have an order in which each
-//! imports only from those before it. A module and those below it may name each other.
+//! The submodules of each module, each taken together with everything below it, must not form a
+//! circle. A module and those below it may import from each other.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -13,58 +13,58 @@ use super::imports;
 use super::source::{self, Source};
 
 /// Where the programs' code is.
-const HOUSES: [&str; 2] = ["tools/e2e/src", "tools/src"];
+const PROGRAMS: [&str; 2] = ["tools/e2e/src", "tools/src"];
 
-/// So many imports are named of each module in a circle from each other one.
+/// The number of imports from one module in another that a report of a circle lists.
 const NAMED: usize = 3;
 
 /// A path of modules from a crate's root.
 type Module = Vec<String>;
 
-/// Imports between modules beside each other: where each is, by the module that imports and the other.
+/// Imports between siblings: the places, by the importing module and the other one.
 type Arrows = BTreeMap<(String, String), Vec<String>>;
 
-/// Checks that no modules of the checkout `root` import each other in a circle, and no file is too long.
+/// Checks that no modules of the checkout `root` form a circle of imports, and no file is too long.
 ///
 /// # Errors
 ///
 /// The circles and files, or what could not be read.
 pub fn check(root: &Path) -> Result<()> {
     let mut wrong = Vec::new();
-    for house in HOUSES {
-        let sources = source::read(root, house)?;
+    for program in PROGRAMS {
+        let sources = source::read(root, program)?;
         wrong.extend(sources.iter().filter_map(Source::too_long));
         let mut imports = 0;
-        for (folder, files) in crates(house, &sources) {
+        for (folder, files) in crates(program, &sources) {
             for (parent, arrows) in arrows(&files)? {
                 imports += arrows.values().map(Vec::len).sum::<usize>();
                 let at = [std::slice::from_ref(&folder), &parent].concat().join("/");
                 wrong.extend(circles(&at, &arrows));
             }
         }
-        // A search that found nothing has looked for the wrong thing.
-        ensure!(imports > 0, "{house}: no imports at all");
+        // Each program has some: a search that found none is wrong.
+        ensure!(imports > 0, "{program}: no imports at all");
     }
     ensure!(wrong.is_empty(), "{}", wrong.join("\n"));
     Ok(())
 }
 
-/// The files of each crate by its folder, with their modules. A folder in `bin` is a crate, and so is a
-/// file there, in which no other has a part.
+/// The files of each crate by its folder, with their modules. Each folder and each file in `bin` is a
+/// crate of its own.
 fn crates<'a>(
-    house: &str,
+    program: &str,
     sources: &'a [Source],
 ) -> BTreeMap<String, BTreeMap<Module, &'a Source>> {
     let mut found = BTreeMap::<_, BTreeMap<_, _>>::new();
     for source in sources {
-        let below = source.name.strip_prefix(house).unwrap_or_default();
+        let below = source.name.strip_prefix(program).unwrap_or_default();
         let path = below.trim_start_matches('/').trim_end_matches(".rs");
         let (folder, path) = match path.strip_prefix("bin/") {
             Some(path) => {
                 let (name, path) = path.split_once('/').unwrap_or((path, "main"));
-                (format!("{house}/bin/{name}"), path)
+                (format!("{program}/bin/{name}"), path)
             }
-            None => (house.to_owned(), path),
+            None => (program.to_owned(), path),
         };
         let mut module: Module = path.split('/').map(str::to_owned).collect();
         let last = module.last().map_or("", String::as_str);
@@ -76,18 +76,18 @@ fn crates<'a>(
     found
 }
 
-/// The imports of the files of a crate, by the module that has both ends below it.
+/// The imports between siblings in a crate, by their parent.
 fn arrows(files: &BTreeMap<Module, &Source>) -> Result<BTreeMap<Module, Arrows>> {
     let mut found = BTreeMap::<Module, Arrows>::new();
     for (from, Source { name, text }) in files {
         for import in imports::find(text, from).with_context(|| name.clone())? {
-            // The rest of the path is an item, or a module within the file.
+            // The rest of the path is an item, or an inline module.
             let mut to = import.path.as_slice();
             while !to.is_empty() && !files.contains_key(to) {
                 to = &to[..to.len() - 1];
             }
             let shared = from.iter().zip(to).take_while(|(a, b)| a == b).count();
-            // Neither, if one of the modules is above the other, or the same.
+            // One of them is missing if a module imports from itself, or from one above or below it.
             if let (Some(ours), Some(theirs)) = (from.get(shared), to.get(shared)) {
                 let arrows = found.entry(to[..shared].to_vec()).or_default();
                 let places = arrows.entry((ours.clone(), theirs.clone())).or_default();
@@ -99,7 +99,7 @@ fn arrows(files: &BTreeMap<Module, &Source>) -> Result<BTreeMap<Module, Arrows>>
     Ok(found)
 }
 
-/// Describes each circle of imports between the modules in the folder `at`, with what ties it.
+/// Describes each circle of imports between the modules in the folder `at`, with its imports.
 fn circles(at: &str, arrows: &Arrows) -> Vec<String> {
     let mut told = BTreeSet::new();
     let mut wrong = Vec::new();
@@ -116,7 +116,7 @@ fn circles(at: &str, arrows: &Arrows) -> Vec<String> {
             members.contains(from.as_str()) && members.contains(to.as_str())
         };
         let mut ties: Vec<_> = arrows.iter().filter(|(ends, _)| inside(ends)).collect();
-        // The fewest imports first: those are the ones to open the circle at.
+        // The fewest imports first: they are the easiest to remove.
         ties.sort_by_key(|(_, places)| places.len());
         for ((from, to), places) in ties {
             let named: Vec<_> = places.iter().take(NAMED).map(String::as_str).collect();
@@ -130,7 +130,7 @@ fn circles(at: &str, arrows: &Arrows) -> Vec<String> {
     wrong
 }
 
-/// The modules from which `name`, or one that it imports from, imports.
+/// The modules from which `name` imports, directly or through others.
 fn reached<'a>(name: &str, arrows: &'a Arrows) -> BTreeSet<&'a str> {
     let mut found = BTreeSet::new();
     let mut left = vec![name];
@@ -147,11 +147,11 @@ fn reached<'a>(name: &str, arrows: &'a Arrows) -> BTreeSet<&'a str> {
 
 #[cfg(test)]
 mod tests {
-    use super::{HOUSES, check};
+    use super::{PROGRAMS, check};
     use std::fs;
     use tempfile::TempDir;
 
-    /// A checkout with `files`, and with an import in each of the houses.
+    /// A checkout with `files`, and with an import in each of the programs.
     fn checkout(files: &[(&str, &str)]) -> TempDir {
         let root = TempDir::new().unwrap();
         let write = |name: &str, text: &str| {
@@ -159,10 +159,10 @@ mod tests {
             fs::create_dir_all(path.parent().unwrap()).unwrap();
             fs::write(path, text).unwrap();
         };
-        for house in HOUSES {
-            write(&format!("{house}/lib.rs"), "mod first;\nmod second;\n");
-            write(&format!("{house}/first.rs"), "");
-            write(&format!("{house}/second.rs"), "use crate::first::F;\n");
+        for program in PROGRAMS {
+            write(&format!("{program}/lib.rs"), "mod first;\nmod second;\n");
+            write(&format!("{program}/first.rs"), "");
+            write(&format!("{program}/second.rs"), "use crate::first::F;\n");
         }
         for (name, text) in files {
             write(name, text);

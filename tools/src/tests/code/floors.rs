@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! The floors of the module's house: each imports from those below it, never from one above.
+//! The layers of the module: each imports only from those below it.
 
 use std::path::Path;
 
@@ -10,7 +10,7 @@ use super::source::{self, Source};
 /// Where the module's code is.
 const SOURCE: &str = "src";
 
-/// The floors from the top down: folders, and the crate's root. The rings are a crate of their own, and
+/// The layers from the top down: folders, and the crate's root. `vring` is a crate of its own and
 /// cannot import from here.
 const FLOORS: [&str; 4] = ["main", "net", "vhost", "kapi"];
 
@@ -37,7 +37,7 @@ pub fn check(root: &Path) -> Result<()> {
             }
         }
     }
-    // A search that found nothing has looked for the wrong thing.
+    // The module has some: a search that found none is wrong.
     ensure!(imports > 0, "no imports at all");
     if !wrong.is_empty() {
         bail!("{}", wrong.join("\n"));
@@ -73,7 +73,7 @@ mod tests {
     use std::fs;
     use tempfile::TempDir;
 
-    fn house(files: &[(&str, &str)]) -> TempDir {
+    fn checkout(files: &[(&str, &str)]) -> TempDir {
         let root = TempDir::new().unwrap();
         for (name, text) in files {
             let path = root.path().join("src").join(name);
@@ -85,7 +85,7 @@ mod tests {
 
     #[test]
     fn imports_lead_down() {
-        let good = house(&[
+        let good = checkout(&[
             ("main.rs", "use net::Net;\nuse crate::vhost::Device;\n"),
             (
                 "net/tx.rs",
@@ -102,7 +102,7 @@ mod tests {
 
     #[test]
     fn an_import_from_above_is_found() {
-        let bad = house(&[
+        let bad = checkout(&[
             ("main.rs", ""),
             (
                 "vhost/worker.rs",
@@ -124,7 +124,7 @@ mod tests {
     #[test]
     fn long_files_are_found() {
         let long = "// A line.\n".repeat(501) + "use crate::kapi;\n";
-        let bad = house(&[("net/tx.rs", &long)]);
+        let bad = checkout(&[("net/tx.rs", &long)]);
         let error = check(bad.path()).unwrap_err().to_string();
         assert_eq!(error, "src/net/tx.rs: 502 lines");
     }

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Reading which other modules a file names.
+//! Reading from which modules a file imports.
 //!
-//! A name counts wherever it stands, in a `use` as in an expression, in macros and in tests, if its
-//! path begins with `crate`, `super` or `self`. Comments and texts do not count.
+//! Paths count that begin with `crate`, `super` or `self`, in `use` declarations, other code, macros
+//! and tests. Comments and string literals do not count.
 
 use anyhow::{Result, anyhow};
 use proc_macro2::{Delimiter, TokenStream, TokenTree};

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Whether the compiler refuses what must not be done with the types of `src/kapi`.
+//! Whether the compiler refuses wrong uses of the types of `src/kapi`.
 //!
-//! Each file of `tools/compile-fail` becomes a module of the kernel module, in a copy of its source,
-//! and goes through the kernel's compiler as far as errors come from. A line with an error that has
-//! to be ends with its code, as in `//~ E0597`, or the next one has that, as in `//~^ E0597`; of several
-//! codes, compilers have one or more. A file without one has to compile. Other errors than the
-//! expected are failures.
+//! Each file of `tools/compile-fail` is added as a module to a copy of the kernel module's source,
+//! which the kernel's compiler then checks without generating code. A comment gives the code of the
+//! error that is expected on its line, as in `//~ E0597`, or on the line above, as in `//~^ E0597`. Of
+//! several codes, one or more have to come, since compilers differ. A file without such a comment has
+//! to compile. Any other error is a failure.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -40,7 +40,7 @@ type Errors = BTreeMap<usize, BTreeSet<String>>;
 ///
 /// # Errors
 ///
-/// What is or is not refused against expectation, with all files that differ.
+/// All files with an unexpected error, or without an expected one.
 pub fn check(lab: &Lab, root: &Path) -> Result<()> {
     let output = build::output_name(Flavor::Packaged, Mode::Normal);
     let saved = lab.dir().join(&output).join("src/.main.o.cmd");
@@ -54,7 +54,7 @@ pub fn check(lab: &Lab, root: &Path) -> Result<()> {
         let expected = expected(&text).with_context(|| path.display().to_string())?;
         files.push((path, expected));
     }
-    // A compiler that refuses everything proves nothing, nor does one that is asked nothing.
+    // Both kinds are needed: a compiler that refuses everything would pass without the first.
     let (correct, wrong): (Vec<_>, Vec<_>) =
         files.iter().partition(|(_, errors)| errors.is_empty());
     ensure!(
@@ -97,11 +97,11 @@ fn compile(lab: &Lab, root: &Path, command: &str, file: &Path, expected: &Errors
         .chroot()
         .bind(copy.path(), SOURCE, Access::ReadOnly)
         .command(&["sh", "-ec", command]);
-    // As the kernel's makefile has it.
+    // The kernel's makefile sets this, too.
     rustc.env("RUSTC_BOOTSTRAP", "1");
     let compiled = process::run_logged(&mut rustc, &log, LIMIT);
     let found = errors(&std::fs::read_to_string(&log)?)?;
-    // Without an error of the language, the compiler itself has not run.
+    // A failure without an error in the source: the compiler could not be run.
     if found.is_empty() {
         compiled?;
     }
@@ -146,7 +146,7 @@ fn errors(log: &str) -> Result<Errors> {
         let Some((place, error)) = line.split_once("error") else {
             continue;
         };
-        // The sum of all, and what can be done about it.
+        // The summary line.
         if place.is_empty() && error.starts_with(": aborting due to") {
             continue;
         }
@@ -176,15 +176,15 @@ fn is_code(code: &str) -> bool {
             .is_some_and(|number| number.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
-/// Makes the command with which the kernel's build system compiled the module, as it has `saved` it,
-/// one that only looks for errors.
+/// Turns the command with which the kernel's build system compiled the module, which it has `saved`,
+/// into one that only checks for errors.
 fn compile_command(saved: &str) -> Result<String> {
     let (_, command) = saved
         .lines()
         .next()
         .and_then(|line| line.split_once("savedcmd_src/main.o := "))
         .context("no command of a build")?;
-    // What comes after it is done with the object file.
+    // The commands after the first one process the object file.
     let command = command.split(';').next().unwrap_or_default();
     let mut words: Vec<_> = command.split(' ').filter(|word| !word.is_empty()).collect();
     let before = words.len();

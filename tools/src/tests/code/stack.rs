@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
-//! How much of the kernel's stack the module's functions take.
+//! How much of the kernel stack each function of the module takes.
 //!
-//! The stack has 16 KiB for a whole call chain, of which the module is a part between system calls
-//! and the network stack. The object code tells what a function takes after inlining. The kernel's
-//! own script, `scripts/checkstack.pl`, takes the end of a frame on x86 for another one.
+//! The stack has 16 KiB for a whole call chain, from the system call or worker through the module into
+//! the network stack. The sizes are read from the object code, so that they include inlined functions.
+//! The kernel's own script, `scripts/checkstack.pl`, counts the end of a frame on x86 as another one.
 
 use std::cmp::Reverse;
 use std::time::Duration;
@@ -20,14 +20,14 @@ const MAX_FRAME: u64 = 1024;
 /// Time limit of disassembling the module.
 const LIMIT: Duration = Duration::from_secs(120);
 
-/// What a function takes.
+/// The stack frame of a function.
 #[derive(Debug, PartialEq, Eq)]
 struct Frame {
     function: String,
     bytes: u64,
 }
 
-/// Functions that a list of the largest has.
+/// The number of functions in a list of the largest.
 const LISTED: usize = 20;
 
 /// Lists the functions of the module in the artifacts that take most.
@@ -48,7 +48,7 @@ pub fn report(lab: &Lab) -> Result<()> {
 ///
 /// # Errors
 ///
-/// The names of those that do, or of one that takes as much as it is told to.
+/// The names of those that do, or of one whose frame has no fixed size.
 pub fn check(lab: &Lab) -> Result<()> {
     verdict(&survey(lab)?)
 }
@@ -68,7 +68,7 @@ fn survey(lab: &Lab) -> Result<Vec<Frame>> {
 
 /// Fails if one of `frames` is too large, or there are none.
 fn verdict(frames: &[Frame]) -> Result<()> {
-    // A look at the wrong thing, or at code for another processor.
+    // No frame at all means the wrong file, or code for another architecture.
     ensure!(!frames.is_empty(), "no stack frames at all");
     let large = frames.iter().filter(|frame| frame.bytes > MAX_FRAME);
     let large: Vec<_> = large
@@ -125,7 +125,7 @@ fn growth(instruction: &str) -> Result<u64> {
         .transpose()?;
     match (operation, number) {
         ("sub", Some(bytes)) => Ok(bytes),
-        // Of a negative number, which has a shorter code.
+        // An addition of a negative number, which the compiler uses where it is shorter.
         ("add", Some(bytes)) if bytes >> 63 != 0 => Ok(bytes.wrapping_neg()),
         // The end of a frame.
         ("add" | "mov" | "lea", _) => Ok(0),

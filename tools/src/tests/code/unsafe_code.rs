@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Where the module has `unsafe` code, and why that is sound.
 //!
-//! The compiler and clippy keep to the same rules where they see the code; this
-//! reads the source itself, macros and code that is not compiled included.
+//! The compiler and clippy check the same rules in the code that they compile.
+//! This reads the source, and so includes macros and code that is not compiled.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -23,7 +23,7 @@ const FOREIGN: &str = "src/kapi/shim.rs";
 /// Crate roots, and the level of the lint `unsafe_code` that each has to set.
 const ROOTS: [(&str, &str); 2] = [("src/vring/vring.rs", "forbid"), ("src/main.rs", "deny")];
 
-/// What is unsafe.
+/// The kinds of `unsafe`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Kind {
     Block,
@@ -58,11 +58,11 @@ struct Site {
     why: Option<String>,
 }
 
-/// All of it.
+/// All `unsafe` code of the module.
 struct Survey {
-    /// By file.
+    /// The sites in each file.
     sites: BTreeMap<String, Vec<Site>>,
-    /// What is where it should not be, or has no reason.
+    /// Sites outside the allowed places, or without a reason.
     wrong: Vec<String>,
 }
 
@@ -105,7 +105,7 @@ pub fn check(root: &Path) -> Result<()> {
 
 impl Survey {
     fn verdict(&self) -> Result<()> {
-        // A survey that found nothing has looked in the wrong place.
+        // The module has some: a survey that found none has read the wrong folder.
         ensure!(!self.sites.is_empty(), "no unsafe code at all");
         ensure!(self.wrong.is_empty(), "{}", self.wrong.join("\n"));
         Ok(())
@@ -193,15 +193,15 @@ impl Scan<'_> {
         self.sites.push(Site { line, kind, why });
     }
 
-    /// Takes note of what has its reason in a comment right above it, or above
-    /// the statement that it is in.
+    /// Adds a site whose reason is in a comment right above it, or above the
+    /// statement that it is in.
     fn push_commented(&mut self, kind: Kind, at: Span) {
         let here = self.comment_above(at.start().line);
         let why = here.or_else(|| self.comment_above(self.begin));
         self.push(kind, at, why);
     }
 
-    /// Takes note of what has its requirements in its documentation.
+    /// Adds a site whose requirements are in its documentation.
     fn push_documented(&mut self, kind: Kind, at: Span, attributes: &[syn::Attribute]) {
         let mut docs = attributes.iter().filter_map(doc_line);
         let heading = docs.any(|line| line.trim() == "# Safety");
@@ -228,7 +228,7 @@ impl Scan<'_> {
         self.begin = outer;
     }
 
-    /// Looks for the word itself in what only a macro understands.
+    /// Looks for the word `unsafe` in the tokens of a macro call.
     fn look_into(&mut self, tokens: &TokenStream) {
         for token in tokens.clone() {
             match token {

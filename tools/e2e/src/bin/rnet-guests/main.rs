@@ -69,14 +69,14 @@ fn main() -> Result<ExitCode> {
     })
 }
 
-/// Takes a scenario's steps; answers how each went.
+/// Runs a scenario's steps; returns the result of each.
 fn steps(
     mut run: Result<Run<'_>, String>,
     scenario: &Scenario,
 ) -> Vec<(&'static str, Result<(), String>)> {
     let mut results = Vec::new();
     for (name, step) in scenario.steps() {
-        // A guest that is in an unknown state shows nothing.
+        // After a failed step the guest is in an unknown state, and later steps prove nothing.
         let result = run.as_mut().map_err(|error| format!("not run: {error}"));
         let result = result.and_then(|run| step(run).map_err(|error| format!("{error:#}")));
         if result.is_err() {
@@ -93,7 +93,7 @@ fn start<'a>(
     scenario: &Scenario,
     streams: &'a Receiver<Result<Counts>>,
 ) -> Result<Run<'a>, String> {
-    // What a guest before left must not count for this one.
+    // Results of an earlier guest must not count for this one.
     while streams.try_recv().is_ok() {}
     let boot = || {
         let tap = Tap::new(scenario.options.queues)?;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Kinds of guests, and what each has to do.
+//! Kinds of guests, and the steps of each.
 
 use rnet_e2e::machine::Options;
 
@@ -26,16 +26,16 @@ const RING_RESET: usize = 40;
 pub struct Scenario {
     /// Its name.
     pub name: &'static str,
-    /// What is special about it.
+    /// How it differs from the usual guest.
     pub options: Options,
     /// Feature bits that the guest must have negotiated, or must not have.
     pub features: &'static [(usize, bool)],
-    /// What it does besides what every guest does.
+    /// Its steps in addition to those of every guest.
     special: &'static [(&'static str, Step)],
 }
 
 impl Scenario {
-    /// What it does.
+    /// All of its steps, in order.
     pub fn steps(&self) -> impl Iterator<Item = (&'static str, Step)> {
         const FIRST: &[(&str, Step)] = &[
             ("features", steps::features),

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! What guests do, and what has to come of it.
+//! The steps of scenarios: what the guest does, and the checks of the result.
 
 use std::sync::mpsc::Receiver;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use rnet_e2e::machine::{Machine, count};
 use rnet_e2e::stream::{self, Counts};
 use serde_json::json;
 
-/// Something that a guest does.
+/// A step of a scenario.
 pub type Step = fn(&mut Run<'_>) -> Result<()>;
 
 /// The MTU of jumbo frames, in bytes.
@@ -38,7 +38,7 @@ pub struct Run<'a> {
     pub features: &'static [(usize, bool)],
     /// The number of its queue pairs.
     pub queues: u32,
-    /// What came of the server's ends of connections.
+    /// Results of the server's ends of connections.
     pub streams: &'a Receiver<Result<Counts>>,
 }
 
@@ -51,20 +51,20 @@ impl Run<'_> {
         self.guest()?.shell.run(line)
     }
 
-    /// Compares what the guest's end of a connection printed with the other end.
+    /// Compares the counts that the guest's end of a connection printed with those of the other end.
     fn agree(&self, said: &str) -> Result<()> {
         let counts: Counts = serde_json::from_str(said).with_context(|| said.to_owned())?;
         stream::agree(counts, stream::next(self.streams, PATIENCE)?)
     }
 
-    /// Does `disturb` while a connection has traffic both ways, which all arrives.
+    /// Calls `disturb` while a connection has traffic both ways, and checks that all of it arrives.
     fn under_traffic(&mut self, disturb: impl FnOnce(&mut Self) -> Result<()>) -> Result<()> {
         let host = host::ADDRESS;
         self.sh("rm -f /tmp/stop")?;
         self.sh(&format!(
             "rnet-stream {host} --until /tmp/stop > /tmp/stream 2>&1 &"
         ))?;
-        // Without a way to the host it would give up.
+        // Disturbed before it is established, the connection would give up.
         let connected = format!("grep -q ':{:04X} 01 ' /proc/net/tcp", stream::PORT);
         self.sh(&format!(
             "for i in $(seq 300); do {connected} && break; sleep 0.1; done; sleep 0.3"
@@ -81,7 +81,7 @@ impl Run<'_> {
     }
 }
 
-/// The guest has negotiated what it should have.
+/// The guest has negotiated the features of its scenario.
 pub fn features(run: &mut Run<'_>) -> Result<()> {
     let bits = run.sh("cat /sys/class/net/eth0/device/features")?;
     for &(bit, wanted) in run.features {
@@ -102,12 +102,12 @@ pub fn stream(run: &mut Run<'_>) -> Result<()> {
     run.agree(&said)
 }
 
-/// All that went through vhost.
+/// The traffic went through vhost.
 pub fn vhost(run: &mut Run<'_>) -> Result<()> {
     run.guest()?.used_vhost()
 }
 
-/// The guest ends as it should.
+/// The guest shuts down in an orderly way.
 pub fn end(run: &mut Run<'_>) -> Result<()> {
     run.guest.take().context("the guest has ended")?.finish()
 }
@@ -136,7 +136,7 @@ pub fn jumbo(run: &mut Run<'_>) -> Result<()> {
     let before = run.tap.packets()?;
     run.ping_host(host::ADDRESS, &format!("-s {}", JUMBO - 28))?;
     let after = run.tap.packets()?;
-    // One frame each, and a few for ARP.
+    // One frame per ping, and a few for ARP.
     let frames = after.0 - before.0;
     ensure!((5..10).contains(&frames), "{frames} frames for 5 pings");
     stream(run)
@@ -180,7 +180,7 @@ pub fn driver_reload(run: &mut Run<'_>) -> Result<()> {
     ping(run)
 }
 
-/// Memory comes under traffic, and packets lie in it.
+/// Memory is plugged in under traffic, and packets are placed in it.
 pub fn hotplug(run: &mut Run<'_>) -> Result<()> {
     let total = |run: &mut Run<'_>| -> Result<u64> {
         let said = run.sh("sed -n 's/MemTotal: *\\([0-9]*\\).*/\\1/p' /proc/meminfo")?;
@@ -201,7 +201,7 @@ pub fn hotplug(run: &mut Run<'_>) -> Result<()> {
         }
         anyhow::bail!("the guest does not see its new memory")
     })?;
-    // What is left for packets is the new memory.
+    // With the old memory full, packets go to the new memory.
     run.sh("mkdir -p /full && mount -t tmpfs -o size=400M tmpfs /full")?;
     run.sh("dd if=/dev/zero of=/full/file bs=1M count=300 2> /dev/null")?;
     let said = run.sh(&format!("rnet-stream {}", host::ADDRESS))?;
@@ -240,7 +240,7 @@ pub fn spread(run: &mut Run<'_>) -> Result<()> {
     let busy = before.iter().zip(&after).filter(|(b, a)| a > b).count();
     ensure!(busy >= 2, "interrupts by queue: {before:?}, then {after:?}");
     for counted in run.guest()?.counters()? {
-        // A device for each pair, if it counts at all.
+        // One vhost device per queue pair; vhost-net has no counters.
         ensure!(
             counted.is_empty() || count(&counted, "tx.faults") == 0,
             "{counted:?}"
@@ -253,7 +253,7 @@ pub fn spread(run: &mut Run<'_>) -> Result<()> {
 fn per_queue(run: &mut Run<'_>) -> Result<Vec<u64>> {
     let said = run.sh("grep -e '-input' /proc/interrupts")?;
     let counts = said.lines().map(|line| {
-        // A column for its only processor, behind the number.
+        // The guest has one processor, whose count is in the column after the interrupt number.
         let count = line.split_whitespace().nth(1);
         Ok(count.context("no count")?.parse()?)
     });

@@ -22,7 +22,7 @@ const PLAIN: [(&str, &str); 14] = [
     ("u64", "u64"),
     ("s32", "i32"),
     ("s64", "i64"),
-    // A typedef; Rust knows the struct only.
+    // A typedef of the struct by which Rust knows it.
     ("poll_table", "struct poll_table_struct"),
 ];
 
@@ -61,7 +61,7 @@ enum Guard {
     Closed,
 }
 
-/// Understands a line for the preprocessor, and returns the constant that it defines.
+/// Reads a preprocessor directive, and returns the constant that it defines.
 fn preprocess(directive: &str, guard: &mut Guard) -> Result<Option<(String, u64)>> {
     let words: Vec<_> = directive.split_whitespace().collect();
     *guard = match (words.as_slice(), &*guard) {
@@ -128,14 +128,14 @@ fn is_ours(name: &str) -> bool {
 fn number(text: &str) -> Result<u64> {
     let value = match text.strip_prefix("0x") {
         Some(hex) => u64::from_str_radix(hex, 16),
-        // C takes it for octal.
+        // C reads a leading zero as octal.
         None if text.len() > 1 && text.starts_with('0') => bail!("{text}: octal"),
         None => text.parse(),
     };
     value.with_context(|| format!("{text}: not a number"))
 }
 
-/// What is left to be read.
+/// The tokens that are left to be read.
 struct Tokens(VecDeque<String>);
 
 impl Tokens {

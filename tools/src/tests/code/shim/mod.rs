@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Whether Rust and C declare the module's shim alike.
+//! Whether the Rust declarations of the C shim match its header.
 //!
-//! The compilers see one language each: nothing else compares `src/shim/helpers.h` with the
-//! declarations that Rust calls. Whatever this does not understand is a failure, not a match.
+//! Neither compiler sees both `src/shim/helpers.h` and the Rust declarations of its functions, so that
+//! only this compares them. A declaration that it cannot parse is a failure.
 
 use std::fmt::{self, Display, Formatter};
 use std::path::Path;
@@ -12,13 +12,13 @@ use anyhow::{Context, Result, ensure};
 mod c;
 mod rust;
 
-/// The declarations that C sees.
+/// The file with the declarations in C.
 const HEADER: &str = "src/shim/helpers.h";
 
-/// The declarations that Rust sees.
+/// The file with the declarations in Rust.
 const RUST: &str = "src/kapi/shim.rs";
 
-/// What the names of functions and of constants begin with.
+/// The prefixes of the names of functions and constants.
 const PREFIXES: [&str; 2] = ["rnet_", "RNET_"];
 
 /// A type as both languages have it; the names are those of Rust's `kernel::ffi`, and C's for structs.
@@ -38,10 +38,10 @@ struct Function {
     result: Type,
 }
 
-/// A struct that both languages look into.
+/// A struct whose fields both languages access.
 #[derive(Debug, PartialEq, Eq)]
 struct Structure {
-    /// As C has it.
+    /// Its name in C, with `struct`.
     name: String,
     fields: Vec<(String, Type)>,
 }
@@ -94,7 +94,7 @@ impl Display for Structure {
     }
 }
 
-/// Names with types, on a line.
+/// Formats names with their types on one line.
 fn listed(names: &[(String, Type)]) -> String {
     let named = names.iter().map(|(name, kind)| format!("{name}: {kind}"));
     named.collect::<Vec<_>>().join(", ")
@@ -117,7 +117,7 @@ fn compare(header: &str, rust: &str) -> Result<()> {
     let c = c::parse(header).context(HEADER)?;
     let rust = rust::parse(rust).context(RUST)?;
     for declarations in [&c, &rust] {
-        // A parser that found nothing has looked for the wrong thing.
+        // The shim has some: a parser that found none is wrong.
         ensure!(!declarations.functions.is_empty(), "no functions at all");
     }
     let functions = differences(&c.functions, &rust.functions, |function| &function.name);

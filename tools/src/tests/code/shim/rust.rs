@@ -24,11 +24,11 @@ const STRUCTS: [(&str, &str); 4] = [
 /// Rust's names for arrays, as the file itself asserts.
 const ARRAYS: [(&str, &str, u64); 2] = [("RawDesc", "u64", 2), ("RawUsed", "u32", 2)];
 
-/// Parses `text`, of which only what has one of our names counts.
+/// Parses `text`; only items whose names have one of our prefixes count.
 ///
 /// # Errors
 ///
-/// What is ours and not understood.
+/// An item with one of our names that cannot be parsed.
 pub(super) fn parse(text: &str) -> Result<Declarations> {
     let mut found = Declarations::default();
     for item in syn::parse_file(text)?.items {
@@ -56,14 +56,14 @@ fn read(item: &syn::Item, found: &mut Declarations) -> Result<()> {
             }
         }
         syn::Item::Struct(item) => found.structures.extend(structure(item)?),
-        // Nothing of ours can hide in these.
+        // These declare nothing that C has.
         syn::Item::Use(_) | syn::Item::Const(_) => {}
         _ => bail!("neither a constant, a struct nor a block of C functions"),
     }
     Ok(())
 }
 
-/// Reads a struct; `None` if it only stands for one that Rust does not look into.
+/// Reads a struct; `None` if it is opaque to Rust.
 fn structure(item: &syn::ItemStruct) -> Result<Option<Structure>> {
     let fields: Vec<_> = item.fields.iter().collect();
     if let [field] = fields.as_slice()
@@ -107,7 +107,7 @@ fn foreign(item: &syn::ForeignItem) -> Result<Option<Function>> {
         bail!("not a function in a block of C functions");
     };
     let name = function.sig.ident.to_string();
-    // Also of others: `link_name` could make any of them ours.
+    // Functions with other names, too: `link_name` could bind them to one of ours.
     plain_attributes(&function.attrs).with_context(|| name.clone())?;
     if !is_ours(&function.sig.ident) {
         return Ok(None);
