@@ -194,68 +194,51 @@ fn run(task: Task) -> Result<ExitCode> {
         }
         Task::CheckDebug => check_on(&lab, &[Flavor::Debug, Flavor::Kcsan]),
         Task::Conformance { options } => {
-            lab::ensure(&lab, false)?;
-            build::packaged(&lab)?;
+            prepare(&lab)?;
             ended(&conformance::compare(&lab, &options, Output::Show)?)
         }
         Task::Fuzz(args) => {
             lab::ensure(&lab, false)?;
-            Ok(match fuzz::run(&lab, &args)? {
-                true => ExitCode::SUCCESS,
-                false => ExitCode::FAILURE,
-            })
+            Ok(passed(fuzz::run(&lab, &args)?))
         }
         Task::Soak { minutes, device } => {
-            lab::ensure(&lab, false)?;
-            build::packaged(&lab)?;
+            prepare(&lab)?;
             soak::run(&lab, &device, minutes)?;
             Ok(ExitCode::SUCCESS)
         }
         Task::Programs => {
-            lab::ensure(&lab, false)?;
-            build::packaged(&lab)?;
-            Ok(match check::run_programs(&lab) {
-                true => ExitCode::SUCCESS,
-                false => ExitCode::FAILURE,
-            })
+            prepare(&lab)?;
+            Ok(passed(check::run_programs(&lab)))
         }
         Task::Guests { device, filter } => {
-            lab::ensure(&lab, false)?;
-            build::packaged(&lab)?;
+            prepare(&lab)?;
             ended(&guests::kinds(&lab, &device, &filter, Output::Show)?)
         }
         Task::Migrate { ways } => {
-            lab::ensure(&lab, false)?;
-            build::packaged(&lab)?;
+            prepare(&lab)?;
             ended(&guests::migrations(&lab, &ways, Output::Show)?)
         }
         Task::Bench(args) => {
             bench::full(&lab, &args)?;
             Ok(ExitCode::SUCCESS)
         }
-        Task::BenchQuick(args) => Ok(match bench::quick(&lab, &args)? {
-            true => ExitCode::SUCCESS,
-            false => ExitCode::FAILURE,
-        }),
+        Task::BenchQuick(args) => Ok(passed(bench::quick(&lab, &args)?)),
         Task::Unsafe => {
             unsafe_code::report(&build::checkout())?;
             Ok(ExitCode::SUCCESS)
         }
         Task::Misuse => {
-            lab::ensure(&lab, false)?;
-            build::packaged(&lab)?;
+            prepare(&lab)?;
             steps::step("misuse", || misuse::check(&lab, &build::checkout()))?;
             Ok(ExitCode::SUCCESS)
         }
         Task::Stack => {
-            lab::ensure(&lab, false)?;
-            build::packaged(&lab)?;
+            prepare(&lab)?;
             stack::report(&lab)?;
             Ok(ExitCode::SUCCESS)
         }
         Task::Shell => {
-            lab::ensure(&lab, false)?;
-            build::packaged(&lab)?;
+            prepare(&lab)?;
             shell(&lab)
         }
         Task::Vm(args) => run_vm(&lab, args),
@@ -265,10 +248,21 @@ fn run(task: Task) -> Result<ExitCode> {
 /// Runs the tests on `kernels`.
 fn check_on(lab: &Lab, kernels: &[Flavor]) -> Result<ExitCode> {
     lab::ensure(lab, false)?;
-    Ok(match check::run(lab, kernels) {
+    Ok(passed(check::run(lab, kernels)))
+}
+
+/// Makes sure of the lab, and builds the module and the programs for the packaged kernel.
+fn prepare(lab: &Lab) -> Result<()> {
+    lab::ensure(lab, false)?;
+    build::packaged(lab)
+}
+
+/// The exit code that says whether everything passed.
+fn passed(all: bool) -> ExitCode {
+    match all {
         true => ExitCode::SUCCESS,
         false => ExitCode::FAILURE,
-    })
+    }
 }
 
 /// Gives a shell in the VM; leaving it powers the VM off.

@@ -25,7 +25,7 @@ pub fn wait_timeout(child: &mut Child, limit: Duration) -> Result<Option<ExitSta
     Ok(ended)
 }
 
-/// Runs `command` with all its output in `log`; an error shows the log's tail.
+/// Runs `command`, whose output is appended to `log`; an error shows the log's tail.
 pub fn run_logged(command: &mut Command, log: &Path, limit: Duration) -> Result<()> {
     let out = File::options().create(true).append(true).open(log)?;
     command.stdout(out.try_clone()?).stderr(out);
@@ -43,6 +43,12 @@ pub fn run_logged(command: &mut Command, log: &Path, limit: Duration) -> Result<
             tail(log)
         ),
     }
+}
+
+/// As [`run_logged`], with a new `log`.
+pub fn run_logged_anew(command: &mut Command, log: &Path, limit: Duration) -> Result<()> {
+    std::fs::write(log, "").with_context(|| format!("writing {}", log.display()))?;
+    run_logged(command, log, limit)
 }
 
 /// Runs `command` and returns the text it printed; an error shows its stderr.

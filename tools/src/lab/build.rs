@@ -85,12 +85,11 @@ pub fn module(lab: &Lab, source: &Path, flavor: Flavor, mode: Mode) -> Result<Pa
     let mut args: Vec<&str> = words.split_whitespace().collect();
     args.push(&rust_flags);
     let log = lab.logs().join(format!("{name}.log"));
-    std::fs::write(&log, "")?;
     let mut make = lab
         .chroot()
         .bind(source, SOURCE, Access::ReadOnly)
         .command(&args);
-    let built = process::run_logged(&mut make, &log, LIMIT);
+    let built = process::run_logged_anew(&mut make, &log, LIMIT);
     let text = std::fs::read_to_string(&log)?;
     // Warnings don't fail a normal build, but nobody should miss them; and a
     // compiler's first error is rarely in the log's tail.
@@ -140,14 +139,18 @@ pub fn programs(lab: &Lab) -> Result<()> {
         "cargo build of the VM's programs: {}",
         report.status
     );
-    for line in String::from_utf8(report.stdout)?.lines() {
-        let message: CargoMessage = serde_json::from_str(line)?;
-        if let Some(path) = message.executable {
-            let name = path.file_name().context("an executable without a name")?;
-            publish(&path, &lab.artifacts().join(name))?;
-        }
+    for path in executables(&String::from_utf8(report.stdout)?)? {
+        let name = path.file_name().context("an executable without a name")?;
+        publish(&path, &lab.artifacts().join(name))?;
     }
     Ok(())
+}
+
+/// The executables that cargo has built, by its JSON messages.
+pub fn executables(messages: &str) -> Result<Vec<PathBuf>> {
+    let executable = |line| Ok(serde_json::from_str::<CargoMessage>(line)?.executable);
+    let found = messages.lines().map(executable);
+    found.filter_map(Result::transpose).collect()
 }
 
 /// Replaces `to` by a copy of `from` atomically, and only if it differs: a VM may be reading it.

@@ -205,7 +205,6 @@ impl Flavor {
     fn make(self, lab: &Lab, what: &str, script: &str) -> Result<()> {
         let jobs = std::thread::available_parallelism()?;
         let log = log_path(lab, &format!("{}-kernel-{what}", self.name()));
-        std::fs::write(&log, "")?;
         let script = format!(
             "cd {INSIDE}/{tree}\n\
              make='nice -n 5 make -C {INSIDE}/{SOURCE} O={INSIDE}/{tree} CC={} LOCALVERSION= KCFLAGS=-w -j{jobs}'\n\
@@ -214,7 +213,7 @@ impl Flavor {
             tree = self.tree(),
         );
         let mut command = lab.chroot().command(&["sh", "-exc", &script]);
-        process::run_logged(&mut command, &log, LIMIT)
+        process::run_logged_anew(&mut command, &log, LIMIT)
     }
 }
 

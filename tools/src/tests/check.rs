@@ -7,7 +7,7 @@ use std::sync::Mutex;
 use std::sync::mpsc::{self, Receiver};
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 
 use crate::lab::build::{self, Mode};
 use crate::lab::chroot::Access;
@@ -283,30 +283,24 @@ fn cargo_results(text: &str) -> (usize, Vec<String>) {
 fn selftest(lab: &Lab, flavor: Flavor, device: &str, filter: &[&str], tally: &mut Tally) {
     let name = title("selftest", flavor, device);
     let ran = step(&name, || {
-        let mut script = String::new();
         let mut options = format!("--device {device}");
         if flavor.has_card_drivers() {
             options.push_str(" --cards");
         }
         if device == RNET {
-            script.push_str(&device::insmod(flavor));
             options.push_str(&format!(" --module /artifacts/{}", flavor.module()));
         }
-        script.push_str(&format!(
-            "/artifacts/rnet-selftest {options} --patience {} {}\nstatus=$?\n",
+        let program = format!(
+            "/artifacts/rnet-selftest {options} --patience {} {}",
             flavor.patience(),
             filter.join(" ")
-        ));
-        if device == RNET {
-            script.push_str("rmmod vhost_rnet || exit 1\n");
-        }
-        script.push_str("exit $status\n");
+        );
         Vm::new(lab, &name)
             .flavor(flavor)
             .cards(flavor.has_card_drivers())
             .limit(SELFTEST_LIMIT)
             .output(Output::Quiet)
-            .run(&script)
+            .run(&device::script(flavor, device == RNET, &program))
     });
     let skipped = tally.skipped.len();
     tally.count_run(&name, ran);
@@ -348,8 +342,7 @@ fn log_path(lab: &Lab, name: &str) -> PathBuf {
 /// Runs `command` with a new log.
 fn logged(lab: &Lab, name: &str, command: &mut Command) -> Result<()> {
     let log = log_path(lab, name);
-    std::fs::write(&log, "").with_context(|| format!("writing {}", log.display()))?;
-    process::run_logged(command, &log, CARGO_LIMIT)
+    process::run_logged_anew(command, &log, CARGO_LIMIT)
 }
 
 #[cfg(test)]

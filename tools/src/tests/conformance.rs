@@ -28,14 +28,10 @@ pub fn run(lab: &Lab, tally: &mut Tally) {
 /// Runs the comparison with `options` for its program.
 pub fn compare(lab: &Lab, options: &[String], output: Output) -> Result<Outcome> {
     // Closing a device waits for an RCU grace period, and this closes thousands.
+    let program = format!("/artifacts/rnet-conformance {}", shell_quote(options));
     let script = format!(
-        "echo 1 > /sys/kernel/rcu_expedited\n\
-         {}/artifacts/rnet-conformance {}\n\
-         status=$?\n\
-         rmmod vhost_rnet || exit 1\n\
-         exit $status\n",
-        device::insmod(Flavor::Packaged),
-        shell_quote(options)
+        "echo 1 > /sys/kernel/rcu_expedited\n{}",
+        device::script(Flavor::Packaged, true, &program)
     );
     Vm::new(lab, "conformance")
         .limit(LIMIT)

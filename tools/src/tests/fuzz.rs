@@ -163,16 +163,11 @@ fn machine(
     let mut words = vec!["--device", device, "--patience", &patience];
     words.extend(["--kernel", flavor.name(), "--seed", &seed, option, &number]);
     words.extend(fuzzers);
-    let (load, unload) = if device == RNET {
-        (device::insmod(flavor), "rmmod vhost_rnet || exit 1\n")
-    } else {
-        (String::new(), "")
-    };
+    let program = format!("/artifacts/rnet-fuzz {}", shell_quote(&words));
     // Closing a device waits for an RCU grace period.
     let script = format!(
-        "echo 1 > /sys/kernel/rcu_expedited\n{load}\
-         /artifacts/rnet-fuzz {}\nstatus=$?\n{unload}exit $status\n",
-        shell_quote(&words)
+        "echo 1 > /sys/kernel/rcu_expedited\n{}",
+        device::script(flavor, device == RNET, &program)
     );
     Vm::new(lab, &title("fuzz", flavor, device))
         .flavor(flavor)
@@ -228,7 +223,6 @@ fn build_targets(lab: &Lab) -> Result<Vec<(String, PathBuf)>> {
     let host = host()?;
     let into = lab.dir().join("fuzz/target");
     let log = lab.logs().join("fuzz-targets.log");
-    std::fs::write(&log, "")?;
     let mut cargo = build::cargo();
     cargo
         .args(["build", "--release", "--locked", "--manifest-path"])
@@ -238,7 +232,7 @@ fn build_targets(lab: &Lab) -> Result<Vec<(String, PathBuf)>> {
         // With `--target`, build scripts and macros are not instrumented.
         .args(["--target", &host])
         .env("RUSTFLAGS", COVERAGE);
-    process::run_logged(&mut cargo, &log, MARGIN)?;
+    process::run_logged_anew(&mut cargo, &log, MARGIN)?;
     let programs = into.join(host).join("release");
     let program = |name: String| (name.clone(), programs.join(name));
     Ok(names.into_iter().map(program).collect())
@@ -263,7 +257,6 @@ fn target(lab: &Lab, name: &str, program: &Path, seconds: u64, seed: u64) -> Res
         std::fs::create_dir_all(dir)?;
     }
     let log = lab.logs().join(format!("fuzz-{name}.log"));
-    std::fs::write(&log, "")?;
     let mut fuzz = Command::new(program);
     fuzz
         // libFuzzer writes new inputs to the first directory, and only reads the others.
@@ -274,7 +267,7 @@ fn target(lab: &Lab, name: &str, program: &Path, seconds: u64, seed: u64) -> Res
         .arg(format!("-seed={}", seed as u32 | 1))
         .arg(format!("-timeout={INPUT_LIMIT}"))
         .arg(format!("-artifact_prefix={}/", artifacts.display()));
-    let ran = process::run_logged(&mut fuzz, &log, Duration::from_secs(seconds) + MARGIN);
+    let ran = process::run_logged_anew(&mut fuzz, &log, Duration::from_secs(seconds) + MARGIN);
     match (ran, replay(program, &log)?) {
         (Err(error), Some(command)) => return Err(error.context(format!("again: {command}"))),
         (ran, _) => ran?,

@@ -7,10 +7,11 @@ use anyhow::Result;
 
 use crate::lab::flavor::Flavor;
 use crate::lab::paths::Lab;
+use crate::process::shell_quote;
 use crate::steps::step;
 use crate::tests::tally::Tally;
-use crate::vm::device::{C_VHOST, RNET};
-use crate::vm::guest::{boot_options, script};
+use crate::vm::device::{self, C_VHOST, RNET};
+use crate::vm::guest::boot_options;
 use crate::vm::level1::{Outcome, Output, Vm};
 
 /// Time limit of all guests on one device.
@@ -40,7 +41,11 @@ pub fn migrations(lab: &Lab, ways: &[String], output: Output) -> Result<Outcome>
         .nested()
         .limit(LIMIT)
         .output(output)
-        .run(&script(&program, Flavor::Packaged, true))
+        .run(&device::script(
+            Flavor::Packaged,
+            true,
+            &shell_quote(&program),
+        ))
 }
 
 /// Runs the kinds of guests whose name contains one of `filter`, or all, on `device`; they report
@@ -54,5 +59,9 @@ pub fn kinds(lab: &Lab, device: &str, filter: &[String], output: Output) -> Resu
         .nested()
         .limit(LIMIT)
         .output(output)
-        .run(&script(&program, Flavor::Packaged, device == RNET))
+        .run(&device::script(
+            Flavor::Packaged,
+            device == RNET,
+            &shell_quote(&program),
+        ))
 }

@@ -234,12 +234,6 @@ struct Package {
     manifest_path: PathBuf,
 }
 
-/// The fields of a JSON message from cargo that are read here.
-#[derive(Deserialize)]
-struct Message {
-    executable: Option<PathBuf>,
-}
-
 /// Builds the tests of the newest `vhost` crate into the artifacts; returns the
 /// names of those in [`CRATE_MODULE`].
 fn build_crate_tests(lab: &Lab, dir: &Path) -> Result<Vec<String>> {
@@ -263,10 +257,7 @@ fn build_crate_tests(lab: &Lab, dir: &Path) -> Result<Vec<String>> {
             .env("CARGO_TARGET_DIR", dir.join("target")),
     )
     .context("building the vhost crate's tests")?;
-    let mut tests = None;
-    for line in report.lines() {
-        tests = serde_json::from_str::<Message>(line)?.executable.or(tests);
-    }
+    let tests = build::executables(&report)?.pop();
     let tests = tests.context("cargo built no tests of the vhost crate")?;
     build::publish(&tests, &lab.artifacts().join(CRATE_TESTS))?;
     let listed = process::output(Command::new(&tests).args(["--list", "--format", "terse"]))?;
@@ -322,8 +313,7 @@ fn logged(lab: &Lab, name: &str, command: &mut Command) -> Result<()> {
     let log = lab
         .logs()
         .join(format!("program-{}.log", name.replace(' ', "-")));
-    std::fs::write(&log, "").with_context(|| format!("writing {}", log.display()))?;
-    process::run_logged(command, &log, BUILD_LIMIT).with_context(|| name.to_owned())
+    process::run_logged_anew(command, &log, BUILD_LIMIT).with_context(|| name.to_owned())
 }
 
 #[cfg(test)]

@@ -16,23 +16,13 @@ const SLACK: Duration = Duration::from_secs(600);
 
 /// Uses devices behind `device` for `minutes`; fails if resources leak.
 pub fn run(lab: &Lab, device: &str, minutes: u64) -> Result<()> {
-    let (load, unload) = match device {
-        RNET => (
-            device::insmod(Flavor::Packaged),
-            "rmmod vhost_rnet || exit 1\n",
-        ),
-        _ => (String::new(), ""),
-    };
+    let program = format!("/artifacts/rnet-soak --device {device} --minutes {minutes}");
     // If a count seems to grow, the program watches it for longer.
     let most = 60 * minutes * census::MOST_PERIODS / census::PERIODS;
     let outcome = Vm::new(lab, "soak")
         .limit(Duration::from_secs(most) + SLACK)
         .output(Output::Show)
-        .run(&format!(
-            "{load}/artifacts/rnet-soak --device {device} --minutes {minutes}\n\
-             status=$?\n\
-             {unload}exit $status\n"
-        ))?;
+        .run(&device::script(Flavor::Packaged, device == RNET, &program))?;
     outcome.check_status()?;
     outcome.check_kernel()
 }

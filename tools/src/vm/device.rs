@@ -14,3 +14,14 @@ pub const NO_VHOST: &str = "off";
 pub fn insmod(flavor: Flavor) -> String {
     format!("insmod /artifacts/{} || exit 1\n", flavor.module())
 }
+
+/// The script that runs the shell line `command` in a VM of this kernel, with our module loaded
+/// meanwhile if `ours`; it ends with the status of the command.
+pub fn script(flavor: Flavor, ours: bool, command: &str) -> String {
+    if ours {
+        let insmod = insmod(flavor);
+        format!("{insmod}{command}\nstatus=$?\nrmmod vhost_rnet || exit 1\nexit $status\n")
+    } else {
+        format!("{command}\n")
+    }
+}

@@ -35,7 +35,7 @@ pub fn run_with(
             .iter()
             .map(|backend| format!("--backend={backend}")),
     );
-    let script = script(&program, flavor, backends.contains(&RNET));
+    let script = device::script(flavor, backends.contains(&RNET), &shell_quote(&program));
     let name = backends
         .first()
         .unwrap_or(&"guests")
@@ -90,16 +90,4 @@ pub fn boot_options(lab: &Lab) -> Result<[String; 6]> {
         "/out",
     ]
     .map(str::to_owned))
-}
-
-/// The script of a VM with a kernel of this flavor that runs `program`, between loading and
-/// unloading our module if `ours`.
-pub fn script(program: &[String], flavor: Flavor, ours: bool) -> String {
-    let program = shell_quote(program);
-    if ours {
-        let insmod = device::insmod(flavor);
-        format!("{insmod}{program}\nstatus=$?\nrmmod vhost_rnet || exit 1\nexit $status\n")
-    } else {
-        format!("{program}\n")
-    }
 }

@@ -92,14 +92,13 @@ fn compile(lab: &Lab, root: &Path, command: &str, file: &Path, expected: &Errors
     std::fs::copy(file, copy.path().join(format!("src/{NAME}.rs")))?;
     let stem = file.file_stem().unwrap_or_default().display();
     let log = lab.logs().join(format!("{NAME}-{stem}.log"));
-    std::fs::write(&log, "")?;
     let mut rustc = lab
         .chroot()
         .bind(copy.path(), SOURCE, Access::ReadOnly)
         .command(&["sh", "-ec", command]);
     // The kernel's makefile sets this, too.
     rustc.env("RUSTC_BOOTSTRAP", "1");
-    let compiled = process::run_logged(&mut rustc, &log, LIMIT);
+    let compiled = process::run_logged_anew(&mut rustc, &log, LIMIT);
     let found = errors(&std::fs::read_to_string(&log)?)?;
     // A failure without an error in the source: the compiler could not be run.
     if found.is_empty() {

@@ -57,12 +57,11 @@ pub fn check(lab: &Lab) -> Result<()> {
 fn survey(lab: &Lab) -> Result<Vec<Frame>> {
     let module = format!("{INSIDE}/artifacts/{}", MODULE);
     let log = lab.logs().join("stack.log");
-    std::fs::write(&log, "")?;
     let options = ["--disassemble", "--demangle", "--no-show-raw-insn"];
     let mut objdump = lab
         .chroot()
         .command(&[&["objdump"], &options[..], &[module.as_str()]].concat());
-    process::run_logged(&mut objdump, &log, LIMIT)?;
+    process::run_logged_anew(&mut objdump, &log, LIMIT)?;
     frames(&std::fs::read_to_string(&log)?)
 }
 
