@@ -29,6 +29,7 @@ use clap::{Args, Parser, Subcommand};
 use crate::lab::build;
 use crate::lab::flavor::Flavor;
 use crate::lab::paths::Lab;
+use crate::tests::check::Extent;
 use crate::tests::code::{misuse, stack, unsafe_code};
 use crate::tests::{check, conformance, demo, fuzz, guests, soak};
 use crate::vm::accel::Accel;
@@ -64,9 +65,12 @@ enum Task {
     },
     /// Run all tests, of host, kernel and guest.
     Check {
-        /// Also run the tests of check-debug, with one summary of all.
+        /// Also run the tests of check-debug, but for the longest, with one summary of all.
         #[arg(long)]
         debug: bool,
+        /// Also run the longest.
+        #[arg(long, requires = "debug")]
+        long: bool,
     },
     /// Run the tests that need a VM on the debug and KCSAN kernels.
     CheckDebug,
@@ -188,11 +192,16 @@ fn run(task: Task) -> Result<ExitCode> {
             demo::run(&lab, &backends)?;
             Ok(ExitCode::SUCCESS)
         }
-        Task::Check { debug: false } => check_on(&lab, &[Flavor::Packaged]),
-        Task::Check { debug: true } => {
-            check_on(&lab, &[Flavor::Packaged, Flavor::Debug, Flavor::Kcsan])
+        Task::Check { debug: false, .. } => check_on(&lab, &[Flavor::Packaged], Extent::Long),
+        Task::Check { debug: true, long } => {
+            let kernels = [Flavor::Packaged, Flavor::Debug, Flavor::Kcsan];
+            check_on(
+                &lab,
+                &kernels,
+                if long { Extent::Long } else { Extent::Short },
+            )
         }
-        Task::CheckDebug => check_on(&lab, &[Flavor::Debug, Flavor::Kcsan]),
+        Task::CheckDebug => check_on(&lab, &[Flavor::Debug, Flavor::Kcsan], Extent::Long),
         Task::Conformance { options } => {
             prepare(&lab)?;
             ended(&conformance::compare(&lab, &options, Output::Show)?)
@@ -246,9 +255,9 @@ fn run(task: Task) -> Result<ExitCode> {
 }
 
 /// Runs the tests on `kernels`.
-fn check_on(lab: &Lab, kernels: &[Flavor]) -> Result<ExitCode> {
+fn check_on(lab: &Lab, kernels: &[Flavor], extent: Extent) -> Result<ExitCode> {
     lab::ensure(lab, false)?;
-    Ok(passed(check::run(lab, kernels)))
+    Ok(passed(check::run(lab, kernels, extent)))
 }
 
 /// Makes sure of the lab, and builds the module and the programs for the packaged kernel.

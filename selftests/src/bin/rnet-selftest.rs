@@ -4,7 +4,7 @@
 
 use anyhow::{Context as _, Result, bail};
 use clap::Parser;
-use selftests::case::{Context, Kind};
+use selftests::case::{Case, Context, Kind};
 use selftests::cases;
 use selftests::host::tap;
 use selftests::{history, runner, sys, wait};
@@ -42,6 +42,9 @@ struct Options {
     /// Lists the bugs that such code has had, with the cases for each, and ends.
     #[arg(long)]
     history: bool,
+    /// Leaves out cases whose name contains this; may be given several times.
+    #[arg(long, value_name = "PART")]
+    without: Vec<String>,
     /// Runs only cases whose name contains one of these.
     filter: Vec<String>,
     /// Runs one case in this process.
@@ -87,14 +90,9 @@ fn run(options: Options) -> Result<ExitCode> {
     }
     let mut chosen = cases::all();
     chosen.retain(|case| options.cards || !case.cards);
-    if !options.filter.is_empty() {
-        chosen.retain(|case| {
-            options
-                .filter
-                .iter()
-                .any(|part| case.name.contains(part.as_str()))
-        });
-    }
+    let named = |case: &Case, parts: &[String]| parts.iter().any(|part| case.name.contains(part));
+    chosen.retain(|case| options.filter.is_empty() || named(case, &options.filter));
+    chosen.retain(|case| !named(case, &options.without));
     if chosen.is_empty() {
         bail!("no case has such a name");
     }

@@ -71,13 +71,40 @@ const CONCURRENT: &[&str] = &[
     "workers.",
 ];
 
+/// Cases that take the debug kernel half a minute and more, for the time they wait or for the number of
+/// packets they move, along code that others run there, too.
+const LONG_ON_DEBUG: &[&str] = &[
+    "away.rx_ring",
+    "away.tx_ring",
+    "change.link",
+    "faults.swap",
+    "frames.tagged",
+    "history.fairness",
+    "history.kill_flood",
+    "in_order.rx_wrap",
+    "life.memory",
+    "load.",
+    "log.migration",
+    "soak.short",
+    "wrap.",
+];
+
+/// How much is run.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Extent {
+    /// All but [`LONG_ON_DEBUG`] on the debug kernel.
+    Short,
+    /// Everything.
+    Long,
+}
+
 /// Seconds of TCP each way in the guest.
 const GUEST_SECONDS: u32 = 2;
 
 /// Runs the tests on `kernels`; answers whether all of them passed.
 ///
 /// Kernels that do not exist yet are built in the background while tests run.
-pub fn run(lab: &Lab, kernels: &[Flavor]) -> bool {
+pub fn run(lab: &Lab, kernels: &[Flavor], extent: Extent) -> bool {
     let (done, built): (Vec<_>, Vec<_>) = kernels.iter().map(|_| mpsc::channel()).unzip();
     let waiting = Mutex::new(kernels.iter().copied().zip(built));
     let mut tally = Tally::default();
@@ -95,7 +122,7 @@ pub fn run(lab: &Lab, kernels: &[Flavor]) -> bool {
                 let Some((flavor, built)) = next else {
                     return tally;
                 };
-                on(lab, flavor, &built, &mut tally);
+                on(lab, flavor, extent, &built, &mut tally);
             }
         };
         let lanes: Vec<_> = (0..LANES).map(|_| scope.spawn(lane)).collect();
@@ -107,7 +134,7 @@ pub fn run(lab: &Lab, kernels: &[Flavor]) -> bool {
 }
 
 /// Runs the tests on a kernel, in VMs as soon as it is `built`.
-fn on(lab: &Lab, flavor: Flavor, built: &Receiver<Result<()>>, tally: &mut Tally) {
+fn on(lab: &Lab, flavor: Flavor, extent: Extent, built: &Receiver<Result<()>>, tally: &mut Tally) {
     if flavor == Flavor::Packaged {
         style(lab, tally);
         host_tests(lab, tally);
@@ -131,18 +158,19 @@ fn on(lab: &Lab, flavor: Flavor, built: &Receiver<Result<()>>, tally: &mut Tally
                 let root = build::checkout();
                 tally.count(name, step(name, || misuse::check(lab, &root)));
             }
-            vms(lab, flavor, tally);
+            vms(lab, flavor, extent, tally);
         }
         Err(error) => tally.failed.push(format!("{error:#}")),
     }
 }
 
 /// Runs what is tested in VMs with this kernel.
-fn vms(lab: &Lab, flavor: Flavor, tally: &mut Tally) {
+fn vms(lab: &Lab, flavor: Flavor, extent: Extent, tally: &mut Tally) {
+    let all = Cases::default();
     match flavor {
         Flavor::Packaged => {
             for device in [C_VHOST, RNET] {
-                selftest(lab, flavor, device, &[], tally);
+                selftest(lab, flavor, device, all, tally);
             }
             conformance::run(lab, tally);
             fuzz::short(lab, flavor, RNET, tally);
@@ -153,12 +181,23 @@ fn vms(lab: &Lab, flavor: Flavor, tally: &mut Tally) {
             guests::run(lab, tally);
         }
         Flavor::Debug => {
-            selftest(lab, flavor, C_VHOST, ONLY_WITH_FAULTS, tally);
-            selftest(lab, flavor, RNET, &[], tally);
+            let faults = Cases {
+                of: ONLY_WITH_FAULTS,
+                ..all
+            };
+            selftest(lab, flavor, C_VHOST, faults, tally);
+            let without = match extent {
+                Extent::Short => LONG_ON_DEBUG,
+                Extent::Long => &[],
+            };
+            selftest(lab, flavor, RNET, Cases { without, ..all }, tally);
             fuzz::short(lab, flavor, RNET, tally);
             guest(lab, flavor, RNET, tally);
         }
-        Flavor::Kcsan => selftest(lab, flavor, RNET, CONCURRENT, tally),
+        Flavor::Kcsan => {
+            let of = CONCURRENT;
+            selftest(lab, flavor, RNET, Cases { of, ..all }, tally);
+        }
     }
 }
 
@@ -279,8 +318,17 @@ fn cargo_results(text: &str) -> (usize, Vec<String>) {
     (passed, failed)
 }
 
-/// Runs the selftests on `device` whose name contains one of `filter`, or all.
-fn selftest(lab: &Lab, flavor: Flavor, device: &str, filter: &[&str], tally: &mut Tally) {
+/// Which of the selftests are run, by parts of their names.
+#[derive(Clone, Copy, Default)]
+struct Cases {
+    /// Those with one of these; all, if there are none.
+    of: &'static [&'static str],
+    /// But for those with one of these.
+    without: &'static [&'static str],
+}
+
+/// Runs selftests on `device`.
+fn selftest(lab: &Lab, flavor: Flavor, device: &str, cases: Cases, tally: &mut Tally) {
     let name = title("selftest", flavor, device);
     let ran = step(&name, || {
         let mut options = format!("--device {device}");
@@ -290,10 +338,13 @@ fn selftest(lab: &Lab, flavor: Flavor, device: &str, filter: &[&str], tally: &mu
         if device == RNET {
             options.push_str(&format!(" --module /artifacts/{}", flavor.module()));
         }
+        for part in cases.without {
+            options.push_str(&format!(" --without {part}"));
+        }
         let program = format!(
             "/artifacts/rnet-selftest {options} --patience {} {}",
             flavor.patience(),
-            filter.join(" ")
+            cases.of.join(" ")
         );
         Vm::new(lab, &name)
             .flavor(flavor)
