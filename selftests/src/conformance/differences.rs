@@ -235,16 +235,3 @@ fn known_queue(step: &Step) -> bool {
         _ => false,
     }
 }
-
-#[cfg(test)]
-mod tests {
-    use super::IN_TRAFFIC;
-
-    #[test]
-    fn differences_in_traffic_are_cases() {
-        let all = crate::cases::all();
-        for name in IN_TRAFFIC.iter().flat_map(|course| course.cases) {
-            assert!(all.iter().any(|case| case.name == *name), "{name}");
-        }
-    }
-}
