@@ -13,7 +13,7 @@ use super::imports;
 use super::source::{self, Source};
 
 /// Where the programs' code is.
-const PROGRAMS: [&str; 2] = ["tools/e2e/src", "tools/src"];
+const PROGRAMS: [&str; 3] = ["selftests/src", "tools/e2e/src", "tools/src"];
 
 /// The number of imports from one module in another that a report of a circle lists.
 const NAMED: usize = 3;
