@@ -2,7 +2,9 @@
 
 //! Counters that cost no more than a plain addition.
 //!
-//! `Atomic::store` is a function call for a module, and statistics are updated in every round.
+//! `Atomic::load` and `Atomic::store` are function calls for a module, and statistics are updated in every
+//! round: with them a round of one packet takes 58 to 67 instructions more, of 7300 (receive) and 7700
+//! (transmit).
 
 use core::cell::UnsafeCell;
 

