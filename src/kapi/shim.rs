@@ -88,6 +88,24 @@ unsafe extern "C" {
         index: u16,
     ) -> c_int;
     pub(super) fn rnet_put_used(addr: u64, used: *const RawUsed, n: usize) -> c_int;
+    pub(super) fn rnet_get_available(
+        ring: u64,
+        mask: u64,
+        bits: u64,
+        descs: *mut RawDesc,
+        n: usize,
+    ) -> c_int;
+    pub(super) fn rnet_publish_packed(
+        ring: u64,
+        size: u32,
+        position: u32,
+        used: *const RawUsed,
+        n: usize,
+    ) -> c_int;
+    pub(super) fn rnet_touch_u64(addr: u64) -> c_int;
+    pub(super) fn rnet_get_u32(addr: u64, value: *mut u32) -> c_int;
+    pub(super) fn rnet_get_u32_after_mb(addr: u64, value: *mut u32) -> c_int;
+    pub(super) fn rnet_put_u32(addr: u64, value: u32) -> c_int;
     pub(super) fn rnet_copy_from_user(to: *mut c_void, from: u64, len: usize) -> c_int;
     pub(super) fn rnet_copy_to_user(to: u64, from: *const c_void, len: usize) -> c_int;
     pub(super) fn rnet_copy_from_segments(

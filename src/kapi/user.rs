@@ -10,7 +10,9 @@ use kernel::ffi::c_int;
 use kernel::prelude::*;
 use kernel::sync::barrier;
 use kernel::task::CurrentTask;
-use vring::{Memory, OwnerAccess, RawDesc, RawUsed, Segment, Unmapped, UserAddr};
+use vring::{
+    packed_availability, Memory, OwnerAccess, Position, RawDesc, RawUsed, Segment, Unmapped, UserAddr,
+};
 
 use super::{cond_resched, is_dying, shim};
 
@@ -232,6 +234,80 @@ impl Memory for OwnerMemory<'_> {
         let ret = unsafe { shim::rnet_get_u16_after_mb(addr.0, value.as_ptr()) };
         check(ret, addr)?;
         Ok(value.get())
+    }
+
+    #[inline]
+    fn load_available(
+        &self,
+        addr: UserAddr,
+        wrap: bool,
+        out: &mut [RawDesc],
+    ) -> Result<usize, Unmapped> {
+        let (mask, bits) = packed_availability(wrap);
+        // The rest of a descriptor is read after the flags that make it available. Pairs with the write
+        // barrier in the guest's driver.
+        //
+        // SAFETY: writes up to `out.len()` descriptors to `out`. Any user address may be given.
+        let ret = unsafe {
+            shim::rnet_get_available(addr.0, mask, bits, out.as_mut_ptr(), out.len())
+        };
+        usize::try_from(ret).map_err(|_| Unmapped(addr))
+    }
+
+    #[inline]
+    fn publish_packed(
+        &self,
+        ring: UserAddr,
+        size: u16,
+        at: Position,
+        used: &[RawUsed],
+    ) -> Result<Position, Unmapped> {
+        // Data and the other used descriptors are written before the one that the driver looks for. Pairs
+        // with the read barrier in the guest's driver.
+        //
+        // SAFETY: reads `used.len()` entries of `used`. Any user address may be given; within that, the
+        // ring is not left, since `at` is a position of a ring of `size`.
+        let ret = unsafe {
+            shim::rnet_publish_packed(
+                ring.0,
+                u32::from(size),
+                u32::from(at.bits()),
+                used.as_ptr(),
+                used.len(),
+            )
+        };
+        let bits = u16::try_from(ret).map_err(|_| Unmapped(ring))?;
+        Ok(Position::from_bits(bits))
+    }
+
+    fn touch(&self, addr: UserAddr) -> Result<(), Unmapped> {
+        // The second word.
+        let word = addr.wrapping_add(8);
+        // SAFETY: any user address may be given.
+        check(unsafe { shim::rnet_touch_u64(word.0) }, addr)
+    }
+
+    #[inline]
+    fn load_event(&self, addr: UserAddr) -> Result<u32, Unmapped> {
+        let value = Cell::new(0u32);
+        // SAFETY: writes one value through a valid pointer. Any user address may be given.
+        check(unsafe { shim::rnet_get_u32(addr.0, value.as_ptr()) }, addr)?;
+        Ok(value.get())
+    }
+
+    #[inline]
+    fn load_event_after_barrier(&self, addr: UserAddr) -> Result<u32, Unmapped> {
+        let value = Cell::new(0u32);
+        // SAFETY: writes one value through a valid pointer. Any user address may be given.
+        let ret = unsafe { shim::rnet_get_u32_after_mb(addr.0, value.as_ptr()) };
+        check(ret, addr)?;
+        Ok(value.get())
+    }
+
+    #[inline]
+    fn store_event(&self, addr: UserAddr, value: u32) -> Result<(), Unmapped> {
+        // SAFETY: any user address may be given.
+        check(unsafe { shim::rnet_put_u32(addr.0, value) }, addr)
     }
 
     #[inline]

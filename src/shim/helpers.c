@@ -26,6 +26,7 @@
 #include <linux/uio.h>
 #include <linux/vhost_types.h>
 #include <linux/virtio_net.h>
+#include <linux/virtio_ring.h>
 #include <net/sock.h>
 #include <net/xdp.h>
 #include <asm/futex.h>
@@ -193,6 +194,142 @@ int rnet_publish_used(u64 addr, const u32 (*used)[2], size_t n, u64 index_addr, 
 		rnet_release_mb();
 		unsafe_put_user(index, index_to, efault);
 	}
+	return 0;
+efault:
+	return -EFAULT;
+}
+
+/*
+ * Up to n descriptors of a packed ring, as long as the masked bits of their second word, which has
+ * their flags, are those given. Whatever is read after such a word is read after it.
+ */
+int rnet_get_available(u64 ring, u64 mask, u64 bits, u64 (*descs)[2], size_t n)
+{
+	u64 __user (*from)[2] = (u64 __user (*)[2])ring;
+	size_t i;
+
+	might_fault();
+	if (!access_ok(from, n * sizeof(*from)))
+		return -EFAULT;
+	scoped_user_read_access_size(from, n * sizeof(*from), efault) {
+		for (i = 0; i < n; i++) {
+			u64 word;
+
+			unsafe_get_user(word, &from[i][1], efault);
+			if ((word & mask) != bits)
+				break;
+			descs[i][1] = word;
+			smp_rmb();
+			unsafe_get_user(descs[i][0], &from[i][0], efault);
+		}
+	}
+	return i;
+efault:
+	return -EFAULT;
+}
+
+/* A position in a packed ring: the offset of a descriptor, and the wrap counter. */
+#define POSITION_WRAP BIT(VRING_PACKED_EVENT_F_WRAP_CTR)
+
+static __always_inline u32 position_offset(u32 position)
+{
+	return position & (POSITION_WRAP - 1);
+}
+
+static __always_inline u32 position_advance(u32 position, u32 size, u32 by)
+{
+	u32 to = position_offset(position) + by;
+
+	if (to < size)
+		return position + by;
+	/* More than a lap only for a driver that does not wait for its buffers. */
+	return to % size | ((position ^ to / size << VRING_PACKED_EVENT_F_WRAP_CTR) & POSITION_WRAP);
+}
+
+/* The second word of a used descriptor. */
+static __always_inline __le64 used_word(u32 position, const u32 used[2])
+{
+	u64 flags = used[1] ? VRING_DESC_F_WRITE : 0;
+
+	if (position & POSITION_WRAP)
+		flags |= BIT(VRING_PACKED_DESC_F_AVAIL) | BIT(VRING_PACKED_DESC_F_USED);
+	return cpu_to_le64(used[1] | (u64)(u16)used[0] << 32 | flags << 48);
+}
+
+/*
+ * Marks descriptors of a packed ring as used, from a position on. Of each there are the id and, in the
+ * upper half of that word, how many descriptors it is to the next; and the length. Whatever was read
+ * or written before this, and the others, are before the first. The result is where the next one goes.
+ */
+int rnet_publish_packed(u64 ring, u32 size, u32 position, const u32 (*used)[2], size_t n)
+{
+	__le64 __user (*to)[2] = (__le64 __user (*)[2])ring;
+	u32 at = position;
+	size_t i;
+
+	might_fault();
+	if (!n)
+		return position;
+	/* The scope vets its first address only. */
+	if (!access_ok(to, size * sizeof(*to)))
+		return -EFAULT;
+	scoped_user_write_access_size(to, size * sizeof(*to), efault) {
+		for (i = 1; i < n; i++) {
+			at = position_advance(at, size, used[i - 1][0] >> 16);
+			unsafe_put_user(used_word(at, used[i]), &to[position_offset(at)][1],
+					efault);
+		}
+		rnet_release_mb();
+		unsafe_put_user(used_word(position, used[0]), &to[position_offset(position)][1],
+				efault);
+	}
+	return position_advance(at, size, used[n - 1][0] >> 16);
+efault:
+	return -EFAULT;
+}
+
+/* Writes a value that nobody else writes, as it is: whether that can be done. */
+int rnet_touch_u64(u64 addr)
+{
+	u64 __user *at = (u64 __user *)addr;
+	u64 value;
+
+	might_fault();
+	scoped_user_rw_access(at, efault) {
+		unsafe_get_user(value, at, efault);
+		unsafe_put_user(value, at, efault);
+	}
+	return 0;
+efault:
+	return -EFAULT;
+}
+
+int rnet_get_u32(u64 addr, u32 *value)
+{
+	u32 __user *from = (u32 __user *)addr;
+
+	might_fault();
+	scoped_user_read_access(from, efault)
+		unsafe_get_user(*value, from, efault);
+	return 0;
+efault:
+	return -EFAULT;
+}
+
+/* Whatever was written before this is seen by others before the value is read. */
+int rnet_get_u32_after_mb(u64 addr, u32 *value)
+{
+	smp_mb();
+	return rnet_get_u32(addr, value);
+}
+
+int rnet_put_u32(u64 addr, u32 value)
+{
+	u32 __user *to = (u32 __user *)addr;
+
+	might_fault();
+	scoped_user_write_access(to, efault)
+		unsafe_put_user(value, to, efault);
 	return 0;
 efault:
 	return -EFAULT;

@@ -263,7 +263,7 @@ impl<Q: Queues> Virtqueue<Q> {
         let memory = mediation.memory(owner, table, &queue.features, queue.ring.addrs());
         let next = mediation
             .log_owed(&memory)
-            .and_then(|()| memory.prefetch(queue.ring.extents()))
+            .and_then(|()| memory.prefetch(queue.ring.extents(), SplitRing::DESC_ACCESS))
             .and_then(|()| round.run(queue, &memory, &memory));
         let next = mediation.conclude(&memory, next, missed)?;
         Ok(next.unwrap_or(Next::Translate))

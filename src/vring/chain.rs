@@ -32,10 +32,10 @@ const WINDOW: usize = 16;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Chain {
     /// What the driver knows it by, to complete it with: in a split ring the index of its first
-    /// descriptor.
+    /// descriptor, in a packed one what its last descriptor says.
     pub id: u16,
-    /// Number of descriptors that it occupies in the ring's own table: one for a single buffer and
-    /// for an indirect table.
+    /// Number of descriptors that it occupies in the ring itself: one for a single buffer and for an
+    /// indirect table.
     pub slots: u16,
     /// Number of descriptors that were visited for it, as a measure of its cost: those of indirect
     /// tables, those that name such tables and those of empty buffers included.
@@ -142,12 +142,23 @@ impl<'a, 'b, M: Memory, T: Translate> Walk<'a, 'b, M, T> {
         }
     }
 
-    /// Appends what a descriptor of the ring names, a buffer or a table of buffers.
+    /// Appends what a descriptor of a split ring names, a buffer or a table of buffers.
     #[inline]
     pub(crate) fn append(&mut self, desc: &Desc) -> Result<(), Fault> {
         if desc.has(DESC_F_INDIRECT) {
             self.take_one()?;
             self.append_table(desc)
+        } else {
+            self.append_buffer(desc)
+        }
+    }
+
+    /// Appends what a descriptor of a packed ring names, a buffer or a table of buffers.
+    #[inline]
+    pub(crate) fn append_packed(&mut self, desc: &Desc) -> Result<(), Fault> {
+        if desc.has(DESC_F_INDIRECT) {
+            self.take_one()?;
+            self.append_list(desc)
         } else {
             self.append_buffer(desc)
         }
@@ -171,30 +182,16 @@ impl<'a, 'b, M: Memory, T: Translate> Walk<'a, 'b, M, T> {
         Ok(())
     }
 
-    /// Appends the buffers of an indirect table (virtio 1.3, section 2.7.5.3).
+    /// Appends the buffers of a split ring's indirect table (virtio 1.3, section 2.7.5.3).
     fn append_table(&mut self, indirect: &Desc) -> Result<(), Fault> {
-        let count = indirect.len >> DESC_SIZE.trailing_zeros();
-        // CAST: constants that fit.
-        let odd = indirect.len & (DESC_SIZE as u32).wrapping_sub(1);
-        if count == 0 || odd != 0 || count > MAX_TABLE {
-            return Err(Fault::IndirectLength { len: indirect.len });
-        }
+        let count = table_len(indirect)?;
         let mut index = 0u32;
         // The first of the descriptors that the window shows.
         let mut shown = None;
         // More steps than the table has descriptors are a loop.
         for _ in 0..count {
-            // CAST: widens, and constants that fit. No check, which a processor may take for passed
-            // and then load from wherever the guest likes (Spectre v1): each place is there.
-            let slot = index as usize % WINDOW;
-            let first = index.wrapping_sub(slot as u32);
-            if shown != Some(first) {
-                // No wrap: index < count.
-                let len = count.wrapping_sub(first).min(WINDOW as u32);
-                self.read_window(indirect.addr, first, len)?;
-                shown = Some(first);
-            }
-            let desc = Desc::from_raw(self.window.get(slot).copied().unwrap_or_default());
+            let raw = self.table_desc(indirect, count, index, &mut shown)?;
+            let desc = Desc::from_raw(raw);
             if desc.has(DESC_F_INDIRECT) {
                 return Err(Fault::NestedIndirect);
             }
@@ -208,6 +205,42 @@ impl<'a, 'b, M: Memory, T: Translate> Walk<'a, 'b, M, T> {
             }
         }
         Err(Fault::ChainTooLong)
+    }
+
+    /// Appends the buffers of a packed ring's indirect table: all of them, one after the other, and of
+    /// their flags only one has a meaning (virtio 1.3, section 2.8.7).
+    fn append_list(&mut self, indirect: &Desc) -> Result<(), Fault> {
+        let count = table_len(indirect)?;
+        let mut shown = None;
+        for index in 0..count {
+            let raw = self.table_desc(indirect, count, index, &mut shown)?;
+            let (desc, _) = Desc::from_packed(raw);
+            self.append_buffer(&desc)?;
+        }
+        Ok(())
+    }
+
+    /// Descriptor `index` of an indirect table of `count`. `shown` is the first of those that the window
+    /// shows.
+    #[inline(always)]
+    fn table_desc(
+        &mut self,
+        indirect: &Desc,
+        count: u32,
+        index: u32,
+        shown: &mut Option<u32>,
+    ) -> Result<RawDesc, Fault> {
+        // CAST: widens, and constants that fit. No check, which a processor may take for passed and then
+        // load from wherever the guest likes (Spectre v1): each place is there.
+        let slot = index as usize % WINDOW;
+        let first = index.wrapping_sub(slot as u32);
+        if *shown != Some(first) {
+            // No wrap: index < count.
+            let len = count.wrapping_sub(first).min(WINDOW as u32);
+            self.read_window(indirect.addr, first, len)?;
+            *shown = Some(first);
+        }
+        Ok(self.window.get(slot).copied().unwrap_or_default())
     }
 
     /// Reads `count` descriptors from number `first` on of the table at guest address `table`.
@@ -252,4 +285,16 @@ impl<'a, 'b, M: Memory, T: Translate> Walk<'a, 'b, M, T> {
         }
         Ok(())
     }
+}
+
+/// The number of descriptors of an indirect table.
+#[inline]
+fn table_len(indirect: &Desc) -> Result<u32, Fault> {
+    let count = indirect.len >> DESC_SIZE.trailing_zeros();
+    // CAST: constants that fit.
+    let odd = indirect.len & (DESC_SIZE as u32).wrapping_sub(1);
+    if count == 0 || odd != 0 || count > MAX_TABLE {
+        return Err(Fault::IndirectLength { len: indirect.len });
+    }
+    Ok(count)
 }

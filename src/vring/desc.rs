@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Layout of split rings and their entries (virtio 1.3, sections 2.7.5 and 2.7.8; `include/uapi/linux/virtio_ring.h`).
+//! Layout of rings and their entries (virtio 1.3, sections 2.7.5, 2.7.8 and 2.8;
+//! `include/uapi/linux/virtio_ring.h`).
 
 /// The buffer continues with the descriptor in `next`.
 pub const DESC_F_NEXT: u16 = 1;
@@ -24,12 +25,29 @@ pub(crate) const OFFSET_ENTRIES: u64 = 4;
 pub(crate) const AVAIL_ENTRY_SIZE: u64 = 2;
 pub(crate) const USED_ENTRY_SIZE: u64 = 8;
 
-/// A split ring descriptor as it lies in memory, two little-endian words.
+// Flags of a packed ring's descriptors that say whose a descriptor is, as bits of their second word
+// (`VRING_PACKED_DESC_F_AVAIL`, `VRING_PACKED_DESC_F_USED`).
+const PACKED_AVAIL: u64 = 1 << (48 + 7);
+const PACKED_USED: u64 = 1 << (48 + 15);
+
+// Values of a packed ring's event flags.
+/// `VRING_PACKED_EVENT_FLAG_ENABLE`: all is told of.
+pub(crate) const EVENT_ENABLE: u16 = 0;
+/// `VRING_PACKED_EVENT_FLAG_DISABLE`: nothing is.
+pub(crate) const EVENT_DISABLE: u16 = 1;
+/// `VRING_PACKED_EVENT_FLAG_DESC`: one descriptor is, whose position goes with it.
+pub(crate) const EVENT_DESC: u16 = 2;
+
+/// A descriptor as it lies in memory, two little-endian words.
 ///
 /// Any bit pattern is valid.
 pub type RawDesc = [u64; 2];
 
-/// A used ring element as it lies in memory, two little-endian words: id, then length in bytes.
+/// A used entry, as the ring's format makes it ([`CompleteWork::used_entry`](crate::CompleteWork)).
+///
+/// Of a split ring it is an element of the used ring as it lies in memory, two little-endian words: id,
+/// then length in bytes. Of a packed ring it has the same words in host byte order, and in the upper 16
+/// bits of the first the number of descriptors to go on by.
 pub type RawUsed = [u32; 2];
 
 /// Byte order of a ring: little-endian, but for legacy devices of big-endian guests (virtio 1.3,
@@ -87,7 +105,7 @@ impl ByteOrder {
     }
 }
 
-/// A split ring descriptor in host byte order.
+/// A descriptor in host byte order, as a split ring or an indirect table of one has it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Desc {
     /// Guest-physical address of the buffer.
@@ -124,11 +142,59 @@ impl Desc {
         [self.addr.to_le(), rest.to_le()]
     }
 
+    /// Decodes a packed ring's descriptor: what it says of the buffer, without `next`, and its id.
+    #[inline]
+    #[must_use]
+    pub const fn from_packed(raw: RawDesc) -> (Self, u16) {
+        let [addr, rest] = raw;
+        let rest = u64::from_le(rest);
+        // CAST: the fields lie in the word from its low end upwards: 32, 16 and 16 bits.
+        let desc = Self {
+            addr: u64::from_le(addr),
+            len: rest as u32,
+            flags: (rest >> 48) as u16,
+            next: 0,
+        };
+        (desc, (rest >> 32) as u16)
+    }
+
+    /// Encodes the descriptor as a driver writes it to a packed ring, available on a lap of the wrap
+    /// counter `wrap`; `next` is not written.
+    #[must_use]
+    pub const fn to_packed(self, id: u16, wrap: bool) -> RawDesc {
+        let whose = if wrap { PACKED_AVAIL } else { PACKED_USED };
+        let rest = self.len as u64 | (id as u64) << 32 | (self.flags as u64) << 48;
+        [self.addr.to_le(), (rest | whose).to_le()]
+    }
+
     /// Whether `flag` is set.
     #[inline]
     pub(crate) const fn has(&self, flag: u16) -> bool {
         self.flags & flag != 0
     }
+}
+
+/// Which bits of the second word of a packed ring's descriptor say whether it is available, and what
+/// they are if it is, on a lap of the wrap counter `wrap`. As they lie in memory.
+#[inline]
+#[must_use]
+pub const fn packed_availability(wrap: bool) -> (u64, u64) {
+    let bits = if wrap { PACKED_AVAIL } else { PACKED_USED };
+    ((PACKED_AVAIL | PACKED_USED).to_le(), bits.to_le())
+}
+
+/// The second word of a packed ring's descriptor that is given back by the used entry `used`, on a lap of
+/// the wrap counter `wrap`, as it lies in memory; and the number of descriptors to go on by.
+#[inline]
+#[must_use]
+pub const fn packed_used(used: RawUsed, wrap: bool) -> (u64, u16) {
+    let [id, len] = used;
+    let whose = if wrap { PACKED_AVAIL | PACKED_USED } else { 0 };
+    // Virtio 1.3, section 2.8.4: of a buffer that was not written to, the length says nothing.
+    let write = if len == 0 { 0 } else { DESC_F_WRITE };
+    // CAST: the halves of a word.
+    let word = len as u64 | (id as u16 as u64) << 32 | (write as u64) << 48 | whose;
+    (word.to_le(), (id >> 16) as u16)
 }
 
 /// The descriptor of which these are the bytes, as they lie in memory.

@@ -22,6 +22,18 @@ pub enum Fault {
         /// Index the driver published.
         avail: u16,
     },
+    /// The owner's base has a position that a packed ring of this size does not have.
+    Base {
+        /// The base.
+        base: u32,
+        /// Number of descriptors.
+        size: u16,
+    },
+    /// A packed ring's chain goes on with a descriptor that is not available.
+    Unavailable {
+        /// Offset of that descriptor.
+        offset: u16,
+    },
     /// A head or a `next` names a descriptor that the table does not have.
     DescIndex {
         /// The index named.
@@ -40,6 +52,8 @@ pub enum Fault {
     },
     /// An indirect table has a descriptor of an indirect table.
     NestedIndirect,
+    /// The descriptor of an indirect table in a packed ring is not the last of its chain.
+    IndirectNext,
     /// A descriptor that the device reads follows one that it writes.
     ReadableAfterWritable,
     /// A range of guest addresses is not (wholly) covered by the memory table or the IOTLB, or wraps.
@@ -84,11 +98,14 @@ impl Fault {
     pub const fn name(&self) -> &'static str {
         match self {
             Self::AvailIndex { .. } => "avail_index",
+            Self::Base { .. } => "base",
+            Self::Unavailable { .. } => "unavailable",
             Self::DescIndex { .. } => "desc_index",
             Self::ChainTooLong => "chain_too_long",
             Self::TooManySegments => "too_many_segments",
             Self::IndirectLength { .. } => "indirect_length",
             Self::NestedIndirect => "nested_indirect",
+            Self::IndirectNext => "indirect_next",
             Self::ReadableAfterWritable => "readable_after_writable",
             Self::OutsideMemory { .. } => "outside_memory",
             Self::Denied { .. } => "denied",
@@ -106,6 +123,15 @@ impl fmt::Display for Fault {
             Self::AvailIndex { last, avail } => {
                 write!(f, "available index jumped from {last} to {avail}")
             }
+            Self::Base { base, size } => {
+                write!(f, "base {base:#x} of a packed ring of {size}")
+            }
+            Self::Unavailable { offset } => {
+                write!(
+                    f,
+                    "descriptor chain goes on at {offset}, which is not available"
+                )
+            }
             Self::DescIndex { index, size } => {
                 write!(f, "descriptor index {index} in a table of {size}")
             }
@@ -113,6 +139,7 @@ impl fmt::Display for Fault {
             Self::TooManySegments => f.write_str("descriptor chain has too many pieces"),
             Self::IndirectLength { len } => write!(f, "indirect table of {len} bytes"),
             Self::NestedIndirect => f.write_str("indirect table within an indirect table"),
+            Self::IndirectNext => f.write_str("descriptor chain goes on behind an indirect table"),
             Self::ReadableAfterWritable => f.write_str("readable descriptor after a writable one"),
             Self::OutsideMemory { addr, len } => {
                 write!(f, "{len} bytes at guest address {addr:#x} outside memory")

@@ -23,6 +23,11 @@ use crate::segment::{Access, Segment, Segments, Translate};
 /// its bytes.
 const PIECES: usize = DESC_SIZE as usize;
 
+/// Length of a field of a split ring that is accessed at once, in bytes.
+const HALF: u64 = 2;
+/// Length of an event of a packed ring, in bytes.
+const EVENT: u64 = 4;
+
 // Nothing else that is accessed through pieces is longer.
 const _: () = assert!(USED_ENTRY_SIZE <= DESC_SIZE);
 
@@ -66,8 +71,9 @@ pub struct DirtyLog {
     pub base: UserAddr,
     /// Whether writes to buffers are logged (`VHOST_F_LOG_ALL`).
     pub buffers: bool,
-    /// Whether writes to the used ring are logged (`VHOST_VRING_F_LOG`), and the guest address that
-    /// the ring has in the log; with an IOTLB it is looked up instead.
+    /// Whether writes to the ring are logged (`VHOST_VRING_F_LOG`), and the guest address that the device
+    /// area has in the log; with an IOTLB it is looked up instead, as that of a packed ring's descriptors
+    /// always is.
     pub used: Option<GuestAddr>,
 }
 
@@ -188,21 +194,25 @@ where
     S: AsRef<[IotlbEntry]>,
 {
     /// Makes sure that a ring of these extents can be reached as a whole, so that a round need not
-    /// stop between sending a packet and completing its chain.
+    /// stop between sending a packet and completing its chain. `descs` is how the device accesses its
+    /// descriptors: those that it writes it has read before.
     ///
     /// # Errors
     ///
     /// [`Fault::OutsideMemory`] or another reason why there is no translation.
-    pub fn prefetch(&self, extents: [u64; 3]) -> Result<(), Fault> {
+    pub fn prefetch(&self, extents: [u64; 3], descs: Access) -> Result<(), Fault> {
         let Some(iotlb) = self.iotlb else {
             return Ok(());
         };
         let [desc, avail, used] = extents;
-        for (addr, len, access) in [
-            (self.ring.desc, desc, Access::Read),
+        // Behind the other, so that the owner is asked for leave to write.
+        let read_as_well = (descs == Access::Write).then_some((self.ring.desc, desc, Access::Read));
+        let parts = [
+            (self.ring.desc, desc, descs),
             (self.ring.avail, avail, Access::Read),
             (self.ring.used, used, Access::Write),
-        ] {
+        ];
+        for (addr, len, access) in parts.into_iter().chain(read_as_well) {
             let mut hint = self.notes.hint.get();
             self.note(iotlb.check_range(&mut hint, GuestAddr(addr.0), len, access))?;
         }
@@ -260,15 +270,16 @@ where
         f(pieces.as_slice())
     }
 
-    /// Where a field of the ring lies that may not be cut, since it is accessed at once.
-    fn whole(&self, addr: UserAddr, access: Access) -> Result<UserAddr, Unmapped> {
-        self.with_pieces(addr, 2, access, |pieces| match pieces {
+    /// Where a field of the ring lies that may not be cut, since it is accessed at once. `len` is its length
+    /// in bytes.
+    fn whole(&self, addr: UserAddr, len: u64, access: Access) -> Result<UserAddr, Unmapped> {
+        self.with_pieces(addr, len, access, |pieces| match pieces {
             [whole] => Ok(whole.addr),
             _ => Err(Unmapped(addr)),
         })
     }
 
-    /// Logs a write to a piece of the owner's memory that is part of the used ring.
+    /// Logs a write to a piece of the owner's memory that is part of the device area.
     fn log_ring(&self, piece: Segment) {
         let Some(used) = self.log.used else {
             return;
@@ -282,6 +293,14 @@ where
         let logged = self.log_range(GuestAddr(used.0.wrapping_add(offset)), piece.len);
         if let Err(Unmapped(at)) = logged {
             self.notes.unlogged.set(Some(at));
+        }
+    }
+
+    /// Logs a write to a piece of the owner's memory that is part of a packed ring. That has no address in
+    /// the log: the owner tells only where the device area is.
+    fn log_desc(&self, piece: Segment) {
+        if self.log.used.is_some() {
+            self.log_user(piece);
         }
     }
 

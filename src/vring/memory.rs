@@ -4,6 +4,7 @@
 
 use crate::addr::UserAddr;
 use crate::desc::{ByteOrder, RawDesc, RawUsed};
+use crate::position::Position;
 
 /// User memory that could not be accessed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,15 +15,16 @@ pub struct Unmapped(pub UserAddr);
 /// Values are as they lie in little-endian memory; the ring converts. Where a ring is big-endian, an
 /// implementation says so with [`Memory::byte_order`] and swaps all values but bytes ([`ByteOrder`]).
 ///
-/// Every access may fail with [`Unmapped`], and a failed access may have been done in part. Accesses named `gather` or given a
-/// slice exist so that many values cost one user-access section.
+/// Every access may fail with [`Unmapped`], and a failed access may have been done in part. Accesses named
+/// `gather` or given a slice exist so that many values cost one user-access section.
 ///
 /// # Ordering
 ///
 /// The rules of virtio 1.3, sections 2.7.13 and 2.7.14, are in the names: [`Memory::load_acquire`]
 /// orders the load before every later access, [`Memory::store_release`] orders every earlier
 /// access before the store, and [`Memory::full_barrier`] orders all earlier accesses before all
-/// later ones. Each pairs with a barrier in the guest's driver.
+/// later ones. [`Memory::load_available`] and [`Memory::publish_packed`] do the same for the flags of a
+/// packed ring's descriptors. Each pairs with a barrier in the guest's driver.
 pub trait Memory {
     /// Loads a 16-bit value.
     fn load(&self, addr: UserAddr) -> Result<u16, Unmapped>;
@@ -72,6 +74,42 @@ pub trait Memory {
     /// Stores `used.len()` consecutive elements of the used ring.
     fn store_used(&self, addr: UserAddr, used: &[RawUsed]) -> Result<(), Unmapped>;
 
+    /// Loads consecutive descriptors of a packed ring at `addr`, as long as they are available on a lap of
+    /// the wrap counter `wrap` ([`packed_availability`](crate::packed_availability)) and `out` has room.
+    ///
+    /// The result is how many there are; the slot behind them may have been written to. Each is read
+    /// once: first, and at once, the word with its flags; all later accesses stay behind that.
+    fn load_available(
+        &self,
+        addr: UserAddr,
+        wrap: bool,
+        out: &mut [RawDesc],
+    ) -> Result<usize, Unmapped>;
+
+    /// Marks descriptors of the packed ring at `ring`, which has `size` of them, as used: for each of
+    /// `used` that at which it stands, from `at` on ([`packed_used`](crate::packed_used)). The result is
+    /// where the next one goes.
+    ///
+    /// Of a descriptor the second word is stored at once and the address not at all. That at `at` is
+    /// stored last, and earlier accesses stay before it. The offset of `at` is below `size`.
+    fn publish_packed(
+        &self,
+        ring: UserAddr,
+        size: u16,
+        at: Position,
+        used: &[RawUsed],
+    ) -> Result<Position, Unmapped>;
+
+    /// Loads the second word of the descriptor of a packed ring at `addr`, which the device has taken, and
+    /// stores it as it was: to find out whether the page that it lies in can be written.
+    fn touch(&self, addr: UserAddr) -> Result<(), Unmapped>;
+
+    /// Loads a 32-bit value at once. For a packed ring's event.
+    fn load_event(&self, addr: UserAddr) -> Result<u32, Unmapped>;
+
+    /// Stores a 32-bit value at once. For a packed ring's event.
+    fn store_event(&self, addr: UserAddr, value: u32) -> Result<(), Unmapped>;
+
     /// Full memory barrier.
     fn full_barrier(&self);
 
@@ -107,5 +145,16 @@ pub trait Memory {
     fn load_after_barrier(&self, addr: UserAddr) -> Result<u16, Unmapped> {
         self.full_barrier();
         self.load(addr)
+    }
+
+    /// [`Memory::full_barrier`], then [`Memory::load_event`].
+    ///
+    /// # Errors
+    ///
+    /// [`Unmapped`].
+    #[inline]
+    fn load_event_after_barrier(&self, addr: UserAddr) -> Result<u32, Unmapped> {
+        self.full_barrier();
+        self.load_event(addr)
     }
 }

@@ -25,6 +25,7 @@ use crate::fault::Fault;
 use crate::memory::Memory;
 use crate::region::Hint;
 use crate::ring::{RingAddrs, PREFETCH};
+use crate::segment::Access;
 use kicks::Kicks;
 
 /// Chains read ahead of being asked for.
@@ -92,6 +93,9 @@ impl Default for SplitRing {
 
 /// Set-up, by the owner.
 impl SplitRing {
+    /// How the device accesses descriptors.
+    pub const DESC_ACCESS: Access = Access::Read;
+
     /// Back to the state of [`SplitRing::default`]. What was read ahead stays where it is, unused.
     pub fn reset(&mut self) {
         // All of them named, so that none is forgotten.

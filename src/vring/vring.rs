@@ -18,10 +18,11 @@
 //! - [`Ring`] is what a round does with a ring: a *get work* half, [`GetWork`]; a *complete work* half,
 //!   [`CompleteWork`]; and [`KickControl`], which turns the driver's kicks off and on:
 //!   [`KickControl::enable_kick`] when there is no work, [`KickControl::await_kick`] when there is some
-//!   that cannot be done. Its formats, [`SplitRing`], are set up each in its own way.
+//!   that cannot be done. Its formats, [`SplitRing`] and [`PackedRing`], are set up each in its own way.
 //!
-//! Source of behaviour: virtio specification 1.3, section 2.7 (split virtqueues); where it leaves a
-//! choice, the in-tree vhost (`drivers/vhost/vhost.c`).
+//! Source of behaviour: virtio specification 1.3, sections 2.7 (split virtqueues) and 2.8 (packed
+//! virtqueues); where it leaves a choice, the in-tree vhost (`drivers/vhost/vhost.c`), and for packed
+//! rings, which that does not have, what drivers and owners expect (Linux, DPDK, QEMU).
 
 #![cfg_attr(not(any(test, kernel)), no_std)]
 #![forbid(unsafe_code)]
@@ -46,6 +47,8 @@ mod iotlb;
 mod log;
 mod mediated;
 mod memory;
+mod packed;
+mod position;
 mod region;
 mod ring;
 mod segment;
@@ -53,13 +56,15 @@ mod split;
 
 pub use addr::{GuestAddr, UserAddr};
 pub use chain::{Chain, MAX_CHAIN_DESCS, MAX_CHAIN_SEGMENTS};
-pub use desc::{ByteOrder, Desc, RawDesc, RawUsed};
+pub use desc::{packed_availability, packed_used, ByteOrder, Desc, RawDesc, RawUsed};
 pub use desc::{DESC_F_INDIRECT, DESC_F_NEXT, DESC_F_WRITE, DESC_SIZE};
 pub use fault::Fault;
 pub use iotlb::{InvalidMapping, Iotlb, IotlbEntry, Mapping, Miss, Permission, Untranslated};
 pub use log::{for_each_log_word, log_extent};
 pub use mediated::{DirtyLog, GuestRanges, Mediated, Notes, Owed, OwnerAccess};
 pub use memory::{Memory, Unmapped};
+pub use packed::PackedRing;
+pub use position::Position;
 pub use region::{Hint, InvalidRegion, MemTable, Region};
 pub use ring::{CompleteWork, GetWork, KickControl, Ring, RingAddrs, MAX_RING_SIZE, PREFETCH};
 pub use segment::{Access, Segment, Segments, Translate};

@@ -6,7 +6,7 @@ use std::sync::atomic::AtomicBool as Unmodelled;
 
 use loom::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
 use loom::sync::atomic::{fence, AtomicBool, AtomicU16, AtomicU64};
-use vring::{Memory, RawDesc, RawUsed, RingAddrs, Unmapped, UserAddr};
+use vring::{Memory, Position, RawDesc, RawUsed, RingAddrs, Unmapped, UserAddr};
 
 use crate::CHAINS;
 
@@ -223,6 +223,37 @@ impl Memory for Shared {
             slot.store(u64::from(*id) << 32 | u64::from(*len), Relaxed);
         }
         Ok(())
+    }
+
+    fn load_available(
+        &self,
+        addr: UserAddr,
+        _wrap: bool,
+        _out: &mut [RawDesc],
+    ) -> Result<usize, Unmapped> {
+        panic!("no packed ring, but at {addr:?}");
+    }
+
+    fn publish_packed(
+        &self,
+        ring: UserAddr,
+        _size: u16,
+        _at: Position,
+        _used: &[RawUsed],
+    ) -> Result<Position, Unmapped> {
+        panic!("no packed ring, but at {ring:?}");
+    }
+
+    fn touch(&self, addr: UserAddr) -> Result<(), Unmapped> {
+        panic!("no packed ring, but at {addr:?}");
+    }
+
+    fn load_event(&self, addr: UserAddr) -> Result<u32, Unmapped> {
+        panic!("no packed ring, but at {addr:?}");
+    }
+
+    fn store_event(&self, addr: UserAddr, _value: u32) -> Result<(), Unmapped> {
+        panic!("no packed ring, but at {addr:?}");
     }
 
     fn full_barrier(&self) {

@@ -2,13 +2,15 @@
 
 //! The accesses of a ring to memory that is mediated.
 
-use super::{GuestRanges, Mediated, OwnerAccess, Written};
+use super::{GuestRanges, Mediated, OwnerAccess, Written, EVENT, HALF};
 use crate::addr::UserAddr;
 use crate::desc::{
-    raw_from_bytes, ByteOrder, RawDesc, RawUsed, AVAIL_ENTRY_SIZE, DESC_SIZE, USED_ENTRY_SIZE,
+    packed_used, raw_from_bytes, ByteOrder, RawDesc, RawUsed, AVAIL_ENTRY_SIZE, DESC_SIZE,
+    USED_ENTRY_SIZE,
 };
 use crate::iotlb::IotlbEntry;
 use crate::memory::{Memory, Unmapped};
+use crate::position::Position;
 use crate::segment::{Access, Segment};
 
 impl<M, T, S> Mediated<'_, M, T, S>
@@ -34,6 +36,29 @@ where
             Ok(())
         })?;
         Ok(self.order.desc(raw_from_bytes(&bytes)))
+    }
+
+    /// Marks the descriptor at `at` of a packed ring as used, and adds to `written` where. Earlier accesses
+    /// stay before it.
+    fn publish_one(
+        &self,
+        ring: UserAddr,
+        at: Position,
+        used: RawUsed,
+        written: &mut Written,
+    ) -> Result<(), Unmapped> {
+        // No wrap: at most 2^15 descriptors.
+        let offset = u64::from(at.offset()).wrapping_mul(DESC_SIZE);
+        let desc = self.whole(ring.wrapping_add(offset), DESC_SIZE, Access::Write)?;
+        // A ring by itself, on the lap of the other.
+        let stored = self.memory.publish_packed(desc, 1, at.lap(), &[used]);
+        let piece = Segment {
+            addr: desc,
+            len: DESC_SIZE,
+        };
+        // One that failed may have been done in part.
+        written.add(piece, |run| self.log_desc(run));
+        stored.map(|_| ())
     }
 
     /// Stores one element of the used ring, and adds to `written` where.
@@ -71,28 +96,34 @@ where
     S: AsRef<[IotlbEntry]>,
 {
     fn load(&self, addr: UserAddr) -> Result<u16, Unmapped> {
-        let at = self.whole(addr, Access::Read)?;
+        let at = self.whole(addr, HALF, Access::Read)?;
         self.memory.load(at).map(|value| self.order.half(value))
     }
 
     fn load_acquire(&self, addr: UserAddr) -> Result<u16, Unmapped> {
-        let at = self.whole(addr, Access::Read)?;
+        let at = self.whole(addr, HALF, Access::Read)?;
         self.memory
             .load_acquire(at)
             .map(|value| self.order.half(value))
     }
 
     fn store(&self, addr: UserAddr, value: u16) -> Result<(), Unmapped> {
-        let at = self.whole(addr, Access::Write)?;
+        let at = self.whole(addr, HALF, Access::Write)?;
         self.memory.store(at, self.order.half(value))?;
-        self.log_ring(Segment { addr: at, len: 2 });
+        self.log_ring(Segment {
+            addr: at,
+            len: HALF,
+        });
         Ok(())
     }
 
     fn store_release(&self, addr: UserAddr, value: u16) -> Result<(), Unmapped> {
-        let at = self.whole(addr, Access::Write)?;
+        let at = self.whole(addr, HALF, Access::Write)?;
         self.memory.store_release(at, self.order.half(value))?;
-        self.log_ring(Segment { addr: at, len: 2 });
+        self.log_ring(Segment {
+            addr: at,
+            len: HALF,
+        });
         Ok(())
     }
 
@@ -158,6 +189,73 @@ where
         // What lies before one that failed has been written.
         written.end(|run| self.log_ring(run));
         stored
+    }
+
+    /// A packed ring is little-endian, whatever the order of others: it comes with `VIRTIO_F_VERSION_1`.
+    fn load_available(
+        &self,
+        addr: UserAddr,
+        wrap: bool,
+        out: &mut [RawDesc],
+    ) -> Result<usize, Unmapped> {
+        if self.iotlb.is_none() {
+            return self.memory.load_available(addr, wrap, out);
+        }
+        let mut at = addr;
+        let mut count = 0usize;
+        for desc in out.chunks_mut(1) {
+            let whole = self.whole(at, DESC_SIZE, Access::Read)?;
+            if self.memory.load_available(whole, wrap, desc)? == 0 {
+                break;
+            }
+            at = at.wrapping_add(DESC_SIZE);
+            count = count.wrapping_add(1);
+        }
+        Ok(count)
+    }
+
+    fn publish_packed(
+        &self,
+        ring: UserAddr,
+        size: u16,
+        at: Position,
+        used: &[RawUsed],
+    ) -> Result<Position, Unmapped> {
+        let Some((first, later)) = used.split_first() else {
+            return Ok(at);
+        };
+        let slots = |used: &RawUsed| packed_used(*used, false).1;
+        let mut written = Written::default();
+        let mut next = at.advance(size, slots(first));
+        let stored = later.iter().try_for_each(|one| {
+            self.publish_one(ring, next, *one, &mut written)?;
+            next = next.advance(size, slots(one));
+            Ok(())
+        });
+        let stored = stored.and_then(|()| self.publish_one(ring, at, *first, &mut written));
+        // What lies before one that failed has been written.
+        written.end(|run| self.log_desc(run));
+        stored.map(|()| next)
+    }
+
+    fn touch(&self, addr: UserAddr) -> Result<(), Unmapped> {
+        let desc = self.whole(addr, DESC_SIZE, Access::Write)?;
+        self.memory.touch(desc)
+    }
+
+    fn load_event(&self, addr: UserAddr) -> Result<u32, Unmapped> {
+        let at = self.whole(addr, EVENT, Access::Read)?;
+        self.memory.load_event(at)
+    }
+
+    fn store_event(&self, addr: UserAddr, value: u32) -> Result<(), Unmapped> {
+        let at = self.whole(addr, EVENT, Access::Write)?;
+        self.memory.store_event(at, value)?;
+        self.log_ring(Segment {
+            addr: at,
+            len: EVENT,
+        });
+        Ok(())
     }
 
     fn full_barrier(&self) {

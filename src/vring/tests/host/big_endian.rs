@@ -3,8 +3,9 @@
 //! A ring in big-endian memory, as a legacy device of a big-endian guest has it.
 
 use vring::{
-    ByteOrder, CompleteWork, Desc, GetWork, KickControl, Memory, RawDesc, RawUsed, Segment,
-    Segments, SplitRing, Unmapped, UserAddr, DESC_F_INDIRECT, DESC_F_NEXT, DESC_F_WRITE, DESC_SIZE,
+    ByteOrder, CompleteWork, Desc, GetWork, KickControl, Memory, Position, RawDesc, RawUsed,
+    Segment, Segments, SplitRing, Unmapped, UserAddr, DESC_F_INDIRECT, DESC_F_NEXT, DESC_F_WRITE,
+    DESC_SIZE,
 };
 
 use crate::mock::{good_indexes, segment, table, MockMemory, PLACE};
@@ -77,6 +78,37 @@ impl Memory for BigEndian<'_> {
     fn store_used(&self, addr: UserAddr, used: &[RawUsed]) -> Result<(), Unmapped> {
         let used: Vec<_> = used.iter().map(|raw| BIG.used(*raw)).collect();
         self.0.store_used(addr, &used)
+    }
+
+    fn load_available(
+        &self,
+        addr: UserAddr,
+        wrap: bool,
+        out: &mut [RawDesc],
+    ) -> Result<usize, Unmapped> {
+        self.0.load_available(addr, wrap, out)
+    }
+
+    fn publish_packed(
+        &self,
+        ring: UserAddr,
+        size: u16,
+        at: Position,
+        used: &[RawUsed],
+    ) -> Result<Position, Unmapped> {
+        self.0.publish_packed(ring, size, at, used)
+    }
+
+    fn touch(&self, addr: UserAddr) -> Result<(), Unmapped> {
+        self.0.touch(addr)
+    }
+
+    fn load_event(&self, addr: UserAddr) -> Result<u32, Unmapped> {
+        self.0.load_event(addr)
+    }
+
+    fn store_event(&self, addr: UserAddr, value: u32) -> Result<(), Unmapped> {
+        self.0.store_event(addr, value)
     }
 
     fn full_barrier(&self) {

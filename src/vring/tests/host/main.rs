@@ -4,7 +4,7 @@
 //!
 //! Rules one by one ([`ring`], [`notify`], [`awaited`], [`live`], [`in_order`], [`repeated`],
 //! [`big_endian`], [`chain`], [`indirect`], [`order`], [`table`], [`iotlb`], [`log`],
-//! [`mediated`]), properties of random runs ([`model`], [`hostile`]), and agreement with another
+//! [`mediated`], [`packed`]), properties of random runs ([`model`], [`hostile`]), and agreement with another
 //! implementation ([`differential`]).
 
 mod awaited;
@@ -23,6 +23,7 @@ mod model;
 mod notify;
 mod oracle;
 mod order;
+mod packed;
 mod repeated;
 mod ring;
 mod table;

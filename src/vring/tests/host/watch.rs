@@ -288,6 +288,9 @@ impl Watch {
             Op::Barrier => true,
             // Of memory that is mediated.
             Op::StoreBytes(..) | Op::SetBits(..) => false,
+            // Of a packed ring.
+            Op::LoadAvailable { .. } | Op::StoreDesc { .. } => false,
+            Op::Touch(_) | Op::LoadEvent(_) | Op::StoreEvent(..) => false,
             Op::LoadBytes(addr, len) => self.is_guest_memory(addr.0, *len as u64),
             Op::Gather(table, _) => *table == desc && within(desc, desc_len),
             Op::LoadAcquire(_) | Op::LoadSlice(..) => within(avail, avail_len),

@@ -5,8 +5,8 @@
 use virtio_queue::{Queue, QueueOwnedT, QueueT};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 use vring::{
-    Chain, Desc, GetWork, Memory, RawDesc, RawUsed, RingAddrs, Segment, Segments, SplitRing,
-    Unmapped, UserAddr, MAX_CHAIN_SEGMENTS,
+    Chain, Desc, GetWork, Memory, Position, RawDesc, RawUsed, RingAddrs, Segment, Segments,
+    SplitRing, Unmapped, UserAddr, MAX_CHAIN_SEGMENTS,
 };
 
 use crate::mock::{good_indexes, table};
@@ -241,6 +241,37 @@ impl Memory for Guest {
     fn store_used(&self, addr: UserAddr, used: &[RawUsed]) -> Result<(), Unmapped> {
         let bytes = used.iter().flatten().flat_map(|word| word.to_ne_bytes());
         self.put(addr, &bytes.collect::<Vec<_>>())
+    }
+
+    fn load_available(
+        &self,
+        _addr: UserAddr,
+        _wrap: bool,
+        _out: &mut [RawDesc],
+    ) -> Result<usize, Unmapped> {
+        unreachable!("a split ring has none")
+    }
+
+    fn publish_packed(
+        &self,
+        _ring: UserAddr,
+        _size: u16,
+        _at: Position,
+        _used: &[RawUsed],
+    ) -> Result<Position, Unmapped> {
+        unreachable!("a split ring has none")
+    }
+
+    fn touch(&self, _addr: UserAddr) -> Result<(), Unmapped> {
+        unreachable!("a split ring has none")
+    }
+
+    fn load_event(&self, _addr: UserAddr) -> Result<u32, Unmapped> {
+        unreachable!("a split ring has none")
+    }
+
+    fn store_event(&self, _addr: UserAddr, _value: u32) -> Result<(), Unmapped> {
+        unreachable!("a split ring has none")
     }
 
     fn full_barrier(&self) {}

@@ -6,7 +6,9 @@ use std::collections::HashMap;
 
 use vring::{Desc, RingAddrs, UserAddr, DESC_F_INDIRECT, DESC_F_NEXT, DESC_F_WRITE, DESC_SIZE};
 
+use super::format::DriverSide;
 use super::memory::MockMemory;
+use super::op::Op;
 
 /// A buffer as the driver describes it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,6 +70,7 @@ pub struct Driver {
     pub last_used: u16,
     free: Vec<u16>,
     taken: HashMap<u16, Vec<u16>>,
+    event: Option<u16>,
 }
 
 impl Driver {
@@ -84,6 +87,7 @@ impl Driver {
             last_used: index,
             free: (0..size).rev().collect(),
             taken: HashMap::new(),
+            event: None,
         }
     }
 
@@ -193,6 +197,83 @@ impl Driver {
         } else {
             memory.poke16(self.addrs.avail.0, 1);
         }
+    }
+}
+
+impl DriverSide for Driver {
+    fn new(memory: &MockMemory, addrs: RingAddrs, size: u16, start: u16, event_idx: bool) -> Self {
+        Self::new(memory, addrs, size, start, event_idx)
+    }
+
+    fn base(&self) -> u32 {
+        u32::from(self.last_used)
+    }
+
+    fn free(&self) -> usize {
+        self.free()
+    }
+
+    fn add(&mut self, memory: &MockMemory, bufs: &[Buf]) -> Option<u16> {
+        self.add(memory, bufs)
+    }
+
+    fn add_indirect(
+        &mut self,
+        memory: &MockMemory,
+        table: u64,
+        user: UserAddr,
+        bufs: &[Buf],
+    ) -> Option<u16> {
+        self.add_indirect(memory, table, user, bufs)
+    }
+
+    fn published(&self) -> u16 {
+        self.published
+    }
+
+    fn known_by(&self, op: &Op) -> Option<u16> {
+        matches!(op, Op::LoadAcquire(_)).then_some(self.published)
+    }
+
+    fn publish(&mut self, memory: &MockMemory) -> bool {
+        self.publish(memory)
+    }
+
+    fn poll(&mut self, memory: &MockMemory) -> Option<(u16, u32)> {
+        self.poll(memory)
+    }
+
+    fn has_used(&self, memory: &MockMemory) -> bool {
+        self.used_index(memory) != self.last_used
+    }
+
+    fn want_calls(&mut self, memory: &MockMemory, more: u16) {
+        let more = if self.event_idx { more } else { 0 };
+        let event = self.last_used.wrapping_add(more);
+        Self::want_calls(self, memory, event);
+        self.event = Some(event);
+    }
+
+    fn no_calls(&mut self, memory: &MockMemory) {
+        Self::no_calls(self, memory);
+        self.event = None;
+    }
+
+    fn is_due(&self, memory: &MockMemory) -> bool {
+        let used = self.used_index(memory);
+        self.event
+            .is_some_and(|event| passed(event, self.last_used, used))
+    }
+
+    fn move_to(&mut self, addrs: RingAddrs, event_idx: bool) {
+        self.addrs = addrs;
+        self.event_idx = event_idx;
+    }
+
+    fn ask_for_no_kick(&self, memory: &MockMemory) {
+        memory.poke16(self.addrs.used.0, 1);
+        let event = self.addrs.used.0 + 4 + 8 * u64::from(self.size);
+        memory.poke16(event, self.published.wrapping_sub(1));
     }
 }
 

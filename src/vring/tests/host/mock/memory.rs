@@ -6,74 +6,13 @@
 use std::cell::{Cell, RefCell};
 use std::ops::Range;
 
-use vring::{Memory, OwnerAccess, RawDesc, RawUsed, Unmapped, UserAddr, DESC_SIZE};
+use vring::{
+    packed_availability, packed_used, Memory, OwnerAccess, Position, RawDesc, RawUsed, Unmapped,
+    UserAddr, DESC_SIZE,
+};
 
 use super::good_indexes;
-
-/// One access as the ring made it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Op {
-    /// [`Memory::load`].
-    Load(UserAddr),
-    /// [`Memory::load_acquire`].
-    LoadAcquire(UserAddr),
-    /// [`Memory::store`], with the value in host byte order.
-    Store(UserAddr, u16),
-    /// [`Memory::store_release`], with the value in host byte order.
-    StoreRelease(UserAddr, u16),
-    /// [`Memory::load_slice`], with the number of values.
-    LoadSlice(UserAddr, usize),
-    /// [`Memory::gather_descs`], with the indexes.
-    Gather(UserAddr, Vec<u16>),
-    /// [`Memory::load_bytes`], with the number of bytes.
-    LoadBytes(UserAddr, usize),
-    /// [`Memory::store_used`], with the elements in host byte order.
-    StoreUsed(UserAddr, Vec<[u32; 2]>),
-    /// [`OwnerAccess::store_bytes`], with the number of bytes.
-    StoreBytes(UserAddr, usize),
-    /// [`OwnerAccess::set_bits`], with the bits in host byte order.
-    SetBits(UserAddr, u32),
-    /// [`Memory::full_barrier`].
-    Barrier,
-}
-
-impl Op {
-    /// The bytes touched, as user address ranges; wide enough not to wrap.
-    pub fn ranges(&self) -> Vec<Range<u128>> {
-        let run = |addr: &UserAddr, len: usize| {
-            let start = u128::from(addr.0);
-            start..start + len as u128
-        };
-        match self {
-            Self::Load(addr) | Self::LoadAcquire(addr) => vec![run(addr, 2)],
-            Self::Store(addr, _) | Self::StoreRelease(addr, _) => vec![run(addr, 2)],
-            Self::LoadSlice(addr, count) => vec![run(addr, 2 * count)],
-            Self::Gather(table, indexes) => indexes
-                .iter()
-                .map(|&index| {
-                    let start = u128::from(table.0) + u128::from(index) * u128::from(DESC_SIZE);
-                    start..start + u128::from(DESC_SIZE)
-                })
-                .collect(),
-            Self::LoadBytes(addr, len) | Self::StoreBytes(addr, len) => vec![run(addr, *len)],
-            Self::SetBits(addr, _) => vec![run(addr, 4)],
-            Self::StoreUsed(addr, used) => vec![run(addr, 8 * used.len())],
-            Self::Barrier => Vec::new(),
-        }
-    }
-
-    /// Whether the device writes.
-    pub fn is_store(&self) -> bool {
-        matches!(
-            self,
-            Self::Store(..)
-                | Self::StoreRelease(..)
-                | Self::StoreUsed(..)
-                | Self::StoreBytes(..)
-                | Self::SetBits(..)
-        )
-    }
-}
+use super::op::Op;
 
 type Hook = Box<dyn FnMut(&MockMemory, &Op)>;
 
@@ -379,6 +318,86 @@ impl Memory for MockMemory {
         let op = Op::StoreUsed(addr, used.iter().map(host).collect());
         let bytes = used.iter().flatten().flat_map(|word| word.to_ne_bytes());
         self.store_many(op, addr, bytes.collect())
+    }
+
+    fn load_available(
+        &self,
+        addr: UserAddr,
+        wrap: bool,
+        out: &mut [RawDesc],
+    ) -> Result<usize, Unmapped> {
+        let count = out.len();
+        self.begin(Op::LoadAvailable { addr, wrap, count })?;
+        let (mask, bits) = packed_availability(wrap);
+        let word = |at: u64| u64::from_ne_bytes(self.peek(at, 8).try_into().unwrap());
+        for (count, raw) in out.iter_mut().enumerate() {
+            let at = addr.0 + 16 * count as u64;
+            let rest = word(at + 8);
+            if rest & mask != bits {
+                return Ok(count);
+            }
+            *raw = [word(at), rest];
+        }
+        Ok(out.len())
+    }
+
+    fn publish_packed(
+        &self,
+        ring: UserAddr,
+        size: u16,
+        at: Position,
+        used: &[RawUsed],
+    ) -> Result<Position, Unmapped> {
+        let fresh = Cell::new(true);
+        let store = |at: Position, used: &RawUsed, release: bool| {
+            assert!(at.offset() < size, "{at:?} is not in a ring of {size}");
+            let (word, _) = packed_used(*used, at.wrap());
+            let at = ring.wrapping_add(16 * u64::from(at.offset()));
+            let op = Op::StoreDesc {
+                at,
+                word: u64::from_le(word),
+                release,
+            };
+            // The whole batch is one access that may fail; only a hole lets it fail in part.
+            let spared = if fresh.replace(false) {
+                None
+            } else {
+                self.fail_in.take()
+            };
+            let begun = self.begin(op);
+            if spared.is_some() {
+                self.fail_in.set(spared);
+            }
+            begun?;
+            self.write(at.wrapping_add(8), word.to_ne_bytes().to_vec());
+            Ok(())
+        };
+        let Some((first, later)) = used.split_first() else {
+            return Ok(at);
+        };
+        let slots = |used: &RawUsed| (used[0] >> 16) as u16;
+        let mut next = at.advance(size, slots(first));
+        for one in later {
+            store(next, one, false)?;
+            next = next.advance(size, slots(one));
+        }
+        store(at, first, true)?;
+        Ok(next)
+    }
+
+    fn touch(&self, addr: UserAddr) -> Result<(), Unmapped> {
+        self.begin(Op::Touch(addr))
+    }
+
+    fn load_event(&self, addr: UserAddr) -> Result<u32, Unmapped> {
+        self.begin(Op::LoadEvent(addr))?;
+        Ok(u32::from_ne_bytes(self.peek(addr.0, 4).try_into().unwrap()))
+    }
+
+    fn store_event(&self, addr: UserAddr, value: u32) -> Result<(), Unmapped> {
+        self.begin(Op::StoreEvent(addr, u32::from_le(value)))?;
+        self.write(addr, value.to_ne_bytes().to_vec());
+        Ok(())
     }
 
     fn full_barrier(&self) {

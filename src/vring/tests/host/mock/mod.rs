@@ -3,15 +3,20 @@
 //! A driver, memory, and a ring between them.
 
 pub mod driver;
+pub mod format;
 pub mod memory;
+pub mod op;
+pub mod packed;
 
 use vring::{
     Access, Chain, CompleteWork, Fault, GetWork, GuestAddr, GuestRanges, Hint, MemTable, Region,
-    RingAddrs, Segment, Segments, SplitRing, Translate, UserAddr, MAX_CHAIN_SEGMENTS,
+    RingAddrs, Segment, Segments, Translate, UserAddr, MAX_CHAIN_SEGMENTS,
 };
 
 pub use driver::{indirect, Buf, Driver};
-pub use memory::{MockMemory, Op};
+pub use format::{DriverSide, Format, Packed, SetUp, Split};
+pub use memory::MockMemory;
+pub use op::Op;
 
 /// User address of the guest's memory, which begins at guest address 0.
 pub const RAM: u64 = 0x7f00_0000_0000;
@@ -24,14 +29,17 @@ pub const PLACE: RingAddrs = RingAddrs {
     used: UserAddr(0x30_0000),
 };
 
+/// A split ring with both its sides.
+pub type Bench = Rig<Split>;
+
 /// A ring with both its sides.
-pub struct Bench {
+pub struct Rig<F: Format> {
     /// What they share.
     pub memory: MockMemory,
     /// The guest's side.
-    pub driver: Driver,
+    pub driver: F::Driver,
     /// The device's side.
-    pub ring: SplitRing,
+    pub ring: F::Ring,
     /// The guest's memory.
     pub table: MemTable<Vec<Region>>,
     storage: Vec<Segment>,
@@ -42,7 +50,7 @@ pub struct Bench {
 pub struct Setup {
     /// Number of descriptors.
     pub size: u16,
-    /// Where the indexes of both rings start.
+    /// Where a split ring's indexes start; how many descriptors a packed ring has gone on by.
     pub index: u16,
     /// `VIRTIO_F_EVENT_IDX`.
     pub event_idx: bool,
@@ -50,7 +58,7 @@ pub struct Setup {
     pub notify_on_empty: bool,
 }
 
-impl Bench {
+impl<F: Format> Rig<F> {
     /// A started ring of `size` descriptors, without features, with indexes from 0.
     pub fn new(size: u16) -> Self {
         Self::with(Setup {
@@ -62,7 +70,7 @@ impl Bench {
     /// A started ring.
     pub fn with(setup: Setup) -> Self {
         let memory = MockMemory::default();
-        map_ring(&memory, PLACE, extents(setup.size, setup.event_idx));
+        map_ring(&memory, PLACE, extents::<F>(setup.size, setup.event_idx));
         Self::on(memory, setup)
     }
 
@@ -70,19 +78,19 @@ impl Bench {
     pub fn with_room(setup: Setup, others: &[RingAddrs]) -> Self {
         let memory = MockMemory::default();
         for place in others.iter().chain([&PLACE]) {
-            map_ring(&memory, *place, extents(setup.size, true));
+            map_ring(&memory, *place, extents::<F>(setup.size, true));
         }
         Self::on(memory, setup)
     }
 
     fn on(memory: MockMemory, setup: Setup) -> Self {
         memory.map(RAM, RAM_SIZE);
-        let mut ring = SplitRing::default();
+        let mut ring = F::Ring::default();
         assert!(ring.set_size(u32::from(setup.size)));
         ring.set_features(setup.event_idx, setup.notify_on_empty);
         ring.set_addrs(PLACE);
-        let driver = Driver::new(&memory, PLACE, setup.size, setup.index, setup.event_idx);
-        ring.set_base(setup.index);
+        let driver = F::Driver::new(&memory, PLACE, setup.size, setup.index, setup.event_idx);
+        ring.set_base(driver.base());
         ring.start(&memory).unwrap();
         memory.take_log();
         Self {
@@ -116,14 +124,36 @@ impl Bench {
     /// Completes a chain with nothing written.
     pub fn complete(&mut self, head: u16) {
         self.ring
-            .complete(&self.memory, &[SplitRing::used_entry(head, 1, 0)])
+            .complete(&self.memory, &[F::Ring::used_entry(head, 1, 0)])
             .unwrap();
     }
+}
 
+impl Bench {
     /// The access that makes the device see the available index.
     pub fn index_load(&self) -> Op {
         Op::LoadAcquire(PLACE.avail.wrapping_add(2))
     }
+}
+
+/// Makes tests for both formats of functions that are generic over one.
+#[macro_export]
+macro_rules! for_both_formats {
+    ($($name:ident),+ $(,)?) => {
+        mod split {
+            $(#[test]
+            fn $name() {
+                super::$name::<$crate::mock::Split>();
+            })+
+        }
+
+        mod packed {
+            $(#[test]
+            fn $name() {
+                super::$name::<$crate::mock::Packed>();
+            })+
+        }
+    };
 }
 
 /// A table of memory, for [`Mediated`](vring::Mediated).
@@ -154,8 +184,8 @@ impl Translate for Ram {
 }
 
 /// Lengths of the parts of a ring, in bytes.
-pub fn extents(size: u16, event_idx: bool) -> [usize; 3] {
-    let mut ring = SplitRing::default();
+pub fn extents<F: Format>(size: u16, event_idx: bool) -> [usize; 3] {
+    let mut ring = F::Ring::default();
     assert!(ring.set_size(u32::from(size)));
     ring.set_features(event_idx, false);
     ring.extents().map(|len| usize::try_from(len).unwrap())

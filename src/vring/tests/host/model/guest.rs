@@ -4,8 +4,7 @@
 
 use vring::UserAddr;
 
-use crate::mock::driver::passed;
-use crate::mock::{Buf, Driver, MockMemory, RAM};
+use crate::mock::{Buf, DriverSide, Format, MockMemory, Op, RAM};
 
 /// What the driver may do at any time.
 #[derive(Clone, Copy, Debug)]
@@ -22,23 +21,24 @@ pub enum Act {
 
 /// A chain as the driver made it.
 pub struct Offer {
-    pub head: u16,
+    pub id: u16,
+    pub slots: u16,
     pub bufs: Vec<Buf>,
 }
 
 /// The guest, and what is known of the device's sleep.
-pub struct Guest {
-    pub driver: Driver,
+pub struct Guest<F: Format> {
+    pub driver: F::Driver,
     pub offers: Vec<Offer>,
     pub polled: usize,
-    /// Position from which a call is due, while asleep.
-    pub asleep: Option<u16>,
+    /// Whether it waits for a call.
+    pub asleep: bool,
     pub kicked: bool,
-    /// The index that the device read last.
+    /// What was published when the device last looked.
     pub seen: u16,
-    /// The one that it read last in order to take what is before it.
-    pub avail: u16,
-    /// Whether it reads for another reason.
+    /// What the device then knew to be available.
+    pub known: u16,
+    /// Whether the device looks for another reason than to take what is there.
     pub awaits: bool,
 }
 
@@ -56,7 +56,7 @@ pub fn total(bufs: &[Buf], write: bool) -> u64 {
     lens.map(|buf| u64::from(buf.len)).sum()
 }
 
-impl Guest {
+impl<F: Format> Guest<F> {
     pub fn add(&mut self, memory: &MockMemory, read: &[u32], write: &[u32], indirect: bool) {
         let serial = self.offers.len();
         // Far fewer chains than slots are under way.
@@ -69,16 +69,17 @@ impl Guest {
             bufs.push(Buf { addr, len, write });
             at += u64::from(len) + 1;
         }
-        let head = if indirect {
+        let id = if indirect {
             let table = 0x2_0000 + slot;
             let user = UserAddr(RAM + table);
             self.driver.add_indirect(memory, table, user, &bufs)
         } else {
             self.driver.add(memory, &bufs)
         };
-        let Some(head) = head else {
+        let Some(id) = id else {
             return;
         };
+        let slots = if indirect { 1 } else { bufs.len() as u16 };
         let content = bytes(serial, false, total(&bufs, false));
         let mut content = content.as_slice();
         for buf in bufs.iter().filter(|buf| !buf.write) {
@@ -86,17 +87,17 @@ impl Guest {
             memory.poke(RAM + buf.addr, now);
             content = later;
         }
-        self.offers.push(Offer { head, bufs });
+        self.offers.push(Offer { id, slots, bufs });
     }
 
     pub fn act(&mut self, memory: &MockMemory, act: Act) {
         match act {
             Act::Publish => self.kicked |= self.driver.publish(memory),
             Act::Poll => {
-                while let Some((head, len)) = self.driver.poll(memory) {
+                while let Some((id, len)) = self.driver.poll(memory) {
                     let offer = &self.offers[self.polled];
                     assert_eq!(
-                        head, offer.head,
+                        id, offer.id,
                         "a chain was lost: they are used in the order of completion"
                     );
                     let expect = total(&offer.bufs, true);
@@ -107,37 +108,33 @@ impl Guest {
                         .collect();
                     assert_eq!(got, bytes(self.polled, true, expect));
                     self.polled += 1;
-                    self.asleep = None;
+                    self.asleep = false;
                 }
             }
             Act::Sleep(more) => {
-                let more = if self.driver.event_idx { more } else { 0 };
-                let event = self.driver.last_used.wrapping_add(more);
-                self.driver.want_calls(memory, event);
-                self.asleep = Some(event);
-                if self.is_due(memory) {
-                    self.asleep = None;
-                }
+                self.driver.want_calls(memory, more);
+                self.asleep = !self.driver.is_due(memory);
             }
             Act::Wake => {
                 self.driver.no_calls(memory);
-                self.asleep = None;
+                self.asleep = false;
             }
         }
     }
 
-    /// Makes flags and event such that it does not kick for what it publishes next.
-    pub fn ask_for_no_kick(&self, memory: &MockMemory) {
-        let used = self.driver.addrs.used.0;
-        memory.poke16(used, 1);
-        let event = used + 4 + 8 * u64::from(self.driver.size);
-        memory.poke16(event, self.driver.published.wrapping_sub(1));
+    /// Takes note of what the device finds out by an access.
+    pub fn note(&mut self, op: &Op) {
+        let Some(known) = self.driver.known_by(op) else {
+            return;
+        };
+        self.seen = self.driver.published();
+        if !self.awaits {
+            self.known = known;
+        }
     }
 
     /// Whether it sleeps although what it sleeps for is there.
     pub fn is_due(&self, memory: &MockMemory) -> bool {
-        let used = self.driver.used_index(memory);
-        self.asleep
-            .is_some_and(|event| passed(event, self.driver.last_used, used))
+        self.asleep && self.driver.is_due(memory)
     }
 }

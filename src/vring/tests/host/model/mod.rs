@@ -12,19 +12,19 @@
 //! a timer, when memory is away; the call by which the owner changed features or place of the ring.
 
 mod guest;
+mod runs;
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::rc::Rc;
 
-use proptest::prelude::*;
-use proptest::test_runner::{TestError, TestRunner};
-use vring::{
-    Chain, CompleteWork, Fault, GetWork, KickControl, RingAddrs, Segment, SplitRing, UserAddr,
-};
+use proptest::test_runner::{Config, TestError, TestRunner};
+use vring::{Chain, CompleteWork, Fault, GetWork, KickControl, RingAddrs, Segment, UserAddr};
 
-use crate::mock::{extents, segment, Bench, Driver, Op, Setup, PLACE, RAM};
+use crate::for_both_formats;
+use crate::mock::{extents, segment, DriverSide, Format, Rig, SetUp, Setup, PLACE, RAM};
 use guest::{bytes, pattern, total, Act, Guest};
+use runs::{runs, Meddled};
 
 /// Where else the owner may have the ring.
 const ELSEWHERE: RingAddrs = RingAddrs {
@@ -79,48 +79,55 @@ enum Wrong {
 }
 
 /// The whole machine.
-struct Run {
+struct Run<F: Format> {
     wrong: Wrong,
-    bench: Bench,
-    guest: Rc<RefCell<Guest>>,
-    first: u16,
+    bench: Rig<F>,
+    guest: Rc<RefCell<Guest<F>>>,
+    /// Where the next chain is.
+    next: u16,
     taken: VecDeque<(Chain, Vec<Segment>, usize)>,
     completed: usize,
     asleep: bool,
+    /// Whether it sleeps for a chain that it does not like.
+    stopped: bool,
     call_owed: bool,
+    event_idx: bool,
     notify_on_empty: bool,
 }
 
-impl Run {
+impl<F: Format> Run<F> {
     fn new(setup: Setup, wrong: Wrong) -> Self {
-        let bench = Bench::with_room(setup, &[ELSEWHERE]);
+        let bench = Rig::<F>::with_room(setup, &[ELSEWHERE]);
         bench.memory.hold_stores();
-        let driver = Driver::new(
+        let driver = F::Driver::new(
             &bench.memory,
             PLACE,
             setup.size,
             setup.index,
             setup.event_idx,
         );
+        let start = bench.ring.base() as u16;
         let guest = Guest {
             driver,
             offers: Vec::new(),
             polled: 0,
-            asleep: None,
+            asleep: false,
             kicked: false,
-            seen: setup.index,
-            avail: setup.index,
+            seen: start,
+            known: start,
             awaits: false,
         };
         Self {
             wrong,
             bench,
             guest: Rc::new(RefCell::new(guest)),
-            first: setup.index,
+            next: start,
             taken: VecDeque::new(),
             completed: 0,
             asleep: false,
+            stopped: false,
             call_owed: false,
+            event_idx: setup.event_idx,
             notify_on_empty: setup.notify_on_empty,
         }
     }
@@ -140,11 +147,8 @@ impl Run {
                 }
             }
             access += 1;
-            if matches!(op, Op::LoadAcquire(_)) && !memory.fails_now() {
-                guest.seen = guest.driver.published;
-                if !guest.awaits {
-                    guest.avail = guest.seen;
-                }
+            if !memory.fails_now() {
+                guest.note(op);
             }
         });
         if let Some(away) = away {
@@ -165,7 +169,7 @@ impl Run {
 
     /// Makes a step; one that failed may be made again at any time.
     fn step(&mut self, step: &Step) -> Result<(), Fault> {
-        let Bench { memory, ring, .. } = &mut self.bench;
+        let Rig { memory, ring, .. } = &mut self.bench;
         match step {
             Step::Add(read, write, indirect) => {
                 self.guest.borrow_mut().add(memory, read, write, *indirect);
@@ -182,63 +186,92 @@ impl Run {
             }
             Step::Rewind(most) => {
                 let count = self.taken.len().min(*most);
-                ring.rewind(count as u16, 0);
-                self.taken.truncate(self.taken.len() - count);
+                let back = self.taken.split_off(self.taken.len() - count);
+                let slots = back.iter().map(|(chain, ..)| chain.slots).sum();
+                ring.rewind(count as u16, slots);
+                self.next = ring.base() as u16;
             }
             Step::ForgetPrefetch => ring.forget_prefetch(),
             Step::Complete(most, call) => self.complete(*most, *call)?,
             Step::Idle => {
                 self.guest.borrow_mut().kicked = false;
-                let before = self.guest.borrow().avail;
+                let before = self.guest.borrow().known;
                 let again = ring.enable_kick(memory)?;
-                let after = self.guest.borrow().avail;
-                assert_eq!(again, before != after, "there is news or there is not");
+                let mut guest = self.guest.borrow_mut();
+                assert_eq!(
+                    again,
+                    before != guest.known,
+                    "there is news or there is not"
+                );
+                if !F::NEWS_IS_KNOWN {
+                    guest.known = before;
+                }
                 self.asleep = !again || self.wrong == Wrong::Deaf;
+                self.stopped = false;
             }
             Step::Look => {
                 self.guest.borrow_mut().kicked = false;
                 // Nothing was there, and for whatever comes there is a kick.
                 self.asleep = !ring.has_work(memory)? && ring.kicks_are_on();
+                self.stopped = false;
             }
-            Step::Stop if self.wrong == Wrong::NoAsk => {
-                self.guest.borrow_mut().kicked = false;
-                self.asleep = true;
-            }
-            Step::Stop => {
-                self.guest.borrow_mut().kicked = false;
-                self.guest.borrow_mut().awaits = true;
-                let before = self.guest.borrow().seen;
-                let again = ring.await_kick(memory);
-                let after = self.guest.borrow().seen;
-                self.guest.borrow_mut().awaits = false;
-                let again = again?;
-                assert_eq!(again, before != after, "there is news or there is not");
-                self.asleep = !again || self.wrong == Wrong::Deaf;
-            }
+            Step::Stop => self.stop()?,
             Step::Features => self.change_features(),
             Step::Move => self.move_ring(),
         }
         Ok(())
     }
 
+    /// The device does not like the next chain.
+    fn stop(&mut self) -> Result<(), Fault> {
+        let Rig { memory, ring, .. } = &mut self.bench;
+        self.guest.borrow_mut().kicked = false;
+        self.stopped = true;
+        if self.wrong == Wrong::NoAsk {
+            self.asleep = true;
+            return Ok(());
+        }
+        self.asleep = false;
+        // It has looked at it, not only at what it had read before.
+        ring.forget_prefetch();
+        ring.has_work(memory)?;
+        self.guest.borrow_mut().awaits = true;
+        let before = self.guest.borrow().seen;
+        let again = ring.await_kick(memory);
+        let after = self.guest.borrow().seen;
+        self.guest.borrow_mut().awaits = false;
+        let mut again = again?;
+        if F::NEWS_IS_KNOWN {
+            assert_eq!(again, before != after, "there is news or there is not");
+        } else if again && self.wrong != Wrong::Deaf {
+            // It finds the same.
+            ring.has_work(memory)?;
+            again = ring.await_kick(memory)?;
+            assert!(!again, "it would stop without end");
+        }
+        self.asleep = !again || self.wrong == Wrong::Deaf;
+        Ok(())
+    }
+
     /// The owner turns event indexes on or off. The driver goes by that from now on, and what stands
     /// in the other place, the flags or the event, asks for no kick.
     fn change_features(&mut self) {
-        let Bench { memory, ring, .. } = &mut self.bench;
+        let Rig { memory, ring, .. } = &mut self.bench;
         let mut guest = self.guest.borrow_mut();
         memory.drain();
-        let event_idx = !guest.driver.event_idx;
-        guest.driver.event_idx = event_idx;
-        ring.set_features(event_idx, self.notify_on_empty);
-        guest.ask_for_no_kick(memory);
+        self.event_idx = !self.event_idx;
+        let addrs = ring.addrs();
+        guest.driver.move_to(addrs, self.event_idx);
+        ring.set_features(self.event_idx, self.notify_on_empty);
+        guest.driver.ask_for_no_kick(memory);
         // It states its wishes anew.
-        guest.asleep = None;
+        guest.asleep = false;
         self.asleep &= self.wrong == Wrong::NoWake;
     }
 
     /// The owner moves the ring, whose new place asks for no kick.
     fn move_ring(&mut self) {
-        let Bench { memory, ring, .. } = &mut self.bench;
+        let Rig { memory, ring, .. } = &mut self.bench;
         let mut guest = self.guest.borrow_mut();
         memory.drain();
         let old = ring.addrs();
@@ -246,16 +279,16 @@ impl Run {
         for ((old, new), len) in [old.desc, old.avail, old.used]
             .into_iter()
             .zip([new.desc, new.avail, new.used])
-            .zip(extents(ring.size(), true))
+            .zip(extents::<F>(ring.size(), true))
         {
             memory.poke(new.0, &memory.peek(old.0, len));
         }
-        guest.driver.addrs = new;
+        guest.driver.move_to(new, self.event_idx);
         ring.set_addrs(new);
-        guest.ask_for_no_kick(memory);
+        guest.driver.ask_for_no_kick(memory);
         // The device knows of nothing there.
-        guest.seen = ring.base();
-        guest.avail = ring.base();
+        guest.seen = ring.base() as u16;
+        guest.known = guest.seen;
         self.asleep &= self.wrong == Wrong::NoWake;
     }
 
@@ -264,7 +297,13 @@ impl Run {
         self.bench.memory.drain();
         let guest = self.guest.borrow();
         if self.asleep && !guest.kicked {
-            assert_eq!(guest.driver.published, guest.seen, "a kick was lost");
+            // A queue that has stopped waits for news, another one for what it can take.
+            let looked = if self.stopped {
+                guest.seen
+            } else {
+                guest.known
+            };
+            assert_eq!(guest.driver.published(), looked, "a kick was lost");
         }
         if !self.call_owed {
             assert!(!guest.is_due(&self.bench.memory), "a call was lost");
@@ -273,16 +312,19 @@ impl Run {
     }
 
     fn take(&mut self) -> Result<bool, Fault> {
-        let base = self.bench.ring.base();
+        let base = self.bench.ring.base() as u16;
         let Some((chain, segments)) = self.bench.next()? else {
-            assert_eq!(base, self.guest.borrow().avail, "nothing is left behind");
+            assert_eq!(base, self.guest.borrow().known, "nothing is left behind");
             return Ok(false);
         };
         let guest = self.guest.borrow();
         let serial = self.completed + self.taken.len();
-        assert_eq!(base, self.first.wrapping_add(serial as u16));
+        assert_eq!(base, self.next);
         let offer = &guest.offers[serial];
-        assert_eq!(chain.id, offer.head);
+        assert_eq!((chain.id, chain.slots), (offer.id, offer.slots));
+        let size = self.bench.ring.size();
+        self.next = F::go_on(self.next, size, 1, chain.slots);
+        assert_eq!(self.bench.ring.base() as u16, self.next);
         let full = offer.bufs.iter().filter(|buf| buf.len > 0);
         let expect: Vec<_> = full
             .map(|buf| segment(RAM + buf.addr, u64::from(buf.len)))
@@ -315,10 +357,10 @@ impl Run {
                     self.bench.memory.poke(part.addr.0, &content);
                     at += part.len;
                 }
-                SplitRing::used_entry(chain.id, 1, at as u32)
+                F::Ring::used_entry(chain.id, chain.slots, at as u32)
             })
             .collect();
-        let Bench { memory, ring, .. } = &mut self.bench;
+        let Rig { memory, ring, .. } = &mut self.bench;
         let completed = ring.complete(memory, &used);
         if self.wrong != Wrong::Forgetful {
             // The chains are still the device's.
@@ -328,7 +370,7 @@ impl Run {
         self.completed += count;
         self.call_owed = !call;
         if call && ring.needs_call(memory) {
-            self.guest.borrow_mut().asleep = None;
+            self.guest.borrow_mut().asleep = false;
         }
         Ok(())
     }
@@ -347,117 +389,75 @@ impl Run {
         }
         let guest = self.guest.borrow();
         assert_eq!(guest.polled, guest.offers.len(), "a chain was lost");
-        assert_eq!(guest.driver.free(), usize::from(guest.driver.size));
+        assert_eq!(guest.driver.free(), usize::from(self.bench.ring.size()));
         assert!(self.asleep, "and there is nothing more to look for");
     }
 }
 
-fn act() -> impl Strategy<Value = Act> {
-    prop_oneof![
-        4 => Just(Act::Publish),
-        2 => Just(Act::Poll),
-        3 => (0..4u16).prop_map(Act::Sleep),
-        1 => Just(Act::Wake),
-    ]
-}
-
-fn step() -> impl Strategy<Value = Step> {
-    let lens = || proptest::collection::vec(prop_oneof![1 => Just(0u32), 6 => 1..40u32], 0..4);
-    let chain = (lens(), lens(), any::<bool>())
-        .prop_filter("a chain has descriptors", |(read, write, _)| {
-            !read.is_empty() || !write.is_empty()
-        });
-    prop_oneof![
-        8 => chain.prop_map(|(read, write, indirect)| Step::Add(read, write, indirect)),
-        5 => act().prop_map(Step::Act),
-        5 => (1..20usize).prop_map(Step::Take),
-        1 => (0..20usize).prop_map(Step::Rewind),
-        1 => Just(Step::ForgetPrefetch),
-        5 => (0..20usize, prop_oneof![3 => Just(true), 1 => Just(false)])
-            .prop_map(|(most, call)| Step::Complete(most, call)),
-        4 => Just(Step::Idle),
-        2 => Just(Step::Look),
-        2 => Just(Step::Stop),
-        1 => Just(Step::Features),
-        1 => Just(Step::Move),
-    ]
-}
-
-/// One step, the driver's act during it and when, and the access that fails.
-type Meddled = (Step, usize, Option<Act>, Option<usize>);
-
-fn runs() -> impl Strategy<Value = (Setup, Vec<Meddled>)> {
-    let setup = (0..6u32, 0..100u16, any::<(bool, bool)>()).prop_map(
-        |(shift, start, (event_idx, notify_on_empty))| Setup {
-            size: 1 << shift,
-            // Close before the wrap.
-            index: start.wrapping_sub(60),
-            event_idx,
-            notify_on_empty,
-        },
-    );
-    let act = proptest::option::of(act());
-    let away = proptest::option::weighted(0.1, 0..6usize);
-    let steps = proptest::collection::vec((step(), 0..6usize, act, away), 1..200);
-    (setup, steps)
-}
-
-fn run(wrong: Wrong, setup: Setup, steps: &[Meddled]) {
-    let mut run = Run::new(setup, wrong);
+fn run<F: Format>(wrong: Wrong, setup: Setup, steps: &[Meddled]) {
+    let mut run = Run::<F>::new(setup, wrong);
     for (step, access, act, away) in steps {
         run.meddled_step(step, *access, *act, *away);
     }
     run.finish();
 }
 
-proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(300) })]
-
-    #[test]
-    fn chains_arrive_and_sleepers_wake((setup, steps) in runs()) {
-        run(Wrong::Nothing, setup, &steps);
+/// Breaks a rule, or none, in some runs; the first difference that this makes.
+fn first_difference<F: Format>(wrong: Wrong) -> Option<String> {
+    let config = Config {
+        failure_persistence: None,
+        max_shrink_iters: if wrong == Wrong::Nothing { 1000 } else { 0 },
+        ..Config::with_cases(300)
+    };
+    let result = TestRunner::new(config).run(&runs::<F>(), |(setup, steps)| {
+        run::<F>(wrong, setup, &steps);
+        Ok(())
+    });
+    match result {
+        Ok(()) => None,
+        Err(TestError::Fail(reason, (setup, steps))) => {
+            Some(format!("{}: {setup:?} {steps:?}", reason.message()))
+        }
+        Err(TestError::Abort(reason)) => panic!("{reason}"),
     }
 }
 
+fn chains_arrive_and_sleepers_wake<F: Format>() {
+    assert_eq!(first_difference::<F>(Wrong::Nothing), None);
+}
+
 /// Breaks a rule until that is noticed, in these words.
-fn noticed(wrong: Wrong, words: &str) {
-    let config = ProptestConfig {
-        failure_persistence: None,
-        max_shrink_iters: 0,
-        ..ProptestConfig::with_cases(300)
-    };
-    let result = TestRunner::new(config).run(&runs(), |(setup, steps)| {
-        run(wrong, setup, &steps);
-        Ok(())
-    });
-    let Err(TestError::Fail(reason, _)) = result else {
-        panic!("{wrong:?} makes no difference");
-    };
-    let reason = reason.message();
+fn noticed<F: Format>(wrong: Wrong, words: &str) {
+    let reason = first_difference::<F>(wrong);
+    let reason = reason.unwrap_or_else(|| panic!("{wrong:?} makes no difference"));
     assert!(reason.contains(words), "{reason}");
 }
 
-#[test]
-fn what_came_meanwhile_has_to_be_looked_for() {
-    noticed(Wrong::Deaf, "a kick was lost");
+fn what_came_meanwhile_has_to_be_looked_for<F: Format>() {
+    noticed::<F>(Wrong::Deaf, "a kick was lost");
 }
 
-#[test]
-fn a_queue_that_stops_has_to_ask_for_a_kick() {
-    noticed(Wrong::NoAsk, "a kick was lost");
+fn a_queue_that_stops_has_to_ask_for_a_kick<F: Format>() {
+    noticed::<F>(Wrong::NoAsk, "a kick was lost");
 }
 
-#[test]
-fn memory_that_is_away_needs_a_timer() {
-    noticed(Wrong::NoTimer, "a kick was lost");
+fn memory_that_is_away_needs_a_timer<F: Format>() {
+    noticed::<F>(Wrong::NoTimer, "a kick was lost");
 }
 
-#[test]
-fn a_call_of_the_owner_has_to_wake() {
-    noticed(Wrong::NoWake, "a kick was lost");
+fn a_call_of_the_owner_has_to_wake<F: Format>() {
+    noticed::<F>(Wrong::NoWake, "a kick was lost");
 }
 
-#[test]
-fn what_could_not_be_completed_has_to_be_completed_later() {
-    noticed(Wrong::Forgetful, "a chain was lost");
+fn what_could_not_be_completed_has_to_be_completed_later<F: Format>() {
+    noticed::<F>(Wrong::Forgetful, "a chain was lost");
 }
+
+for_both_formats!(
+    chains_arrive_and_sleepers_wake,
+    what_came_meanwhile_has_to_be_looked_for,
+    a_queue_that_stops_has_to_ask_for_a_kick,
+    memory_that_is_away_needs_a_timer,
+    a_call_of_the_owner_has_to_wake,
+    what_could_not_be_completed_has_to_be_completed_later,
+);

@@ -1,0 +1,133 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Get work: from descriptors that the driver made available to chains.
+
+use super::PackedRing;
+use crate::chain::{Chain, Walk};
+use crate::desc::{Desc, DESC_F_INDIRECT, DESC_F_NEXT};
+use crate::fault::Fault;
+use crate::memory::Memory;
+use crate::ring::GetWork;
+use crate::segment::{Segments, Translate};
+
+impl GetWork for PackedRing {
+    #[inline(always)]
+    fn size(&self) -> u16 {
+        self.size
+    }
+
+    #[inline(always)]
+    fn next_chain<M: Memory, T: Translate>(
+        &mut self,
+        memory: &M,
+        table: &T,
+        out: &mut Segments<'_>,
+    ) -> Result<Option<Chain>, Fault> {
+        if self.ahead.is_empty() && !self.read_ahead(memory)? {
+            return Ok(None);
+        }
+        let Some(raw) = self.ahead.peek() else {
+            return Ok(None);
+        };
+        let first = out.len();
+        let (desc, id) = Desc::from_packed(raw);
+        let chain = if desc.has(DESC_F_NEXT | DESC_F_INDIRECT) {
+            self.walk_or_return(memory, table, out)
+        } else {
+            let mut chain = Chain::new(id);
+            let appended = chain.append(table, &mut self.hint, &desc, out);
+            appended.map(|()| {
+                self.ahead.step();
+                chain
+            })
+        };
+        match chain {
+            Ok(chain) => Ok(Some(chain)),
+            Err(fault) => {
+                out.truncate(first);
+                // Read it again when asked again: the driver may have mended it.
+                self.forget_prefetch();
+                Err(fault)
+            }
+        }
+    }
+
+    fn rewind(&mut self, _chains: u16, slots: u16) {
+        self.ahead.rewind(self.size, slots);
+    }
+
+    /// It is read, to be handed out.
+    #[inline]
+    fn has_work<M: Memory>(&mut self, memory: &M) -> Result<bool, Fault> {
+        Ok(!self.ahead.is_empty() || self.read_ahead(memory)?)
+    }
+
+    #[inline]
+    fn is_drained(&self) -> bool {
+        self.ahead.is_drained()
+    }
+}
+
+impl PackedRing {
+    /// Forgets what was read ahead: the next chain's descriptors are read from memory again.
+    ///
+    /// For a chain that is given back because it is of no use to the device, which the ring cannot
+    /// know: with [`GetWork::rewind`] alone it comes again as it was, although the driver may have
+    /// mended it. After a [`Fault`] of the ring's own there is no need.
+    #[inline]
+    pub fn forget_prefetch(&mut self) {
+        self.ahead.forget(self.size);
+    }
+
+    /// Reads the next descriptors when there are none left; `false` if nothing is available.
+    #[inline]
+    fn read_ahead<M: Memory>(&mut self, memory: &M) -> Result<bool, Fault> {
+        self.ahead.fill(memory, self.addrs.desc, self.size)
+    }
+
+    /// Translates a chain of more than one buffer, or goes back to its first descriptor.
+    #[inline(never)]
+    fn walk_or_return<M: Memory, T: Translate>(
+        &mut self,
+        memory: &M,
+        table: &T,
+        out: &mut Segments<'_>,
+    ) -> Result<Chain, Fault> {
+        let at = self.position();
+        let chain = self.walk(memory, table, out);
+        if chain.is_err() {
+            self.ahead.go_back_to(at);
+        }
+        chain
+    }
+
+    /// Translates a chain from the next descriptor on.
+    fn walk<M: Memory, T: Translate>(
+        &mut self,
+        memory: &M,
+        table: &T,
+        out: &mut Segments<'_>,
+    ) -> Result<Chain, Fault> {
+        let Self { size, ahead, .. } = self;
+        let ring = self.addrs.desc;
+        let mut walk = Walk::new(memory, table, &mut self.hint, &mut self.window, out);
+        // A chain has no more descriptors than the ring.
+        for before in 0..*size {
+            if ahead.is_empty() && !ahead.fill(memory, ring, *size)? {
+                let offset = ahead.position(*size).offset();
+                return Err(Fault::Unavailable { offset });
+            }
+            let (desc, id) = Desc::from_packed(ahead.peek().unwrap_or_default());
+            if desc.has(DESC_F_INDIRECT) && desc.has(DESC_F_NEXT) {
+                return Err(Fault::IndirectNext);
+            }
+            walk.append_packed(&desc)?;
+            ahead.step();
+            if !desc.has(DESC_F_NEXT) {
+                // No wrap: before < size.
+                return Ok(walk.end(id, before.wrapping_add(1)));
+            }
+        }
+        Err(Fault::ChainTooLong)
+    }
+}

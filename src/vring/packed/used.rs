@@ -1,0 +1,158 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Complete work: used descriptors, and calls for them.
+
+use super::PackedRing;
+use crate::desc::{RawUsed, DESC_SIZE, EVENT_DESC, EVENT_DISABLE};
+use crate::fault::Fault;
+use crate::memory::Memory;
+use crate::position::Position;
+use crate::ring::CompleteWork;
+
+/// Length of the smallest page that memory may have, in bytes, less one.
+const PAGE_MASK: u64 = 0xfff;
+
+impl CompleteWork for PackedRing {
+    #[inline]
+    fn used_entry(id: u16, slots: u16, len: u32) -> RawUsed {
+        [u32::from(id) | u32::from(slots) << 16, len]
+    }
+
+    /// The id and the length of the last, with the descriptors of all.
+    #[inline]
+    fn group(entries: &[RawUsed]) -> RawUsed {
+        let [last, len] = entries.last().copied().unwrap_or_default();
+        // CAST: the lower half.
+        Self::used_entry(last as u16, Self::slots(entries), len)
+    }
+
+    #[inline]
+    fn slots(entries: &[RawUsed]) -> u16 {
+        // Wraps for a driver that made descriptors available again before it got them back.
+        // CAST: the upper half.
+        let slots = entries.iter().map(|[word, _]| (word >> 16) as u16);
+        slots.fold(0, u16::wrapping_add)
+    }
+
+    /// The driver sees all of them at once, when the first is there: it looks for used descriptors one
+    /// after the other, and that is the next for it.
+    ///
+    /// A call that fails has written nothing, so that the chains may be given back as well: a descriptor
+    /// that is used is no longer the chain's that was there. Only memory that goes away between two
+    /// accesses of the same call makes an exception; the driver sees nothing of it even so, and the call
+    /// may be made again.
+    #[inline]
+    fn complete<M: Memory>(&mut self, memory: &M, used: &[RawUsed]) -> Result<(), Fault> {
+        if used.is_empty() {
+            return Ok(());
+        }
+        self.check(self.used)?;
+        if !self.is_within_a_page() {
+            self.touch_taken(memory)?;
+        }
+        let new = memory.publish_packed(self.addrs.desc, self.size, self.used, used)?;
+        self.count_used(new);
+        Ok(())
+    }
+
+    /// The used descriptor of a group is where that of its first chain would be, with the id of its last,
+    /// and the others' are skipped (virtio 1.3, section 2.8.8).
+    #[inline]
+    fn complete_in_order<M: Memory>(
+        &mut self,
+        memory: &M,
+        used: &[RawUsed],
+        _chains: &[u16],
+    ) -> Result<(), Fault> {
+        // The entries say by how many descriptors to go on.
+        self.complete(memory, used)
+    }
+
+    /// When a whole ring has been used since the last decision, the driver's event has been passed
+    /// wherever it is. Flags that say neither yes nor no, and an event that no ring of this size has, are
+    /// taken for yes.
+    #[inline]
+    fn needs_call<M: Memory>(&mut self, memory: &M) -> bool {
+        let since = core::mem::replace(&mut self.since, 0);
+        // The used descriptors have to be visible before the driver's wish is read, and before a call.
+        // Pairs with the driver's full barrier between stating its wish and looking for used
+        // descriptors.
+        let Ok(event) = memory.load_event_after_barrier(self.addrs.avail) else {
+            return true;
+        };
+        let event = u32::from_le(event);
+        // CAST: the halves of a word.
+        match (event >> 16) as u16 {
+            EVENT_DISABLE => false,
+            EVENT_DESC if self.event_idx => {
+                self.has_passed(Position::from_bits(event as u16), since)
+            }
+            _ => true,
+        }
+    }
+}
+
+impl PackedRing {
+    /// Number of descriptors that the device has taken.
+    #[inline]
+    fn taken(&self) -> u32 {
+        let taken = self.position().distance(self.size, self.used);
+        // More only for a driver that does not wait for its buffers.
+        taken.min(u32::from(self.size))
+    }
+
+    /// Whether all descriptors that the device has taken lie in the same page of memory: if one of them
+    /// can be written, then all can.
+    #[inline]
+    fn is_within_a_page(&self) -> bool {
+        let [ring, ..] = self.extents();
+        let taken = u64::from(self.taken()).wrapping_mul(DESC_SIZE);
+        let start = u64::from(self.used.offset()).wrapping_mul(DESC_SIZE);
+        // No wrap: offsets in a ring.
+        let (from, len) = if start.wrapping_add(taken) <= ring {
+            (start, taken)
+        } else {
+            (0, ring)
+        };
+        let offset = self.addrs.desc.wrapping_add(from).0 & PAGE_MASK;
+        offset.wrapping_add(len) <= PAGE_MASK.wrapping_add(1)
+    }
+
+    /// Makes sure that all descriptors that the device has taken can be written.
+    #[cold]
+    fn touch_taken<M: Memory>(&self, memory: &M) -> Result<(), Fault> {
+        let mut at = self.used;
+        let mut left = self.taken();
+        while left > 0 {
+            let addr = self.desc_at(at);
+            memory.touch(addr)?;
+            // On to the next page, or to the start of the ring: no wrap, below a page and a ring.
+            let page = PAGE_MASK.wrapping_sub(addr.0 & PAGE_MASK) >> DESC_SIZE.trailing_zeros();
+            let end = self.size.wrapping_sub(at.offset());
+            // CAST: at most a page's descriptors, with a first one that may lie across its start.
+            let step = (page as u16).wrapping_add(1).min(end);
+            at = at.advance(self.size, step);
+            left = left.saturating_sub(u32::from(step));
+        }
+        Ok(())
+    }
+
+    /// Takes note of where the next used descriptor goes.
+    #[inline]
+    fn count_used(&mut self, new: Position) {
+        let count = new.distance(self.size, self.used);
+        self.since = self.since.saturating_add(count);
+        self.used = new;
+    }
+
+    /// Whether the descriptor at `event` is one of those that were used by going on by the last `since`
+    /// descriptors, those that were skipped included.
+    #[inline]
+    fn has_passed(&self, event: Position, since: u32) -> bool {
+        if since >= u32::from(self.size) || event.offset() >= self.size {
+            return true;
+        }
+        let back = self.used.distance(self.size, event);
+        0 < back && back <= since
+    }
+}
