@@ -18,7 +18,8 @@
 //! - [`Ring`] is what a round does with a ring: a *get work* half, [`GetWork`]; a *complete work* half,
 //!   [`CompleteWork`]; and [`KickControl`], which turns the driver's kicks off and on:
 //!   [`KickControl::enable_kick`] when there is no work, [`KickControl::await_kick`] when there is some
-//!   that cannot be done. Its formats, [`SplitRing`] and [`PackedRing`], are set up each in its own way.
+//!   that cannot be done. Its formats, [`SplitRing`] and [`PackedRing`], are set up each in its own way;
+//!   [`Rings`] has one of each.
 //!
 //! Source of behaviour: virtio specification 1.3, sections 2.7 (split virtqueues) and 2.8 (packed
 //! virtqueues); where it leaves a choice, the in-tree vhost (`drivers/vhost/vhost.c`), and for packed
@@ -51,6 +52,7 @@ mod packed;
 mod position;
 mod region;
 mod ring;
+mod rings;
 mod segment;
 mod split;
 
@@ -67,5 +69,6 @@ pub use packed::PackedRing;
 pub use position::Position;
 pub use region::{Hint, InvalidRegion, MemTable, Region};
 pub use ring::{CompleteWork, GetWork, KickControl, Ring, RingAddrs, MAX_RING_SIZE, PREFETCH};
+pub use rings::{InForce, Rings};
 pub use segment::{Access, Segment, Segments, Translate};
 pub use split::SplitRing;

@@ -4,7 +4,7 @@
 //!
 //! Rules one by one ([`ring`], [`notify`], [`awaited`], [`live`], [`in_order`], [`repeated`],
 //! [`big_endian`], [`chain`], [`indirect`], [`order`], [`table`], [`iotlb`], [`log`],
-//! [`mediated`], [`packed`]), properties of random runs ([`model`], [`hostile`]), and agreement with another
+//! [`mediated`], [`packed`], [`rings`]), properties of random runs ([`model`], [`hostile`]), and agreement with another
 //! implementation ([`differential`]).
 
 mod awaited;
@@ -26,5 +26,6 @@ mod order;
 mod packed;
 mod repeated;
 mod ring;
+mod rings;
 mod table;
 mod watch;

@@ -1,0 +1,222 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A ring in the format that driver and owner have negotiated.
+
+use crate::fault::Fault;
+use crate::memory::Memory;
+use crate::packed::PackedRing;
+use crate::ring::{GetWork, RingAddrs};
+use crate::segment::Access;
+use crate::split::SplitRing;
+
+/// A ring of each format, of which one is in force: that which the owner sets up and a round runs.
+#[derive(Debug)]
+pub struct Rings {
+    split: SplitRing,
+    packed: PackedRing,
+    is_packed: bool,
+    /// The number of descriptors that the owner has set, perhaps for a ring of the other format.
+    size: u16,
+}
+
+/// The ring in force.
+#[derive(Debug)]
+pub enum InForce<'a> {
+    /// A split ring.
+    Split(&'a mut SplitRing),
+    /// A packed ring.
+    Packed(&'a mut PackedRing),
+}
+
+/// Does the same with the ring in force, whichever it is.
+macro_rules! with_ring {
+    ($rings:expr, |$ring:ident| $what:expr) => {
+        if $rings.is_packed {
+            let $ring = &$rings.packed;
+            $what
+        } else {
+            let $ring = &$rings.split;
+            $what
+        }
+    };
+    ($rings:expr, |mut $ring:ident| $what:expr) => {
+        if $rings.is_packed {
+            let $ring = &mut $rings.packed;
+            $what
+        } else {
+            let $ring = &mut $rings.split;
+            $what
+        }
+    };
+}
+
+impl Default for Rings {
+    /// A split ring of one descriptor, without addresses: as a device starts.
+    // Inline, so that it is made where it stays: it is large for the kernel's stack.
+    #[inline(always)]
+    fn default() -> Self {
+        Self {
+            split: SplitRing::default(),
+            packed: PackedRing::default(),
+            is_packed: false,
+            size: 1,
+        }
+    }
+}
+
+impl Rings {
+    /// The ring in force.
+    #[inline(always)]
+    pub fn in_force(&mut self) -> InForce<'_> {
+        if self.is_packed {
+            InForce::Packed(&mut self.packed)
+        } else {
+            InForce::Split(&mut self.split)
+        }
+    }
+
+    /// Whether that is a packed ring.
+    #[inline]
+    #[must_use]
+    pub const fn is_packed(&self) -> bool {
+        self.is_packed
+    }
+
+    /// Back to the state of [`Rings::default`].
+    pub fn reset(&mut self) {
+        // All of them named, so that none is forgotten.
+        let Self {
+            split,
+            packed,
+            is_packed,
+            size,
+        } = self;
+        split.reset();
+        packed.reset();
+        *is_packed = false;
+        *size = 1;
+    }
+
+    /// Takes over what driver and owner negotiated: `VIRTIO_F_RING_PACKED`, `VIRTIO_F_EVENT_IDX` and
+    /// `VIRTIO_F_NOTIFY_ON_EMPTY`, of which packed rings know nothing.
+    ///
+    /// A ring of another format comes in force with the size and the addresses that the owner has set,
+    /// and else as after a reset: a base means something else to it.
+    pub fn set_features(&mut self, is_packed: bool, event_idx: bool, notify_on_empty: bool) {
+        if is_packed != self.is_packed {
+            let addrs = self.addrs();
+            let size = u32::from(self.size);
+            self.is_packed = is_packed;
+            with_ring!(self, |mut ring| {
+                ring.reset();
+                ring.set_addrs(addrs);
+                // If it cannot have that, `has_size` tells.
+                let _ = ring.set_size(size);
+            });
+        }
+        self.split.set_features(event_idx, notify_on_empty);
+        self.packed.set_features(event_idx);
+    }
+
+    /// Sets the number of descriptors; `false`, and no change, unless a ring of the format in force may
+    /// have so many.
+    #[must_use]
+    pub fn set_size(&mut self, size: u32) -> bool {
+        let is_set = with_ring!(self, |mut ring| ring.set_size(size));
+        if is_set {
+            self.size = self.size();
+        }
+        is_set
+    }
+
+    /// Whether the ring in force has the number of descriptors that the owner has set, perhaps before it
+    /// told of the format. If not it has one.
+    #[must_use]
+    pub fn has_size(&self) -> bool {
+        self.size() == self.size
+    }
+
+    /// Number of descriptors.
+    #[must_use]
+    pub fn size(&self) -> u16 {
+        with_ring!(self, |ring| ring.size())
+    }
+
+    /// Moves the ring.
+    pub fn set_addrs(&mut self, addrs: RingAddrs) {
+        with_ring!(self, |mut ring| ring.set_addrs(addrs));
+    }
+
+    /// Where the ring lies.
+    #[must_use]
+    pub fn addrs(&self) -> RingAddrs {
+        with_ring!(self, |ring| ring.addrs())
+    }
+
+    /// Lengths of the three parts of the ring, in bytes.
+    #[must_use]
+    pub fn extents(&self) -> [u64; 3] {
+        with_ring!(self, |ring| ring.extents())
+    }
+
+    /// How the device accesses descriptors.
+    #[must_use]
+    pub const fn desc_access(&self) -> Access {
+        if self.is_packed {
+            PackedRing::DESC_ACCESS
+        } else {
+            SplitRing::DESC_ACCESS
+        }
+    }
+
+    /// Sets where to continue, as [`SplitRing::set_base`] or [`PackedRing::set_base`] takes it; `false`,
+    /// and no change, when a ring of the format in force has no such base.
+    #[must_use]
+    pub fn set_base(&mut self, base: u32) -> bool {
+        if self.is_packed {
+            self.packed.set_base(base);
+            return true;
+        }
+        match u16::try_from(base) {
+            Ok(base) => {
+                self.split.set_base(base);
+                true
+            }
+            Err(_) => false,
+        }
+    }
+
+    /// Where to continue.
+    #[must_use]
+    pub fn base(&self) -> u32 {
+        if self.is_packed {
+            self.packed.base()
+        } else {
+            u32::from(self.split.base())
+        }
+    }
+
+    /// Forgets all that is known of memory ([`SplitRing::forget_memory`]).
+    pub fn forget_memory(&mut self) {
+        with_ring!(self, |mut ring| ring.forget_memory());
+    }
+
+    /// Forgets what was read ahead ([`SplitRing::forget_prefetch`]).
+    pub fn forget_prefetch(&mut self) {
+        with_ring!(self, |mut ring| ring.forget_prefetch());
+    }
+
+    /// Forgets where the last buffer was found ([`SplitRing::forget_hint`]).
+    pub fn forget_hint(&mut self) {
+        with_ring!(self, |mut ring| ring.forget_hint());
+    }
+
+    /// Starts the ring ([`SplitRing::start`], [`PackedRing::start`]).
+    ///
+    /// # Errors
+    ///
+    /// Those of the ring in force.
+    pub fn start<M: Memory>(&mut self, memory: &M) -> Result<(), Fault> {
+        with_ring!(self, |mut ring| ring.start(memory))
+    }
+}
