@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A ring behind an IOTLB, in many pieces of memory, with a dirty log of what the device writes.
+//! Split rings: the used ring is what the device writes.
 
 use std::collections::BTreeSet;
 
@@ -9,6 +9,7 @@ use vring::{
     Mediated, Notes, Permission, RawUsed, RingAddrs, SplitRing, Unmapped, UserAddr,
 };
 
+use super::LOG;
 use crate::mock::{table, MockMemory, Op, Ram};
 use crate::oracle::PAGE;
 
@@ -26,8 +27,6 @@ const AVAIL: u64 = 0x7200_0000_0000;
 const USED: u64 = 0x7300_0000_0000;
 /// Guest address of those pages.
 const USED_GUEST: u64 = 0x100_0000;
-/// The log.
-const LOG: u64 = 0x7400_0000_0000;
 /// Entries of a batch.
 const BATCH: u16 = 80;
 
@@ -137,14 +136,7 @@ fn started(memory: &Memory<'_>, used: &Used, index: u16) -> SplitRing {
 
 /// Takes the pages that are logged out of the log.
 fn take_pages(memory: &MockMemory) -> BTreeSet<u64> {
-    let first = USED_GUEST / PAGE / 8;
-    let bytes = memory.peek(LOG + first, 0x200);
-    memory.poke(LOG + first, &[0; 0x200]);
-    let pages = bytes.iter().zip(first..).flat_map(|(byte, at)| {
-        let set = (0..8).filter(move |bit| byte >> bit & 1 != 0);
-        set.map(move |bit| at * 8 + bit)
-    });
-    pages.collect()
+    super::take_pages(memory, USED_GUEST / PAGE)
 }
 
 fn batch() -> Vec<RawUsed> {
