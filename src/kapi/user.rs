@@ -11,7 +11,8 @@ use kernel::prelude::*;
 use kernel::sync::barrier;
 use kernel::task::CurrentTask;
 use vring::{
-    packed_availability, Memory, OwnerAccess, Position, RawDesc, RawUsed, Segment, Unmapped, UserAddr,
+    packed_availability, Memory, OwnerAccess, Position, RawDesc, RawUsed, Segment, Unmapped,
+    UserAddr,
 };
 
 use super::{cond_resched, is_dying, shim};
@@ -248,9 +249,8 @@ impl Memory for OwnerMemory<'_> {
         // barrier in the guest's driver.
         //
         // SAFETY: writes up to `out.len()` descriptors to `out`. Any user address may be given.
-        let ret = unsafe {
-            shim::rnet_get_available(addr.0, mask, bits, out.as_mut_ptr(), out.len())
-        };
+        let ret =
+            unsafe { shim::rnet_get_available(addr.0, mask, bits, out.as_mut_ptr(), out.len()) };
         usize::try_from(ret).map_err(|_| Unmapped(addr))
     }
 

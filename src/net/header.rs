@@ -2,7 +2,7 @@
 
 //! The virtio-net header of packets, and the features that say what is in it.
 
-use crate::vhost::features::{Features, VERSION_1};
+use crate::vhost::features::Features;
 
 /// `VIRTIO_NET_F_MRG_RXBUF`: a received packet may span several buffers.
 pub(crate) const MRG_RXBUF: u32 = 15;
@@ -17,7 +17,7 @@ pub(crate) const HOST_UDP_TUNNEL_GSO: u32 = 67;
 /// Whether received packets carry a buffer count in their header (virtio 1.3, section 5.1.6).
 #[inline]
 pub(crate) const fn has_num_buffers(features: &Features) -> bool {
-    features.has(MRG_RXBUF) || features.has(VERSION_1)
+    features.has(MRG_RXBUF) || features.is_modern()
 }
 
 /// Who has the virtio-net header of a packet, and how long it is in bytes.

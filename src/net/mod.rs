@@ -71,6 +71,7 @@ impl Class for Net {
             | 1 << features::EVENT_IDX
             | 1 << features::VERSION_1
             | 1 << features::ACCESS_PLATFORM
+            | 1 << features::RING_PACKED
             | 1 << features::IN_ORDER
             | 1 << features::RING_RESET,
         1 << (header::GUEST_UDP_TUNNEL_GSO - u64::BITS)

@@ -13,7 +13,7 @@ use vring::{
     ByteOrder, DirtyLog, Fault, GuestAddr, Memory, Miss, Notes, Owed, RingAddrs, Segment, UserAddr,
 };
 
-use super::features::{Features, LOG_ALL, VERSION_1};
+use super::features::{Features, LOG_ALL};
 use super::iotlb::{Entries, Iotlb};
 use super::memory::Table;
 use crate::kapi::{EventFd, OwnerMemory};
@@ -91,7 +91,7 @@ impl Mediation {
 
     /// The byte order of ring and packet headers with these features.
     pub(crate) fn order(&self, features: &Features) -> ByteOrder {
-        match features.has(VERSION_1) {
+        match features.is_modern() {
             true => ByteOrder::Little,
             false => self.order,
         }

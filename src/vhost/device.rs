@@ -186,10 +186,15 @@ impl<Q: Queues> Device<Q> {
     ///
     /// # Errors
     ///
-    /// `EFAULT`, and no change, when writes to all memory are to be logged and cannot be, or there is
+    /// `EBUSY`, and no change, when the format of a running ring would change. `EFAULT`, and no change,
+    /// when writes to all memory are to be logged and cannot be, or there is
     /// no memory for an IOTLB (`vhost_net_set_features()`).
     pub(crate) fn set_features(&self, features: Features) -> Result {
         let owner = self.owner.lock();
+        let mut queues = self.queues.iter();
+        if !queues.all(|queue| queue.vq.lock().accepts_features(&features)) {
+            return Err(EBUSY);
+        }
         let mut queues = self.queues.iter();
         if features.has(LOG_ALL) && !queues.all(|queue| queue.vq.lock().can_log_all()) {
             return Err(EFAULT);

@@ -17,6 +17,8 @@ pub(crate) const EVENT_IDX: u32 = 29;
 pub(crate) const VERSION_1: u32 = 32;
 /// `VIRTIO_F_ACCESS_PLATFORM`: addresses are those of a virtual IOMMU.
 pub(crate) const ACCESS_PLATFORM: u32 = 33;
+/// `VIRTIO_F_RING_PACKED`: rings are packed, not split.
+pub(crate) const RING_PACKED: u32 = 34;
 /// `VIRTIO_F_IN_ORDER`: buffers are used in the order in which they were made available.
 pub(crate) const IN_ORDER: u32 = 35;
 /// `VIRTIO_F_RING_RESET`: a queue may be reset by itself, which takes no more than unbinding.
@@ -43,6 +45,13 @@ impl Features {
         pairs
             .all(|(word, offered)| word & !offered == 0)
             .then_some(Self(words))
+    }
+
+    /// Whether rings and headers are as virtio 1.0 has them, little-endian among others. Packed rings came
+    /// later.
+    #[inline]
+    pub(crate) const fn is_modern(&self) -> bool {
+        self.has(VERSION_1) || self.has(RING_PACKED)
     }
 
     /// Whether `bit` is in the set.

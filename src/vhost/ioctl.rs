@@ -123,13 +123,12 @@ fn vring<Q: Queues>(device: &Device<Q>, owner: &Owner, cmd: u32, arg: usize) -> 
             }
             let num = read_second(arg)?;
             if cmd == uapi::SET_VRING_NUM {
-                return vq.ring.set_size(num).then_some(()).ok_or(EINVAL);
+                return vq.rings.set_size(num).then_some(()).ok_or(EINVAL);
             }
-            vq.ring.set_base(u16::try_from(num).map_err(|_| EINVAL)?);
-            Ok(())
+            vq.rings.set_base(num).then_some(()).ok_or(EINVAL)
         }
         uapi::GET_VRING_BASE => {
-            let base = u32::from(queue.vq.lock().ring.base());
+            let base = queue.vq.lock().rings.base();
             write::<RawPair>(arg, &[index, base])
         }
         uapi::SET_VRING_ADDR => {

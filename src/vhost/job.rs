@@ -24,9 +24,9 @@ pub(crate) struct Job<C: Class> {
 impl<C: Class> Job<C> {
     /// Runs a round of a queue, if there is something to do for it.
     #[inline(always)]
-    fn serve(&self, index: usize, memory: OwnerMemory<'_>) {
+    fn serve(&self, index: usize, pending: &Pending, memory: OwnerMemory<'_>) {
         // Orders the flag before the look for work, so that an event after it sets the flag again.
-        if !self.pending.take(index) {
+        if !pending.take(index) {
             return;
         }
         let Some(queue) = self.device.queue(index) else {
@@ -37,7 +37,7 @@ impl<C: Class> Job<C> {
             // Attached to another one since, which has been woken for it.
             return;
         }
-        let round = C::run(index, &mut vq, memory, &queue.stats, &self.pending);
+        let round = C::run(index, &mut vq, memory, &queue.stats, pending);
         let next = match round {
             Ok(next) => {
                 vq.went_on(&next, index, &queue.stats);
@@ -58,7 +58,7 @@ impl<C: Class> Job<C> {
             }
             // The task looks again before it sleeps.
             Next::Again => {
-                self.pending.set(index);
+                pending.set(index);
                 drop(vq);
                 kapi::cond_resched();
             }
@@ -70,14 +70,16 @@ impl<C: Class> Work for Job<C> {
     #[inline]
     fn pending(&self) -> bool {
         // The task set its sleeping state with a full barrier before it looks here.
-        (0..QUEUES).any(|index| self.pending.is_set(index))
+        let pending = &*self.pending;
+        (0..QUEUES).any(|index| pending.is_set(index))
     }
 
     fn run(&self, memory: OwnerMemory<'_>) {
         // Not a loop, so that the round of each queue is compiled straight.
         const { assert!(QUEUES == 2) };
-        self.serve(0, memory);
-        self.serve(1, memory);
+        let pending = &*self.pending;
+        self.serve(0, pending, memory);
+        self.serve(1, pending, memory);
     }
 
     fn killed(&self) {

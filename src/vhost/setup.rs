@@ -129,7 +129,8 @@ impl Owner {
             vq.ring_is_accessible(addr.ring()) && vq.used_is_loggable(addr.log_used())
         };
         let mut vq = queue.vq.lock();
-        if !addr.is_aligned() || (vq.backend.is_some() && !fits(&vq)) {
+        let aligned = vq.rings.is_aligned(&addr.ring()) && addr.log_is_aligned();
+        if !aligned || (vq.backend.is_some() && !fits(&vq)) {
             return Err(EINVAL);
         }
         vq.set_addrs(addr.ring(), addr.log_used());
@@ -204,7 +205,8 @@ impl Owner {
     ///
     /// # Errors
     ///
-    /// `EFAULT` when ring or memory table are not set up or cannot be accessed, `ENOTSOCK` when
+    /// `EINVAL` when a ring of this format cannot have the size that was set; `EFAULT` when ring or memory
+    /// table are not set up or cannot be accessed, or the ring does not have its base; `ENOTSOCK` when
     /// `fd` is no possible backend, `EINVAL` when its device is gone, `ENOMEM`. The old backend
     /// then stays. Unbinding does not fail: QEMU takes a refusal for a bug of its own.
     pub(crate) fn set_backend<Q: Queues>(
@@ -220,6 +222,9 @@ impl Owner {
         let mut vq = queue.vq.lock();
         if !unbind && !vq.is_accessible() {
             return Err(EFAULT);
+        }
+        if !unbind && !vq.rings.has_size() {
+            return Err(EINVAL);
         }
         let new = if unbind {
             device.messages.forget(queue.index);

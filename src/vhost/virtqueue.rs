@@ -5,21 +5,22 @@
 use kernel::prelude::*;
 use kernel::sync::Arc;
 use vring::{
-    ByteOrder, Fault, GuestAddr, Miss, Ring, RingAddrs, Segment, SplitRing, Translate, UserAddr,
-    MAX_CHAIN_SEGMENTS,
+    ByteOrder, Fault, GuestAddr, InForce, Miss, Ring, RingAddrs, Rings, Segment, Translate,
+    UserAddr, MAX_CHAIN_SEGMENTS,
 };
 
 use super::access::{GuestMemory, Mediation};
 use super::backend::Backend;
-use super::features::{Features, EVENT_IDX, IN_ORDER, LOG_ALL, NOTIFY_ON_EMPTY};
+use super::features::{Features, EVENT_IDX, IN_ORDER, LOG_ALL, NOTIFY_ON_EMPTY, RING_PACKED};
 use super::iotlb::Iotlb;
 use super::memory::{self, Table};
 use super::queues::{Queues, State};
 use super::round::{Next, Round, Running, Scratch};
 use super::used::UsedBatch;
 use super::worker::Waker;
-use crate::kapi::{self, BusyTime, EventFd, OwnerMemory, Poller};
+use crate::kapi::{self, EventFd, OwnerMemory, Poller};
 
+mod running;
 mod trouble;
 
 /// How rounds reach guest memory.
@@ -27,8 +28,10 @@ mod trouble;
 enum Path {
     /// Not at all: there is no memory table, or no ring.
     Nowhere,
-    /// Ring and buffers are simply the owner's memory.
-    Direct,
+    /// Ring and buffers are simply the owner's memory; the ring is split.
+    Split,
+    /// As [`Path::Split`], but the ring is packed.
+    Packed,
     /// There is an IOTLB, a dirty log or a change of byte order.
     Mediated,
 }
@@ -39,7 +42,7 @@ pub(crate) struct Virtqueue<Q: Queues> {
     pub(crate) owner: i32,
     /// Id of the worker that runs the queue; others leave it alone.
     pub(crate) worker: u32,
-    pub(crate) ring: SplitRing,
+    pub(crate) rings: Rings,
     pub(crate) features: Features,
     /// What the class keeps.
     pub(crate) state: Q::State,
@@ -67,14 +70,6 @@ pub(crate) struct Virtqueue<Q: Queues> {
     scratch: Scratch,
 }
 
-/// What a round needs, and what memory is reached by; where a miss is noted.
-type Parts<'a, Q> = (
-    Running<'a, Q, SplitRing>,
-    &'a Table,
-    &'a Mediation,
-    &'a mut Option<Miss>,
-);
-
 impl<Q: Queues> Virtqueue<Q> {
     /// A queue as after open.
     ///
@@ -91,7 +86,7 @@ impl<Q: Queues> Virtqueue<Q> {
         Ok(init!(Self {
             owner: 0,
             worker: 0,
-            ring: SplitRing::default(),
+            rings: Rings::default(),
             features: Features::default(),
             state,
             table: None,
@@ -115,12 +110,15 @@ impl<Q: Queues> Virtqueue<Q> {
     pub(crate) fn set_features(&mut self, features: Features) {
         if self.mediation.order(&features) != self.mediation.order(&self.features) {
             // The same bytes mean something else.
-            self.ring.forget_memory();
+            self.rings.forget_memory();
         }
         self.features = features;
         self.state.set_features(&features);
-        self.ring
-            .set_features(features.has(EVENT_IDX), features.has(NOTIFY_ON_EMPTY));
+        self.rings.set_features(
+            features.has(RING_PACKED),
+            features.has(EVENT_IDX),
+            features.has(NOTIFY_ON_EMPTY),
+        );
         self.scratch.used.set_in_order(features.has(IN_ORDER));
         self.choose_path();
     }
@@ -128,13 +126,13 @@ impl<Q: Queues> Virtqueue<Q> {
     /// Replaces the memory table.
     pub(crate) fn set_table(&mut self, table: Option<Arc<Table>>) {
         self.table = table;
-        self.ring.forget_hint();
+        self.rings.forget_hint();
         self.choose_path();
     }
 
     /// Moves the ring, and the address of its used part in the log, if that is logged.
     pub(crate) fn set_addrs(&mut self, addrs: RingAddrs, log_used: Option<GuestAddr>) {
-        self.ring.set_addrs(addrs);
+        self.rings.set_addrs(addrs);
         self.mediation.log_used = log_used;
         self.choose_path();
     }
@@ -160,7 +158,7 @@ impl<Q: Queues> Virtqueue<Q> {
     /// Sets the byte order of a legacy ring.
     pub(crate) fn set_order(&mut self, order: ByteOrder) {
         self.mediation.order = order;
-        self.ring.forget_memory();
+        self.rings.forget_memory();
         self.choose_path();
     }
 
@@ -181,10 +179,10 @@ impl<Q: Queues> Virtqueue<Q> {
             self.set_addrs(RingAddrs::default(), None);
         }
         if self.mediation.iotlb.is_some() || iotlb.is_some() {
-            self.ring.forget_memory();
+            self.rings.forget_memory();
         }
         self.mediation.iotlb = iotlb;
-        self.ring.forget_hint();
+        self.rings.forget_hint();
         self.choose_path();
     }
 
@@ -194,29 +192,32 @@ impl<Q: Queues> Virtqueue<Q> {
     }
 
     fn choose_path(&mut self) {
-        self.path = if self.table.is_none() || self.ring.addrs() == RingAddrs::default() {
+        self.path = if self.table.is_none() || self.rings.addrs() == RingAddrs::default() {
             Path::Nowhere
         } else if self.mediation.is_needed(&self.features) {
             Path::Mediated
         } else {
-            Path::Direct
+            match self.rings.is_packed() {
+                false => Path::Split,
+                true => Path::Packed,
+            }
         };
     }
 
-    /// Starts the ring at what the used index in memory says.
+    /// Starts the ring: a split one at what the used index in memory says, a packed one at its base.
     ///
     /// With [`Next::Translate`] it has not been started. A dirty log that cannot be written stops the
     /// first round, not this one, as with vhost.
     ///
     /// # Errors
     ///
-    /// A [`Fault`] when the used ring cannot be accessed.
+    /// A [`Fault`] when the device area cannot be accessed, or the ring does not have its base.
     pub(crate) fn start(&mut self, owner: OwnerMemory<'_>) -> Result<Next, Fault> {
         match (&self.table, self.path) {
             (Some(table), Path::Mediated) => {
-                let addrs = self.ring.addrs();
+                let addrs = self.rings.addrs();
                 let memory = self.mediation.memory(owner, table, &self.features, addrs);
-                let started = self.ring.start(&&memory);
+                let started = self.rings.start(&&memory);
                 match self.mediation.conclude(&memory, started, &mut self.missed) {
                     Ok(Some(())) => Ok(Next::Wait),
                     Ok(None) => Ok(Next::Translate),
@@ -224,66 +225,13 @@ impl<Q: Queues> Virtqueue<Q> {
                     Err(fault) => Err(fault),
                 }
             }
-            _ => self.ring.start(&owner).map(|()| Next::Wait),
+            _ => self.rings.start(&owner).map(|()| Next::Wait),
         }
     }
 
-    /// Runs a round of the queue, if it has all that it needs.
-    ///
-    /// # Errors
-    ///
-    /// A [`Fault`] of the guest, or of the owner's dirty log.
-    #[inline(always)]
-    pub(crate) fn run(
-        &mut self,
-        owner: OwnerMemory<'_>,
-        round: impl Round<Q>,
-    ) -> Result<Next, Fault> {
-        match self.path {
-            Path::Direct => match self.parts() {
-                Some((queue, table, ..)) => round.run(queue, owner, table),
-                None => Ok(Next::Wait),
-            },
-            Path::Nowhere => Ok(Next::Wait),
-            Path::Mediated => self.run_mediated(owner, round),
-        }
-    }
-
-    /// Runs a round on memory that is not simply the owner's.
-    #[cold]
-    #[inline(never)]
-    fn run_mediated(
-        &mut self,
-        owner: OwnerMemory<'_>,
-        round: impl Round<Q>,
-    ) -> Result<Next, Fault> {
-        let Some((queue, table, mediation, missed)) = self.parts() else {
-            return Ok(Next::Wait);
-        };
-        let memory = mediation.memory(owner, table, &queue.features, queue.ring.addrs());
-        let next = mediation
-            .log_owed(&memory)
-            .and_then(|()| memory.prefetch(queue.ring.extents(), SplitRing::DESC_ACCESS))
-            .and_then(|()| round.run(queue, &memory, &memory));
-        let next = mediation.conclude(&memory, next, missed)?;
-        Ok(next.unwrap_or(Next::Translate))
-    }
-
-    /// What a round needs, and memory is reached by, if it is all there.
-    #[inline(always)]
-    fn parts(&mut self) -> Option<Parts<'_, Q>> {
-        let queue = Running {
-            ring: &mut self.ring,
-            features: self.features,
-            state: &mut self.state,
-            backend: self.backend.as_mut()?,
-            call: self.call.as_ref(),
-            busy: BusyTime::new(self.busy_timeout),
-            scratch: &mut self.scratch,
-            lost_to: &mut self.lost_to,
-        };
-        let table = &**self.table.as_ref()?;
-        Some((queue, table, &self.mediation, &mut self.missed))
+    /// Whether the queue can go on with these features: a running queue keeps its format.
+    pub(crate) fn accepts_features(&self, features: &Features) -> bool {
+        self.backend.is_none() || features.has(RING_PACKED) == self.rings.is_packed()
     }
 
     /// Whether a backend may be set: there is a memory table, and it, the ring and the dirty log lie
@@ -292,7 +240,7 @@ impl<Q: Queues> Virtqueue<Q> {
         let accessible = |table: &Arc<Table>| table.is_accessible();
         self.table.as_ref().is_some_and(accessible)
             && self.log_is_accessible(self.mediation.log_base)
-            && self.ring_is_accessible(self.ring.addrs())
+            && self.ring_is_accessible(self.rings.addrs())
     }
 
     /// Whether the queue may log at `base` what it has to (`vq_log_access_ok()`).
@@ -327,7 +275,7 @@ impl<Q: Queues> Virtqueue<Q> {
     /// Whether a log at `base` may have room for a used ring at address `used` of it. With an IOTLB
     /// that address is not used.
     fn used_can_be_logged(&self, base: UserAddr, used: Option<GuestAddr>) -> bool {
-        let [_, _, len] = self.ring.extents();
+        let [_, _, len] = self.rings.extents();
         self.mediation.iotlb.is_some()
             || used.is_none_or(|addr| memory::log_access_ok(base, addr, len))
     }
@@ -338,7 +286,7 @@ impl<Q: Queues> Virtqueue<Q> {
         if self.mediation.iotlb.is_some() {
             return true;
         }
-        let [desc, avail, used] = self.ring.extents();
+        let [desc, avail, used] = self.rings.extents();
         kapi::access_ok(addrs.desc, desc)
             && kapi::access_ok(addrs.avail, avail)
             && kapi::access_ok(addrs.used, used)
@@ -367,7 +315,10 @@ impl<Q: Queues> Virtqueue<Q> {
         }
         let given = self.run(owner, GiveBack);
         if given.is_err() && self.scratch.used.len() != 0 {
-            self.scratch.used.rewind(&mut self.ring);
+            match self.rings.in_force() {
+                InForce::Split(ring) => self.scratch.used.rewind(ring),
+                InForce::Packed(ring) => self.scratch.used.rewind(ring),
+            }
         }
     }
 
@@ -395,7 +346,7 @@ impl<Q: Queues> Virtqueue<Q> {
             // The next owner sets them.
             owner: _,
             worker: _,
-            ring,
+            rings,
             features,
             state,
             table,
@@ -413,7 +364,7 @@ impl<Q: Queues> Virtqueue<Q> {
             path,
             scratch,
         } = self;
-        ring.reset();
+        rings.reset();
         *features = Features::default();
         state.reset();
         *table = None;

@@ -75,7 +75,19 @@ impl Rings {
         }
     }
 
-    /// Whether that is a packed ring.
+    /// The split ring, in force or not.
+    #[inline(always)]
+    pub fn split(&mut self) -> &mut SplitRing {
+        &mut self.split
+    }
+
+    /// The packed ring, in force or not.
+    #[inline(always)]
+    pub fn packed(&mut self) -> &mut PackedRing {
+        &mut self.packed
+    }
+
+    /// Whether the packed ring is in force.
     #[inline]
     #[must_use]
     pub const fn is_packed(&self) -> bool {
@@ -151,6 +163,18 @@ impl Rings {
     #[must_use]
     pub fn addrs(&self) -> RingAddrs {
         with_ring!(self, |ring| ring.addrs())
+    }
+
+    /// Whether a ring in the format in force may lie at `addrs`, by their alignment (virtio 1.3, sections
+    /// 2.7 and 2.8.10). That of a split ring's descriptors does not matter, as with the in-tree vhost.
+    #[must_use]
+    pub const fn is_aligned(&self, addrs: &RingAddrs) -> bool {
+        let RingAddrs { desc, avail, used } = addrs;
+        if self.is_packed {
+            desc.0 & 15 == 0 && avail.0 & 3 == 0 && used.0 & 3 == 0
+        } else {
+            avail.0 & 1 == 0 && used.0 & 3 == 0
+        }
     }
 
     /// Lengths of the three parts of the ring, in bytes.

@@ -81,7 +81,7 @@ impl<Q: Queues> Virtqueue<Q> {
             Next::Retry
         } else {
             // Else the descriptors of before would be judged again.
-            self.ring.forget_prefetch();
+            self.rings.forget_prefetch();
             self.run(owner, AwaitKick)
                 .unwrap_or_else(|fault| match comes_back(fault) {
                     true => Next::Retry,
