@@ -54,7 +54,7 @@ pub struct Context {
     pub seed: u64,
     /// A process id or the like, for helper roles.
     pub argument: u64,
-    /// How many times as often as usual to repeat what shows only after many times.
+    /// A factor for the number of repetitions in cases whose bugs show only after many.
     pub factor: u64,
     /// By how much deadlines are multiplied.
     pub patience: u32,
@@ -69,7 +69,7 @@ impl Context {
         Vhost::owned(&self.device)
     }
 
-    /// As often as `usual`, more often if that is wanted, and less often where all takes long.
+    /// `usual` repetitions, multiplied as the caller of the program asked, and fewer on a slow machine.
     pub(crate) fn times(&self, usual: u64) -> u64 {
         let slowness = u64::from(self.patience.div_ceil(2)).max(1);
         usual.saturating_mul(self.factor).div_ceil(slowness)
@@ -88,7 +88,7 @@ impl Context {
 pub struct Case {
     /// Its name, family first.
     pub name: &'static str,
-    /// After which it counts as hung.
+    /// The time after which it counts as hung.
     pub timeout: Duration,
     /// Whether the machine has to have all of [`crate::host::nics::ALL`].
     pub cards: bool,

@@ -200,8 +200,8 @@ impl Soak {
 }
 
 /// Uses devices at `path`, in each period of the [`census`] for as long as `goes_on` says so, and
-/// compares what is held before and after. `goes_on` gets the number of the period and what was done
-/// in it.
+/// compares what is held before and after. `goes_on` gets the number of the period and what was
+/// done in it.
 ///
 /// # Errors
 ///
@@ -211,7 +211,7 @@ pub fn run(
     seed: u64,
     mut goes_on: impl FnMut(u64, &Report) -> bool,
 ) -> Result<Report> {
-    // What is allocated once is there afterwards.
+    // The first device makes the kernel allocate what it keeps; that is no leak.
     Soak::start(path, !seed)?.run(|report| report.changes == 0)?;
     let mut sum = Report::default();
     let mut period = 0;

@@ -25,7 +25,7 @@ pub struct Ring {
     pub layout: SplitLayout,
     /// Rung when buffers were added.
     pub kick: EventFd,
-    /// Rung by the device when it used some.
+    /// Signalled by the device when it has used buffers.
     pub call: EventFd,
     /// How often the device was kicked.
     pub kicks: u64,
@@ -127,7 +127,7 @@ impl Ring {
         let (old, new) = (self.avail, self.avail.wrapping_add(count));
         self.avail = new;
         self.layout.set_avail_index(&self.memory, new);
-        // The index before the look at whether the device sleeps.
+        // The index must be visible before the device's wish for a kick is read.
         fence(Ordering::SeqCst);
         let wanted = if self.events {
             let event = self.layout.avail_event(&self.memory);
@@ -163,7 +163,7 @@ impl Ring {
             self.memory
                 .store_u16(self.layout.avail, 0, Ordering::Relaxed);
         }
-        // The wish before the look at whether it came too late.
+        // The request must be visible before the used index is read: it may have come too late.
         fence(Ordering::SeqCst);
         let index = self.layout.used_index(&self.memory);
         index.wrapping_sub(self.seen) >= if self.events { after } else { 1 }

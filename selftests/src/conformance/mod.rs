@@ -2,9 +2,10 @@
 
 //! The same calls on both devices, compared one by one: result, error number, bytes written.
 //!
-//! [`calls`] is the table of calls, [`states`] are the states in which each is made, [`differences`]
-//! where the devices differ on purpose; everything else has to be the same. [`random`] makes the
-//! calls in any order. A step is data ([`step`]), made on each device by its [`side`].
+//! [`calls`] is the table of calls, [`states`] are the states in which each is made,
+//! [`differences`] where the devices differ on purpose; everything else has to be the same.
+//! [`random`] makes the calls in any order. A step is data ([`step`]), made on each device by its
+//! [`side`].
 
 pub mod calls;
 pub mod differences;

@@ -204,7 +204,8 @@ fn first_difference(
     Ok(None)
 }
 
-/// Takes `steps` on both devices and adds to `depth`; if they differ, finds the steps that it takes.
+/// Takes `steps` on both devices and adds to `depth`; if they differ, finds the steps that it
+/// takes.
 ///
 /// # Errors
 ///

@@ -94,8 +94,8 @@ impl Side {
         Ok(())
     }
 
-    /// Puts a device that was just opened behind the descriptor, whatever calls are being made on it;
-    /// none waits for messages.
+    /// Puts a device that was just opened behind the descriptor, whatever calls are being made on
+    /// it; none waits for messages.
     ///
     /// # Errors
     ///

@@ -24,7 +24,7 @@ pub const PAGE: u64 = 4096;
 struct Table {
     /// The largest range that is mapped at once, a power of two.
     granule: u64,
-    /// Rights by page, both where there are none here.
+    /// Rights by page; pages that are not listed may be read and written.
     rights: BTreeMap<u64, u8>,
     /// Whether misses wait.
     held: bool,
@@ -54,7 +54,8 @@ impl Shared {
         table.rights.get(&page).copied().unwrap_or(READ | WRITE)
     }
 
-    /// The mapping of an IO address, with as much around it as is alike and a granule covers.
+    /// The mapping of an IO address, extended over its neighbours within the granule that have the
+    /// same rights and follow each other in memory.
     fn entry(&self, table: &Table, iova: u64) -> Message {
         let page = iova / PAGE;
         let (rights, user) = (self.rights(table, page), self.memory.user(page * PAGE));
@@ -99,7 +100,7 @@ impl Shared {
     fn serve(&self) -> Result<()> {
         loop {
             let fds = [self.vhost.as_fd(), self.stop.as_fd()];
-            // However long it takes, the case has a limit of its own.
+            // Wait without a limit: the case has one of its own.
             Deadline::after(Duration::from_secs(3600)).readable(&fds)?;
             if self.stop.take()? > 0 {
                 return Ok(());
@@ -186,7 +187,7 @@ impl Iommu {
         Ok(())
     }
 
-    /// Binds a queue, with its used ring mapped, which a kernel may want to see then.
+    /// Binds a queue with its used ring mapped: vhost-net accesses it on binding.
     ///
     /// # Errors
     ///

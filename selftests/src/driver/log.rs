@@ -68,7 +68,8 @@ impl DirtyLog {
     }
 }
 
-/// Moves no ring, but turns the logging of one queue's used ring on, at guest address `log`, or off.
+/// Moves no ring, but turns the logging of one queue's used ring on, at guest address `log`, or
+/// off.
 ///
 /// # Errors
 ///

@@ -30,8 +30,8 @@ struct Region {
     /// Bytes at either end of the mapping that the table leaves out.
     margin: usize,
     next: AtomicU64,
-    /// The page of the mapping behind each page of the region, then those behind none; empty if
-    /// they lie as they are counted.
+    /// For each page of the region, the page of the mapping behind it, then the spare pages; empty
+    /// if pages are in order.
     pages: Vec<AtomicUsize>,
 }
 

@@ -92,7 +92,7 @@ impl Kick {
         if wanted { self.0.signal() } else { Ok(()) }
     }
 
-    /// Kicks the device without being asked, as no driver does that saves exits.
+    /// Kicks the device without being asked, which real drivers do not do.
     ///
     /// # Errors
     ///
@@ -117,11 +117,11 @@ pub struct Queue {
     pub ring: Box<dyn RingDriver>,
     /// Where the ring lies, for cases that write to it behind the driver's back.
     pub layout: SplitLayout,
-    /// Rung when buffers were added and the device wants that.
+    /// Signalled when buffers were added and the device wants a kick.
     pub kick: Kick,
-    /// Rung by the device when it used some.
+    /// Signalled by the device when it has used buffers.
     pub call: EventFd,
-    /// Rung by the device when it gives up.
+    /// Signalled by the device when the queue stops on an error.
     pub err: EventFd,
     /// How often the device asked for a kick and got it.
     pub kicks: u64,
@@ -141,7 +141,7 @@ impl Queue {
         size: u16,
         (buffers, shape): ((usize, usize), Shape),
     ) -> Result<Self> {
-        // What is away must not take anything else with it.
+        // Each part on pages of its own, so that one can be taken away alone.
         let align = if setup.removable { PAGE as u64 } else { 1 };
         memory.alloc(0, align)?;
         let layout = SplitLayout {
@@ -178,8 +178,8 @@ impl Queue {
         self.kick_if(wanted)
     }
 
-    /// Kicks if the device wants that, for what was published behind the driver's back: the available
-    /// index was `old` before.
+    /// Kicks if the device wants that, for what was published behind the driver's back: the
+    /// available index was `old` before.
     ///
     /// # Errors
     ///

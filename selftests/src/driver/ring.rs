@@ -58,8 +58,8 @@ pub trait RingDriver: std::fmt::Debug + Send {
     #[must_use]
     fn publish(&mut self) -> bool;
 
-    /// Whether the device wants a kick now that the available index in memory, by whomever, has moved
-    /// on from `old`.
+    /// Whether the device wants a kick now that the available index in memory, by whomever, has
+    /// moved on from `old`.
     #[must_use]
     fn wants_kick(&self, old: u16) -> bool;
 

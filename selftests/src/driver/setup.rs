@@ -90,8 +90,8 @@ pub struct Setup {
     pub scattered: bool,
     /// Bytes before and behind each region that the device must not touch.
     pub margin: usize,
-    /// Whether memory may be taken away from the device alone: the driver has a mapping of its own, and
-    /// each part of a queue has pages of its own.
+    /// Whether memory may be taken away from the device alone: the driver has a mapping of its own,
+    /// and each part of a queue has pages of its own.
     pub removable: bool,
 }
 

@@ -178,7 +178,7 @@ impl SplitDriver {
         };
         order.left = before + 1;
         order.len = len;
-        // Else it would pass for a new one, in the next round, where the device wrote none.
+        // A stale element would otherwise look like a new one when the ring has wrapped.
         self.memory.write(slot, &STALE);
         self.next_of_group()
     }
@@ -266,7 +266,7 @@ impl RingDriver for SplitDriver {
         if old == new {
             return false;
         }
-        // Descriptors before the index that gives them away.
+        // Publishes the descriptors together with the index (release).
         self.layout.set_avail_index(&self.memory, new);
         self.published = new;
         self.wants_kick(old)
@@ -322,7 +322,7 @@ impl RingDriver for SplitDriver {
         } else {
             self.set_flags(0);
         }
-        // The wish before the look at whether it came too late.
+        // The request must be visible before the used index is read: it may have come too late.
         fence(Ordering::SeqCst);
         self.layout
             .used_index(&self.memory)
@@ -333,7 +333,7 @@ impl RingDriver for SplitDriver {
     fn disarm_call(&mut self) {
         self.calls_wanted = false;
         if self.event_idx {
-            // Far from all that the device may have used since its last look at this.
+            // Farther from the used index than the device can get before it reads this.
             let event = self.last_used.wrapping_sub(1 << 15);
             self.memory.store_u16(
                 self.used_event(),

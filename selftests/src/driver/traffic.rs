@@ -113,7 +113,7 @@ pub struct Numbered<Way> {
     pub sent: u64,
     /// Frames that have arrived so far.
     pub seen: u64,
-    /// What there is to say of this way only.
+    /// Settings of this direction only.
     pub way: Way,
     buffer: Vec<u8>,
     expected: Vec<u8>,

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Calls of all kinds from several threads on the same devices, which are replaced meanwhile, as are
-//! their backends, while the memory behind their rings changes.
+//! Calls of all kinds from several threads on the same devices, which are replaced meanwhile, as
+//! are their backends, while the memory behind their rings changes.
 //!
-//! Nothing is expected of a call but that it returns. When all devices are closed, their workers are
-//! gone, and a new device works.
+//! Nothing is expected of a call but that it returns. When all devices are closed, their workers
+//! are gone, and a new device works.
 
 use super::{Counts, Fuzzer, Stop, exchange};
 use crate::case::{Context, Kind};

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Storms of messages about IO addresses from several threads, and of calls about the dirty log, while
-//! the queues run, misses are read and answered, and features come and go.
+//! Storms of messages about IO addresses from several threads, and of calls about the dirty log,
+//! while the queues run, misses are read and answered, and features come and go.
 //!
 //! What the owner says of addresses that its rings and buffers have is bad or good, but never leads
-//! the device to memory outside of the table. Nothing there is written; messages from the device are
-//! well-formed; and afterwards an honest IOMMU serves the same device.
+//! the device to memory outside of the table. Nothing there is written; messages from the device
+//! are well-formed; and afterwards an honest IOMMU serves the same device.
 
 use super::{Counts, Fuzzer, Stop, drain, exchange};
 use crate::case::Context;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Fuzzers: episodes of random calls and ring contents, each from a seed and in a process of its own.
+//! Fuzzers: episodes of random calls and ring contents, each from a seed and in a process of its
+//! own.
 //!
 //! What a seed decides is what is done; threads still meet the device, and each other, at times of
 //! their own. An episode fails when the device breaks a promise, and when it does not end.
@@ -43,7 +44,8 @@ pub struct Fuzzer {
     pub name: &'static str,
     /// Runs the episode that belongs to the context's seed.
     pub episode: fn(&Context) -> Result<Counts>,
-    /// What must have been counted after some episodes; else the fuzzer fails, since it shows nothing.
+    /// What must have been counted after some episodes; else the fuzzer fails, since it shows
+    /// nothing.
     pub reaches: &'static [&'static str],
 }
 

@@ -18,11 +18,13 @@ const SETTLE: Duration = Duration::from_secs(10);
 /// Periods of use, of the same length.
 pub const PERIODS: u64 = 3;
 
-/// Periods, if something has grown in each before: a leak goes on, while a store that fills does not.
-/// Reference trackers keep 128 that were released, for each network namespace (`lib/ref_tracker.c`).
+/// Periods, if something has grown in each before: a leak goes on, while a store that fills does
+/// not. Reference trackers keep 128 that were released, for each network namespace
+/// (`lib/ref_tracker.c`).
 pub const MOST_PERIODS: u64 = 12;
 
-/// KiB of memory that a period may seem to take: pages are counted per CPU, and the page cache grows.
+/// KiB of memory that a period may seem to take: pages are counted per CPU, and the page cache
+/// grows.
 const NOISE: u64 = 4 << 10;
 
 /// KiB of memory that each use may seem to take.
@@ -58,8 +60,8 @@ impl Census {
         })
     }
 
-    /// What there is more of than before, by name, after `uses` of something of which each would have
-    /// left something behind.
+    /// What there is more of than before, by name, after `uses` of something of which each would
+    /// have left something behind.
     fn growth(&self, before: &Self, uses: u64) -> BTreeMap<String, String> {
         let mut out = BTreeMap::new();
         for (name, now) in &self.objects {
@@ -78,8 +80,8 @@ impl Census {
         out
     }
 
-    /// Fails if there are more descriptors or workers than before, of which there are never some just
-    /// in case.
+    /// Fails if there are more descriptors or workers than before, of which there are never some
+    /// just in case.
     fn expect_none_left(&self, before: &Self) -> Result<()> {
         for (what, then, now) in [
             ("descriptors", before.descriptors, self.descriptors),
@@ -94,7 +96,8 @@ impl Census {
 }
 
 /// Runs `period`, which answers how often it used something, [`PERIODS`] times, and up to
-/// [`MOST_PERIODS`] while something has grown in each; answers how many KiB of memory seem to be gone.
+/// [`MOST_PERIODS`] while something has grown in each; answers how many KiB of memory seem to be
+/// gone.
 ///
 /// # Errors
 ///

@@ -2,9 +2,9 @@
 
 //! The host's side: what packets meet there, and what a test sees and sets.
 //!
-//! [`tap`] and [`peer`] are the ends of the wire, [`wire`] the kinds of backend beside taps, [`nics`]
-//! the network cards; [`procfs`] and [`kmsg`] are what the kernel tells, [`census`] counts what is left
-//! behind; [`cgroup`] and [`fragments`] make memory scarce.
+//! [`tap`] and [`peer`] are the ends of the wire, [`wire`] the kinds of backend beside taps,
+//! [`nics`] the network cards; [`procfs`] and [`kmsg`] are what the kernel tells, [`census`] counts
+//! what is left behind; [`cgroup`] and [`fragments`] make memory scarce.
 
 pub mod census;
 pub mod cgroup;

@@ -34,8 +34,8 @@ const fn card(model: &'static str, pair: u8, far: bool) -> Card {
 
 /// All cards that a machine has to have.
 ///
-/// The cards that receive are of a model that leaves frames with the sender while it has no room for
-/// them, and whose driver goes on after memory was short.
+/// The cards that receive are of a model that leaves frames with the sender while it has no room
+/// for them, and whose driver goes on after memory was short.
 pub const ALL: [Card; 8] = [
     card("e1000e", 0, false),
     card("e1000e", 0, true),
@@ -65,7 +65,8 @@ impl Pair {
     ///
     /// # Errors
     ///
-    /// When the machine lacks a card or its driver, or a card cannot be moved here or does not come up.
+    /// When the machine lacks a card or its driver, or a card cannot be moved here or does not come
+    /// up.
     pub fn all() -> Result<Vec<Self>> {
         let models = ALL.map(|card| card.model);
         wire::feed(Command::new("modprobe").arg("-a").args(models), "")?;

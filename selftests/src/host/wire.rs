@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Every kind of interface whose file or socket a device takes as a backend, and the wire to a peer.
+//! Every kind of interface whose file or socket a device takes as a backend, and the wire to a
+//! peer.
 
 use crate::host::peer::{ETH_P_ALL, SO_RCVBUFFORCE, SOL_SOCKET};
 use crate::host::tap::{MTU, Tap, TapConfig};
@@ -186,7 +187,8 @@ impl Wire {
         wire.on_pair()
     }
 
-    /// Frames cross a veth pair through the backlog of some CPU. In order, if it is always the same.
+    /// Frames cross a veth pair through the backlog of some CPU. In order, if it is always the
+    /// same.
     fn on_pair(mut self) -> Result<Self> {
         let low = self.low();
         with_sysfs(|net| {
@@ -250,8 +252,8 @@ impl Wire {
         net::if_index(&self.far).context("index of the far end")
     }
 
-    /// The index of an interface at the other end, on a VLAN: what is sent there arrives with a tag, and
-    /// it gets what has the same.
+    /// The index of an interface at the other end, on a VLAN: what is sent there arrives with a
+    /// tag, and it gets what has the same.
     ///
     /// # Errors
     ///
@@ -307,8 +309,8 @@ impl Wire {
         tc(&format!("qdisc replace dev {} {shut}\n", self.low()))
     }
 
-    /// Takes no frames from the backend but the few that a queue holds which is as good as shut: others
-    /// are dropped, and whoever sends them is told.
+    /// Takes no frames from the backend but the few that a queue holds which is as good as shut:
+    /// others are dropped, and whoever sends them is told.
     ///
     /// # Errors
     ///

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! TCP frames that are cut into segments on their way, and checked segment by segment where they arrive.
+//! TCP frames that are cut into segments on their way, and checked segment by segment where they
+//! arrive.
 //!
-//! The host may change addresses, and add outer headers. It must not change the payload, which follows
-//! from the sequence number, and all checksums of a segment have to be right.
+//! The host may change addresses, and add outer headers. It must not change the payload, which
+//! follows from the sequence number, and all checksums of a segment have to be right.
 
 use crate::packet::frame;
 use crate::packet::header::NetHeader;
@@ -189,8 +190,8 @@ impl Arrived {
     }
 }
 
-/// What follows the headers of an IPv4 packet of `protocol`, after its pseudo-header; nothing of any
-/// other frame.
+/// What follows the headers of an IPv4 packet of `protocol`, after its pseudo-header; nothing of
+/// any other frame.
 fn ip_payload(frame: &[u8], protocol: u8) -> Result<Option<([u8; 12], &[u8])>> {
     let Some((ethernet, rest)) = frame.split_at_checked(ETH) else {
         return Ok(None);

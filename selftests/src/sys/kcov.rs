@@ -60,8 +60,8 @@ impl Coverage {
             words: words.cast(),
             file,
         };
-        // SAFETY: takes integers only; the memory that the kernel writes to is its own, and it keeps
-        // that until the tracing ends.
+        // SAFETY: takes integers only; the memory that the kernel writes to is its own, and it
+        // keeps that until the tracing ends.
         check(unsafe { libc::ioctl(fd, ENABLE, TRACE_PC) })?;
         Ok(Some(coverage))
     }
@@ -86,7 +86,8 @@ impl Drop for Coverage {
         // Closing the file would not end the tracing. Without it, nothing more can be done.
         // SAFETY: takes integers only.
         let _ = check(unsafe { libc::ioctl(self.file.as_raw_fd(), DISABLE, 0) });
-        // SAFETY: the mapping was made in `start` and ends with `self`; the kernel has one of its own.
+        // SAFETY: the mapping was made in `start` and ends with `self`; the kernel has one of its
+        // own.
         unsafe { libc::munmap(self.words.cast(), 8 * WORDS) };
     }
 }

@@ -212,8 +212,8 @@ impl Mapping {
         Ok(())
     }
 
-    /// Takes the page with a byte out of the page table, but not its content: the next access to it,
-    /// of whomever, faults it in again.
+    /// Takes the page with a byte out of the page table, but not its content: the next access to
+    /// it, of whomever, faults it in again.
     ///
     /// # Errors
     ///

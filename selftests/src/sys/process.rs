@@ -200,8 +200,8 @@ pub fn redirect(fd: i32, target: &RawSlot) -> io::Result<()> {
 ///
 /// When the kernel has no memory.
 pub fn replace(target: BorrowedFd<'_>, fd: BorrowedFd<'_>) -> io::Result<()> {
-    // SAFETY: takes integers only. Both numbers are open, and are so afterwards; what file is behind
-    // the target is no matter of memory safety.
+    // SAFETY: takes integers only. Both numbers are open, and are so afterwards; what file is
+    // behind the target is no matter of memory safety.
     check(unsafe { libc::dup2(fd.as_raw_fd(), target.as_raw_fd()) })?;
     Ok(())
 }

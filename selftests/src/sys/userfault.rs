@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Missing pages that another process fills in, so that who touches one waits for as long as it likes.
+//! Missing pages that another process fills in, so that who touches one waits for as long as it
+//! likes.
 
 use super::ioctl::{Request, call};
 use super::mapping::Mapping;
@@ -86,7 +87,8 @@ impl Userfault {
         call(self.as_fd(), REGISTER, &mut range).map(drop)
     }
 
-    /// Fills in zeroes at an address of the process that the pages are missing in, so that it goes on.
+    /// Fills in zeroes at an address of the process that the pages are missing in, so that it goes
+    /// on.
     ///
     /// # Errors
     ///

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Backends that are usable only just, or not now.
+//! Backends that are accepted although they cannot carry frames at the moment, or ever.
 
 use crate::cases::common::{Case, Context, Kind as Driver, accepts, case, check, refuses, wake_c};
 use crate::driver::device::{NetDevice, Setup};
@@ -56,7 +56,8 @@ fn exchange(ctx: &Context, device: &mut NetDevice) -> Result<()> {
     traffic::exchange(device, plan)
 }
 
-/// A packet socket serves without an interface; the error of one that is down is in the way once.
+/// A packet socket is accepted without an interface; one whose interface is down reports an error
+/// once.
 fn packet(ctx: &Context) -> Result<()> {
     let wire = Wire::new(Kind::Packet, 0)?;
     let mut device = NetDevice::start_on(&ctx.device, &wire, setup())?;
@@ -83,7 +84,7 @@ fn packet(ctx: &Context) -> Result<()> {
     exchange(ctx, &mut device)
 }
 
-/// A queue that its interface does without for now is still a backend.
+/// A queue that is detached from its interface is still accepted as a backend.
 fn detached(ctx: &Context) -> Result<()> {
     let setup = setup();
     let mut device = NetDevice::prepare(&ctx.device, setup, "tap0", true)?;
@@ -123,8 +124,8 @@ fn gone(ctx: &Context) -> Result<()> {
     Ok(())
 }
 
-/// A tun interface, whose packets have no Ethernet header, is taken too, with a limit to what may be in
-/// flight or without one.
+/// A tun interface, whose packets have no Ethernet header, is taken too, with a limit to what may
+/// be in flight or without one.
 fn layer_3(ctx: &Context) -> Result<()> {
     for limit in [1 << 20, i32::MAX] {
         layer_3_with(ctx, limit).with_context(|| format!("send buffer of {limit} bytes"))?;
@@ -166,8 +167,8 @@ fn layer_3_with(ctx: &Context, limit: i32) -> Result<()> {
     Ok(())
 }
 
-/// Frames wait for room that the interface will never have: when it is deleted they are lost, but
-/// their chains come back.
+/// Frames wait for room in an interface that is then deleted: they are lost, but their chains are
+/// returned.
 fn waiting(ctx: &Context) -> Result<()> {
     for kind in [Kind::Packet, Kind::Macvtap] {
         let wire = Wire::new(kind, 0)?;

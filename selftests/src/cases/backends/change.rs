@@ -32,7 +32,7 @@ pub(crate) const ROLES: &[Role] = &[role("hold-namespace", hold_namespace)];
 
 const KINDS: [Kind; 4] = [Kind::Tap, Kind::Macvtap, Kind::Ipvtap, Kind::Packet];
 
-/// Length of the frames that may be lost.
+/// Length of the frames that are allowed to be lost.
 const LOOSE: usize = 200;
 
 /// A device on a wire of which something will change.
@@ -131,7 +131,8 @@ impl Rig {
         check(faults == [0, 0], || format!("errors signalled: {faults:?}"))
     }
 
-    /// Takes what has arrived at both ends, which must be whole, and the number of the last of each.
+    /// Takes what has arrived at both ends, which must be whole, and the number of the last of
+    /// each.
     fn drain(&mut self) -> Result<[Option<u64>; 2]> {
         let device = &mut self.device;
         let (mut got, mut expected) = (Vec::new(), Vec::new());

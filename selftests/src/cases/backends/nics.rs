@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Frames from the guest that the host copies, and sends by drivers of network cards, also where memory
-//! is in single pages.
+//! Frames from the guest that the host copies, and sends by drivers of network cards, also where
+//! memory is in single pages.
 //!
-//! Whoever shares a frame and wants to change it has to copy the linear part of it first, and cannot
-//! wait for memory. A frame that is linear as a whole gets lost then, where no free pages lie together;
-//! of one in page fragments, only the headers are copied.
+//! Whoever shares a frame and wants to change it has to copy the linear part of it first, and
+//! cannot wait for memory. A frame that is linear as a whole gets lost then, where no free pages
+//! lie together; of one in page fragments, only the headers are copied.
 
 use crate::cases::common::{Case, Context, case, check, frames};
 use crate::driver::device::NetDevice;
@@ -109,7 +109,8 @@ fn each(pairs: &[(usize, &Pair)], commands: impl Fn(usize, &Pair) -> String) -> 
     all.map(|(number, pair)| commands(*number, pair)).collect()
 }
 
-/// The host routes the frames with its own address as their source, while the tap's peer shares them.
+/// The host routes the frames with its own address as their source, while the tap's peer shares
+/// them.
 fn route(tap: &str, _pairs: &[(usize, &Pair)]) -> Result<()> {
     fs::write("/proc/sys/net/ipv4/ip_forward", "1").context("ip_forward")?;
     ip(&format!(
@@ -173,9 +174,9 @@ fn tunnel(tap: &str, pairs: &[(usize, &Pair)]) -> Result<()> {
         }),
     )?;
     for (_, pair) in pairs.iter().filter(|(_, pair)| pair.model == "igb") {
-        // The emulated card does not fill in the checksum of the inner packet as its driver asks. No
-        // other path may use this card: QEMU writes checksums into the guest's memory, which frames
-        // share, so that checksums that the kernel computes from it would be wrong.
+        // The emulated card does not fill in the checksum of the inner packet as its driver asks.
+        // No other path may use this card: QEMU writes checksums into the guest's memory, which
+        // frames share, so that checksums that the kernel computes from it would be wrong.
         feed(
             Command::new("ethtool").args(["-K", &pair.near, "tx", "off"]),
             "",

@@ -155,8 +155,8 @@ impl State {
 
     /// A frame from some device, not seen before.
     ///
-    /// In any order: a worker that moves to another CPU leaves frames in the old one's backlog, where
-    /// later ones overtake them.
+    /// In any order: a worker that moves to another CPU leaves frames in the old one's backlog,
+    /// where later ones overtake them.
     fn seen(&mut self, got: &[u8]) -> Result<()> {
         let sequence = sequence(got);
         let mut expected = Vec::new();

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Queues that wait for more without sleep (`VHOST_SET_VRING_BUSYLOOP_TIMEOUT`).
+//! Busy polling (`VHOST_SET_VRING_BUSYLOOP_TIMEOUT`).
 
 use crate::cases::common::{Case, Context, accepts, case, live};
 use crate::driver::device::{NetDevice, Setup};
@@ -14,7 +14,8 @@ pub(crate) const CASES: &[Case] = &[
     case("busy.live", 60, set_live),
 ];
 
-/// Waits that end mostly with what was waited for, and mostly without, in microseconds.
+/// Timeouts in microseconds: within the first, a packet mostly arrives; within the second, mostly
+/// not.
 const TIMEOUTS: [u32; 2] = [2000, 5];
 
 fn set(device: &NetDevice, micros: u32) -> Result<()> {
@@ -29,7 +30,7 @@ fn sizes(sequence: u64) -> usize {
     [60, 1514, 200, 14][(sequence % 4) as usize]
 }
 
-/// Nothing is lost between waiting and sleep, whatever the ring has.
+/// No packet is lost when busy polling ends and the worker goes to sleep, with any ring features.
 fn exchange(ctx: &Context) -> Result<()> {
     let offered = ctx.open()?.features()?;
     for features in [
@@ -48,7 +49,7 @@ fn exchange(ctx: &Context) -> Result<()> {
     Ok(())
 }
 
-/// Waiting may begin and end at any time.
+/// The timeout may be changed at any time.
 fn set_live(ctx: &Context) -> Result<()> {
     let setup = Setup::new(feature::VERSION_1 | feature::EVENT_IDX);
     let mut device = NetDevice::start(&ctx.device, setup)?;

@@ -32,7 +32,7 @@ const FORMATS: [u32; 2] = [VERSION_1, VERSION_2];
 /// Bytes of a message up to where it means something.
 const NEEDED: usize = 40;
 
-/// Nothing can be read, and who would wait for it is told that it is in vain.
+/// Fails unless reading finds no message and `poll` reports that none will come.
 fn nothing_to_read(vhost: &Vhost) -> Result<()> {
     let mut buffer = [0; 2 * LEN];
     check(!is_readable(vhost)?, || "something to read".into())?;
@@ -64,7 +64,7 @@ fn none(ctx: &Context) -> Result<()> {
     nothing_to_read(&vhost)
 }
 
-/// A device may be closed while it is waited for.
+/// A device may be closed while another thread waits for its messages.
 fn poll_set(ctx: &Context) -> Result<()> {
     let set = epoll::create(epoll::CreateFlags::CLOEXEC)?;
     let nothing = |when: &str| {
@@ -85,7 +85,8 @@ fn poll_set(ctx: &Context) -> Result<()> {
     Ok(())
 }
 
-/// What has all of `struct vhost_iotlb_msg` is a message, whatever is missing behind it.
+/// A write as long as `struct vhost_iotlb_msg` is a message, even if the padding behind it is
+/// missing.
 fn cut_off(ctx: &Context) -> Result<()> {
     let vhost = ctx.owned()?;
     for format in FORMATS {
@@ -132,7 +133,7 @@ fn meaning(ctx: &Context) -> Result<()> {
                     refuses(&what, errno, vhost.send(format, message))?;
                 }
             }
-            // The hole of the one format, the address space of the other.
+            // The padding of version 1, the address space identifier of version 2.
             let mut bytes = UPDATE.bytes(format);
             bytes[4..8].fill(0xff);
             let what = format!("address space, format {format}");
@@ -166,7 +167,7 @@ fn pieces(ctx: &Context) -> Result<()> {
     Ok(())
 }
 
-/// A running device is not disturbed by what it refuses.
+/// Messages that a running device refuses do not disturb it.
 fn garbage(ctx: &Context) -> Result<()> {
     let mut device = NetDevice::start(&ctx.device, Setup::new(feature::VERSION_1))?;
     let mut rng = SmallRng::seed_from_u64(ctx.seed);
@@ -174,7 +175,7 @@ fn garbage(ctx: &Context) -> Result<()> {
         for _ in 0..100 {
             let mut bytes = [0; LEN + 8];
             rng.fill(&mut bytes);
-            // Mostly with a format that is looked into.
+            // Mostly with a version that the device knows, so that it looks at the rest.
             if rng.random_ratio(3, 4) {
                 let format = FORMATS[rng.random_range(0..2)];
                 bytes[..4].copy_from_slice(&format.to_ne_bytes());

@@ -7,7 +7,7 @@ use crate::host::cgroup::Group;
 use crate::wait::Deadline;
 use anyhow::{Context as _, Result};
 
-/// A group whose memory counts.
+/// Makes a control group with memory accounting.
 pub(crate) fn group(name: &str) -> Result<Group> {
     let group = Group::new(name)?;
     if !group.has("memory")? {
@@ -22,7 +22,7 @@ pub(crate) fn current(group: &Group) -> Result<u64> {
     Ok(group.get("memory.current")?.trim().parse()?)
 }
 
-/// Waits until the group has hardly more than it had `before`: at most `slack` bytes.
+/// Waits until the group has at most `slack` bytes more than `before`.
 pub(crate) fn returns(group: &Group, before: u64, slack: u64) -> Result<()> {
     let mut now = before;
     Deadline::patient()

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A queue that always has work: its driver makes all of its ring available again and again, behind the
-//! back of the queue's other half.
+//! A queue that always has work: its driver makes all of its ring available again and again, behind
+//! the back of the queue's other half.
 
 use crate::driver::device::NetDevice;
 use crate::driver::memory::GuestMemory;

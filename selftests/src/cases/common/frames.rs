@@ -66,8 +66,8 @@ pub(crate) fn send_one(
     send_frame(ctx, device, index, sequence, SINGLE)
 }
 
-/// Sends one frame towards `index`'s end of the wire, with a kick if it is the guest that sends and the
-/// device asks for one.
+/// Sends one frame towards `index`'s end of the wire, with a kick if it is the guest that sends and
+/// the device asks for one.
 pub(crate) fn send_frame(
     ctx: &Context,
     device: &mut NetDevice,

@@ -27,7 +27,7 @@ pub(crate) fn under_traffic(
     };
     let (mut tx, mut rx) = (TxFlow::new(plan), RxFlow::new(plan));
     for number in 0..changes {
-        // Only one of the flows is looked at, so that the other is caught at any point.
+        // Wait for one of the flows only, so that the change meets the other at an arbitrary point.
         let target = (number + 1) * STEP;
         loop {
             let moved = tx.pump(device)? | rx.pump(device)?;
@@ -63,8 +63,8 @@ pub(crate) fn pump(
     Ok(())
 }
 
-/// Gives ownership up with frames under way, and takes it again: after `prepare`, which says how the
-/// device is, and with `between` called while nobody owns it.
+/// Gives ownership up with frames under way, and takes it again: after `prepare`, which says how
+/// the device is, and with `between` called while nobody owns it.
 pub(crate) fn reset_owner(
     ctx: &Context,
     prepare: impl Fn(&NetDevice) -> Result<()>,
@@ -81,7 +81,7 @@ pub(crate) fn reset_owner(
         between()?;
         accepts("SET_OWNER", device.vhost.set_owner())?;
         device.configure()?;
-        // The rings are as they were: what was published and not used is used now.
+        // The rings have not changed: the device now uses the chains that it had not used before.
         device.bind(RX)?;
         device.bind(TX)?;
         tx.finish();
@@ -107,8 +107,8 @@ pub(crate) fn stop_and_start(device: &mut NetDevice, index: u32, set: bool) -> R
     device.bind(index)
 }
 
-/// Moves a ring, with no chain of the guest in it, to the second region, and uses it there; if
-/// `unasked`, to where it seems that the device wants no kick.
+/// Moves an empty ring to the second region while it is bound, and uses it there. If `unasked`, the
+/// memory there says beforehand that the device wants no kick.
 pub(crate) fn move_ring(
     ctx: &Context,
     device: &mut NetDevice,
@@ -135,7 +135,7 @@ pub(crate) fn move_ring(
         device.vhost.set_base(index, u32::from(base)),
     )?;
     device.bind(index)?;
-    // All buffers of an idle ring are taken back by starting it anew.
+    // The queue is idle: resetting the driver's half takes all of its buffers back.
     let features = device.setup.features;
     let queue = device.queue(index);
     queue.ring = Box::new(SplitDriver::new(memory.clone(), new, features, base));
@@ -151,7 +151,7 @@ pub(crate) fn move_ring(
     };
     accepts("SET_VRING_ADDR live", device.vhost.set_addr(place))?;
     if unasked || features & feature::EVENT_IDX != 0 {
-        // Whether it wants a kick, C has told at the old place.
+        // C has asked for kicks at the old place only.
         wake_c(ctx, device.queue(index))?;
     }
     for part in [old.desc, old.avail, old.used] {

@@ -2,8 +2,8 @@
 
 //! What the dirty log has to name, and what it may.
 //!
-//! The used part of each ring is logged at a guest address that it does not have, so that it shows which
-//! address is taken. Whatever a queue logs is there once its backend is taken away.
+//! The used part of each ring is logged at a guest address that it does not have, so that it shows
+//! which address is taken. Whatever a queue logs is there once its backend is taken away.
 
 use crate::cases::common::{Context, Kind, accepts, check};
 use crate::driver::device::{NetDevice, Setup};
@@ -38,7 +38,8 @@ pub(crate) fn content(memory: &GuestMemory, addr: u64, len: usize) -> Vec<u8> {
     bytes
 }
 
-/// A run of guest memory that only the device changes, as it was, and where its pages are logged.
+/// A range of guest memory that only the device writes, with its earlier content and the guest
+/// address at which writes to it are logged.
 pub(crate) struct Watched {
     addr: u64,
     log: u64,
@@ -85,7 +86,8 @@ pub(crate) struct Logged {
     pub(crate) log: DirtyLog,
     rx: Watched,
     rings: [Watched; 2],
-    /// Pages past a used ring that C logs in vain, for it takes a group's length for its place.
+    /// Pages behind a used ring that C logs although it does not write them: it takes the length of
+    /// a batch of used elements for their position.
     tolerated: Pages,
 }
 
@@ -155,7 +157,7 @@ impl Logged {
         compare(&logged, &needed, &possible)
     }
 
-    /// Starts both queues again, with a new picture of memory.
+    /// Records the content of memory, and starts both queues again.
     pub(crate) fn again(&mut self) -> Result<()> {
         // The driver writes to the buffers that it posts.
         self.device.rx_fill()?;
@@ -186,10 +188,10 @@ pub(crate) fn compare(logged: &Pages, needed: &Pages, possible: &Pages) -> Resul
     })
 }
 
-/// Two regions that touch, each of 16 pages.
+/// Guest addresses of two adjacent regions of 16 pages each.
 pub(crate) const TOUCHING: [u64; 2] = [0x0800_0000, 0x0801_0000];
 
-/// Added to the address of a byte, its second address.
+/// The distance from a byte's guest address to its second guest address.
 pub(crate) const ALIAS: u64 = 0x1000_0000;
 
 pub(crate) fn segment(addr: u64, len: u32) -> Segment {

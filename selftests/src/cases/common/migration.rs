@@ -32,7 +32,7 @@ impl Part {
         memory.read(self.addr, &mut self.copy);
     }
 
-    /// Copies what of a page, as logged, belongs here.
+    /// Copies the part of a logged page that belongs to this range.
     fn copy_page(&mut self, memory: &GuestMemory, page: u64) {
         let from = (page * LOG_PAGE).max(self.log);
         let to = ((page + 1) * LOG_PAGE).min(self.log + self.copy.len() as u64);
@@ -49,7 +49,7 @@ struct Target {
     memory: Arc<GuestMemory>,
     /// Receive buffers, and both used rings: all that the device writes.
     parts: [Part; 3],
-    /// The log in use, then those that were before.
+    /// The log in use, then the earlier ones.
     logs: Vec<DirtyLog>,
     /// How many pages were copied because they were logged.
     copied: usize,
@@ -129,7 +129,7 @@ impl Target {
             })?;
         }
         check(self.copied > 0, || "nothing was logged".into())?;
-        // Each buffer begins with what the driver writes, and its processor logs.
+        // The driver writes the start of each buffer, which a hypervisor would log by itself.
         let stride = device.setup.rx_buffers.1.next_multiple_of(64);
         let header = device.setup.header();
         for (number, part) in self.parts.iter().enumerate() {

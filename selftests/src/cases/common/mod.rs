@@ -37,8 +37,8 @@ pub(crate) fn accepts<T>(what: &str, result: io::Result<T>) -> Result<T> {
     result.with_context(|| format!("{what} was refused"))
 }
 
-/// Kicks a queue that C leaves stopped where others go on by themselves. Why it does so is said where
-/// this is called.
+/// Kicks a queue if C leaves it stopped where `vhost_rnet` goes on by itself. Each caller says why
+/// C stops.
 pub(crate) fn wake_c(ctx: &Context, queue: &Queue) -> Result<()> {
     match ctx.kind {
         Kind::C => queue.kick.force(),
@@ -51,7 +51,7 @@ pub(crate) fn check(condition: bool, what: impl FnOnce() -> String) -> Result<()
     if condition { Ok(()) } else { bail!(what()) }
 }
 
-/// Leaves the device time to meet what is wrong, where it does not tell.
+/// Gives the device time to run into a fault that it does not report.
 pub(crate) fn a_while() {
     std::thread::sleep(Duration::from_millis(100));
 }

@@ -91,7 +91,8 @@ pub(crate) fn still_works(ctx: &Context) -> Result<()> {
     traffic::exchange(&mut device, Plan::new(ctx.seed, 50, |_| 100))
 }
 
-/// Kills as many owners in a role, each a `step` later than the one before; then the device still works.
+/// Kills as many owners in a role, each a `step` later than the one before; then the device still
+/// works.
 pub(crate) fn one_by_one(ctx: &Context, name: &str, usual: u32, step: Duration) -> Result<()> {
     for (round, later) in (0..ctx.times(usual.into())).zip((0..usual).cycle()) {
         let child = start(ctx, name, Stdio::null())?;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! However much work a guest makes of few packets, rounds end and calls of the owner have their turn.
-//! How much that is, is counted in packets, which are the same on any machine.
+//! Rounds end and the owner's calls get their turn, however much work a guest makes of few packets.
+//! The bounds are in packets, which are the same on any machine.
 
 use crate::cases::common::flood::Flood;
 use crate::cases::common::owners::{say_ready, start, still_works};
@@ -45,10 +45,10 @@ const HEADER: u16 = 12;
 /// Packets that may pass before a call has its turn: far less than a round has of others (256).
 const SOON: u16 = 64;
 
-/// A queue whose driver makes all entries of its ring available again and again. They are one chain, of
-/// [`TABLE`] descriptors: all of them are empty but the last.
+/// Makes a device with a flooded queue.
 ///
-/// Makes a device with such a queue; the last descriptor is `len` bytes long.
+/// All entries of its available ring name one chain of [`TABLE`] descriptors. All of these are
+/// empty but the last, which is `len` bytes long.
 fn shared_table(ctx: &Context, index: u32, len: u16) -> Result<(NetDevice, Flood)> {
     let features = feature::VERSION_1 | feature::MRG_RXBUF | feature::INDIRECT;
     let mut setup = Setup::new(features);
@@ -98,7 +98,7 @@ fn shared_table(ctx: &Context, index: u32, len: u16) -> Result<(NetDevice, Flood
 fn fill_tap(ctx: &Context, device: &mut NetDevice) {
     let bytes = frame::unseen(ctx.seed, LEN.into());
     for _ in 0..QUEUED {
-        // Those that find no room are too many.
+        // Frames that find no room are dropped.
         let _ = device.peer.send(NetHeader::default(), &bytes);
     }
 }
@@ -125,8 +125,8 @@ const CALLS: &[Call] = &[
     ("unbinding", NetDevice::unbind),
 ];
 
-/// Chains of thousands of descriptors count for what they are: a round has few of them, so that neither
-/// calls nor the other queue wait long.
+/// Chains of thousands of descriptors count for what they are: a round has few of them, so that
+/// neither calls nor the other queue wait long.
 fn calls(ctx: &Context, index: u32) -> Result<()> {
     let (mut device, flood) = shared_table(ctx, index, HEADER + LEN)?;
     let before = rounds(ctx, &device, index)?;
@@ -233,8 +233,8 @@ fn killed(ctx: &Context) -> Result<()> {
     Ok(())
 }
 
-/// While a queue waits busily, and there is always a packet before it gives up, calls have their turn
-/// after no more of that than one wait.
+/// While a queue waits busily, and there is always a packet before it gives up, calls have their
+/// turn after no more of that than one wait.
 fn busy_polling(ctx: &Context) -> Result<()> {
     /// Far more than a packet takes; what the device waits at most.
     const WAIT: u32 = 100_000;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What a call or a packet may leave behind, done so often that it would show.
+//! Leaks: calls and packets that are repeated until anything they leave behind can be measured.
 
 use crate::cases::common::{Case, Context, accepts, case, check, refuses};
 use crate::driver::device::{NetDevice, Setup};
@@ -32,7 +32,7 @@ fn next_event_id() -> Result<u64> {
     procfs::event_id(&EventFd::new()?)
 }
 
-/// Of each event descriptor that is set, refused or replaced nothing is left.
+/// Event descriptors that are set, refused or replaced are all released.
 fn event_descriptors(ctx: &Context) -> Result<()> {
     type Set = fn(&Vhost, u32, i32) -> io::Result<()>;
     let calls: [(&str, Set); 4] = [
@@ -79,7 +79,7 @@ fn packet_sockets() -> Result<usize> {
     Ok(text.lines().skip(1).count())
 }
 
-/// A backend that was bound, bound again, replaced, refused and taken away goes when it is closed.
+/// A backend that was bound, bound again, replaced, refused and unbound is freed when it is closed.
 fn backends(ctx: &Context) -> Result<()> {
     for kind in [Kind::Tap, Kind::Packet] {
         let sockets = packet_sockets()?;
@@ -107,7 +107,7 @@ fn backends(ctx: &Context) -> Result<()> {
         traffic::exchange(&mut device, Plan::new(ctx.seed, 50, |_| 100))?;
         drop(device);
         Deadline::patient().until("the backend to go", || {
-            // An interface of tun goes with the last descriptor of it.
+            // A tun interface is deleted when its last descriptor is closed.
             let gone = kind != Kind::Tap || net::if_index(&name).is_err();
             Ok(gone && packet_sockets()? == sockets)
         })?;
@@ -115,14 +115,15 @@ fn backends(ctx: &Context) -> Result<()> {
     Ok(())
 }
 
-/// Frames too short for Ethernet, between good ones, keep no memory.
+/// Frames that are too short for Ethernet, sent between good ones, leak no memory.
 fn short_frames(ctx: &Context) -> Result<()> {
     for kind in [Kind::Tap, Kind::Macvtap] {
         let wire = Wire::new(kind, 0)?;
         let mut device = NetDevice::start_on(&ctx.device, &wire, Setup::new(feature::VERSION_1))?;
         send_short(&mut device, ctx.times(40))?;
         let before = MemoryUse::now()?;
-        // What is counted below would be some 600 bytes a frame: never fewer than would show.
+        // A leak would be some 600 bytes for each frame, so send enough frames for it to be
+        // measured.
         send_short(&mut device, ctx.times(400).max(200))?;
         before.returns(8 << 10, 16 << 10)?;
         let errors = device.tx.err.take()?;
@@ -139,7 +140,7 @@ fn send_short(device: &mut NetDevice, rings: u64) -> Result<()> {
         let mut sent = 0;
         loop {
             let good = sent % 8 == 7;
-            // The content does not matter: none but whole frames arrive.
+            // Only the frames that are not too short arrive; their content is not checked.
             frame::build(0, 0, if good { 60 } else { sent % 14 }, &mut bytes);
             if !device.tx_post(NetHeader::default(), &bytes)? {
                 break;
@@ -174,7 +175,7 @@ fn mappings(ctx: &Context) -> Result<()> {
     let first = 3000;
     (0..first).try_for_each(map)?;
     let before = MemoryUse::now()?;
-    // A mapping has 64 bytes and more: never fewer than would show.
+    // A mapping takes at least 64 bytes, so make enough of them for a leak to be measured.
     let more = 0..ctx.times(20_000).max(5000);
     more.map(|number| first + number).try_for_each(map)?;
     before.returns(256, 16 << 10)

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Bugs that such code has had; which, is in [`crate::history`].
+//! Regression tests for bugs that kernel vhost code has had; [`crate::history`] lists them.
 
 pub(crate) mod leaks;
 pub(crate) mod races;

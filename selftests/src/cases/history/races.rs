@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Guests without end, owners that die at the wrong moment, and calls that meet each other.
+//! Guests that never stop sending, owners that are killed at the wrong moment, and concurrent
+//! calls.
 
 use crate::cases::common::flood::Flood;
 use crate::cases::common::frames::expect_no_errors;
@@ -54,8 +55,8 @@ fn with_long_queue(ctx: &Context) -> Result<NetDevice> {
     Ok(device)
 }
 
-/// A transmit queue that always has work leaves the other its turn, and not only when its driver has
-/// been too slow: most frames come while few chains are used.
+/// A transmit queue that always has work leaves the other its turn, and not only when its driver
+/// has been too slow: most frames come while few chains are used.
 fn fairness(ctx: &Context) -> Result<()> {
     let mut device = with_long_queue(ctx)?;
     let endless = Flood::of(&mut device, TX)?;
@@ -147,7 +148,8 @@ fn descriptors_of(ctx: &Context, child: &Child) -> Result<(Vhost, Vec<OwnedFd>)>
     Ok((vhost, events))
 }
 
-/// Kicks go on when the owner has died, since others have its descriptors, and its device.
+/// Other processes hold the device and its kick descriptors, and go on kicking after the owner's
+/// death.
 fn kick_the_dead(ctx: &Context) -> Result<()> {
     for (round, name) in (0..).zip(
         ["endless-traffic", "idle-owner"]

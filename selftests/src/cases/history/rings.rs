@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Rings, chains and headers that once led a device astray.
+//! Rings, chains and headers that earlier kernels handled wrongly.
 
 use crate::cases::common::frames::expect_no_errors;
 use crate::cases::common::iommu::Behind;
@@ -41,7 +41,7 @@ fn empty_buffers(ctx: &Context) -> Result<()> {
     expect_no_errors(&device)
 }
 
-/// A ring that moves to other IO addresses is not looked for where it was.
+/// After a ring has moved to other IO addresses, the device does not access the old ones.
 fn moved_ring(ctx: &Context) -> Result<()> {
     for features in [0, feature::EVENT_IDX] {
         let mut setup = Setup::new(feature::VERSION_1 | features);

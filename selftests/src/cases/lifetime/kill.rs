@@ -99,7 +99,7 @@ fn shared(ctx: &Context) -> Result<()> {
 /// Owners at a time in [`random`].
 const VICTIMS: usize = 4;
 
-/// Kills in each period of [`random`], if it is not to go on longer.
+/// Kills in each period of [`random`], by default.
 const KILLS: u64 = 40;
 
 /// Owners that are killed, each on a tap of its own.
@@ -143,7 +143,7 @@ impl<'a> Victims<'a> {
 
     /// Kills any of them at any moment, and starts another in its place.
     fn kill_one(&mut self) -> Result<()> {
-        // No wait for anything: the next may be anywhere by then.
+        // This waits for nothing: the point is that the victim is interrupted at a random place.
         std::thread::sleep(Duration::from_micros(self.rng.random_range(0..30_000)));
         let slot = self.rng.random_range(0..VICTIMS);
         let victim = self.alive.swap_remove(slot);
@@ -165,7 +165,7 @@ fn victim(ctx: &Context, slot: usize, seed: u64, moving: &Mapping) -> Result<()>
     let events = feature::EVENT_IDX * (seed % 2);
     let merge = feature::MRG_RXBUF * (seed / 2 % 2);
     let mut setup = Setup::new(feature::VERSION_1 | events | merge);
-    // Little memory, to be there soon.
+    // Little memory, so that it is set up quickly.
     (setup.rx_buffers.0, setup.tx_buffers.0) = (32, 32);
     let mut device = NetDevice::prepare(&ctx.device, setup, &format!("tap{slot}"), false)?;
     device.bind(TX)?;
@@ -179,7 +179,7 @@ fn victim(ctx: &Context, slot: usize, seed: u64, moving: &Mapping) -> Result<()>
 
 /// Owners are killed while they set up their device or use it, and leave nothing behind.
 fn random(ctx: &Context) -> Result<()> {
-    // What is allocated once is there afterwards.
+    // The first device makes the kernel allocate what it keeps; that is no leak.
     let kills = ctx.times(KILLS);
     still_works(ctx)?;
     let mut rng = SmallRng::seed_from_u64(ctx.seed);

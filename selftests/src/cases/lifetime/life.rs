@@ -52,7 +52,7 @@ fn use_once(ctx: &Context, round: u64) -> Result<()> {
 fn memory(ctx: &Context) -> Result<()> {
     let rounds = ctx.times(50);
     let use_all = |rounds| (0..rounds).try_for_each(|round| use_once(ctx, round));
-    // What a first device leaves behind for the next ones is no leak.
+    // The first device makes the kernel allocate what it keeps; that is no leak.
     use_all(30)?;
     let mut used = 0;
     let lost = census::expect_no_growth(|| {
@@ -90,7 +90,7 @@ fn close_under_traffic(ctx: &Context) -> Result<()> {
     Ok(())
 }
 
-/// The interface goes first, with the device still bound to it.
+/// The interface is deleted before the device, which is still bound to it.
 fn tap_first(ctx: &Context) -> Result<()> {
     for round in 0..ctx.times(30) {
         let mut device = NetDevice::start(&ctx.device, Setup::new(feature::VERSION_1))?;

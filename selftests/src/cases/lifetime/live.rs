@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Changes under traffic: nothing is lost, doubled, or touched where it is not any more.
+//! Changes under traffic: no frame is lost or duplicated, and memory that was replaced is not
+//! accessed.
 
 use crate::cases::common::live;
 use crate::cases::common::live::stop_and_start;
@@ -29,7 +30,7 @@ pub(crate) const CASES: &[Case] = &[
     case("live.backend_race", 60, backend_race),
 ];
 
-/// Stop and start of single queues, as a migration that is called off does.
+/// Single queues are stopped and started, as in a migration that is cancelled.
 fn rebind(ctx: &Context) -> Result<()> {
     for features in [
         0,
@@ -93,7 +94,7 @@ fn event_descriptors(ctx: &Context) -> Result<()> {
     })
 }
 
-/// The same features once more, as at the start of a migration but for the bit.
+/// SET_FEATURES with the same features; a migration starts so, with LOG_ALL added.
 fn features(ctx: &Context) -> Result<()> {
     let features = feature::VERSION_1 | feature::EVENT_IDX;
     let mut device = NetDevice::start(&ctx.device, Setup::new(features))?;
@@ -102,8 +103,8 @@ fn features(ctx: &Context) -> Result<()> {
     })
 }
 
-/// The event index comes and goes under traffic. What it was, and what the flags were when they counted
-/// last, is still there.
+/// VIRTIO_F_EVENT_IDX is turned on and off under traffic, with stale values left in the fields that
+/// were not in use.
 fn event_index(ctx: &Context) -> Result<()> {
     let mut setup = Setup::new(feature::VERSION_1);
     (setup.rx_buffers.0, setup.tx_buffers.0) = (200, 200);
@@ -118,14 +119,14 @@ fn event_index(ctx: &Context) -> Result<()> {
         for index in [RX, TX] {
             let ring = &mut device.queue(index).ring;
             ring.set_event_index(features & feature::EVENT_IDX != 0);
-            // What C wants to be kicked for, it has told in the other way.
+            // C has asked for kicks only in the way that is no longer in use.
             wake_c(ctx, device.queue(index))?;
         }
     }
     Ok(())
 }
 
-/// A ring moves while it is bound; the old place is not read or written any more.
+/// A ring moves while it is bound; the device does not access the old place afterwards.
 fn ring_move(ctx: &Context) -> Result<()> {
     let mut setup = Setup::new(feature::VERSION_1);
     setup.regions = vec![(0x4000_0000, 1 << 20)];
@@ -160,7 +161,7 @@ fn reset_owner(ctx: &Context) -> Result<()> {
     live::reset_owner(ctx, |_| Ok(()), || Ok(()))
 }
 
-/// The number of the backend stands for the tap, a pipe, or nothing, changing all the time.
+/// The backend's descriptor number alternates between the tap, a pipe and closed while it is bound.
 fn backend_race(ctx: &Context) -> Result<()> {
     let mut device = NetDevice::start(&ctx.device, Setup::new(feature::VERSION_1))?;
     device.unbind(TX)?;
@@ -183,7 +184,7 @@ fn backend_race(ctx: &Context) -> Result<()> {
         let mut race = || -> Result<()> {
             let deadline = Deadline::patient();
             for round in 0.. {
-                // The racer may be without a CPU for a while.
+                // The other thread may not run for a while.
                 if round >= 3000 && (bound > 0 && refused > 0 || deadline.passed()) {
                     break;
                 }

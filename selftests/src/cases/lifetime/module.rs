@@ -19,7 +19,7 @@ pub(crate) const CASES: &[Case] = &[
     case("module.reload", 120, reload),
 ];
 
-/// Name and reference count, as a path, of the module behind the device.
+/// The name of the module behind the device, and the path of its reference count.
 fn module(ctx: &Context) -> Result<(&'static str, String)> {
     let name = if ctx.kind == Kind::C {
         "vhost_net"
@@ -97,7 +97,8 @@ fn reload(ctx: &Context) -> Result<()> {
                     std::thread::yield_now();
                     continue;
                 };
-                // It stays while there is the first; and goes right after the second's worker.
+                // The module stays while the first device is open, and can go right after the
+                // second's worker ends.
                 let setup = Setup::new(feature::VERSION_1);
                 // Programs that are started meanwhile may still hold the tap of the last one.
                 let name = format!("tap{opened}");
@@ -128,7 +129,7 @@ fn reload(ctx: &Context) -> Result<()> {
         result
     })?;
     println!("{rounds} times gone and back, opened {opened} times, missing {missed} times");
-    // It may always find the module, which is away for a moment only.
+    // A slow machine may never see the short moment in which the module is gone.
     check(opened > 0, || "nobody was in the way".into())?;
     owners::still_works(ctx)
 }

@@ -8,7 +8,7 @@ use anyhow::Result;
 
 pub(crate) const CASES: &[Case] = &[case("soak.short", 180, short)];
 
-/// Changes in each period, if it is not to go on longer.
+/// Changes in each period, by default.
 const CHANGES: u64 = 70;
 
 fn short(ctx: &Context) -> Result<()> {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Calls from several threads, that change nothing in the end, against traffic that must not notice.
+//! Calls from several threads, that change nothing in the end, against traffic that must not
+//! notice.
 
 use crate::cases::common::{Case, Context, Kind, case, check};
 use crate::driver::device::{NetDevice, Setup};
@@ -22,7 +23,7 @@ pub(crate) const CASES: &[Case] = &[case("stress.ioctls", 180, ioctls)];
 /// Threads that call.
 const THREADS: u64 = 3;
 
-/// Calls of each thread, if they are not to go on longer.
+/// Calls of each thread, by default.
 const CALLS: u64 = 1000;
 
 /// What the calls are made with.
@@ -83,7 +84,7 @@ impl Target {
                 vhost.set_backend(index, -1)?;
                 (vhost.set_backend(index, self.tap), &[])
             }
-            // What the number stands for is another thread's affair.
+            // Another thread changes what the number stands for.
             14 | 15 => (
                 vhost.set_backend(index, self.slot.number()),
                 &[libc::ENOTSOCK],

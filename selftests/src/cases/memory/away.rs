@@ -2,8 +2,8 @@
 
 //! Memory that a queue needs is away for a while: with it the queue goes on by itself.
 //!
-//! The driver does not know. It has published what there is, kicks only when asked, and adds nothing
-//! until all of that has arrived; its receive ring is full of buffers.
+//! The driver does not know. It has published what there is, kicks only when asked, and adds
+//! nothing until all of that has arrived; its receive ring is full of buffers.
 
 use crate::cases::common::{Case, Context, Kind, accepts, case, check, wake_c};
 use crate::driver::away::{Away, Part, without, without_pages};

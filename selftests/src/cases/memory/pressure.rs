@@ -35,8 +35,8 @@ fn exchange(devices: &mut [NetDevice], seed: u64) -> Result<()> {
     Ok(())
 }
 
-/// All frames arrive in both directions while no two free pages lie together, and after that; and then
-/// the queues have kept nothing.
+/// All frames arrive in both directions while no two free pages lie together, and after that; and
+/// then the queues have kept nothing.
 fn fragmented(ctx: &Context) -> Result<()> {
     let group = accounting::group("rnet-fragmented")?;
     group.enter()?;

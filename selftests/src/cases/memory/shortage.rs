@@ -72,8 +72,8 @@ impl Untouched<'_> {
     }
 }
 
-/// Sends frames to a guest whose buffers in `map` cannot be had until `relieve`: with all of its ring
-/// posted before, or with more to post afterwards.
+/// Sends frames to a guest whose buffers in `map` cannot be had until `relieve`: with all of its
+/// ring posted before, or with more to post afterwards.
 fn receive(
     ctx: &Context,
     map: &Mapping,

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Every byte of frames of all sizes, under every combination of ring features and buffer layouts, in either
-//! direction.
+//! Every byte of frames of all sizes, under every combination of ring features and buffer layouts,
+//! in either direction.
 
 use crate::cases::common::Context;
 use crate::cases::common::frames::all_sizes;

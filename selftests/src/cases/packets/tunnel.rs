@@ -122,7 +122,7 @@ fn features(ctx: &Context) -> Result<()> {
         let mut device = NetDevice::prepare(&ctx.device, setup, "tap0", false)?;
         let other = [feature::VERSION_1, if high == 0 { GUEST } else { 0 }];
         accepts("other features", device.vhost.set_features_array(&other))?;
-        // Without these, features are one word; that means none of the others.
+        // SET_FEATURES has one word, so it accepts none of the bits from 64 on.
         device.configure()?;
         device.bind(RX)?;
         device.bind(TX)?;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Notifications: none where none is wanted, one where it is, none lost.
+//! Notifications: none is sent unasked, each that is asked for is sent, and none is lost.
 
 use crate::cases::common::{Case, Context, case, check};
 use crate::driver::device::{NetDevice, Setup};
@@ -60,7 +60,8 @@ fn suppressed(ctx: &Context) -> Result<()> {
 pub(crate) fn calls_suppressed(ctx: &Context, features: &[u64]) -> Result<()> {
     for &features in features {
         let mut device = NetDevice::start(&ctx.device, Setup::new(features))?;
-        // The first call after binding is always made: no earlier state says it is not wanted.
+        // The first call after binding is always made: no earlier used index can show that it is
+        // not wanted.
         post(&mut device, ctx.seed, 1)?;
         settle(&mut device, 1)?;
         check(calls(&device)? > 0, || "no call for the first frame".into())?;
@@ -128,7 +129,7 @@ pub(crate) fn call_after(ctx: &Context, features: u64) -> Result<()> {
     Ok(())
 }
 
-/// One frame at a time: a kick that is wrongly not wanted, or a call not made, ends the flow.
+/// One frame at a time: the flow would hang if a kick was not asked for or a call was not made.
 fn lost_kick(ctx: &Context) -> Result<()> {
     no_lost_kick(ctx, &flavours())
 }
@@ -159,7 +160,8 @@ pub(crate) fn no_lost_call(ctx: &Context, features: &[u64]) -> Result<()> {
     for &features in features {
         let mut setup = Setup::new(features);
         setup.base = 64_000;
-        // Two buffers only, so that the worker runs dry and must be kicked again and again.
+        // Only two buffers, so that the worker runs out of them and has to be kicked again and
+        // again.
         setup.rx_buffers = (2, 256);
         let mut device = NetDevice::start(&ctx.device, setup)?;
         let plan = Plan {

@@ -79,7 +79,7 @@ fn rx(ctx: &Context) -> Result<()> {
     integrity(ctx, traffic::receive)
 }
 
-/// Rings that are full all the time, and chains that lie over the end of the table.
+/// Rings that are always full, and chains that wrap around the end of the descriptor table.
 fn small_rings(ctx: &Context) -> Result<()> {
     offered(ctx)?;
     for bits in 2..=6 {
@@ -93,7 +93,8 @@ fn small_rings(ctx: &Context) -> Result<()> {
             setup.tx_shape.piece = 192 / pieces;
             setup.rx_shape.piece = 192 / pieces;
             let mut device = NetDevice::start(&ctx.device, setup)?;
-            // Transmitted chains of one descriptor to as many as there are pieces.
+            // Frames of different lengths, so that transmitted chains have one to `pieces`
+            // descriptors.
             let plan = Plan::new(ctx.seed + bits, 300, |n| 14 + (n * 7 % 160) as usize);
             traffic::exchange(&mut device, plan)
                 .with_context(|| format!("rings of {size}, chains of {pieces}"))?;
@@ -263,8 +264,8 @@ fn rebind(ctx: &Context) -> Result<()> {
         if features & feature::MRG_RXBUF != 0 {
             setup.rx_buffers = (256, 300);
         }
-        // C takes the base for the place of the next descriptor too, which is wrong once a chain
-        // has had more than one.
+        // C takes the base for the index of the next descriptor as well, which is wrong once a
+        // chain has had more than one descriptor.
         let restart = ctx.kind == Kind::Rnet || !shape.own_header;
         let mut device = NetDevice::start(&ctx.device, setup)?;
         live::under_traffic(ctx, &mut device, 60, |device, number| {
@@ -296,7 +297,7 @@ fn call_after(ctx: &Context) -> Result<()> {
     events::call_after(ctx, EVENTS)
 }
 
-/// An event index that a group steps over is passed all the same.
+/// A call is made even if the used index steps over the event index within one batch.
 fn call_within_group(ctx: &Context) -> Result<()> {
     offered(ctx)?;
     for base in [0, 65500] {
@@ -318,7 +319,7 @@ fn call_within_group(ctx: &Context) -> Result<()> {
             })?;
             events::settle(&mut device, 20)?;
             device.tx.call.take()?;
-            // One more than the group has: nothing until the next.
+            // One more than the batch has: no call before the next one.
             let early = device.tx.ring.arm_call(wanted + 1);
             check(!early, || "used buffers nobody posted".into())?;
             events::post(&mut device, ctx.seed, u64::from(wanted))?;

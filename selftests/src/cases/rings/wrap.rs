@@ -41,7 +41,7 @@ fn events(ctx: &Context) -> Result<()> {
     )
 }
 
-/// Every size, with a full ring at some time, then more frames than it has descriptors.
+/// Every ring size: the ring is full at some time, and carries more frames than it has descriptors.
 fn sizes(ctx: &Context) -> Result<()> {
     for bits in 1..=15 {
         let size = 1u16 << bits;
@@ -52,7 +52,7 @@ fn sizes(ctx: &Context) -> Result<()> {
         setup.tx_buffers = (usize::from(size), 128);
         setup.rx_buffers = (usize::from(size), 128);
         if size <= 64 {
-            // Chains of two descriptors where that leaves room for more than one turn.
+            // Chains of two descriptors, if that still makes the ring wrap.
             setup.tx_shape = Shape {
                 own_header: true,
                 ..Shape::WHOLE

@@ -44,7 +44,7 @@ const TASK: u8 = 1;
 fn open(ctx: &Context) -> Result<Vhost> {
     let vhost = ctx.open()?;
     match vhost.fork_from_owner() {
-        // An unknown call, and nobody is the owner: so says a kernel without
+        // Nobody owns the device, and the call is unknown, in a kernel without
         // CONFIG_VHOST_ENABLE_FORK_OWNER_CONTROL.
         Err(error) if ctx.kind == Kind::C && error.raw_os_error() == Some(libc::EPERM) => {
             Err(Skip("this kernel does not offer the choice".into()).into())
@@ -212,7 +212,8 @@ fn adopt_with_task(_ctx: &Context) -> Result<()> {
 
 /// Who keeps the memory of an owner that was killed, and for how long.
 ///
-/// A program cannot be written to while a process has its memory: that tells.
+/// Whether a process still has its memory shows in whether its executable can be opened for
+/// writing.
 fn memory(ctx: &Context) -> Result<()> {
     drop(open(ctx)?);
     let program = std::env::temp_dir().join(format!("owner-{}", std::process::id()));

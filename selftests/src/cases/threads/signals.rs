@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Signals that come while a thread is started for a device: the call is made again, unseen.
+//! Signals that arrive while a worker is started: the call is restarted and the caller does not
+//! notice.
 
 use crate::cases::common::{Case, Context, Kind, accepts, case, check, workers};
 use crate::driver::vhost::Vhost;
@@ -43,7 +44,7 @@ fn interrupted<T>(
         let on = prepare()?;
         interrupt_after(rng.random_range(1..most)).context("a signal")?;
         match call(&on) {
-            // C takes it for a lack of memory that no thread could be started.
+            // C reports a thread that could not be started as a lack of memory.
             Err(error) if ctx.kind == Kind::C && error.raw_os_error() == Some(libc::ENOMEM) => {
                 refused += 1;
             }

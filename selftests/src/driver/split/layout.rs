@@ -101,7 +101,7 @@ impl SplitLayout {
         })
     }
 
-    /// A field of two bytes as it is, or is read as, in memory.
+    /// Converts a field of two bytes between the driver's byte order and the processor's.
     #[must_use]
     pub fn half(&self, value: u16) -> u16 {
         if self.big_endian {
@@ -177,7 +177,7 @@ impl SplitLayout {
     /// is: by the event index if `events`, else by its flags.
     #[must_use]
     pub fn wants_kick(&self, memory: &GuestMemory, events: bool, old: u16) -> bool {
-        // The index before the look at whether the device sleeps.
+        // The index must be visible before the device's wish for a kick is read.
         fence(Ordering::SeqCst);
         if events {
             let (new, event) = (self.avail_index(memory), self.avail_event(memory));
@@ -188,8 +188,8 @@ impl SplitLayout {
         }
     }
 
-    /// Writes what a device writes that wants no kick, at available index `at`: in its place, for the
-    /// flags and the event index of earlier times.
+    /// Writes what a device writes that wants no kick at available index `at`, as stale flags and
+    /// event index for a device that is about to use the ring.
     pub fn ask_no_kick(&self, memory: &GuestMemory, at: u16) {
         memory.store_u16(self.used, self.half(USED_NO_NOTIFY), Ordering::Relaxed);
         let event = self.used + 4 + 8 * u64::from(self.size);

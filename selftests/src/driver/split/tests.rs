@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The driver's half against a device played by hand.
+//! The driver's half against a device that each test plays by hand.
 
 use super::*;
 

@@ -228,8 +228,8 @@ impl Guest {
         }
     }
 
-    /// A chain of `count` descriptors that is right, but for what `wildness` changes; `put` writes the
-    /// one of a number, whose index is what `next` says.
+    /// A chain of `count` descriptors that is right, but for what `wildness` changes; `put` writes
+    /// the one of a number, whose index is what `next` says.
     fn chain(
         &mut self,
         queue: u32,

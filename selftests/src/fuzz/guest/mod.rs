@@ -393,8 +393,8 @@ impl Episode {
         let Some(page) = logged.difference(&pages).next() else {
             return Ok(());
         };
-        // In order, the in-tree driver computes what it wrote to the used ring in another way than it
-        // writes there.
+        // In order, the in-tree driver computes what it wrote to the used ring in another way than
+        // it writes there.
         let in_order = self.device.setup.features & feature::IN_ORDER != 0;
         if ctx.kind == Kind::C && in_order {
             return Ok(());

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Packets of the hostile guest, at random: headers that no driver should write, frames of all kinds.
+//! Packets of the hostile guest, at random: headers that no driver should write, frames of all
+//! kinds.
 
 use crate::packet::frame;
 use crate::packet::header::NetHeader;

@@ -96,7 +96,8 @@ impl Injector {
         Ok(fired)
     }
 
-    /// Runs `call` with its `nth` allocation or copy failing; its answer, and whether it had so many.
+    /// Runs `call` with its `nth` allocation or copy failing; its answer, and whether it had so
+    /// many.
     fn fail<T>(&self, nth: u32, call: impl FnOnce() -> T) -> Result<(T, bool)> {
         self.set(nth)?;
         let answer = call();
@@ -104,9 +105,9 @@ impl Injector {
     }
 }
 
-/// Makes ever later allocations or copies of an `attempt` fail, until it has no more of them; how many
-/// failed. An attempt is told which is to fail, and answers whether it succeeded, and whether it had so
-/// many.
+/// Makes ever later allocations or copies of an `attempt` fail, until it has no more of them; how
+/// many failed. An attempt is told which is to fail, and answers whether it succeeded, and whether
+/// it had so many.
 fn each(what: &str, mut attempt: impl FnMut(u32) -> Result<(bool, bool)>) -> Result<u32> {
     for nth in 1..=MOST {
         let done = attempt(nth).with_context(|| format!("fault {nth} of {what}"))?;
@@ -219,8 +220,8 @@ fn setup(ctx: &Context) -> Result<()> {
     expect_many(injected)
 }
 
-/// Whatever fails while IO addresses are set up and given up again: the call says so, and works when
-/// it is made again. Answers how much did.
+/// Whatever fails while IO addresses are set up and given up again: the call says so, and works
+/// when it is made again. Answers how much did.
 fn iotlb(ctx: &Context, injector: &Injector) -> Result<u32> {
     // Never next to each other, so that they cannot become one.
     let update = |number: u64| Message::update(number << 13, 4096, 1 << 20);
@@ -336,7 +337,8 @@ fn workers(ctx: &Context, injector: &Injector, vhost: &Vhost) -> Result<u32> {
 /// Whatever fails in the worker: a frame may be lost or late, and the queue goes on.
 fn worker(ctx: &Context) -> Result<()> {
     if ctx.kind == Kind::C {
-        // vhost_add_used_n() gives up, and its caller goes on: the guest never sees those chains again.
+        // vhost_add_used_n() gives up, and its caller goes on: the guest never sees those chains
+        // again.
         return Err(Skip("vhost-net loses chains when it cannot write used entries".into()).into());
     }
     let mut injected = 0;

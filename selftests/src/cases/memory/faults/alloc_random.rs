@@ -54,8 +54,8 @@ fn mixed_sizes(sequence: u64) -> usize {
     [60_000, 60, 9000, 30_000, 1500][(sequence % 5) as usize]
 }
 
-/// Pages that cannot be had at random, under frames that need many: some may get lost in the network
-/// stack, but each chain comes back, and nothing is left of it.
+/// Pages that cannot be had at random, under frames that need many: some may get lost in the
+/// network stack, but each chain comes back, and nothing is left of it.
 fn random(ctx: &Context) -> Result<()> {
     let group = accounting::group("rnet-random")?;
     group.enter()?;

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Whatever can make a stopped queue able to go on makes it look again: calls of the owner, and what
-//! the guest mends. The driver kicks only when asked; its receive ring is full, so that it has no
-//! reason to.
+//! Whatever can make a stopped queue able to go on makes it look again: calls of the owner, and
+//! what the guest mends. The driver kicks only when asked; its receive ring is full, so that it has
+//! no reason to.
 //!
 //! Translations and rights of IO addresses are in `iotlb.park` and `iotlb.permissions`.
 

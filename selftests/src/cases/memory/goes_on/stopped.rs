@@ -230,8 +230,8 @@ impl Rig {
         }
     }
 
-    /// Waits for the device to tell that it has stopped. C keeps silent about some of it: it goes on
-    /// without a log, and looks at a short chain again and again.
+    /// Waits for the device to tell that it has stopped. C keeps silent about some of it: it goes
+    /// on without a log, and looks at a short chain again and again.
     fn expect_stop(&mut self, ctx: &Context) -> Result<()> {
         let silent = matches!(
             self.stop,
@@ -260,8 +260,8 @@ impl Rig {
         .context("the other queue")
     }
 
-    /// Has the guest publish more, with a kick if the device asks for one: a frame, or the buffer that
-    /// one came in before the queue stopped.
+    /// Has the guest publish more, with a kick if the device asks for one: a frame, or the buffer
+    /// that one came in before the queue stopped.
     pub(super) fn publish_more(&mut self) -> Result<()> {
         if self.index == TX {
             self.tx.extend(1);

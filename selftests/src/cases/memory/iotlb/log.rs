@@ -205,8 +205,8 @@ fn log_moved_pages(ctx: &Context) -> Result<()> {
     })
 }
 
-/// Used entries are written over many small mappings at once: their page is logged all the same, and
-/// nothing else holds it that would be.
+/// Used entries are written over many small mappings at once: their page is logged all the same,
+/// and nothing else holds it that would be.
 fn log_pieces(ctx: &Context) -> Result<()> {
     /// Chains that are used together.
     const BATCH: usize = 64;

@@ -141,7 +141,7 @@ fn segmented(ctx: &Context, kind: Kind) -> Result<()> {
     Ok(())
 }
 
-/// Frames that are longer than any packet in them could be pass all the same, by themselves.
+/// Frames that are longer than the longest IPv4 packet are sent too, each in a batch of its own.
 fn beyond(ctx: &Context) -> Result<()> {
     let wire = Wire::new(Kind::Tap, 0)?;
     for shape in shapes() {
@@ -155,7 +155,7 @@ fn beyond(ctx: &Context) -> Result<()> {
     Ok(())
 }
 
-/// Whatever a packet says of how long its headers are: it arrives as it is, or not at all.
+/// Whatever header length a packet claims, it arrives unchanged or not at all.
 fn header_lengths(ctx: &Context) -> Result<()> {
     for kind in [Kind::Tap, Kind::Napi, Kind::Macvtap] {
         let wire = Wire::new(kind, 0)?;

@@ -99,8 +99,8 @@ fn take(ctx: &Context, devices: &mut [NetDevice]) -> Result<()> {
     Ok(())
 }
 
-/// Frames on their way are charged to the owner's group, also those that are under way when the queue
-/// ends, which stay as they are; and then all memory comes back.
+/// Frames that the guest has sent are charged to the owner's group until they have been received,
+/// even if the queue is unbound before; then all of the memory is uncharged.
 fn charged(ctx: &Context) -> Result<()> {
     let group = group("rnet-charged")?;
     group.enter()?;
@@ -110,7 +110,7 @@ fn charged(ctx: &Context) -> Result<()> {
         burst(ctx, &mut devices)?;
         let all = BURST * (DEVICES * LEN) as u64;
         let used = current(&group)?.saturating_sub(before);
-        // vhost-net has them from the tap, which charges nobody.
+        // vhost-net's frames are allocated by the tap, which charges them to no group.
         check(ctx.kind == Kind::C || used >= all, || {
             format!("{used} bytes are charged for {all}")
         })?;
@@ -128,8 +128,7 @@ fn charged(ctx: &Context) -> Result<()> {
     group.remove()
 }
 
-/// What queues keep for the next frames they give back when none come, from where they are: no kick
-/// and no call is needed.
+/// An idle queue frees the pages that it keeps for its next frames, without a kick or a call.
 ///
 /// What vhost-net keeps, some pages for each queue, is charged to nobody.
 fn given_back(ctx: &Context) -> Result<()> {
@@ -176,7 +175,7 @@ fn limit(ctx: &Context) -> Result<()> {
         let count = events.lines().find_map(|line| line.strip_prefix(name));
         count.map(str::to_owned).context("no such count")
     };
-    // vhost-net has frames from the tap, which charges nobody.
+    // vhost-net's frames are allocated by the tap, which charges them to no group.
     if ctx.kind == Kind::Rnet {
         Deadline::patient().until("memory to be refused", || Ok(count("max ")? != "0"))?;
     }

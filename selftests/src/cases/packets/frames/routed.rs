@@ -93,7 +93,7 @@ impl Sink {
 struct Work {
     /// Whether they are to be segmented, else only their checksum is missing.
     segmented: bool,
-    /// What the first place takes undone.
+    /// Offload flags that the first receiver accepts, so that the packet reaches it unsegmented.
     offloads: u32,
     /// Length of each frame.
     len: usize,

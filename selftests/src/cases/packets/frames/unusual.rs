@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Frames that are not what they seem: tags beside the data, and more than a buffer holds.
+//! VLAN tags, which the kernel keeps outside the frame's data, frames longer than a buffer, and
+//! headers that are wrong.
 
 use crate::cases::common::{Case, Context, Kind as Driver, case, check};
 use crate::driver::device::{NetDevice, Setup};
@@ -121,7 +122,8 @@ fn jumbo(ctx: &Context, wire: &Wire) -> Result<()> {
     Ok(())
 }
 
-/// Packet headers that say anything: a packet may be dropped, its buffer comes back.
+/// Packet headers with arbitrary content: the packet may be dropped, but its buffer is always
+/// returned.
 fn headers(ctx: &Context, wire: &Wire) -> Result<()> {
     let mut device = start(ctx, wire, feature::VERSION_1, 2048)?;
     lying_headers(ctx, &mut device)?;
@@ -157,7 +159,7 @@ fn lying_headers(ctx: &Context, device: &mut NetDevice) -> Result<()> {
             };
             header.flags = rng.random();
             if ctx.kind == Driver::C {
-                // A checksum beyond the end of the packet it tries again for ever.
+                // C retries a packet whose checksum lies beyond its end for ever.
                 header.flags &= !1;
             }
             header.gso_type = rng.random();
@@ -175,7 +177,7 @@ fn lying_headers(ctx: &Context, device: &mut NetDevice) -> Result<()> {
         })?;
         check(sent > 0, || "nothing was sent".into())?;
     }
-    // Behind the last of them comes one that is good.
+    // A good frame follows the last of them.
     frame::build_tcp(ctx.seed + 1, 0, 60, &mut bytes);
     device.tx_post(NetHeader::default(), &bytes)?;
     device.tx.flush()?;

@@ -55,7 +55,7 @@ fn byte_buffers(ctx: &Context) -> Result<()> {
     traffic::receive(&mut device, Plan::new(ctx.seed, 180, size))
 }
 
-/// Without merging a frame that does not fit is dropped, and costs no buffer.
+/// Without mergeable buffers, a frame that does not fit is dropped and uses no buffer.
 fn too_long(ctx: &Context) -> Result<()> {
     drops_too_long(ctx, &[feature::VERSION_1, 0])
 }
@@ -91,7 +91,7 @@ pub(crate) fn drops_too_long(ctx: &Context, features: &[u64]) -> Result<()> {
     Ok(())
 }
 
-/// A frame that takes more buffers than any may is dropped, and costs none.
+/// A frame that needs more buffers than one frame may take is dropped and uses none.
 fn too_many(ctx: &Context) -> Result<()> {
     let mut setup = Setup::new(MERGE);
     setup.rx_size = 2048;
@@ -101,7 +101,7 @@ fn too_many(ctx: &Context) -> Result<()> {
     for round in 0..20 {
         device.rx_fill()?;
         device.rx.flush()?;
-        // As many buffers as there are hold it, but not 1024.
+        // All buffers together would hold it, but not 1024 of them.
         frame::build(ctx.seed ^ 1, round, 65_000, &mut bytes);
         device.peer.send(NetHeader::default(), &bytes)?;
         frame::build(ctx.seed, round, 1000, &mut bytes);
@@ -115,8 +115,8 @@ fn too_many(ctx: &Context) -> Result<()> {
     check(errors == 0, || format!("{errors} errors for a long frame"))
 }
 
-/// A burst of large frames arrives to its last one, though nothing wakes the device after it: neither
-/// the guest, whose buffers suffice, nor more frames.
+/// A burst of large frames arrives to its last one, though nothing wakes the device after it:
+/// neither the guest, whose buffers suffice, nor more frames.
 fn bursts(ctx: &Context) -> Result<()> {
     let mut setup = frames::roomy(feature::VERSION_1);
     setup.rx_buffers.0 = 40;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Frames that a ring of mergeable buffers cannot hold, now or ever.
+//! Frames that need more mergeable buffers than the ring has at the moment, or than it can ever
+//! have.
 
 use crate::cases::common::{Case, Context, Kind, case, check};
 use crate::driver::device::{NetDevice, Setup, Shape};
@@ -65,8 +66,8 @@ fn take(device: &mut NetDevice, expected: &[u8]) -> Result<()> {
     frame::expect("received", 0, expected, &got)
 }
 
-/// All of the ring holds buffers, and a frame is longer than all of them: nothing that the guest does
-/// can help, so it is dropped, and the next ones arrive. One that just fits arrives.
+/// All of the ring holds buffers, and a frame is longer than all of them: nothing that the guest
+/// does can help, so it is dropped, and the next ones arrive. One that just fits arrives.
 fn never_fits(ctx: &Context) -> Result<()> {
     for layout in layouts() {
         let (features, shape) = layout;

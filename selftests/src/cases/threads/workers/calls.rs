@@ -65,7 +65,7 @@ fn calls(ctx: &Context) -> Result<()> {
         let result = vhost.raw(number.number(), &map, 4096 - 4);
         refuses("half a structure", libc::EFAULT, result)?;
     }
-    // A worker whose id could not be told is none.
+    // A worker whose id cannot be written to the caller is not kept.
     procfs::expect_workers(1)?;
     for id in 1..=3 {
         start(&vhost, id)?;
@@ -126,7 +126,7 @@ fn foreign_role(_ctx: &Context) -> Result<()> {
 
 fn not_owner(ctx: &Context) -> Result<()> {
     let vhost = ctx.open()?;
-    // vhost-net tells by the owner before it looks at the call.
+    // vhost-net checks the owner before it looks at the call.
     let nobody = match ctx.kind {
         Kind::C => libc::EPERM,
         Kind::Rnet => libc::EINVAL,
@@ -184,7 +184,7 @@ fn limited_role(_ctx: &Context) -> Result<()> {
     refuses("beyond the limit", libc::ENOMEM, vhost.new_worker())?;
     expect(&vhost, 0, 0)?;
     accepts("FREE_WORKER", vhost.free_worker(1))?;
-    // A thread that has ended counts for a moment longer.
+    // A thread that has ended still counts for a moment.
     Deadline::patient().until("room for another", || match vhost.new_worker() {
         Ok(1) => Ok(true),
         Ok(id) => bail!("worker {id} started, not 1"),
@@ -209,7 +209,7 @@ fn process_limit(ctx: &Context) -> Result<()> {
     })
 }
 
-/// Kernel threads, which no limit counts, do not multiply.
+/// There is only one worker if workers are kernel threads, which no process limit counts.
 fn kernel_thread(ctx: &Context) -> Result<()> {
     let vhost = ctx.open()?;
     accepts("SET_FORK_FROM_OWNER", vhost.set_fork_from_owner(0))?;

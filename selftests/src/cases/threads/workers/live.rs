@@ -67,7 +67,8 @@ fn two_threads(ctx: &Context) -> Result<()> {
         accepts("ATTACH", device.vhost.attach_worker(TX, tx))?;
         traffic::exchange(&mut device, plan)?;
         for (queue, worker) in [(RX, rx), (TX, tx)] {
-            // An idle queue's worker is woken to give memory back; one without a backend is left alone.
+            // An idle queue's worker is woken to give memory back; one without a backend is left
+            // alone.
             let other = RX + TX - queue;
             device.unbind(other)?;
             procfs::idle()?;
@@ -137,7 +138,7 @@ fn attach_live(ctx: &Context) -> Result<()> {
                 return renew(vhost, &mut ids);
             }
             let index = if number % 2 == 0 { TX } else { RX };
-            // Several at once: the thread before has not looked when the next one is attached.
+            // Several in a row: the next worker is attached before the last one has run.
             for more in 0..=number % 6 {
                 let id = turn(&ids, number + more)?;
                 accepts("ATTACH", vhost.attach_worker(index, id))?;
@@ -184,7 +185,7 @@ fn separate(vhost: &Vhost) -> Result<()> {
         start(vhost, id)?;
         accepts("ATTACH", vhost.attach_worker(index, id))?;
     }
-    // One that nobody uses.
+    // And one without a queue.
     start(vhost, 3)
 }
 

@@ -28,8 +28,8 @@ fn start(vhost: &Vhost, want: u32) -> Result<()> {
     check(id == want, || format!("worker {id} started, not {want}"))
 }
 
-/// Runs a case on a device that may have several workers; of others only that they have no such calls
-/// is tested.
+/// Runs a case on a device that may have several workers; of others only that they have no such
+/// calls is tested.
 fn with_workers(ctx: &Context, run: fn(&Context) -> Result<()>) -> Result<()> {
     if has_workers(ctx)? { run(ctx) } else { Ok(()) }
 }
