@@ -351,6 +351,27 @@ impl GuestMemory {
         }
     }
 
+    /// Reads two words that belong together, the first in the lower half.
+    ///
+    /// # Panics
+    ///
+    /// When the address is in a hole or misaligned.
+    #[must_use]
+    pub fn load_u32(&self, guest: u64, order: Ordering) -> u32 {
+        let (map, offset, _) = self.run(guest);
+        map.load_u32(offset, order)
+    }
+
+    /// Writes two words that belong together, the first in the lower half.
+    ///
+    /// # Panics
+    ///
+    /// When the address is in a hole or misaligned.
+    pub fn store_u32(&self, guest: u64, value: u32, order: Ordering) {
+        let (map, offset, _) = self.run(guest);
+        map.store_u32(offset, value, order);
+    }
+
     /// Reads an index word.
     ///
     /// # Panics

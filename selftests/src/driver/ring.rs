@@ -2,8 +2,59 @@
 
 //! The driver's half of a virtqueue, whatever its format.
 
-use crate::driver::uapi::VringAddr;
+use crate::driver::uapi::{VringAddr, feature};
 use anyhow::Result;
+
+/// The format of a virtqueue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// Descriptor table, available and used ring (virtio 1.3, section 2.7).
+    Split,
+    /// One ring of descriptors for both directions (section 2.8).
+    Packed,
+}
+
+impl Format {
+    /// The format that features ask for.
+    #[must_use]
+    pub const fn of(features: u64) -> Self {
+        if features & feature::RING_PACKED == 0 {
+            Self::Split
+        } else {
+            Self::Packed
+        }
+    }
+
+    /// The features without which a ring cannot have this format.
+    #[must_use]
+    pub const fn features(self) -> u64 {
+        match self {
+            Self::Split => 0,
+            Self::Packed => feature::RING_PACKED | feature::VERSION_1,
+        }
+    }
+
+    /// What `SET_VRING_BASE` and `GET_VRING_BASE` call the place that a ring of `size` descriptors
+    /// has reached after `count` chains of one descriptor each since it was made.
+    ///
+    /// # Panics
+    ///
+    /// When the size is zero.
+    #[must_use]
+    pub fn base(self, size: u16, count: u32) -> u32 {
+        match self {
+            // CAST: the index of a split ring is the lower half.
+            Self::Split => u32::from(count as u16),
+            Self::Packed => {
+                let size = u32::from(size);
+                let place = count % (2 * size);
+                // The wrap counter is 1 in the first turn.
+                let half = (place % size) | (u32::from(place < size) << 15);
+                half | half << 16
+            }
+        }
+    }
+}
 
 /// One buffer of a chain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,7 +88,7 @@ pub trait RingDriver: std::fmt::Debug + Send {
     /// Where the parts of the ring are, as addresses of the process.
     fn place(&self) -> VringAddr;
 
-    /// The index to hand to `SET_VRING_BASE` for what the ring holds now: all that is published
+    /// The value to hand to `SET_VRING_BASE` for what the ring holds now: all that is published
     /// and not used is seen again. Nothing may be bound to the ring meanwhile.
     fn base(&self) -> u32;
 
@@ -46,6 +97,9 @@ pub trait RingDriver: std::fmt::Debug + Send {
 
     /// How many chains the device holds.
     fn pending(&self) -> usize;
+
+    /// How many chains the device has used that [`RingDriver::poll`] would take.
+    fn ready(&self) -> usize;
 
     /// Adds a chain; `table` is the place of an indirect table, if one shall be used.
     ///
@@ -58,8 +112,8 @@ pub trait RingDriver: std::fmt::Debug + Send {
     #[must_use]
     fn publish(&mut self) -> bool;
 
-    /// Whether the device wants a kick now that the available index in memory, by whomever, has
-    /// moved on from `old`.
+    /// Whether the device wants a kick for what memory shows as available from `old` on, whoever
+    /// wrote that; `old` is the lower half of a base.
     #[must_use]
     fn wants_kick(&self, old: u16) -> bool;
 
@@ -80,6 +134,28 @@ pub trait RingDriver: std::fmt::Debug + Send {
     /// Has notifications asked for by event index, or by flags, from now on.
     fn set_event_index(&mut self, events: bool);
 
-    /// Empties the ring as after a reset, at the given index.
-    fn reset(&mut self, base: u16);
+    /// Empties the ring as after a reset, at the place that `count` chains of one descriptor lead
+    /// to from its start.
+    fn reset(&mut self, count: u16);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Format;
+
+    #[test]
+    fn bases_are_as_linux_writes_them() {
+        for (format, size, count, base) in [
+            (Format::Split, 256, 0, 0),
+            (Format::Split, 256, 65535 + 4, 3),
+            (Format::Packed, 256, 0, 0x8000_8000),
+            (Format::Packed, 256, 255, 0x80ff_80ff),
+            (Format::Packed, 256, 256, 0),
+            (Format::Packed, 300, 599, 0x012b_012b),
+            (Format::Packed, 300, 600, 0x8000_8000),
+        ] {
+            let got = format.base(size, count);
+            assert_eq!(got, base, "{format:?} {size} {count}: {got:#x}");
+        }
+    }
 }

@@ -236,6 +236,11 @@ impl RingDriver for SplitDriver {
         self.pending
     }
 
+    fn ready(&self) -> usize {
+        let used = self.layout.used_index(&self.memory);
+        usize::from(used.wrapping_sub(self.last_used))
+    }
+
     fn add(&mut self, chain: &[Segment], table: Option<u64>, token: u32) -> Result<()> {
         let needed = if table.is_some() { 1 } else { chain.len() };
         if chain.is_empty() || needed > self.free.len() {
@@ -354,7 +359,9 @@ impl RingDriver for SplitDriver {
         }
     }
 
-    fn reset(&mut self, base: u16) {
+    fn reset(&mut self, count: u16) {
+        // A chain of one descriptor or of several is one step of the indexes.
+        let base = count;
         let n = self.layout.size;
         self.memory.fill(self.layout.desc, 16 * usize::from(n), 0);
         self.memory

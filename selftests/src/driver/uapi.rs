@@ -39,6 +39,16 @@ pub mod feature {
     pub const HOST_UDP_TUNNEL_GSO: u64 = 1 << (67 - 64);
 }
 
+/// What a side of a packed ring wishes of the other's notifications (`VRING_PACKED_EVENT_FLAG_*`).
+pub mod event {
+    /// All of them.
+    pub const ENABLE: u16 = 0;
+    /// None.
+    pub const DISABLE: u16 = 1;
+    /// One for a descriptor that is named.
+    pub const DESC: u16 = 2;
+}
+
 /// `struct vhost_vring_state`.
 #[derive(Clone, Copy, Debug, Default)]
 #[repr(C)]
@@ -172,6 +182,10 @@ pub const DESC_NEXT: u16 = 1;
 pub const DESC_WRITE: u16 = 2;
 /// Descriptor flag: the buffer is a table of descriptors.
 pub const DESC_INDIRECT: u16 = 4;
+/// Flag of a packed descriptor that is available: as the driver's wrap counter.
+pub const DESC_AVAIL: u16 = 1 << 7;
+/// Flag of a packed descriptor that is used: as the device's wrap counter.
+pub const DESC_USED: u16 = 1 << 15;
 /// Available-ring flag: no calls wanted.
 pub const AVAIL_NO_INTERRUPT: u16 = 1;
 /// Used-ring flag: no kicks wanted.

@@ -4,7 +4,7 @@
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
-use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::atomic::{AtomicU16, AtomicU32, Ordering};
 
 /// The page size of every machine the tests run on.
 pub const PAGE: usize = 4096;
@@ -274,6 +274,32 @@ impl Mapping {
         // SAFETY: in bounds, aligned, and every byte pattern is an `AtomicU16`; the device
         // accesses such words as a unit too.
         unsafe { AtomicU16::from_ptr(self.at(offset, 2).cast()) }
+    }
+
+    fn double_word(&self, offset: usize) -> &AtomicU32 {
+        assert!(offset.is_multiple_of(4), "event words are aligned");
+        // SAFETY: in bounds, aligned, and every byte pattern is an `AtomicU32`; the device
+        // accesses such words as a unit too.
+        unsafe { AtomicU32::from_ptr(self.at(offset, 4).cast()) }
+    }
+
+    /// Reads an aligned 32-bit word.
+    ///
+    /// # Panics
+    ///
+    /// When the word leaves the mapping or is misaligned.
+    #[must_use]
+    pub fn load_u32(&self, offset: usize, order: Ordering) -> u32 {
+        u32::from_le(self.double_word(offset).load(order))
+    }
+
+    /// Writes an aligned 32-bit word.
+    ///
+    /// # Panics
+    ///
+    /// When the word leaves the mapping or is misaligned.
+    pub fn store_u32(&self, offset: usize, value: u32, order: Ordering) {
+        self.double_word(offset).store(value.to_le(), order);
     }
 
     /// Reads an aligned 16-bit word.
