@@ -2,6 +2,8 @@
 
 //! What a case is, and what it is run on.
 
+use crate::driver::node::Node;
+use crate::driver::ring::Format;
 use crate::driver::vhost::Vhost;
 pub use crate::skip::Skip;
 use anyhow::{Result, bail};
@@ -44,8 +46,8 @@ impl std::str::FromStr for Kind {
 /// What a case is run on.
 #[derive(Clone, Debug)]
 pub struct Context {
-    /// The device node.
-    pub device: PathBuf,
+    /// The device node, with the format of rings that the case is run on.
+    pub device: Node,
     /// Which driver that is.
     pub kind: Kind,
     /// The file of the module behind it, if that is not installed.
@@ -62,11 +64,11 @@ pub struct Context {
 
 impl Context {
     pub(crate) fn open(&self) -> Result<Vhost> {
-        Vhost::open(&self.device)
+        self.device.open()
     }
 
     pub(crate) fn owned(&self) -> Result<Vhost> {
-        Vhost::owned(&self.device)
+        self.device.owned()
     }
 
     /// `usual` repetitions, multiplied as the caller of the program asked, and fewer on a slow machine.
@@ -86,16 +88,39 @@ impl Context {
 /// One test.
 #[derive(Clone, Copy, Debug)]
 pub struct Case {
-    /// Its name, family first.
+    /// Its name on split rings, family first.
     pub name: &'static str,
     /// The time after which it counts as hung.
     pub timeout: Duration,
     /// Whether the machine has to have all of [`crate::host::nics::ALL`].
     pub cards: bool,
+    /// The formats of rings that it is for.
+    pub formats: &'static [Format],
+    /// The one of them that it is run on.
+    pub format: Format,
     /// The test itself.
     pub run: fn(&Context) -> Result<()>,
 }
 
+impl Case {
+    /// The name by which it is chosen and reported: that on packed rings begins with `packed.`.
+    #[must_use]
+    pub fn full_name(&self) -> String {
+        match self.format {
+            Format::Split => self.name.to_owned(),
+            Format::Packed => format!("packed.{}", self.name),
+        }
+    }
+
+    /// The case on rings of another format, if it is for that.
+    #[must_use]
+    pub fn on(self, format: Format) -> Option<Self> {
+        let is_for = self.formats.contains(&format);
+        is_for.then_some(Self { format, ..self })
+    }
+}
+
+/// A case that has no rings, or is about split ones.
 pub(crate) const fn case(
     name: &'static str,
     seconds: u64,
@@ -105,7 +130,21 @@ pub(crate) const fn case(
         name,
         timeout: Duration::from_secs(seconds),
         cards: false,
+        formats: &[Format::Split],
+        format: Format::Split,
         run,
+    }
+}
+
+/// A case that is about rings of any format, and runs on each.
+pub(crate) const fn ring_case(
+    name: &'static str,
+    seconds: u64,
+    run: fn(&Context) -> Result<()>,
+) -> Case {
+    Case {
+        formats: &[Format::Split, Format::Packed],
+        ..case(name, seconds, run)
     }
 }
 

@@ -4,6 +4,7 @@
 
 use crate::case::{Case, Context, Kind, Skip};
 use crate::conformance::differences;
+use crate::driver::ring::Format;
 use crate::host::kmsg::Begun;
 use crate::wait::Deadline;
 use anyhow::{Context as _, Result};
@@ -36,10 +37,13 @@ pub fn again(context: &Context, option: &str, name: &str) -> Result<Command> {
     let kind = if context.kind == Kind::C { "c" } else { "rnet" };
     command
         .arg("--device")
-        .arg(&context.device)
+        .arg(&context.device.path)
         .args(["--kind", kind]);
     if let Some(module) = &context.module {
         command.arg("--module").arg(module);
+    }
+    if context.device.format == Format::Packed {
+        command.arg("--packed");
     }
     command.args(["--seed", &context.seed.to_string()]);
     command.args(["--patience", &context.patience.to_string()]);
@@ -49,7 +53,7 @@ pub fn again(context: &Context, option: &str, name: &str) -> Result<Command> {
 
 /// Runs one case, or role, in this process and answers what the parent shall see.
 #[must_use]
-pub fn run_here(run: fn(&Context) -> Result<()>, context: &Context) -> ExitCode {
+pub fn run_here(run: impl FnOnce(&Context) -> Result<()>, context: &Context) -> ExitCode {
     match run(context) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => match error.downcast_ref::<Skip>() {
@@ -63,6 +67,22 @@ pub fn run_here(run: fn(&Context) -> Result<()>, context: &Context) -> ExitCode 
             }
         },
     }
+}
+
+/// Runs a case in this process on rings of its format, as [`run_here`]; skips it on a device that does
+/// not offer them.
+#[must_use]
+pub fn run_case(case: &Case, context: &Context) -> ExitCode {
+    let mut context = context.clone();
+    context.device.format = case.format;
+    let run = |context: &Context| {
+        let missing = case.format.features() & !context.open()?.features()?;
+        if missing != 0 {
+            return Err(Skip(format!("features {missing:#x} are not offered")).into());
+        }
+        (case.run)(context)
+    };
+    run_here(run, &context)
 }
 
 /// Waits for a child, and for what it printed, until the deadline; `None` when it passes.
@@ -112,7 +132,7 @@ pub fn run(command: &mut Command, deadline: Deadline) -> Result<(String, Option<
 }
 
 fn outcome(case: &Case, context: &Context) -> Result<Outcome> {
-    let mut command = again(context, "--case", case.name)?;
+    let mut command = again(context, "--case", &case.full_name())?;
     let (text, code) = run(&mut command, Deadline::after(context.timeout(case)))?;
     Ok(match code {
         Some(0) => Outcome::Pass(text),
@@ -141,11 +161,12 @@ fn remark(to: &mut impl Write, text: &str) -> Result<()> {
 /// When the report cannot be written.
 pub fn run_all(cases: &[Case], context: &Context, to: &mut impl Write) -> Result<bool> {
     writeln!(to, "KTAP version 1\n1..{}", cases.len())?;
-    let device = context.device.display();
+    let device = context.device.path.display();
     writeln!(to, "# device {device}, seed {}", context.seed)?;
     let mut failed = 0;
     for (number, case) in (1..).zip(cases) {
-        Begun::Case(case.name.to_owned()).note();
+        let name = case.full_name();
+        Begun::Case(name.clone()).note();
         let start = Instant::now();
         let outcome = outcome(case, context)
             .unwrap_or_else(|error| Outcome::Fail(format!("the case could not be run: {error:#}")));
@@ -156,21 +177,16 @@ pub fn run_all(cases: &[Case], context: &Context, to: &mut impl Write) -> Result
         match &outcome {
             Outcome::Pass(text) => {
                 remark(to, text)?;
-                write!(line, "ok {number} {}", case.name)?;
+                write!(line, "ok {number} {name}")?;
             }
-            Outcome::Skip(reason) => write!(line, "ok {number} {} # SKIP {reason}", case.name)?,
+            Outcome::Skip(reason) => write!(line, "ok {number} {name} # SKIP {reason}")?,
             Outcome::Fail(text) => {
                 failed += 1;
                 remark(to, text)?;
-                write!(line, "not ok {number} {}", case.name)?;
+                write!(line, "not ok {number} {name}")?;
             }
         }
-        writeln!(
-            to,
-            "# {} took {} ms",
-            case.name,
-            start.elapsed().as_millis()
-        )?;
+        writeln!(to, "# {name} took {} ms", start.elapsed().as_millis())?;
         writeln!(to, "{line}")?;
         to.flush()?;
     }

@@ -4,6 +4,7 @@
 
 use crate::driver::device::{NetDevice, Setup};
 use crate::driver::load::{self, Line};
+use crate::driver::node::Node;
 use crate::driver::traffic::{self, Plan};
 use crate::driver::uapi::{MemoryRegion, feature};
 use crate::driver::vhost::{RX, TX};
@@ -14,7 +15,7 @@ use anyhow::{Context, Result};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use std::os::fd::{AsFd, AsRawFd};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 /// Devices in use at a time.
@@ -64,7 +65,7 @@ const CHANGES: [Change; 7] = [
 ];
 
 struct Soak {
-    path: PathBuf,
+    node: Node,
     rng: SmallRng,
     lines: Vec<Line>,
     report: Report,
@@ -73,7 +74,7 @@ struct Soak {
 impl Soak {
     fn start(path: &Path, seed: u64) -> Result<Self> {
         let mut soak = Self {
-            path: path.to_owned(),
+            node: Node::split(path),
             rng: SmallRng::seed_from_u64(seed),
             lines: Vec::new(),
             report: Report::default(),
@@ -94,7 +95,7 @@ impl Soak {
             }
         }
         let setup = Setup::new(features);
-        let device = NetDevice::prepare(&self.path, setup, &format!("tap{slot}"), false)?;
+        let device = NetDevice::prepare(&self.node, setup, &format!("tap{slot}"), false)?;
         device.bind(RX)?;
         device.bind(TX)?;
         let plan = Plan::new(self.rng.random(), u64::MAX, |n| 60 + (n % 1400) as usize);
@@ -164,7 +165,7 @@ impl Soak {
             let setup = Setup::new(feature::VERSION_1);
             let name = format!("tap{DEVICES}");
             let run = || -> Result<()> {
-                let mut device = NetDevice::prepare(&self.path, setup, &name, false)?;
+                let mut device = NetDevice::prepare(&self.node, setup, &name, false)?;
                 device.bind(RX)?;
                 device.bind(TX)?;
                 traffic::exchange(&mut device, Plan::new(1, u64::MAX, |_| 200))

@@ -5,6 +5,7 @@
 use anyhow::{Context as _, Result};
 use clap::Parser;
 use selftests::case::{Context, Kind};
+use selftests::driver::node::Node;
 use selftests::fuzz::{self, Fuzzer, Length};
 use selftests::wait;
 use std::path::PathBuf;
@@ -57,7 +58,7 @@ fn find(name: &str) -> Result<Fuzzer> {
 fn run(options: Options) -> Result<bool> {
     let context = Context {
         kind: options.kind.unwrap_or(Kind::of(&options.device)),
-        device: options.device,
+        device: Node::split(&options.device),
         seed: options.seed,
         argument: 0,
         patience: options.patience,

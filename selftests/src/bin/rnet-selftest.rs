@@ -6,6 +6,8 @@ use anyhow::{Context as _, Result, bail};
 use clap::Parser;
 use selftests::case::{Case, Context, Kind};
 use selftests::cases;
+use selftests::driver::node::Node;
+use selftests::driver::ring::Format;
 use selftests::host::tap;
 use selftests::{history, runner, sys, wait};
 use std::path::PathBuf;
@@ -53,12 +55,15 @@ struct Options {
     /// Plays a part in a case.
     #[arg(long, hide = true)]
     role: Option<String>,
+    /// Plays it on packed rings.
+    #[arg(long, hide = true)]
+    packed: bool,
     /// A number for the part.
     #[arg(long, hide = true, default_value_t = 0)]
     argument: u64,
 }
 
-fn find<T: Copy>(all: Vec<T>, name: &str, of: fn(&T) -> &'static str) -> Result<T> {
+fn find<T: Copy>(all: Vec<T>, name: &str, of: fn(&T) -> String) -> Result<T> {
     let found = all.into_iter().find(|one| of(one) == name);
     found.with_context(|| format!("there is no `{name}`"))
 }
@@ -68,9 +73,17 @@ fn run(options: Options) -> Result<ExitCode> {
         history::ALL.iter().for_each(|bug| println!("{bug}"));
         return Ok(ExitCode::SUCCESS);
     }
+    let format = if options.packed {
+        Format::Packed
+    } else {
+        Format::Split
+    };
     let context = Context {
         kind: options.kind.unwrap_or(Kind::of(&options.device)),
-        device: options.device,
+        device: Node {
+            path: options.device,
+            format,
+        },
         module: options.module,
         seed: options.seed,
         argument: options.argument,
@@ -79,18 +92,21 @@ fn run(options: Options) -> Result<ExitCode> {
     };
     wait::be_patient(options.patience);
     if let Some(name) = options.role {
-        let role = find(cases::roles(), &name, |role| role.name)?;
+        let role = find(cases::roles(), &name, |role| role.name.to_owned())?;
         sys::process::die_with_parent()?;
         return Ok(runner::run_here(role.run, &context));
     }
     if let Some(name) = options.case {
-        let case = find(cases::all(), &name, |case| case.name)?;
+        let case = find(cases::all(), &name, Case::full_name)?;
         tap::private_network()?;
-        return Ok(runner::run_here(case.run, &context));
+        return Ok(runner::run_case(&case, &context));
     }
     let mut chosen = cases::all();
     chosen.retain(|case| options.cards || !case.cards);
-    let named = |case: &Case, parts: &[String]| parts.iter().any(|part| case.name.contains(part));
+    let named = |case: &Case, parts: &[String]| {
+        let name = case.full_name();
+        parts.iter().any(|part| name.contains(part))
+    };
     chosen.retain(|case| options.filter.is_empty() || named(case, &options.filter));
     chosen.retain(|case| !named(case, &options.without));
     if chosen.is_empty() {
@@ -98,7 +114,7 @@ fn run(options: Options) -> Result<ExitCode> {
     }
     if options.list {
         for case in chosen {
-            println!("{}", case.name);
+            println!("{}", case.full_name());
         }
         return Ok(ExitCode::SUCCESS);
     }

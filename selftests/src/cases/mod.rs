@@ -16,6 +16,9 @@
 //! | `lifetime` | devices, owners and the module come, change and go |
 //! | `history` | bugs that such code has had |
 //!
+//! A case about rings of any format (`ring_case`) has a second name, `packed.family.name`, by which it
+//! runs on packed rings.
+//!
 //! All build on `common`, which has what several families share; `rings` also builds on `packets`.
 
 mod common;
@@ -30,10 +33,21 @@ mod lifetime;
 mod history;
 
 use crate::case::{Case, Role};
+use crate::driver::ring::Format;
 
-/// All cases, in the order they run.
+/// All cases, in the order they run; those that are for rings of any format are there for each.
 #[must_use]
 pub fn all() -> Vec<Case> {
+    let mut all = on_split_rings();
+    let on_packed = all.iter().filter_map(|case| case.on(Format::Packed));
+    all.extend(on_packed.collect::<Vec<_>>());
+    // Last, for the drivers that it loads stay.
+    all.extend_from_slice(backends::nics::CASES);
+    all
+}
+
+/// All cases but the last ones, on split rings or none.
+fn on_split_rings() -> Vec<Case> {
     [
         calls::ioctl::owner::CASES,
         calls::ioctl::features::CASES,
@@ -93,8 +107,6 @@ pub fn all() -> Vec<Case> {
         memory::faults::alloc::CASES,
         memory::faults::alloc_random::CASES,
         history::races::CASES,
-        // Last, for the drivers that it loads stay.
-        backends::nics::CASES,
     ]
     .concat()
 }

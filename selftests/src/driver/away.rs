@@ -70,9 +70,9 @@ pub fn without_pages(
 pub enum Part {
     /// The descriptor table.
     Descriptors,
-    /// The available ring.
+    /// The available ring, or the driver's event suppression structure.
     Available,
-    /// The used ring.
+    /// The used ring, or the device's event suppression structure.
     Used,
     /// The indirect tables.
     Tables,
@@ -84,11 +84,11 @@ impl Part {
     /// Its pages, in removable memory.
     #[must_use]
     pub fn pages(self, queue: &Queue) -> (u64, usize) {
-        let (layout, size) = (queue.layout, usize::from(queue.layout.size));
+        let [descriptors, available, used] = queue.layout.areas().map(|area| (area.addr, area.len));
         let (addr, len) = match self {
-            Self::Descriptors => (layout.desc, 16 * size),
-            Self::Available => (layout.avail, 6 + 2 * size),
-            Self::Used => (layout.used, 6 + 8 * size),
+            Self::Descriptors => descriptors,
+            Self::Available => available,
+            Self::Used => used,
             Self::Tables => queue.tables(),
             Self::Buffers => queue.buffers(),
         };

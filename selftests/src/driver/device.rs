@@ -3,9 +3,9 @@
 //! A whole network device: memory, two queues, a tap, and a peer on its other end.
 
 use crate::driver::memory::GuestMemory;
+use crate::driver::node::Node;
 use crate::driver::queue::{Kick, Queue};
 pub use crate::driver::setup::{GUEST_BASE, Setup, Shape};
-use crate::driver::split::SplitLayout;
 use crate::driver::uapi::{MemoryRegion, VringAddr, feature};
 use crate::driver::vhost::{RX, TX, Vhost};
 use crate::host::peer::Peer;
@@ -15,7 +15,6 @@ use crate::packet::header::NetHeader;
 use crate::sys::mapping::Mapping;
 use anyhow::{Context, Result, bail};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::path::Path;
 use std::sync::Arc;
 
 /// A device that moves frames between guest memory and a tap.
@@ -43,8 +42,8 @@ impl NetDevice {
     /// # Errors
     ///
     /// When anything on the way fails.
-    pub fn start(path: &Path, setup: Setup) -> Result<Self> {
-        let device = Self::prepare(path, setup, "tap0", false)?;
+    pub fn start(node: &Node, setup: Setup) -> Result<Self> {
+        let device = Self::prepare(node, setup, "tap0", false)?;
         device.bind(RX)?;
         device.bind(TX)?;
         Ok(device)
@@ -55,14 +54,15 @@ impl NetDevice {
     /// # Errors
     ///
     /// When anything on the way fails.
-    pub fn prepare(path: &Path, setup: Setup, name: &str, multiqueue: bool) -> Result<Self> {
+    pub fn prepare(node: &Node, setup: Setup, name: &str, multiqueue: bool) -> Result<Self> {
+        let setup = node.fit(setup);
         let config = TapConfig {
             multiqueue,
             ..setup.tap()
         };
         let tap = Tap::new(name, config)?;
         let peer = setup.peer(tap.if_index())?;
-        Self::on(path, setup, tap, peer)
+        Self::on(node, setup, tap, peer)
     }
 
     /// Makes a device on a wire and starts both queues.
@@ -70,10 +70,11 @@ impl NetDevice {
     /// # Errors
     ///
     /// When anything on the way fails.
-    pub fn start_on(path: &Path, wire: &Wire, setup: Setup) -> Result<Self> {
+    pub fn start_on(node: &Node, wire: &Wire, setup: Setup) -> Result<Self> {
+        let setup = node.fit(setup);
         let tap = wire.backend(setup.tap())?;
         let peer = setup.peer(wire.far_index()?)?;
-        let device = Self::on(path, setup, tap, peer)?;
+        let device = Self::on(node, setup, tap, peer)?;
         device.bind(RX)?;
         device.bind(TX)?;
         Ok(device)
@@ -84,12 +85,13 @@ impl NetDevice {
     /// # Errors
     ///
     /// When the device refuses.
-    pub fn on(path: &Path, setup: Setup, tap: Tap, peer: Peer) -> Result<Self> {
+    pub fn on(node: &Node, setup: Setup, tap: Tap, peer: Peer) -> Result<Self> {
+        let setup = node.fit(setup);
         let memory = setup.memory()?;
         let rx = (setup.rx_buffers, setup.rx_shape);
         let tx = (setup.tx_buffers, setup.tx_shape);
         let device = Self {
-            vhost: Vhost::owned(path)?,
+            vhost: node.owned()?,
             rx: Queue::new(&memory, &setup, RX, setup.rx_size, rx)?,
             tx: Queue::new(&memory, &setup, TX, setup.tx_size, tx)?,
             memory,
@@ -140,10 +142,7 @@ impl NetDevice {
         }
         VringAddr {
             index,
-            desc: queue.layout.desc,
-            avail: queue.layout.avail,
-            used: queue.layout.used,
-            ..VringAddr::default()
+            ..queue.layout.io_place()
         }
     }
 
@@ -231,20 +230,20 @@ impl NetDevice {
         }
     }
 
-    /// Unbinds, empties and binds a queue, as a driver does that resets a broken one.
+    /// Unbinds, empties and binds a queue, as a driver does that resets a broken one; it starts where
+    /// `count` chains of one descriptor lead to.
     ///
     /// # Errors
     ///
     /// When the device refuses.
-    pub fn reset_queue(&mut self, index: u32, base: u16) -> Result<()> {
+    pub fn reset_queue(&mut self, index: u32, count: u16) -> Result<()> {
         self.unbind(index)?;
         let queue = self.queue(index);
-        queue.ring.reset(base);
+        queue.ring.reset(count);
         queue.pool.reset()?;
         queue.err.take()?;
-        self.vhost
-            .set_base(index, u32::from(base))
-            .context("SET_VRING_BASE")?;
+        let base = queue.ring.base();
+        self.vhost.set_base(index, base).context("SET_VRING_BASE")?;
         self.bind(index)
     }
 
@@ -337,10 +336,10 @@ impl NetDevice {
         let mut parts = 1;
         // In the longer headers of legacy devices the field is there, but nobody writes it.
         let counted = self.setup.features & (feature::MRG_RXBUF | feature::VERSION_1) != 0;
-        let layout = self.rx.layout;
+        let big_endian = self.setup.big_endian;
         let announce = |frame: &[u8]| {
             if counted {
-                Some(usize::from(header(layout, frame.get(..size)?).num_buffers).max(1))
+                Some(usize::from(header(big_endian, frame.get(..size)?).num_buffers).max(1))
             } else {
                 Some(1)
             }
@@ -360,7 +359,7 @@ impl NetDevice {
                 frame.len()
             );
         }
-        let header = header(layout, &frame[..size]);
+        let header = header(big_endian, &frame[..size]);
         frame.drain(..size);
         Ok(Some(header))
     }
@@ -393,8 +392,10 @@ impl NetDevice {
 
 /// The header in front of a received frame. Only the number of buffers is the device's own word; in
 /// what order the rest is, is between driver and tap.
-fn header(layout: SplitLayout, bytes: &[u8]) -> NetHeader {
+fn header(big_endian: bool, bytes: &[u8]) -> NetHeader {
     let mut header = NetHeader::parse(bytes);
-    header.num_buffers = layout.half(header.num_buffers);
+    if big_endian {
+        header.num_buffers = header.num_buffers.swap_bytes();
+    }
     header
 }

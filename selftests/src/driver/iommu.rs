@@ -187,18 +187,16 @@ impl Iommu {
         Ok(())
     }
 
-    /// Binds a queue with its used ring mapped: vhost-net accesses it on binding.
+    /// Binds a queue with what only the device writes mapped, as QEMU does: vhost-net accesses it on
+    /// binding.
     ///
     /// # Errors
     ///
     /// When the device refuses.
     pub fn bind(&self, device: &NetDevice, index: u32) -> Result<()> {
-        let layout = if index == RX {
-            device.rx.layout
-        } else {
-            device.tx.layout
-        };
-        self.map(layout.used, 6 + 8 * usize::from(layout.size))?;
+        let queue = if index == RX { &device.rx } else { &device.tx };
+        let [_, _, written] = queue.layout.areas();
+        self.map(written.addr, written.len)?;
         device.bind(index)
     }
 

@@ -321,6 +321,18 @@ impl GuestMemory {
         }
     }
 
+    /// A copy of guest memory, across adjacent regions.
+    ///
+    /// # Panics
+    ///
+    /// When the range has a hole.
+    #[must_use]
+    pub fn content(&self, guest: u64, len: usize) -> Vec<u8> {
+        let mut bytes = vec![0; len];
+        self.read(guest, &mut bytes);
+        bytes
+    }
+
     /// Copies into guest memory, across adjacent regions.
     ///
     /// # Panics

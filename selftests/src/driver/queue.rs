@@ -2,10 +2,12 @@
 
 //! A queue of a device, seen from its driver: ring, notifications and buffers.
 
+use crate::driver::layout::Layout;
 use crate::driver::memory::GuestMemory;
+use crate::driver::packed::PackedLayout;
 use crate::driver::ring::RingDriver;
 use crate::driver::setup::{Setup, Shape};
-use crate::driver::split::{SplitDriver, SplitLayout};
+use crate::driver::split::SplitLayout;
 use crate::driver::vhost::RX;
 use crate::eventfd::EventFd;
 use crate::sys::mapping::PAGE;
@@ -115,8 +117,8 @@ pub struct Queue {
     pub index: u32,
     /// The driver's half.
     pub ring: Box<dyn RingDriver>,
-    /// Where the ring lies, for cases that write to it behind the driver's back.
-    pub layout: SplitLayout,
+    /// Where the ring lies.
+    pub layout: Layout,
     /// Signalled when buffers were added and the device wants a kick.
     pub kick: Kick,
     /// Signalled by the device when it has used buffers.
@@ -144,19 +146,14 @@ impl Queue {
         // Each part on pages of its own, so that one can be taken away alone.
         let align = if setup.removable { PAGE as u64 } else { 1 };
         memory.alloc(0, align)?;
-        let layout = SplitLayout {
-            big_endian: setup.big_endian,
-            ..SplitLayout::alloc(memory, size)?
-        };
+        let mut layout = Layout::alloc(memory, setup.features, size)?;
+        if let Layout::Split(split) = &mut layout {
+            split.big_endian = setup.big_endian;
+        }
         let table = if shape.indirect { setup.table } else { 0 };
         Ok(Self {
             index,
-            ring: Box::new(SplitDriver::new(
-                memory.clone(),
-                layout,
-                setup.features,
-                setup.base,
-            )),
+            ring: layout.driver(memory, setup.features, setup.base),
             layout,
             kick: Kick::new()?,
             call: EventFd::new()?,
@@ -166,6 +163,33 @@ impl Queue {
             written: None,
             pool: Pool::new(memory, buffers, table, align)?,
         })
+    }
+
+    /// Where the ring lies, for cases that write to a split one behind the driver's back.
+    ///
+    /// # Panics
+    ///
+    /// When it is packed: then the case is not about split rings, and must not say that it runs on
+    /// them only.
+    #[must_use]
+    pub fn split(&self) -> SplitLayout {
+        match self.layout {
+            Layout::Split(layout) => layout,
+            Layout::Packed(_) => panic!("a packed ring in a case about split ones"),
+        }
+    }
+
+    /// As [`Self::split`], for a packed ring.
+    ///
+    /// # Panics
+    ///
+    /// When it is split.
+    #[must_use]
+    pub fn packed(&self) -> PackedLayout {
+        match self.layout {
+            Layout::Packed(layout) => layout,
+            Layout::Split(_) => panic!("a split ring in a case about packed ones"),
+        }
     }
 
     /// Publishes what was added and kicks if the device wants that.

@@ -54,6 +54,18 @@ impl Format {
             }
         }
     }
+
+    /// The least count for which [`Self::base`] answers `base`.
+    #[must_use]
+    pub fn count(self, size: u16, base: u32) -> u16 {
+        // CAST: the place of a ring of which all is used is in the lower half.
+        let half = base as u16;
+        match self {
+            Self::Split => half,
+            Self::Packed if half >> 15 != 0 => half & 0x7fff,
+            Self::Packed => size.wrapping_add(half),
+        }
+    }
 }
 
 /// One buffer of a chain.
@@ -100,6 +112,9 @@ pub trait RingDriver: std::fmt::Debug + Send {
 
     /// How many chains the device has used that [`RingDriver::poll`] would take.
     fn ready(&self) -> usize;
+
+    /// How many used elements, or used descriptors, the device has written for these.
+    fn used_entries(&self) -> usize;
 
     /// Adds a chain; `table` is the place of an indirect table, if one shall be used.
     ///
@@ -156,6 +171,8 @@ mod tests {
         ] {
             let got = format.base(size, count);
             assert_eq!(got, base, "{format:?} {size} {count}: {got:#x}");
+            let back = format.base(size, format.count(size, base).into());
+            assert_eq!(back, base);
         }
     }
 }

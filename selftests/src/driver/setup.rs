@@ -66,7 +66,7 @@ pub struct Setup {
     pub rx_size: u16,
     /// Descriptors of the transmit queue.
     pub tx_size: u16,
-    /// Index at which both rings start.
+    /// How many chains of one descriptor lead to the place at which both rings start.
     pub base: u16,
     /// Buffers of the receive queue and the length of each, header included.
     pub rx_buffers: (usize, usize),

@@ -241,6 +241,18 @@ impl RingDriver for SplitDriver {
         usize::from(used.wrapping_sub(self.last_used))
     }
 
+    fn used_entries(&self) -> usize {
+        let Some(order) = &self.order else {
+            return self.ready();
+        };
+        let places = (order.left..self.ready()).map(|ahead| {
+            // CAST: no more than a ring has.
+            self.last_used.wrapping_add(ahead as u16)
+        });
+        let stale = u32::from_le_bytes(STALE);
+        places.filter(|at| self.used_entry(*at).0 != stale).count()
+    }
+
     fn add(&mut self, chain: &[Segment], table: Option<u64>, token: u32) -> Result<()> {
         let needed = if table.is_some() { 1 } else { chain.len() };
         if chain.is_empty() || needed > self.free.len() {

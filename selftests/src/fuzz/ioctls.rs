@@ -102,8 +102,8 @@ fn episode(ctx: &Context) -> Result<Counts> {
     // The in-tree driver waits as long as it is told, with the queue locked.
     let pool = Pool::all(ctx.kind == Kind::Rnet);
     let sides = [
-        Side::new(&ctx.device, "tapa")?,
-        Side::new(&ctx.device, "tapb")?,
+        Side::new(&ctx.device.path, "tapa")?,
+        Side::new(&ctx.device.path, "tapb")?,
     ];
     for side in &sides {
         side.run(&Step::nonblocking())?;

@@ -286,7 +286,7 @@ impl Owner<'_> {
             ),
             11..14 => {
                 let own = self.device.queue(queue);
-                let used = own.layout.used;
+                let used = own.split().used;
                 let own = VringAddr {
                     flags: VRING_LOG * u32::from(self.rng.random::<bool>()),
                     log: *[used, used, 1 << 62, !3, GUEST_BASE]

@@ -204,7 +204,7 @@ fn run(
         result = episode(fuzzer, &here)
             .map(|counts| total.merge(&counts))
             .with_context(|| {
-                let command = again(kernel, &context.device, seed, fuzzer.name);
+                let command = again(kernel, &context.device.path, seed, fuzzer.name);
                 format!("again: {command}")
             });
     }
@@ -245,7 +245,7 @@ pub fn run_all(
             to,
             "# {} on {}: {done}",
             fuzzer.name,
-            context.device.display()
+            context.device.path.display()
         )?;
         good &= result.is_ok();
         let not = match result {

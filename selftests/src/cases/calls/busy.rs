@@ -2,7 +2,7 @@
 
 //! Busy polling (`VHOST_SET_VRING_BUSYLOOP_TIMEOUT`).
 
-use crate::cases::common::{Case, Context, accepts, case, live};
+use crate::cases::common::{Case, Context, accepts, live, ring_case};
 use crate::driver::device::{NetDevice, Setup};
 use crate::driver::traffic::{self, Plan};
 use crate::driver::uapi::feature;
@@ -10,8 +10,8 @@ use crate::driver::vhost::{RX, TX};
 use anyhow::{Context as _, Result};
 
 pub(crate) const CASES: &[Case] = &[
-    case("busy.exchange", 120, exchange),
-    case("busy.live", 60, set_live),
+    ring_case("busy.exchange", 120, exchange),
+    ring_case("busy.live", 60, set_live),
 ];
 
 /// Timeouts in microseconds: within the first, a packet mostly arrives; within the second, mostly

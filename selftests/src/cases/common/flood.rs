@@ -31,9 +31,9 @@ impl Flood {
         let memory = device.memory.clone();
         let queue = device.queue(index);
         Ok(Self {
-            layout: queue.layout,
+            layout: queue.split(),
             kick: std::mem::replace(&mut queue.kick, Kick::new()?),
-            counted: AtomicU16::new(queue.layout.used_index(&memory)),
+            counted: AtomicU16::new(queue.split().used_index(&memory)),
             used: AtomicU64::new(0),
             memory,
         })

@@ -50,9 +50,9 @@ impl Behind {
 
     pub(crate) fn layout(&self, index: u32) -> SplitLayout {
         if index == RX {
-            self.device.rx.layout
+            self.device.rx.split()
         } else {
-            self.device.tx.layout
+            self.device.tx.split()
         }
     }
 

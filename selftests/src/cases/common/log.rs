@@ -32,12 +32,6 @@ pub(crate) fn used_len(layout: &SplitLayout) -> usize {
     6 + 8 * usize::from(layout.size)
 }
 
-pub(crate) fn content(memory: &GuestMemory, addr: u64, len: usize) -> Vec<u8> {
-    let mut bytes = vec![0; len];
-    memory.read(addr, &mut bytes);
-    bytes
-}
-
 /// A range of guest memory that only the device writes, with its earlier content and the guest
 /// address at which writes to it are logged.
 pub(crate) struct Watched {
@@ -48,13 +42,13 @@ pub(crate) struct Watched {
 
 impl Watched {
     pub(crate) fn new(memory: &GuestMemory, addr: u64, len: usize, log: u64) -> Self {
-        let before = content(memory, addr, len);
+        let before = memory.content(addr, len);
         Self { addr, log, before }
     }
 
     /// The pages, as logged, whose content is not what it was.
     pub(crate) fn changed(&self, memory: &GuestMemory) -> Pages {
-        let now = content(memory, self.addr, self.before.len());
+        let now = memory.content(self.addr, self.before.len());
         let pairs = (self.log..).zip(self.before.iter().zip(&now));
         pairs
             .filter(|(_, (before, now))| before != now)
@@ -109,7 +103,7 @@ impl Logged {
             |layout: SplitLayout, log| Watched::new(&memory, layout.used, used_len(&layout), log);
         let mut tolerated = Pages::new();
         if in_order && ctx.kind == Kind::C {
-            for (layout, at) in [(device.rx.layout, used[0]), (device.tx.layout, used[1])] {
+            for (layout, at) in [(device.rx.split(), used[0]), (device.tx.split(), used[1])] {
                 cover(&mut tolerated, at, 2 * used_len(&layout) as u64);
             }
         }
@@ -117,8 +111,8 @@ impl Logged {
             log,
             rx: Watched::new(&memory, addr, len, addr),
             rings: [
-                ring(device.rx.layout, used[0]),
-                ring(device.tx.layout, used[1]),
+                ring(device.rx.split(), used[0]),
+                ring(device.tx.split(), used[1]),
             ],
             tolerated,
             device,
@@ -149,7 +143,7 @@ impl Logged {
         let mut possible = &data | &self.tolerated;
         let mut needed = &data | &self.rx.changed(&memory);
         let events = self.device.setup.features & feature::EVENT_IDX != 0;
-        let layouts = [self.device.rx.layout, self.device.tx.layout];
+        let layouts = [self.device.rx.split(), self.device.tx.split()];
         for (ring, layout) in self.rings.iter().zip(&layouts) {
             needed.append(&mut ring.changed(&memory));
             possible.append(&mut ring.used(&memory, layout, events));
@@ -163,7 +157,7 @@ impl Logged {
         self.device.rx_fill()?;
         let memory = self.device.memory.clone();
         for watched in [&mut self.rx].into_iter().chain(&mut self.rings) {
-            watched.before = content(&memory, watched.addr, watched.before.len());
+            watched.before = memory.content(watched.addr, watched.before.len());
         }
         self.device.bind(RX)?;
         self.device.bind(TX)
@@ -248,7 +242,7 @@ pub(crate) fn receive_into(
     for segment in chain {
         let here = segment.len.min(left);
         cover(&mut pages, segment.addr, u64::from(here));
-        got.extend(content(&device.memory, segment.addr % ALIAS, here as usize));
+        got.extend(device.memory.content(segment.addr % ALIAS, here as usize));
         left -= here;
     }
     frame::expect("received", u64::from(room), &bytes, &got[size..])?;

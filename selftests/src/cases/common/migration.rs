@@ -3,7 +3,7 @@
 //! A machine that migrates: its memory is copied while the device writes to it.
 
 use crate::cases::common::live::under_traffic;
-use crate::cases::common::log::{END, USED, content, used_len};
+use crate::cases::common::log::{END, USED, used_len};
 use crate::cases::common::{Context, accepts, check};
 use crate::driver::device::{NetDevice, Setup};
 use crate::driver::log::{DirtyLog, LOG_PAGE, Pages, log_used};
@@ -58,7 +58,7 @@ struct Target {
 impl Target {
     fn new(device: &NetDevice) -> Result<Self> {
         let (addr, len) = device.rx.buffers();
-        let [rx, tx] = [device.rx.layout, device.tx.layout];
+        let [rx, tx] = [device.rx.split(), device.tx.split()];
         Ok(Self {
             memory: device.memory.clone(),
             parts: [
@@ -133,7 +133,7 @@ impl Target {
         let stride = device.setup.rx_buffers.1.next_multiple_of(64);
         let header = device.setup.header();
         for (number, part) in self.parts.iter().enumerate() {
-            let now = content(&self.memory, part.addr, part.copy.len());
+            let now = self.memory.content(part.addr, part.copy.len());
             let pairs = now.iter().zip(&part.copy).enumerate();
             let differs = pairs
                 .filter(|(at, _)| number > 0 || at % stride >= header)

@@ -12,7 +12,7 @@ pub(crate) mod migration;
 pub(crate) mod owners;
 pub(crate) mod workers;
 
-pub(crate) use crate::case::{Case, Context, Kind, Role, Skip, case, role};
+pub(crate) use crate::case::{Case, Context, Kind, Role, Skip, case, ring_case, role};
 use crate::driver::queue::Queue;
 use anyhow::{Context as _, Result, bail};
 use std::io;

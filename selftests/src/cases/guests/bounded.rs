@@ -62,7 +62,7 @@ fn shared_table(ctx: &Context, index: u32, len: u16) -> Result<(NetDevice, Flood
     tap::set_queue_length("tap0", QUEUED)?;
     let memory = device.memory.clone();
     let queue = device.queue(index);
-    let layout = queue.layout;
+    let layout = queue.split();
     let (table, room) = queue.buffers();
     let content = table + 16 * u64::from(TABLE);
     check(room > 16 * usize::from(TABLE) + 2048, || {
@@ -254,7 +254,7 @@ fn busy_polling(ctx: &Context) -> Result<()> {
         let (vhost, memory) = (device.vhost.duplicate()?, device.memory.clone());
         let (layout, call) = {
             let queue = device.queue(index);
-            (queue.layout, queue.call.as_fd().try_clone_to_owned()?)
+            (queue.split(), queue.call.as_fd().try_clone_to_owned()?)
         };
         let stop = AtomicBool::new(false);
         let worst = std::thread::scope(|scope| {

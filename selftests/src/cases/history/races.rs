@@ -137,7 +137,7 @@ fn descriptors_of(ctx: &Context, child: &Child) -> Result<(Vhost, Vec<OwnedFd>)>
         let target = fs::read_link(entry.path())?;
         let number = entry.file_name().to_string_lossy().parse()?;
         let copy = || pidfd_getfd(&process, number, PidfdGetfdFlags::empty());
-        if target == ctx.device {
+        if target == ctx.device.path {
             vhost = Some(Vhost::from_fd(copy()?));
         } else if target.to_string_lossy().contains("[eventfd]") {
             events.push(copy()?);
@@ -288,7 +288,7 @@ fn busy_faults(ctx: &Context) -> Result<()> {
                 .context("BUSYLOOP")?;
         }
         let memory = device.memory.clone();
-        let layouts = [device.rx.layout, device.tx.layout];
+        let layouts = [device.rx.split(), device.tx.split()];
         let stop = AtomicBool::new(false);
         let taken = AtomicU64::new(0);
         std::thread::scope(|scope| {

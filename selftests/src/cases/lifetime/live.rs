@@ -6,7 +6,7 @@
 use crate::cases::common::live;
 use crate::cases::common::live::stop_and_start;
 use crate::cases::common::live::{move_ring, under_traffic};
-use crate::cases::common::{Case, Context, accepts, case, check, wake_c};
+use crate::cases::common::{Case, Context, accepts, case, check, ring_case, wake_c};
 use crate::driver::device::{NetDevice, Setup};
 use crate::driver::traffic::{self, Plan};
 use crate::driver::uapi::{MemoryRegion, feature};
@@ -19,14 +19,14 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 pub(crate) const CASES: &[Case] = &[
-    case("live.rebind", 60, rebind),
-    case("live.memory", 60, memory),
-    case("live.event_descriptors", 60, event_descriptors),
-    case("live.features", 60, features),
-    case("live.event_index", 60, event_index),
-    case("live.ring_move", 60, ring_move),
-    case("live.ring_move_to_flags", 60, ring_move_to_flags),
-    case("live.reset_owner", 60, reset_owner),
+    ring_case("live.rebind", 60, rebind),
+    ring_case("live.memory", 60, memory),
+    ring_case("live.event_descriptors", 60, event_descriptors),
+    ring_case("live.features", 60, features),
+    ring_case("live.event_index", 60, event_index),
+    ring_case("live.ring_move", 60, ring_move),
+    ring_case("live.ring_move_to_flags", 60, ring_move_to_flags),
+    ring_case("live.reset_owner", 60, reset_owner),
     case("live.backend_race", 60, backend_race),
 ];
 
@@ -99,6 +99,7 @@ fn features(ctx: &Context) -> Result<()> {
     let features = feature::VERSION_1 | feature::EVENT_IDX;
     let mut device = NetDevice::start(&ctx.device, Setup::new(features))?;
     under_traffic(ctx, &mut device, 150, |device, _| {
+        let features = device.setup.features;
         accepts("SET_FEATURES", device.vhost.set_features(features))
     })
 }

@@ -118,7 +118,7 @@ fn reload(ctx: &Context) -> Result<()> {
             Deadline::patient().until("the module to go", || {
                 Ok(Command::new("rmmod").arg(name).output()?.status.success())
             })?;
-            check(!fs::exists(&ctx.device)?, || "the node stays".into())?;
+            check(!fs::exists(&ctx.device.path)?, || "the node stays".into())?;
             let output = load()?;
             check(output.status.success(), || format!("{output:?}"))
         };

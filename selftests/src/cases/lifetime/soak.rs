@@ -13,7 +13,9 @@ const CHANGES: u64 = 70;
 
 fn short(ctx: &Context) -> Result<()> {
     let changes = ctx.times(CHANGES);
-    let report = soak::run(&ctx.device, ctx.seed, |_, report| report.changes < changes)?;
+    let report = soak::run(&ctx.device.path, ctx.seed, |_, report| {
+        report.changes < changes
+    })?;
     println!(
         "{} changes, {} frames, {} KiB less than before",
         report.changes, report.frames, report.lost

@@ -13,9 +13,9 @@ use crate::host::tap::{OFFLOAD_CSUM, OFFLOAD_TSO4};
 use anyhow::{Context as _, Result};
 
 /// Every set of features that changes how a ring or a frame looks.
-fn matrix() -> Vec<u64> {
+fn matrix(ctx: &Context) -> Vec<u64> {
     let mut sets = Vec::new();
-    for version in [feature::VERSION_1, 0] {
+    for version in ctx.device.versions() {
         for ring in [
             0,
             feature::EVENT_IDX,
@@ -32,7 +32,7 @@ fn matrix() -> Vec<u64> {
 
 /// Frames of all sizes, under every such set of features.
 pub(super) fn integrity(ctx: &Context, go: fn(&mut NetDevice, Plan) -> Result<()>) -> Result<()> {
-    for (round, features) in (0..).zip(matrix()) {
+    for (round, features) in (0..).zip(matrix(ctx)) {
         let mut device = NetDevice::start(&ctx.device, roomy(features))?;
         go(&mut device, Plan::new(ctx.seed + round, 110, all_sizes))
             .with_context(|| format!("features {features:#x}"))?;
@@ -66,8 +66,7 @@ fn cut_sizes(sequence: u64) -> usize {
     }
 }
 
-fn layout_setup(shape: Shape, legacy: bool) -> Setup {
-    let version = if legacy { 0 } else { feature::VERSION_1 };
+fn layout_setup(shape: Shape, version: u64) -> Setup {
     let mut setup = Setup::new(version | feature::INDIRECT);
     setup.table = 1000;
     setup.rx_size = 1024;
@@ -81,8 +80,8 @@ fn layout_setup(shape: Shape, legacy: bool) -> Setup {
 
 pub(super) fn layout(ctx: &Context, go: fn(&mut NetDevice, Plan) -> Result<()>) -> Result<()> {
     for (round, (what, shape)) in (0..).zip(shapes()) {
-        for legacy in [false, true] {
-            let setup = layout_setup(shape, legacy);
+        for version in ctx.device.versions() {
+            let setup = layout_setup(shape, *version);
             let mut device = NetDevice::start(&ctx.device, setup)?;
             go(&mut device, Plan::new(ctx.seed + round, 40, cut_sizes)).context(what)?;
         }

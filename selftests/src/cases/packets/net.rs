@@ -3,13 +3,13 @@
 //! Headers that the device makes and takes.
 
 use crate::cases::common::frames::{all_sizes, roomy};
-use crate::cases::common::{Case, Context, case};
+use crate::cases::common::{Case, Context, ring_case};
 use crate::driver::device::NetDevice;
 use crate::driver::traffic::{self, Plan};
 use crate::driver::uapi::feature;
 use anyhow::{Context as _, Result};
 
-pub(crate) const CASES: &[Case] = &[case("net.device_header", 60, device_header)];
+pub(crate) const CASES: &[Case] = &[ring_case("net.device_header", 60, device_header)];
 
 /// The tap has no headers, the device makes and takes them.
 fn device_header(ctx: &Context) -> Result<()> {

@@ -4,21 +4,21 @@
 
 use super::matrix;
 use crate::cases::common::frames::{all_sizes, roomy};
-use crate::cases::common::{Case, Context, case};
+use crate::cases::common::{Case, Context, ring_case};
 use crate::driver::device::NetDevice;
 use crate::driver::traffic::{self, Plan};
 use crate::driver::uapi::feature;
 use anyhow::{Context as _, Result};
 
 pub(crate) const CASES: &[Case] = &[
-    case("tx.integrity", 90, |ctx| {
+    ring_case("tx.integrity", 90, |ctx| {
         matrix::integrity(ctx, traffic::transmit)
     }),
-    case("tx.layout", 60, |ctx| {
+    ring_case("tx.layout", 60, |ctx| {
         matrix::layout(ctx, traffic::transmit)
     }),
-    case("tx.gso", 60, |ctx| matrix::gso(ctx, traffic::transmit)),
-    case("tx.send_buffer", 60, send_buffer),
+    ring_case("tx.gso", 60, |ctx| matrix::gso(ctx, traffic::transmit)),
+    ring_case("tx.send_buffer", 60, send_buffer),
 ];
 
 /// With a limit on frames in flight each is sent by itself, and may have to wait.

@@ -3,7 +3,7 @@
 //! Rings that do not start at index zero, and that go on where they stopped.
 
 use crate::cases::common::live::stop_and_start;
-use crate::cases::common::{Case, Context, case, check};
+use crate::cases::common::{Case, Context, check, ring_case};
 use crate::driver::device::{NetDevice, Setup};
 use crate::driver::traffic::{self, Plan};
 use crate::driver::uapi::feature;
@@ -11,8 +11,8 @@ use crate::driver::vhost::{RX, TX};
 use anyhow::{Context as _, Result};
 
 pub(crate) const CASES: &[Case] = &[
-    case("base.any_start", 60, any_start),
-    case("base.continue", 60, go_on),
+    ring_case("base.any_start", 60, any_start),
+    ring_case("base.continue", 60, go_on),
 ];
 
 fn any_start(ctx: &Context) -> Result<()> {
@@ -34,9 +34,10 @@ pub(super) fn start_at(ctx: &Context, setup: Setup) -> Result<()> {
         .with_context(|| format!("base {base}, features {features:#x}"))?;
     device.unbind(TX)?;
     let stopped = device.vhost.base(TX)?;
-    let expected = u32::from(base.wrapping_add(300));
+    let format = device.tx.layout.format();
+    let expected = format.base(device.tx.ring.size(), u32::from(base) + 300);
     check(stopped == expected, || {
-        format!("stopped at {stopped}, not {expected}")
+        format!("stopped at {stopped:#x}, not {expected:#x}")
     })
 }
 

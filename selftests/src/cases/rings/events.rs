@@ -2,7 +2,7 @@
 
 //! Notifications: none is sent unasked, each that is asked for is sent, and none is lost.
 
-use crate::cases::common::{Case, Context, case, check};
+use crate::cases::common::{Case, Context, case, check, ring_case};
 use crate::driver::device::{NetDevice, Setup};
 use crate::driver::traffic::{self, Plan};
 use crate::driver::uapi::feature;
@@ -13,12 +13,12 @@ use crate::wait::Deadline;
 use anyhow::{Context as _, Result};
 
 pub(crate) const CASES: &[Case] = &[
-    case("events.call_suppressed", 60, suppressed),
-    case("events.call_after", 60, after),
-    case("events.no_lost_kick", 90, lost_kick),
-    case("events.no_lost_call", 90, lost_call),
+    ring_case("events.call_suppressed", 60, suppressed),
+    ring_case("events.call_after", 60, after),
+    ring_case("events.no_lost_kick", 90, lost_kick),
+    ring_case("events.no_lost_call", 90, lost_call),
     case("events.notify_on_empty", 60, on_empty),
-    case("events.no_call_fd", 60, no_call_fd),
+    ring_case("events.no_call_fd", 60, no_call_fd),
 ];
 
 /// Posts `count` frames at once and kicks if wanted.
@@ -100,15 +100,13 @@ pub(crate) fn call_after(ctx: &Context, features: u64) -> Result<()> {
         check(first, || "no call for the first frame".into())?;
         for wanted in 1..20u16 {
             device.tx.call.take()?;
-            let start = device.tx.layout.used_index(&device.memory);
             let early = device.tx.ring.arm_call(wanted);
             check(!early, || "used buffers nobody posted".into())?;
             for _ in 1..wanted {
                 post(&mut device, ctx.seed, 1)?;
             }
             Deadline::patient().until("all but one", || {
-                let index = device.tx.layout.used_index(&device.memory);
-                Ok(index.wrapping_sub(start) == wanted - 1)
+                Ok(device.tx.ring.ready() == usize::from(wanted - 1))
             })?;
             let made = device.tx.call.take()?;
             check(made == 0, || {

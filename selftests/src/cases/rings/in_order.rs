@@ -6,10 +6,11 @@
 //! names the last chain of its group, and the index moves by the number of chains.
 
 use super::base;
-use crate::cases::common::{Case, Context, Kind, Skip, case, check, frames, live};
+use crate::cases::common::{Case, Context, Kind, Skip, check, frames, live, ring_case};
 use crate::cases::packets::rx::buffers;
 use crate::cases::rings::events;
 use crate::driver::device::{NetDevice, Setup, Shape};
+use crate::driver::queue::Queue;
 use crate::driver::traffic::{self, Plan};
 use crate::driver::uapi::feature;
 use crate::driver::vhost::{RX, TX};
@@ -19,23 +20,23 @@ use crate::wait::Deadline;
 use anyhow::{Context as _, Result, bail};
 
 pub(crate) const CASES: &[Case] = &[
-    case("in_order.tx", 60, tx),
-    case("in_order.rx", 60, rx),
-    case("in_order.small_rings", 60, small_rings),
-    case("in_order.any_start", 60, any_start),
-    case("in_order.groups", 60, groups),
-    case("in_order.spanning_buffers", 60, spanning),
-    case("in_order.tx_wrap", 60, tx_wrap),
-    case("in_order.rx_wrap", 60, rx_wrap),
-    case("in_order.send_buffer", 60, send_buffer),
-    case("in_order.rebind", 60, rebind),
-    case("in_order.one_short", 90, one_short),
-    case("in_order.too_long", 60, too_long),
-    case("in_order.call_suppressed", 60, call_suppressed),
-    case("in_order.call_after", 60, call_after),
-    case("in_order.call_within_group", 60, call_within_group),
-    case("in_order.no_lost_kick", 90, no_lost_kick),
-    case("in_order.no_lost_call", 90, no_lost_call),
+    ring_case("in_order.tx", 60, tx),
+    ring_case("in_order.rx", 60, rx),
+    ring_case("in_order.small_rings", 60, small_rings),
+    ring_case("in_order.any_start", 60, any_start),
+    ring_case("in_order.groups", 60, groups),
+    ring_case("in_order.spanning_buffers", 60, spanning),
+    ring_case("in_order.tx_wrap", 60, tx_wrap),
+    ring_case("in_order.rx_wrap", 60, rx_wrap),
+    ring_case("in_order.send_buffer", 60, send_buffer),
+    ring_case("in_order.rebind", 60, rebind),
+    ring_case("in_order.one_short", 90, one_short),
+    ring_case("in_order.too_long", 60, too_long),
+    ring_case("in_order.call_suppressed", 60, call_suppressed),
+    ring_case("in_order.call_after", 60, call_after),
+    ring_case("in_order.call_within_group", 60, call_within_group),
+    ring_case("in_order.no_lost_kick", 90, no_lost_kick),
+    ring_case("in_order.no_lost_call", 90, no_lost_call),
 ];
 
 const PLAIN: u64 = feature::VERSION_1 | feature::IN_ORDER;
@@ -119,20 +120,17 @@ fn any_start(ctx: &Context) -> Result<()> {
     Ok(())
 }
 
-/// The id of the used element at index `at`; `u32::MAX` where the device wrote none.
-fn element(device: &NetDevice, queue: u32, at: u16) -> u32 {
-    let layout = if queue == RX {
-        device.rx.layout
-    } else {
-        device.tx.layout
-    };
-    let mut id = [0; 4];
-    let slot = u64::from(at % layout.size);
-    device.memory.read(layout.used + 4 + 8 * slot, &mut id);
-    u32::from_le_bytes(id)
+/// Waits until `count` chains of a queue are used, and fails unless the device said so at once.
+fn used_together(queue: &Queue, count: usize) -> Result<()> {
+    Deadline::patient().until("the frames", || Ok(queue.ring.ready() == count))?;
+    let entries = queue.ring.used_entries();
+    check(entries == 1, || {
+        format!("{entries} used entries for {count} chains")
+    })
 }
 
-/// Frames sent together come back as one element, where that of the first would be.
+/// Frames sent together come back as one element or descriptor, where that of the first would be;
+/// taking them back shows that it names the last.
 fn groups(ctx: &Context) -> Result<()> {
     offered(ctx)?;
     for base in [0, 65530] {
@@ -140,24 +138,10 @@ fn groups(ctx: &Context) -> Result<()> {
         setup.base = base;
         let mut device = NetDevice::start(&ctx.device, setup)?;
         for count in [1, 2, 20, 64] {
-            let start = device.tx.layout.used_index(&device.memory);
-            events::post(&mut device, ctx.seed, u64::from(count))?;
-            Deadline::patient().until("the frames", || {
-                let index = device.tx.layout.used_index(&device.memory);
-                Ok(index == start.wrapping_add(count))
-            })?;
-            let last = u32::from(start.wrapping_add(count - 1) % 256);
-            let id = element(&device, TX, start);
-            check(id == last, || {
-                format!("base {base}: element of {count} names {id}, not {last}")
-            })?;
-            for skipped in 1..count {
-                let id = element(&device, TX, start.wrapping_add(skipped));
-                check(id == u32::MAX, || {
-                    format!("base {base}: element {skipped} of {count} was written")
-                })?;
-            }
-            events::settle(&mut device, usize::from(count))?;
+            events::post(&mut device, ctx.seed, count)?;
+            let count = usize::try_from(count)?;
+            used_together(&device.tx, count).with_context(|| format!("base {base}"))?;
+            events::settle(&mut device, count)?;
         }
     }
     Ok(())
@@ -180,19 +164,11 @@ fn spanning(ctx: &Context) -> Result<()> {
         for round in 0..200 {
             device.rx_fill()?;
             device.rx.flush()?;
-            let start = device.rx.layout.used_index(&device.memory);
             let chains = 1 + (round % 23) as u16;
             let len = usize::from(chains) * 128 - 12 - (round % 60) as usize;
             frame::build(ctx.seed, round, len, &mut bytes);
             device.peer.send(NetHeader::default(), &bytes)?;
-            Deadline::patient().until("the frame", || {
-                Ok(device.rx.layout.used_index(&device.memory) != start)
-            })?;
-            let last = u32::from(start.wrapping_add(chains - 1) % 256);
-            let id = element(&device, RX, start);
-            check(id == last, || {
-                format!("round {round}: the element of {chains} chains names {id}, not {last}")
-            })?;
+            used_together(&device.rx, chains.into()).with_context(|| format!("round {round}"))?;
             let header = device.rx_take(&mut got)?.context("a frame")?;
             check(header.num_buffers == chains, || {
                 format!("round {round}: {} buffers announced", header.num_buffers)

@@ -2,16 +2,17 @@
 
 //! Indexes that wrap, and rings of every size.
 
-use crate::cases::common::{Case, Context, case, check};
+use crate::cases::common::{Case, Context, check, ring_case};
 use crate::driver::device::{NetDevice, Setup, Shape};
+use crate::driver::ring::Format;
 use crate::driver::traffic::{self, Plan};
 use crate::driver::uapi::feature;
 use anyhow::{Context as _, Result};
 
 pub(crate) const CASES: &[Case] = &[
-    case("wrap.plain", 120, plain),
-    case("wrap.events", 120, events),
-    case("wrap.ring_sizes", 150, sizes),
+    ring_case("wrap.plain", 120, plain),
+    ring_case("wrap.events", 120, events),
+    ring_case("wrap.ring_sizes", 150, sizes),
 ];
 
 /// More frames than a 16-bit index counts.
@@ -43,9 +44,14 @@ fn events(ctx: &Context) -> Result<()> {
 
 /// Every ring size: the ring is full at some time, and carries more frames than it has descriptors.
 fn sizes(ctx: &Context) -> Result<()> {
-    for bits in 1..=15 {
-        let size = 1u16 << bits;
-        let features = feature::VERSION_1 | if bits % 2 == 0 { feature::EVENT_IDX } else { 0 };
+    let mut sizes: Vec<u16> = (1..=15).map(|bits| 1 << bits).collect();
+    if ctx.device.format == Format::Packed {
+        // Only a split ring has to have a power of two.
+        sizes.extend([3, 7, 300, 1000, 20_001]);
+    }
+    for (round, size) in (0..).zip(sizes) {
+        let events = feature::EVENT_IDX * (round % 2);
+        let features = feature::VERSION_1 | events;
         let mut setup = Setup::new(features);
         setup.tx_size = size;
         setup.rx_size = size;
@@ -59,7 +65,7 @@ fn sizes(ctx: &Context) -> Result<()> {
             };
         }
         let mut device = NetDevice::start(&ctx.device, setup)?;
-        let plan = Plan::new(ctx.seed + bits, u64::from(size) + 70, |_| 60);
+        let plan = Plan::new(ctx.seed + round, u64::from(size) + 70, |_| 60);
         traffic::exchange(
             &mut device,
             Plan {

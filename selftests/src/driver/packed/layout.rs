@@ -204,6 +204,13 @@ impl PackedLayout {
         }
     }
 
+    /// Writes what a device writes that wants no kick, as a stale wish for a device that is about to
+    /// use the ring.
+    pub fn ask_no_kick(&self, memory: &GuestMemory) {
+        let word = u32::from(event::DISABLE) << 16;
+        memory.store_u32(self.device, word, Ordering::Relaxed);
+    }
+
     /// Empties the ring, at a place: all before it was used in this turn, the rest in the one before.
     pub fn clear(&self, memory: &GuestMemory, start: Place) {
         memory.fill(self.ring, 16 * usize::from(self.size), 0);

@@ -255,6 +255,17 @@ impl RingDriver for PackedDriver {
         self.progress().0
     }
 
+    fn used_entries(&self) -> usize {
+        let size = self.layout.size;
+        let (start, end) = (self.behind(self.batch.left), self.progress().1);
+        // CAST: no more than a ring has.
+        let ahead = 0..end.since(start, size) as u16;
+        let places = ahead.map(|ahead| start.after(ahead, size));
+        places
+            .filter(|at| self.layout.is_used(&self.memory, *at))
+            .count()
+    }
+
     fn add(&mut self, chain: &[Segment], table: Option<u64>, token: u32) -> Result<()> {
         let needed = if table.is_some() { 1 } else { chain.len() };
         if chain.is_empty() || needed > self.free() {

@@ -193,7 +193,7 @@ fn chains_may_come_back_in_any_order() {
         let (id, chain) = &taken[which];
         device.give_back(*id, chain.len() as u16, 0);
     }
-    assert_eq!(driver.ready(), 3);
+    assert_eq!((driver.ready(), driver.used_entries()), (3, 3));
     for token in [1, 2, 0] {
         let used = driver.poll().expect("fair");
         assert_eq!(used.map(|used| used.token), Some(token));
@@ -319,7 +319,7 @@ fn a_descriptor_stands_for_the_chains_before_it() {
         let ids: Vec<_> = (0..4).filter_map(|_| device.take()).collect();
         device.give_back(ids[2].0, 4, 7);
         device.give_back(ids[3].0, 1, round);
-        assert_eq!(driver.ready(), 4);
+        assert_eq!((driver.ready(), driver.used_entries()), (4, 2));
         for (taken, (token, len)) in [(0, 128), (1, 64), (2, 7), (3, round)]
             .into_iter()
             .enumerate()

@@ -164,6 +164,7 @@ fn an_element_stands_for_the_chains_before_it() {
         let last = |chains: u16| u32::from((head + chains - 1) % SIZE);
         give_back_group(&memory, &layout, 3, last(3), 7);
         give_back_group(&memory, &layout, 1, last(4), round);
+        assert_eq!((driver.ready(), driver.used_entries()), (4, 2));
         for (token, len) in [(0, 64), (1, 64), (2, 7), (3, round)] {
             assert_eq!(driver.poll().expect("fair"), Some(Used { token, len }));
         }

@@ -100,8 +100,8 @@ impl Guest {
         Self {
             memory: device.memory.clone(),
             rings: [
-                ring(device.rx.layout, DESC_WRITE),
-                ring(device.tx.layout, 0),
+                ring(device.rx.split(), DESC_WRITE),
+                ring(device.tx.split(), 0),
             ],
             own,
             others: [(CLOSED, REGION), (LIMITED, REGION)],

@@ -17,7 +17,7 @@ use crate::driver::iommu::Iommu;
 use crate::driver::iotlb::{READ, VERSION_1, VERSION_2, WRITE};
 use crate::driver::log::{self, DirtyLog, LOG_PAGE, Pages};
 use crate::driver::uapi::feature;
-use crate::driver::vhost::{RX, TX, Vhost};
+use crate::driver::vhost::{RX, TX};
 use crate::eventfd::EventFd;
 use crate::host::tap::Tap;
 use crate::sys::mapping::PAGE;
@@ -66,7 +66,7 @@ fn index(queue: u32) -> usize {
 
 impl Episode {
     fn new(ctx: &Context, mut rng: SmallRng) -> Result<Self> {
-        let offered = Vhost::open(&ctx.device)?.features()?;
+        let offered = ctx.open()?.features()?;
         let setup = setup::setup(&mut rng, offered);
         let device = NetDevice::prepare(&ctx.device, setup, "tap0", false)?;
         let log = DirtyLog::new(setup::END)?;

@@ -48,9 +48,9 @@ impl<'a> Writer<'a> {
     pub(super) fn new(device: &'a NetDevice, queue: u32, at: u16) -> Self {
         let receive = queue == crate::driver::vhost::RX;
         let layout = if receive {
-            device.rx.layout
+            device.rx.split()
         } else {
-            device.tx.layout
+            device.tx.split()
         };
         let start = layout.used_index(&device.memory);
         let direction = if receive { DESC_WRITE } else { 0 };

@@ -40,7 +40,7 @@ fn expect_stop(ctx: &Context, device: &NetDevice, at: u16) -> Result<()> {
     check(told, || "the error descriptor was not signalled".into())?;
     let base = u32::from(at);
     device.unbind(RX)?;
-    let used = u32::from(device.rx.layout.used_index(&device.memory));
+    let used = u32::from(device.rx.split().used_index(&device.memory));
     check(used == base, || format!("used index {used}, not {base}"))?;
     // C has stepped over a chain that it finds fault with after translating it.
     if ctx.kind == Kind::Rnet {
@@ -121,7 +121,7 @@ fn touching(ctx: &Context) -> Result<()> {
             device.rx.flush_from(before as u16)?;
             let bytes = send(ctx, &mut device, before, 200)?;
             Deadline::patient().until("the frame over the seam", || {
-                let used = device.rx.layout.used_index(&device.memory);
+                let used = device.rx.split().used_index(&device.memory);
                 Ok(used == before as u16 + 1)
             })?;
             let mut got = vec![0; 212];
@@ -188,7 +188,7 @@ fn closed_page(ctx: &Context) -> Result<()> {
 /// A part of the ring in a page that the process took away.
 fn closed_ring(ctx: &Context) -> Result<()> {
     let mut device = NetDevice::start(&ctx.device, evil::setup(0))?;
-    let layout = device.rx.layout;
+    let layout = device.rx.split();
     for (round, (what, part)) in (0..6).zip(
         [("available", layout.avail), ("used", layout.used)]
             .into_iter()

@@ -69,7 +69,7 @@ fn expect_stop(device: &NetDevice) -> Result<()> {
 /// How many chains the device has used since `start`, once its worker is done.
 fn used_since(device: &NetDevice, start: u32) -> Result<u32> {
     device.unbind(TX)?;
-    let index = u32::from(device.tx.layout.used_index(&device.memory));
+    let index = u32::from(device.tx.split().used_index(&device.memory));
     Ok(index.wrapping_sub(start) & 0xffff)
 }
 
@@ -102,7 +102,7 @@ fn bad_pattern(
     expect_stop(device)?;
     // An index that cannot be is refused before any frame behind it is looked at.
     let index = device.memory.load_u16(
-        device.tx.layout.avail + 2,
+        device.tx.split().avail + 2,
         std::sync::atomic::Ordering::Relaxed,
     );
     let possible = u32::from(index).wrapping_sub(start) & 0xffff <= 256;
@@ -226,7 +226,7 @@ fn closed_page(ctx: &Context) -> Result<()> {
 /// Ring memory that the process took away.
 fn closed_ring(ctx: &Context) -> Result<()> {
     let mut device = NetDevice::start(&ctx.device, evil::setup(0))?;
-    let layout = device.tx.layout;
+    let layout = device.tx.split();
     for (round, (what, part)) in [("available", layout.avail), ("used", layout.used)]
         .into_iter()
         .cycle()

@@ -362,11 +362,11 @@ fn bad_sender(ctx: &Context, page: &Mapping, told: &Mapping) -> Result<()> {
         };
         device
             .tx
-            .layout
+            .split()
             .write_desc(&device.memory, index, descriptor);
-        device.tx.layout.write_avail(&device.memory, index, index);
+        device.tx.split().write_avail(&device.memory, index, index);
     }
-    device.tx.layout.set_avail_index(&device.memory, 2);
+    device.tx.split().set_avail_index(&device.memory, 2);
     device.tx.flush_from(0)?;
     told.store_u16(0, u16::try_from(missing.number())?, Ordering::Release);
     let stopped = Deadline::patient().readable(&[&device.tx.err])?;

@@ -184,7 +184,7 @@ impl Rig {
     }
 
     fn layout(&mut self) -> SplitLayout {
-        self.device.queue(self.index).layout
+        self.device.queue(self.index).split()
     }
 
     fn address(&self) -> VringAddr {

@@ -54,7 +54,7 @@ fn missing(ctx: &Context, version: u32) -> Result<Behind> {
     let mut behind = Behind::prepare(ctx, single(0), version)?;
     // Misses are read here, not by the thread.
     behind.iommu.stop()?;
-    let used = behind.device.rx.layout.used;
+    let used = behind.device.rx.split().used;
     let page = used / PAGE * PAGE;
     let entry = Message::update(page, PAGE, behind.device.memory.user(page));
     accepts("UPDATE", behind.device.vhost.send(version, entry))?;
@@ -88,7 +88,7 @@ fn read(ctx: &Context) -> Result<()> {
         let mut message = [0; LEN];
         message.copy_from_slice(&bytes[..LEN]);
         let expected = Message {
-            iova: device.rx.layout.desc,
+            iova: device.rx.split().desc,
             perm: READ,
             kind: MISS,
             ..Message::default()
@@ -149,7 +149,7 @@ fn read_woken(ctx: &Context) -> Result<()> {
         })?;
         let (_, miss) = accepts("a read", got)?;
         check(
-            miss.kind == MISS && miss.iova == device.rx.layout.desc,
+            miss.kind == MISS && miss.iova == device.rx.split().desc,
             || format!("round {round}: {miss:x?} read"),
         )?;
     }
@@ -406,7 +406,7 @@ fn reset_owner(ctx: &Context) -> Result<()> {
                 )?;
                 device.configure()?;
                 for index in [RX, TX] {
-                    let layout = device.queue(index).layout;
+                    let layout = device.queue(index).split();
                     iommu.map(layout.used, 6 + 8 * usize::from(layout.size))?;
                     device.bind(index)?;
                 }

@@ -5,7 +5,7 @@
 
 use crate::cases::common::frames::expect_no_errors;
 use crate::cases::common::iommu::Behind;
-use crate::cases::common::log::{END, USED, content, used_len};
+use crate::cases::common::log::{END, USED, used_len};
 use crate::cases::common::{Case, Context, Kind, accepts, case, check};
 use crate::driver::device::{NetDevice, Setup};
 use crate::driver::iommu::PAGE;
@@ -45,13 +45,13 @@ struct Before(Vec<(u64, Vec<u8>)>);
 
 impl Before {
     fn new(device: &NetDevice) -> Self {
-        let (rx, tx) = (device.rx.layout, device.tx.layout);
+        let (rx, tx) = (device.rx.split(), device.tx.split());
         let runs = [
             device.rx.buffers(),
             (rx.used, used_len(&rx)),
             (tx.used, used_len(&tx)),
         ];
-        let read = |(addr, len)| (addr, content(&device.memory, addr, len));
+        let read = |(addr, len)| (addr, device.memory.content(addr, len));
         Self(runs.map(read).to_vec())
     }
 
@@ -59,7 +59,7 @@ impl Before {
     fn changed(&self, memory: &GuestMemory) -> Pages {
         let mut pages = Pages::new();
         for (addr, before) in &self.0 {
-            let now = content(memory, *addr, before.len());
+            let now = memory.content(*addr, before.len());
             let pairs = (*addr..).zip(before.iter().zip(&now));
             let io: Pages = pairs
                 .filter(|(_, (before, now))| before != now)
@@ -117,7 +117,7 @@ fn compare(ctx: &Context, behind: Behind, log: &DirtyLog, alias: bool) -> Result
                 device.setup.rx_buffers.1 as u64,
             ));
         }
-        for layout in [device.rx.layout, device.tx.layout] {
+        for layout in [device.rx.split(), device.tx.split()] {
             possible.append(&mut physical(memory, layout.used, used_len(&layout) as u64));
         }
         if alias {
@@ -195,7 +195,7 @@ fn log_moved_pages(ctx: &Context) -> Result<()> {
             logged.extend(new);
             iommu.move_page(used)?;
             for index in [RX, TX] {
-                let layout = device.queue(index).layout;
+                let layout = device.queue(index).split();
                 iommu.map(layout.used, used_len(&layout))?;
                 device.bind(index)?;
             }
@@ -243,7 +243,7 @@ fn log_pieces(ctx: &Context) -> Result<()> {
             }
             device.queue(index).flush()?;
             device.bind(index)?;
-            let layout = device.queue(index).layout;
+            let layout = device.queue(index).split();
             let end = BASE + BATCH as u16;
             Deadline::patient().until("all chains to be used", || {
                 Ok(layout.used_index(&memory) == end)

@@ -7,7 +7,6 @@ use crate::cases::common::iommu::Behind;
 use crate::cases::common::{Case, Context, case, check, wake_c};
 use crate::driver::iommu::{Iommu, PAGE};
 use crate::driver::iotlb::{Message, READ, VERSION_1, VERSION_2, WRITE};
-use crate::driver::memory::GuestMemory;
 use crate::driver::split::SplitLayout;
 use crate::driver::traffic::{self, Plan};
 use crate::driver::uapi::feature;
@@ -61,8 +60,8 @@ fn park(ctx: &Context) -> Result<()> {
             let ((rx, rx_len), (tx, tx_len)) =
                 (inner(device.rx.buffers()), inner(device.tx.buffers()));
             let mut places = vec![(RX, (rx, rx_len, WRITE)), (TX, (tx, tx_len, READ))];
-            places.extend(parts(device.rx.layout).map(|part| (RX, part)));
-            places.extend(parts(device.tx.layout).map(|part| (TX, part)));
+            places.extend(parts(device.rx.split()).map(|part| (RX, part)));
+            places.extend(parts(device.tx.split()).map(|part| (TX, part)));
             traffic::exchange(device, Plan::new(ctx.seed, 20, |_| 100))?;
             device.rx_fill()?;
             device.rx.flush()?;
@@ -98,12 +97,6 @@ fn set_all_rights(iommu: &Iommu, (start, len): (u64, usize), rights: u8) -> Resu
     Ok(())
 }
 
-fn content(memory: &GuestMemory, (start, len): (u64, usize)) -> Vec<u8> {
-    let mut bytes = vec![0; len];
-    memory.read(start, &mut bytes);
-    bytes
-}
-
 /// Buffers that may only be read are not written, and the other way around.
 fn permissions(ctx: &Context) -> Result<()> {
     [0, feature::EVENT_IDX]
@@ -130,10 +123,10 @@ fn permissions_with(ctx: &Context, events: u64) -> Result<()> {
             if known {
                 iommu.map(range.0, range.1)?;
             }
-            let mut before = content(&device.memory, range);
+            let mut before = device.memory.content(range.0, range.1);
             send_one(ctx, device, index, round)?;
             if index == TX {
-                before = content(&device.memory, range);
+                before = device.memory.content(range.0, range.1);
             }
             // Told by a miss that asks for more, or by the error descriptor.
             let err = device.queue(index).err.as_fd().try_clone_to_owned()?;
@@ -142,7 +135,7 @@ fn permissions_with(ctx: &Context, events: u64) -> Result<()> {
                 Ok(told || !iommu.take_refused().is_empty())
             })?;
             procfs::idle()?;
-            check(content(&device.memory, range) == before, || {
+            check(device.memory.content(range.0, range.1) == before, || {
                 format!("queue {index}: buffers were written")
             })?;
             let nothing = device.peer.receive(&mut Vec::new())?.is_none();
@@ -167,15 +160,15 @@ fn permissions_with(ctx: &Context, events: u64) -> Result<()> {
 fn ring_permissions(ctx: &Context) -> Result<()> {
     Behind::start(ctx, single(0), VERSION_1)?.run(|device, iommu| {
         traffic::exchange(device, Plan::new(ctx.seed, 20, |_| 100))?;
-        let used = (device.tx.layout.used, 6 + 8 * 64);
+        let used = (device.tx.split().used, 6 + 8 * 64);
         for round in 0..3 {
             procfs::idle()?;
             set_all_rights(iommu, used, READ)?;
             iommu.map(used.0, used.1)?;
-            let before = content(&device.memory, used);
+            let before = device.memory.content(used.0, used.1);
             send_one(ctx, device, TX, round)?;
             procfs::idle()?;
-            check(content(&device.memory, used) == before, || {
+            check(device.memory.content(used.0, used.1) == before, || {
                 "the used ring was written".into()
             })?;
             let _ = iommu.take_refused();
@@ -188,7 +181,7 @@ fn ring_permissions(ctx: &Context) -> Result<()> {
         // Buffers for all frames that come: the last ones of the exchange may have taken some.
         device.rx_fill()?;
         device.rx.flush()?;
-        let used = (device.rx.layout.used, used.1);
+        let used = (device.rx.split().used, used.1);
         procfs::idle()?;
         set_all_rights(iommu, used, READ)?;
         iommu.map(used.0, used.1)?;

@@ -100,7 +100,7 @@ fn moved_pages(ctx: &Context) -> Result<()> {
                 let first = crate::driver::device::GUEST_BASE;
                 let (last, len) = device.tx.buffers();
                 let pages = (last + len as u64 - first) / PAGE;
-                let rings = (device.tx.layout.used - first) / PAGE + 3;
+                let rings = (device.tx.split().used - first) / PAGE + 3;
                 under_traffic(ctx, device, 80, |_, number| {
                     // Rings, which are always in use, by turns with all there is.
                     for page in [number % rings, number * 31 % pages] {

@@ -307,7 +307,7 @@ fn lost(ctx: &Context, device: &mut NetDevice, index: u32, before: u32) -> Resul
     // It stays stopped, whatever else comes for the guest.
     procfs::idle()?;
     let error = queue.err.take()?;
-    let used = device.rx.layout.used_index(&device.memory);
+    let used = device.rx.ring.ready();
     for _ in 0..50 {
         send_frame(ctx, device, RX, 0, 100)?;
     }
@@ -316,7 +316,7 @@ fn lost(ctx: &Context, device: &mut NetDevice, index: u32, before: u32) -> Resul
     check(more == 0, || {
         format!("{error} errors, {more} more by packets")
     })?;
-    let now = device.rx.layout.used_index(&device.memory);
+    let now = device.rx.ring.ready();
     check(now == used, || format!("used {used}, {now} without a log"))?;
     // For whoever counts them.
     device.rx.err.signal()

@@ -2,7 +2,7 @@
 
 //! Receive buffers that are small, few, or too short.
 
-use crate::cases::common::{Case, Context, case, check, frames};
+use crate::cases::common::{Case, Context, case, check, frames, ring_case};
 use crate::driver::device::{NetDevice, Setup};
 use crate::driver::traffic::{self, Flow, Plan, RxFlow};
 use crate::driver::uapi::feature;
@@ -16,13 +16,13 @@ use rand::{Rng, SeedableRng};
 use std::time::{Duration, Instant};
 
 pub(crate) const CASES: &[Case] = &[
-    case("rx.mergeable", 60, mergeable),
-    case("rx.byte_buffers", 60, byte_buffers),
-    case("rx.too_long", 60, too_long),
-    case("rx.too_many", 60, too_many),
-    case("rx.bursts", 120, bursts),
-    case("rx.one_short", 90, one_short),
-    case("rx.before_buffers", 60, before_buffers),
+    ring_case("rx.mergeable", 60, mergeable),
+    ring_case("rx.byte_buffers", 60, byte_buffers),
+    ring_case("rx.too_long", 60, too_long),
+    ring_case("rx.too_many", 60, too_many),
+    ring_case("rx.bursts", 120, bursts),
+    ring_case("rx.one_short", 90, one_short),
+    ring_case("rx.before_buffers", 60, before_buffers),
     case("rx.unwoken", 60, unwoken),
 ];
 
@@ -214,7 +214,7 @@ fn unwoken(ctx: &Context) -> Result<()> {
     for broken in [false, true] {
         let mut device = NetDevice::start(&ctx.device, Setup::new(feature::VERSION_1))?;
         if broken {
-            let layout = device.rx.layout;
+            let layout = device.rx.split();
             layout.write_avail(&device.memory, 0, layout.size);
             layout.set_avail_index(&device.memory, 1);
             device.rx.flush_from(0)?;

@@ -6,13 +6,13 @@ pub(crate) mod buffers;
 pub(crate) mod unfit;
 
 use super::matrix;
-use crate::cases::common::{Case, case};
+use crate::cases::common::{Case, ring_case};
 use crate::driver::traffic::{self};
 
 pub(crate) const CASES: &[Case] = &[
-    case("rx.integrity", 90, |ctx| {
+    ring_case("rx.integrity", 90, |ctx| {
         matrix::integrity(ctx, traffic::receive)
     }),
-    case("rx.layout", 60, |ctx| matrix::layout(ctx, traffic::receive)),
-    case("rx.gso", 60, |ctx| matrix::gso(ctx, traffic::receive)),
+    ring_case("rx.layout", 60, |ctx| matrix::layout(ctx, traffic::receive)),
+    ring_case("rx.gso", 60, |ctx| matrix::gso(ctx, traffic::receive)),
 ];

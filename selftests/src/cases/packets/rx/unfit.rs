@@ -3,7 +3,7 @@
 //! Frames that need more mergeable buffers than the ring has at the moment, or than it can ever
 //! have.
 
-use crate::cases::common::{Case, Context, Kind, case, check};
+use crate::cases::common::{Case, Context, Kind, check, ring_case};
 use crate::driver::device::{NetDevice, Setup, Shape};
 use crate::driver::traffic::{self, Plan, RxFlow};
 use crate::driver::uapi::feature;
@@ -14,8 +14,8 @@ use crate::wait::Deadline;
 use anyhow::{Context as _, Result};
 
 pub(crate) const CASES: &[Case] = &[
-    case("rx.never_fits", 90, never_fits),
-    case("rx.fits_later", 90, fits_later),
+    ring_case("rx.never_fits", 90, never_fits),
+    ring_case("rx.fits_later", 90, fits_later),
 ];
 
 const MERGE: u64 = feature::VERSION_1 | feature::MRG_RXBUF;
