@@ -3,7 +3,7 @@
 //! A device made for one case: memory, two rings full of buffers, a tap, and maybe a peer.
 
 use super::case::{Case, Direction, HEADER, Mode};
-use super::ring::Ring;
+use super::ring::{Buffer, Ring};
 use crate::driver::memory::GuestMemory;
 use crate::driver::setup::GUEST_BASE;
 use crate::driver::uapi::{VringAddr, feature};
@@ -117,16 +117,15 @@ impl Rig {
     /// When anything on the way fails.
     pub fn new(path: &Path, case: Case, tap: Tap, frame: Vec<u8>) -> Result<Self> {
         let memory = Arc::new(layout(&case)?);
-        let events = case.mode == Mode::EventIdx;
-        let rx = Ring::new(&memory, case.queue, events)?;
-        let tx = Ring::new(&memory, case.queue, events)?;
+        let rx = Ring::new(&memory, case.queue, case.features())?;
+        let tx = Ring::new(&memory, case.queue, case.features())?;
         let buffers = Buffers::new(&memory, &case)?;
         let vhost = Vhost::owned(path)?;
         vhost
             .set_features(case.features())
             .context("SET_FEATURES")?;
         vhost.set_memory(&memory.table()).context("SET_MEM_TABLE")?;
-        let rig = Self {
+        let mut rig = Self {
             rx,
             tx,
             tap,
@@ -143,7 +142,7 @@ impl Rig {
         Ok(rig)
     }
 
-    fn fill(&self) -> Result<()> {
+    fn fill(&mut self) -> Result<()> {
         let bytes = self.case.packet(&self.frame);
         for index in 0..self.case.queue {
             let slot = usize::from(index);
@@ -152,11 +151,16 @@ impl Rig {
                 let pieces = self.case.pieces(self.case.buffer(direction));
                 let table = self.buffers.table(&self.case, direction, slot);
                 let (ring, addr) = match direction {
-                    Direction::Tx => (&self.tx, self.buffers.tx[slot]),
-                    Direction::Rx => (&self.rx, self.buffers.rx[slot]),
+                    Direction::Tx => (&mut self.tx, self.buffers.tx[slot]),
+                    Direction::Rx => (&mut self.rx, self.buffers.rx[slot]),
                 };
-                let writable = direction == Direction::Rx;
-                ring.set_buffer(index, addr, writable, (table, &pieces))?;
+                let buffer = Buffer {
+                    addr,
+                    writable: direction == Direction::Rx,
+                    pieces: &pieces,
+                    table,
+                };
+                ring.set_buffer(index, buffer)?;
             }
         }
         Ok(())
@@ -164,12 +168,14 @@ impl Rig {
 
     fn start(&self, index: u32, ring: &Ring) -> Result<()> {
         let vhost = &self._vhost;
-        let size = u32::from(ring.layout.size);
+        let size = u32::from(ring.size());
         vhost.set_num(index, size).context("SET_VRING_NUM")?;
-        vhost.set_base(index, 0).context("SET_VRING_BASE")?;
+        vhost
+            .set_base(index, ring.base())
+            .context("SET_VRING_BASE")?;
         let address = VringAddr {
             index,
-            ..ring.layout.place(&self.memory)
+            ..ring.place()
         };
         vhost.set_addr(address).context("SET_VRING_ADDR")?;
         let call = ring.call.as_fd().as_raw_fd();
@@ -276,10 +282,15 @@ fn layout(case: &Case) -> Result<GuestMemory> {
 pub fn obstacle(path: &Path, case: &Case) -> Result<Option<String>> {
     let vhost = Vhost::owned(path)?;
     let offered = vhost.features().context("GET_FEATURES")?;
-    if case.mode == Mode::InOrder && offered & feature::IN_ORDER == 0 {
-        return Ok(Some("IN_ORDER is not offered".into()));
-    }
     let missing = case.features() & !offered;
+    for (bit, name) in [
+        (feature::RING_PACKED, "RING_PACKED"),
+        (feature::IN_ORDER, "IN_ORDER"),
+    ] {
+        if missing & bit != 0 {
+            return Ok(Some(format!("{name} is not offered")));
+        }
+    }
     if missing != 0 {
         return Ok(Some(format!("features {missing:#x} are not offered")));
     }

@@ -1,121 +1,161 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A split ring whose descriptors never change.
+//! A ring whose buffers never change.
 //!
-//! Descriptor `i` has buffer `i`, and entry `i` of the available ring names descriptor `i`. Devices
-//! use buffers in order here, since there is one worker per ring, so giving and taking back are
-//! counters.
+//! Descriptor `i` has buffer `i` for ever. Devices use buffers in order here, since there is one
+//! worker per ring, so giving and taking back are little more than counters. What the formats do
+//! differently is behind [`Half`].
+
+mod split;
 
 use crate::driver::memory::GuestMemory;
-use crate::driver::split::{Descriptor, SplitLayout, write_table};
-use crate::driver::uapi::{
-    AVAIL_NO_INTERRUPT, DESC_INDIRECT, DESC_NEXT, DESC_WRITE, USED_NO_NOTIFY,
-};
+use crate::driver::ring::Format;
+use crate::driver::uapi::VringAddr;
 use crate::eventfd::EventFd;
 use crate::wait::{Deadline, PATIENCE};
 use anyhow::{Result, bail};
 use std::sync::Arc;
-use std::sync::atomic::{Ordering, fence};
 use std::time::Duration;
+
+/// A buffer in guest memory.
+#[derive(Clone, Copy, Debug)]
+pub struct Buffer<'a> {
+    /// Guest address.
+    pub addr: u64,
+    /// Whether the device writes it.
+    pub writable: bool,
+    /// Lengths of its parts, in bytes.
+    pub pieces: &'a [usize],
+    /// Guest address of an indirect table for the parts; without one, they are one.
+    pub table: Option<u64>,
+}
+
+impl Buffer<'_> {
+    /// Guest address and length of each part.
+    fn parts(&self) -> impl Iterator<Item = Result<(u64, u32)>> {
+        let mut at = self.addr;
+        self.pieces.iter().map(move |&piece| {
+            let part = (at, u32::try_from(piece)?);
+            at += piece as u64;
+            Ok(part)
+        })
+    }
+
+    /// Length of all parts together.
+    fn len(&self) -> Result<u32> {
+        Ok(u32::try_from(self.pieces.iter().sum::<usize>())?)
+    }
+
+    /// Length of the table, in bytes.
+    fn table_len(&self) -> Result<u32> {
+        Ok(u32::try_from(16 * self.pieces.len())?)
+    }
+}
+
+/// The driver's half of a ring of one format.
+trait Half: std::fmt::Debug + Send {
+    /// Number of descriptors.
+    fn size(&self) -> u16;
+
+    /// The parts of the ring as addresses of the process.
+    fn place(&self) -> VringAddr;
+
+    /// Gives descriptor `index` its buffer.
+    fn set_buffer(&mut self, index: u16, buffer: Buffer<'_>) -> Result<()>;
+
+    /// The descriptor that is given to the device next.
+    fn next(&self) -> u16;
+
+    /// Buffers that the device has.
+    fn outstanding(&self) -> u16;
+
+    /// Gives the next `count` buffers to the device, and tells whether it wants a kick.
+    fn publish(&mut self, count: u16) -> bool;
+
+    /// Takes back what the device has used since the last look.
+    fn take(&mut self) -> Result<u16>;
+
+    /// Asks for a call as [`Ring::arm`] says.
+    fn arm(&mut self, after: u16) -> bool;
+
+    /// Asks for no calls.
+    fn disarm(&mut self);
+}
 
 /// A ring and its notifications.
 #[derive(Debug)]
 pub struct Ring {
-    /// Where it lies.
-    pub layout: SplitLayout,
     /// Rung when buffers were added.
     pub kick: EventFd,
-    /// Signalled by the device when it has used buffers.
+    /// Rung by the device when it used some.
     pub call: EventFd,
     /// How often the device was kicked.
     pub kicks: u64,
     /// How often the device called, as far as was looked.
     pub calls: u64,
-    memory: Arc<GuestMemory>,
-    events: bool,
-    avail: u16,
-    seen: u16,
+    format: Format,
+    half: Box<dyn Half>,
 }
 
 impl Ring {
-    /// Makes a ring of `size` descriptors that have no buffers yet.
+    /// Makes a ring of `size` descriptors, as `features` ask for it, that have no buffers yet.
     ///
     /// # Errors
     ///
     /// When the memory is full, or the process has too many descriptors.
-    pub fn new(memory: &Arc<GuestMemory>, size: u16, events: bool) -> Result<Self> {
-        let layout = SplitLayout::alloc(memory, size)?;
-        for index in 0..size {
-            layout.write_avail(memory, index, index);
-        }
+    pub fn new(memory: &Arc<GuestMemory>, size: u16, features: u64) -> Result<Self> {
+        let format = Format::of(features);
+        let half: Box<dyn Half> = match format {
+            Format::Split => Box::new(split::Split::new(memory, size, features)?),
+            Format::Packed => bail!("no packed ring here"),
+        };
         Ok(Self {
-            layout,
             kick: EventFd::new()?,
             call: EventFd::new()?,
             kicks: 0,
             calls: 0,
-            memory: memory.clone(),
-            events,
-            avail: 0,
-            seen: 0,
+            format,
+            half,
         })
     }
 
-    /// Gives descriptor `index` its buffer, in `pieces` if there is a table for them.
+    /// Number of descriptors.
+    #[must_use]
+    pub fn size(&self) -> u16 {
+        self.half.size()
+    }
+
+    /// The parts of the ring as addresses of the process.
+    #[must_use]
+    pub fn place(&self) -> VringAddr {
+        self.half.place()
+    }
+
+    /// The value for `SET_VRING_BASE`, before anything was given to the device.
+    #[must_use]
+    pub fn base(&self) -> u32 {
+        self.format.base(self.size(), 0)
+    }
+
+    /// Gives descriptor `index` its buffer.
     ///
     /// # Errors
     ///
-    /// When a piece is too long to describe.
-    pub fn set_buffer(
-        &self,
-        index: u16,
-        addr: u64,
-        writable: bool,
-        (table, pieces): (Option<u64>, &[usize]),
-    ) -> Result<()> {
-        let access = if writable { DESC_WRITE } else { 0 };
-        let Some(table) = table else {
-            let descriptor = Descriptor {
-                addr,
-                len: u32::try_from(pieces.iter().sum::<usize>())?,
-                flags: access,
-                next: 0,
-            };
-            self.layout.write_desc(&self.memory, index, descriptor);
-            return Ok(());
-        };
-        let mut at = addr;
-        for (i, piece) in pieces.iter().enumerate() {
-            let more = i + 1 < pieces.len();
-            let descriptor = Descriptor {
-                addr: at,
-                len: u32::try_from(*piece)?,
-                flags: access | if more { DESC_NEXT } else { 0 },
-                next: if more { u16::try_from(i + 1)? } else { 0 },
-            };
-            write_table(&self.memory, table, i, descriptor);
-            at += *piece as u64;
-        }
-        let whole = Descriptor {
-            addr: table,
-            len: u32::try_from(16 * pieces.len())?,
-            flags: DESC_INDIRECT,
-            next: 0,
-        };
-        self.layout.write_desc(&self.memory, index, whole);
-        Ok(())
+    /// When a part of it is too long to describe.
+    pub fn set_buffer(&mut self, index: u16, buffer: Buffer<'_>) -> Result<()> {
+        self.half.set_buffer(index, buffer)
     }
 
     /// The descriptor that is given to the device next.
     #[must_use]
     pub fn next(&self) -> u16 {
-        self.avail % self.layout.size
+        self.half.next()
     }
 
     /// Buffers that the device has.
     #[must_use]
     pub fn outstanding(&self) -> u16 {
-        self.avail.wrapping_sub(self.seen)
+        self.half.outstanding()
     }
 
     /// Gives the next `count` buffers to the device, and kicks it if it wants that.
@@ -124,19 +164,7 @@ impl Ring {
     ///
     /// When the kick fails.
     pub fn post(&mut self, count: u16) -> Result<()> {
-        let (old, new) = (self.avail, self.avail.wrapping_add(count));
-        self.avail = new;
-        self.layout.set_avail_index(&self.memory, new);
-        // The index must be visible before the device's wish for a kick is read.
-        fence(Ordering::SeqCst);
-        let wanted = if self.events {
-            let event = self.layout.avail_event(&self.memory);
-            new.wrapping_sub(event).wrapping_sub(1) < new.wrapping_sub(old)
-        } else {
-            let flags = self.memory.load_u16(self.layout.used, Ordering::Relaxed);
-            flags & USED_NO_NOTIFY == 0
-        };
-        if wanted {
+        if self.half.publish(count) {
             self.kicks += 1;
             self.kick.signal()?;
         }
@@ -144,37 +172,23 @@ impl Ring {
     }
 
     /// Takes back what the device has used since the last look.
-    pub fn take(&mut self) -> u16 {
-        let index = self.layout.used_index(&self.memory);
-        let new = index.wrapping_sub(self.seen);
-        self.seen = index;
-        new
+    ///
+    /// # Errors
+    ///
+    /// When it used what it did not have.
+    pub fn take(&mut self) -> Result<u16> {
+        self.half.take()
     }
 
     /// Asks for a call once `after` more buffers are used, as far as the ring can say that; true
     /// if something was used already.
     pub fn arm(&mut self, after: u16) -> bool {
-        let after = after.max(1);
-        if self.events {
-            let event = self.seen.wrapping_add(after).wrapping_sub(1);
-            let place = self.layout.avail + 4 + 2 * u64::from(self.layout.size);
-            self.memory.store_u16(place, event, Ordering::Relaxed);
-        } else {
-            self.memory
-                .store_u16(self.layout.avail, 0, Ordering::Relaxed);
-        }
-        // The request must be visible before the used index is read: it may have come too late.
-        fence(Ordering::SeqCst);
-        let index = self.layout.used_index(&self.memory);
-        index.wrapping_sub(self.seen) >= if self.events { after } else { 1 }
+        self.half.arm(after.max(1))
     }
 
-    /// Asks for no calls. An event index that has passed asks for none by itself.
+    /// Asks for no calls.
     pub fn disarm(&mut self) {
-        if !self.events {
-            self.memory
-                .store_u16(self.layout.avail, AVAIL_NO_INTERRUPT, Ordering::Relaxed);
-        }
+        self.half.disarm();
     }
 
     /// Sleeps until the device has used `after` buffers, as far as the ring can say that; false
@@ -198,7 +212,7 @@ impl Ring {
     pub fn complete(&mut self, count: u16, patient: bool) -> Result<()> {
         let mut left = count;
         loop {
-            let used = self.take();
+            let used = self.take()?;
             left = match left.checked_sub(used) {
                 Some(0) => return Ok(()),
                 Some(left) => left,

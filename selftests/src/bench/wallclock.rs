@@ -96,7 +96,7 @@ fn transmit(mut rig: Rig, shared: &Shared) -> Result<()> {
         } else if rig.tx.nap(batch - free, NAP)? {
             rig.tx.disarm();
         }
-        shared.note(u64::from(rig.tx.take()));
+        shared.note(u64::from(rig.tx.take()?));
         shared.calls.fetch_add(rig.tx.calls, Ordering::Relaxed);
         rig.tx.calls = 0;
     }
