@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What is measured: direction, frame length, ring mode, memory layout, sizes.
+//! What is measured: direction, frame length, ring format and mode, memory layout, sizes.
 
+use crate::driver::ring::Format;
 use crate::driver::uapi::feature;
 use crate::packet::header::NetHeader;
 
@@ -17,6 +18,9 @@ const JUMBO: usize = 9018;
 const JUST_OVER_A_PAGE: usize = 4200;
 /// Payload of each segment of the longest.
 const SEGMENT: u16 = 1448;
+
+/// What tells the name of a case with packed rings from that of the same case with split ones.
+const PACKED: &str = "-packed";
 
 /// Which way frames go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,6 +75,8 @@ pub struct Case {
     pub direction: Direction,
     /// Length of the frame without virtio-net header.
     pub frame: usize,
+    /// Whether rings are packed, else split.
+    pub packed: bool,
     /// How the ring is used.
     pub mode: Mode,
     /// Regions of guest memory.
@@ -91,6 +97,7 @@ impl Case {
         Self {
             direction,
             frame,
+            packed: false,
             mode: Mode::Plain,
             regions: 1,
             scattered: false,
@@ -108,6 +115,9 @@ impl Case {
             Direction::Rx => "rx",
         };
         let mut name = format!("{direction}-{}", self.frame);
+        if self.packed {
+            name.push_str(PACKED);
+        }
         if self.mode != base.mode {
             name.push_str(&format!("-{}", self.mode.name()));
         }
@@ -129,7 +139,12 @@ impl Case {
     /// The features a driver accepts for it.
     #[must_use]
     pub fn features(&self) -> u64 {
-        feature::VERSION_1 | self.mode.feature()
+        let format = if self.packed {
+            Format::Packed
+        } else {
+            Format::Split
+        };
+        feature::VERSION_1 | format.features() | self.mode.feature()
     }
 
     /// Whether frames are to be segmented later.
@@ -230,13 +245,34 @@ pub fn quick() -> Vec<Case> {
             regions: 512,
             ..small
         });
+        let indirect = Case {
+            mode: Mode::Indirect,
+            ..small
+        };
+        cases.push(indirect);
+        let in_order = Case {
+            mode: Mode::InOrder,
+            ..small
+        };
+        cases.extend([small, in_order, indirect].map(packed));
     }
-    cases.push(Case {
-        mode: Mode::Indirect,
-        ..Case::base(Direction::Tx, 60)
-    });
     cases.push(Case::base(Direction::Tx, JUST_OVER_A_PAGE));
     cases
+}
+
+/// The name of the case that differs from the one called `name` only in that its rings are split;
+/// none if they are.
+#[must_use]
+pub fn split_twin(name: &str) -> Option<String> {
+    let (before, after) = name.split_once(PACKED)?;
+    Some(format!("{before}{after}"))
+}
+
+fn packed(case: Case) -> Case {
+    Case {
+        packed: true,
+        ..case
+    }
 }
 
 fn spread(case: Case, regions: usize) -> Case {
@@ -264,10 +300,10 @@ pub fn all() -> Vec<Case> {
             ],
         };
         for frame in [60, 256, 1500, 9000, 65000] {
-            cases.extend(modes.iter().map(|&mode| Case {
-                mode,
-                ..Case::base(direction, frame)
-            }));
+            let base = Case::base(direction, frame);
+            let cases_of = |base| modes.iter().map(move |&mode| Case { mode, ..base });
+            cases.extend(cases_of(base));
+            cases.extend(cases_of(packed(base)));
         }
         if direction == Direction::Tx {
             cases.push(Case::base(direction, JUST_OVER_A_PAGE));
@@ -296,6 +332,21 @@ mod tests {
             assert!(names.contains(&case.name()), "{}", case.name());
         }
         assert!(names.contains("tx-60-regions512-local"));
+    }
+
+    #[test]
+    fn packed_cases_have_a_split_twin() {
+        let cases = all();
+        for case in &cases {
+            let twin = split_twin(&case.name());
+            assert_eq!(twin.is_some(), case.packed, "{}", case.name());
+            let split = Case {
+                packed: false,
+                ..*case
+            };
+            assert!(cases.contains(&split), "{}", case.name());
+            assert!(twin.is_none_or(|twin| twin == split.name()));
+        }
     }
 
     #[test]

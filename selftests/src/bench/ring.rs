@@ -6,6 +6,7 @@
 //! worker per ring, so giving and taking back are little more than counters. What the formats do
 //! differently is behind [`Half`].
 
+mod packed;
 mod split;
 
 use crate::driver::memory::GuestMemory;
@@ -107,7 +108,7 @@ impl Ring {
         let format = Format::of(features);
         let half: Box<dyn Half> = match format {
             Format::Split => Box::new(split::Split::new(memory, size, features)?),
-            Format::Packed => bail!("no packed ring here"),
+            Format::Packed => Box::new(packed::Packed::new(memory, size, features)?),
         };
         Ok(Self {
             kick: EventFd::new()?,
