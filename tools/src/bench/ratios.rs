@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Ratios of our device's figures to those of vhost-net, and comparison with recorded ratios.
+//! Ratios of our device's figures to those of vhost-net, or of its packed rings to its split ones, and
+//! comparison with recorded ratios.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::{Context, Result};
+use selftests::bench::case;
 use selftests::bench::record::{Instructions, Record};
 use selftests::bench::stats;
 use serde::{Deserialize, Serialize};
@@ -52,14 +54,6 @@ pub struct Row {
     pub note: String,
 }
 
-impl Row {
-    /// Our instructions in relation to those of the kernel's own.
-    pub fn ratio(&self) -> Option<f64> {
-        let theirs = self.theirs?.instructions;
-        (theirs > 0.0).then(|| self.ours.map(|ours| ours.instructions / theirs))?
-    }
-}
-
 /// All cases, in the order in which they were measured.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Rows(pub Vec<Row>);
@@ -79,6 +73,22 @@ impl Rows {
             }
         }
         Self(names.iter().map(|name| row(records, name)).collect())
+    }
+
+    /// What our device's instructions in a row are compared with: those of the kernel's own, or of
+    /// our split rings if the row's are packed, which the kernel's own device has not.
+    fn reference(&self, row: &Row) -> Option<f64> {
+        let figures = match case::split_twin(&row.case) {
+            Some(split) => self.get(&split)?.ours,
+            None => row.theirs,
+        };
+        figures.map(|figures| figures.instructions)
+    }
+
+    /// Our device's instructions in a row in relation to those that they are compared with.
+    pub fn ratio(&self, row: &Row) -> Option<f64> {
+        let reference = self.reference(row).filter(|count| *count > 0.0)?;
+        Some(row.ours?.instructions / reference)
     }
 
     /// The row of a case.
@@ -120,12 +130,12 @@ fn row(records: &[Record], case: &str) -> Row {
 /// The recorded figures of a case.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RecordedCase {
-    /// Our instructions in relation to those of the kernel's own.
+    /// Our instructions in relation to those that they are compared with.
     pub ratio: f64,
     /// Our instructions per packet, for information: they change with the kernel.
     pub rnet: f64,
-    /// The kernel's own, likewise.
-    pub c: f64,
+    /// Those that they are compared with, likewise.
+    pub reference: f64,
 }
 
 /// Ratios of an earlier run, which are comparable across kernels.
@@ -143,9 +153,9 @@ impl Recorded {
         let round = |value: f64, digits: f64| (value * digits).round() / digits;
         let cases = rows.0.iter().filter_map(|row| {
             let recorded = RecordedCase {
-                ratio: round(row.ratio()?, 1e4),
+                ratio: round(rows.ratio(row)?, 1e4),
                 rnet: round(row.ours?.instructions, 10.0),
-                c: round(row.theirs?.instructions, 10.0),
+                reference: round(rows.reference(row)?, 10.0),
             };
             Some((row.case.clone(), recorded))
         });
@@ -176,9 +186,9 @@ impl Recorded {
     pub fn worse(&self, rows: &Rows, tolerance: f64) -> Vec<String> {
         let mut worse = Vec::new();
         for (case, before) in &self.cases {
-            match rows.get(case).and_then(Row::ratio) {
+            match rows.get(case).and_then(|row| rows.ratio(row)) {
                 Some(now) if now > before.ratio + tolerance => worse.push(format!(
-                    "{case}: {now:.3} of the kernel's own, {:.3} recorded",
+                    "{case}: ratio {now:.3}, {:.3} recorded",
                     before.ratio
                 )),
                 Some(_) => {}
@@ -228,11 +238,27 @@ pub mod tests {
         let names: Vec<_> = rows.0.iter().map(|row| row.case.as_str()).collect();
         assert_eq!(names, ["b", "a"]);
         let row = rows.get("b").unwrap();
-        assert_eq!(row.ratio(), Some(0.8));
+        assert_eq!(rows.ratio(row), Some(0.8));
         assert_eq!(row.ours.unwrap().spread, Some(0.25));
         let other = rows.get("a").unwrap();
-        assert_eq!(other.ratio(), None);
+        assert_eq!(rows.ratio(other), None);
         assert!(other.note.contains("no"));
+    }
+
+    #[test]
+    fn packed_rings_are_compared_with_our_split_ones() {
+        let rows = Rows::from_records(&[
+            run("x-1", RNET, 80.0),
+            run("x-1", C_VHOST, 100.0),
+            run("x-packed-1", RNET, 60.0),
+        ]);
+        let ratio = |rows: &Rows, case| rows.ratio(rows.get(case).unwrap());
+        assert_eq!(ratio(&rows, "x-packed-1"), Some(0.75));
+        let recorded = Recorded::new("k".into(), &rows);
+        assert_eq!(recorded.cases["x-packed-1"].reference, 80.0);
+        let alone = Rows::from_records(&[run("x-packed-1", RNET, 60.0)]);
+        assert_eq!(ratio(&alone, "x-packed-1"), None);
+        assert_eq!(recorded.worse(&alone, 0.02).len(), 2);
     }
 
     #[test]

@@ -29,7 +29,7 @@ fn table(header: &[&str], rows: Vec<Vec<String>>) -> Table {
     table
 }
 
-/// Instructions of both devices by case, and the cost of the tap alone for the
+/// Instructions of both devices by case, with the ratio of [`Rows::ratio`], and the cost of the tap alone for the
 /// cases in `floors`.
 pub fn instructions_table(rows: &Rows, floors: &[&Floor]) -> Table {
     let body = rows.0.iter().map(|row| {
@@ -45,7 +45,7 @@ pub fn instructions_table(rows: &Rows, floors: &[&Floor]) -> Table {
             row.case.clone(),
             instructions(row.ours),
             instructions(row.theirs),
-            number(row.ratio(), 3),
+            number(rows.ratio(row), 3),
             rates(row.ours, |f| f.kicks),
             rates(row.theirs, |f| f.kicks),
             rates(row.ours, |f| f.calls),
@@ -66,7 +66,7 @@ pub fn instructions_table(rows: &Rows, floors: &[&Floor]) -> Table {
         "instructions per packet",
         "rnet",
         "C",
-        "rnet/C",
+        "ratio",
         "kicks rnet",
         "kicks C",
         "calls rnet",

@@ -28,6 +28,20 @@ const TARGETS: &[(&str, Against, f64)] = &[
     ("rx-60-regions512", Against::Ours("rx-60"), 1.02),
     ("tx-60-batch1", Against::C, 0.90),
     ("rx-60-batch1", Against::C, 0.90),
+    ("tx-60-packed", Against::Ours("tx-60"), 0.97),
+    ("rx-60-packed", Against::Ours("rx-60"), 0.97),
+    ("tx-60-packed-in_order", Against::Ours("tx-60"), 0.94),
+    ("rx-60-packed-in_order", Against::Ours("rx-60"), 0.94),
+    (
+        "tx-60-packed-indirect",
+        Against::Ours("tx-60-indirect"),
+        1.00,
+    ),
+    (
+        "rx-60-packed-indirect",
+        Against::Ours("rx-60-indirect"),
+        1.00,
+    ),
 ];
 
 /// The result for one target.
@@ -59,7 +73,7 @@ pub fn judge(rows: &Rows) -> Vec<Verdict> {
         .map(|&(case, against, bound)| {
             let row = rows.get(case);
             let (against, found, theirs) = match against {
-                Against::C => ("vhost-net", row.and_then(|row| row.ratio()), None),
+                Against::C => ("vhost-net", row.and_then(|row| rows.ratio(row)), None),
                 Against::Ours(other) => {
                     let base = rows.get(other);
                     let ours = row
