@@ -5,12 +5,76 @@
 //! what it was not given.
 
 use proptest::prelude::*;
-use vring::{Desc, GetWork, MemTable, Region, RingAddrs, Segment, Segments, SplitRing, UserAddr};
+use vring::{Desc, GetWork, MemTable, Region, RingAddrs, Segment, Segments, UserAddr};
 use vring::{DESC_F_INDIRECT, MAX_CHAIN_SEGMENTS};
 
+use crate::for_both_formats;
 use crate::mock::driver::desc_bytes;
-use crate::mock::{region, MockMemory};
-use crate::watch::{Deed, Watch, AREAS, GOOD, MAX_SIZE};
+use crate::mock::packed::packed_bytes;
+use crate::mock::{region, MockMemory, Packed, SetUp, Split};
+use crate::watch::{Deed, Watch, Watched, AREAS, GOOD, MAX_SIZE};
+
+/// What memory has that suits a format more often than not.
+trait Hostile: Watched {
+    /// Bytes of a descriptor of the ring, or of a table.
+    fn desc_bytes(dice: &mut Dice) -> Vec<u8>;
+
+    /// Makes some descriptors available, and those in between not.
+    fn publish(dice: &mut Dice, memory: &MockMemory);
+
+    /// Makes others available.
+    fn step(dice: &mut Dice, memory: &MockMemory);
+}
+
+impl Hostile for Split {
+    fn desc_bytes(dice: &mut Dice) -> Vec<u8> {
+        desc_bytes(dice.desc())
+    }
+
+    fn publish(dice: &mut Dice, memory: &MockMemory) {
+        // Entries that name descriptors of the ring, and an index a little ahead.
+        for entry in 0..u64::from(MAX_SIZE) {
+            let head = dice.roll(66) as u16;
+            memory.poke16(GOOD.avail.0 + 4 + 2 * entry, head);
+        }
+        memory.poke16(GOOD.avail.0 + 2, 60);
+    }
+
+    fn step(dice: &mut Dice, memory: &MockMemory) {
+        let index = memory.peek16(GOOD.avail.0 + 2);
+        // Forth, or anywhere near where it began, which may be back.
+        let index = match dice.roll(3) {
+            0 => dice.roll(u64::from(MAX_SIZE)) as u16,
+            _ => index.wrapping_add(dice.roll(8) as u16).wrapping_sub(1),
+        };
+        memory.poke16(GOOD.avail.0 + 2, index);
+    }
+}
+
+impl Hostile for Packed {
+    fn desc_bytes(dice: &mut Dice) -> Vec<u8> {
+        let desc = dice.desc();
+        // Tables are seldom followed by anything, or all of them would be faults.
+        let table = desc.flags & DESC_F_INDIRECT != 0 && dice.roll(8) != 0;
+        let flags = desc.flags & !u16::from(table);
+        let lap = dice.roll(8) != 0;
+        packed_bytes(Desc { flags, ..desc }, dice.0 as u16, lap)
+    }
+
+    fn publish(dice: &mut Dice, memory: &MockMemory) {
+        for _ in 0..4 {
+            let offset = dice.roll(u64::from(MAX_SIZE));
+            memory.poke16(GOOD.desc.0 + 16 * offset + 14, 1 << 15);
+        }
+    }
+
+    fn step(dice: &mut Dice, memory: &MockMemory) {
+        let offset = dice.roll(u64::from(MAX_SIZE));
+        let flags = [1 << 7, 1 << 15, 0, 1 << 7 | 1 << 15][dice.roll(4) as usize];
+        let rest = dice.roll(4) as u16;
+        memory.poke16(GOOD.desc.0 + 16 * offset + 14, flags | rest);
+    }
+}
 
 /// A source of bytes that a test can carry into a hook.
 #[derive(Clone)]
@@ -48,25 +112,17 @@ impl Dice {
     }
 
     /// Changes something in memory.
-    fn harm(&mut self, memory: &MockMemory, addrs: RingAddrs) {
+    fn harm<F: Hostile>(&mut self, memory: &MockMemory, addrs: RingAddrs) {
         let (start, len) = AREAS[self.roll(3) as usize];
         match self.roll(4) {
             0 => {
                 let at = start + self.roll(len as u64 - 8);
                 memory.poke(at, &self.0.to_le_bytes());
             }
-            1 if addrs == GOOD => {
-                let index = memory.peek16(addrs.avail.0 + 2);
-                // Forth, or anywhere near where it began, which may be back.
-                let index = match self.roll(3) {
-                    0 => self.roll(u64::from(MAX_SIZE)) as u16,
-                    _ => index.wrapping_add(self.roll(8) as u16).wrapping_sub(1),
-                };
-                memory.poke16(addrs.avail.0 + 2, index);
-            }
+            1 if addrs == GOOD => F::step(self, memory),
             _ => {
                 let at = start + 16 * self.roll(len as u64 / 16);
-                memory.poke(at, &desc_bytes(self.desc()));
+                memory.poke(at, &F::desc_bytes(self));
             }
         }
     }
@@ -98,9 +154,13 @@ fn deed() -> impl Strategy<Value = Deed> {
         3 => Just(EnableKick),
         2 => Just(AwaitKick),
         1 => Just(Start),
-        1 => any::<u16>().prop_map(SetBase),
+        // Near the start, on both laps of both positions, or anywhere.
+        1 => prop_oneof![
+            any::<u32>().prop_map(|bits| SetBase(bits & 0x803f_803f)),
+            any::<u32>().prop_map(SetBase),
+        ],
         1 => addrs().prop_map(SetAddrs),
-        1 => (0..7u32).prop_map(|shift| SetSize(1 << shift)),
+        1 => prop_oneof![(0..7u32).prop_map(|shift| 1 << shift), 1..65u32].prop_map(SetSize),
         1 => any::<(bool, bool)>().prop_map(|(event, empty)| SetFeatures(event, empty)),
         1 => Just(ForgetMemory),
     ]
@@ -131,13 +191,13 @@ fn regions() -> impl Strategy<Value = Vec<Region>> {
 }
 
 /// Memory full of `dice`.
-fn memory(dice: &mut Dice, plain: bool) -> MockMemory {
+fn memory<F: Hostile>(dice: &mut Dice, plain: bool) -> MockMemory {
     let memory = MockMemory::default();
     for (start, len) in AREAS {
         memory.map(start, len);
         for at in (start..start + len as u64).step_by(16) {
             if plain {
-                memory.poke(at, &desc_bytes(dice.desc()));
+                memory.poke(at, &F::desc_bytes(dice));
             } else {
                 for half in [at, at + 8] {
                     let word = dice.roll(u64::MAX) ^ dice.roll(u64::MAX) << 20;
@@ -147,54 +207,61 @@ fn memory(dice: &mut Dice, plain: bool) -> MockMemory {
         }
     }
     if plain {
-        // Entries that name descriptors of the ring, and an index a little ahead.
-        for entry in 0..u64::from(MAX_SIZE) {
-            let head = dice.roll(66) as u16;
-            memory.poke16(GOOD.avail.0 + 4 + 2 * entry, head);
-        }
-        memory.poke16(GOOD.avail.0 + 2, 60);
+        F::publish(dice, &memory);
     }
     memory
 }
 
-proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(500) })]
+fn config() -> ProptestConfig {
+    ProptestConfig {
+        failure_persistence: None,
+        ..ProptestConfig::with_cases(500)
+    }
+}
 
-    #[test]
-    fn no_memory_however_wild_does_harm(
+fn no_memory_however_wild_does_harm<F: Hostile>() {
+    proptest!(config(), |(
         seed in 1..u64::MAX,
         plain in any::<bool>(),
         regions in regions(),
         addrs in addrs(),
         deeds in proptest::collection::vec(deed(), 1..60),
-    ) {
-        let memory = memory(&mut Dice(seed), plain);
-        let mut watch = Watch::new(memory, MemTable::new(regions).unwrap(), addrs);
+    )| {
+        let memory = memory::<F>(&mut Dice(seed), plain);
+        let mut watch = Watch::<F>::new(memory, MemTable::new(regions).unwrap(), addrs);
         for deed in deeds {
             watch.check(deed);
         }
-    }
+    });
+}
 
-    #[test]
-    fn memory_that_changes_between_two_looks_does_no_harm(
+fn memory_that_changes_between_two_looks_does_no_harm<F: Hostile>() {
+    proptest!(config(), |(
         seed in 1..u64::MAX,
         regions in regions(),
         addrs in addrs(),
         deeds in proptest::collection::vec(deed(), 1..60),
-    ) {
+    )| {
         let mut dice = Dice(seed);
-        let memory = memory(&mut dice, true);
-        let mut watch = Watch::new(memory, MemTable::new(regions).unwrap(), addrs);
-        watch.memory().on_access(move |memory, _| dice.harm(memory, addrs));
+        let memory = memory::<F>(&mut dice, true);
+        let mut watch = Watch::<F>::new(memory, MemTable::new(regions).unwrap(), addrs);
+        watch
+            .memory()
+            .on_access(move |memory, _| dice.harm::<F>(memory, addrs));
         for deed in deeds {
             watch.check(deed);
         }
-    }
+    });
 }
 
-/// The two above prove little if every chain is refused at its head.
-#[test]
-fn the_wild_runs_get_somewhere() {
+for_both_formats!(
+    no_memory_however_wild_does_harm,
+    memory_that_changes_between_two_looks_does_no_harm,
+);
+
+/// The two above prove little if every chain is refused at its first descriptor: these faults have to
+/// come as well, and chains.
+fn the_wild_runs_get_somewhere<F: Hostile>(names: &[&str]) {
     let mut dice = Dice(0x9e37_79b9_7f4a_7c15);
     let table = MemTable::new(vec![
         region((0, 0x1000, 0x4_0000)),
@@ -203,12 +270,13 @@ fn the_wild_runs_get_somewhere() {
     .unwrap();
     let (mut chains, mut faults) = (0, std::collections::BTreeSet::new());
     for _ in 0..200 {
-        let memory = memory(&mut dice, true);
-        let mut ring = SplitRing::default();
+        let memory = memory::<F>(&mut dice, true);
+        let mut ring = F::Ring::default();
         assert!(ring.set_size(u32::from(MAX_SIZE)));
         ring.set_addrs(GOOD);
+        let start = ring.base() as u16;
         for base in 0..60 {
-            ring.set_base(base);
+            ring.set_base(u32::from(start + base));
             let mut storage = vec![Segment::default(); MAX_CHAIN_SEGMENTS];
             let mut out = Segments::new(&mut storage);
             match ring.next_chain(&memory, &table, &mut out) {
@@ -220,14 +288,30 @@ fn the_wild_runs_get_somewhere() {
         }
     }
     assert!(chains > 1000, "{chains}");
-    for name in [
+    for name in names {
+        assert!(faults.contains(name), "{name} not in {faults:?}");
+    }
+}
+
+#[test]
+fn the_wild_runs_of_split_rings_get_somewhere() {
+    the_wild_runs_get_somewhere::<Split>(&[
         "chain_too_long",
         "desc_index",
         "indirect_length",
         "nested_indirect",
         "outside_memory",
         "readable_after_writable",
-    ] {
-        assert!(faults.contains(name), "{name} not in {faults:?}");
-    }
+    ]);
+}
+
+#[test]
+fn the_wild_runs_of_packed_rings_get_somewhere() {
+    the_wild_runs_get_somewhere::<Packed>(&[
+        "indirect_length",
+        "indirect_next",
+        "outside_memory",
+        "readable_after_writable",
+        "unavailable",
+    ]);
 }

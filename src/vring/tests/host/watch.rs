@@ -2,13 +2,14 @@
 
 //! What a ring may do, whatever is in memory and whatever happens to it meanwhile.
 
-use vring::{
-    CompleteWork, GetWork, KickControl, MemTable, Region, RingAddrs, Segment, Segments, SplitRing,
-    UserAddr,
-};
-use vring::{MAX_CHAIN_DESCS, MAX_CHAIN_SEGMENTS};
+use std::collections::BTreeSet;
 
-use crate::mock::{segment, MockMemory, Op};
+use vring::{
+    Chain, MemTable, PackedRing, Position, Region, RingAddrs, Segment, Segments, SplitRing,
+};
+use vring::{CompleteWork, GetWork, KickControl, UserAddr, MAX_CHAIN_DESCS, MAX_CHAIN_SEGMENTS};
+
+use crate::mock::{segment, Format, MockMemory, Op, Packed, SetUp, Split};
 
 /// Most loads for one window of an indirect table.
 const WINDOW_PIECES: usize = 16;
@@ -33,7 +34,7 @@ pub enum Deed {
     Next,
     /// [`GetWork::rewind`] of so many of the chains taken, as far as there are that many.
     Rewind(u16),
-    /// [`SplitRing::forget_prefetch`].
+    /// [`SetUp::forget_prefetch`].
     ForgetPrefetch,
     /// [`CompleteWork::complete`] of so many chains.
     Complete(u16),
@@ -49,47 +50,233 @@ pub enum Deed {
     EnableKick,
     /// [`KickControl::await_kick`].
     AwaitKick,
-    /// [`SplitRing::start`].
+    /// [`SetUp::start`].
     Start,
-    /// [`SplitRing::set_base`].
-    SetBase(u16),
-    /// [`SplitRing::set_addrs`].
+    /// [`SetUp::set_base`].
+    SetBase(u32),
+    /// [`SetUp::set_addrs`].
     SetAddrs(RingAddrs),
-    /// [`SplitRing::set_size`].
+    /// [`SetUp::set_size`].
     SetSize(u32),
-    /// [`SplitRing::set_features`].
+    /// [`SetUp::set_features`].
     SetFeatures(bool, bool),
-    /// [`SplitRing::forget_memory`].
+    /// [`SetUp::forget_memory`].
     ForgetMemory,
 }
 
-/// A ring in use, and what is known of it.
-pub struct Watch {
-    ring: SplitRing,
-    memory: MockMemory,
-    table: MemTable<Vec<Region>>,
+/// A format whose rings can be watched.
+pub trait Watched: Format {
+    /// What is known of a ring.
+    type Known: Default;
+
+    /// The ring has been told where to continue, or to read all again.
+    fn forget(known: &mut Self::Known);
+
+    /// The ring has been started.
+    fn started(known: &mut Self::Known, ring: &Self::Ring, memory: &MockMemory);
+
+    /// Takes note of what the ring has read; it stood at `base`.
+    fn look(known: &mut Self::Known, ring: &Self::Ring, memory: &MockMemory, base: u32);
+
+    /// Checks that the chain that the ring took at `base` was there.
+    fn took(known: &mut Self::Known, ring: &Self::Ring, base: u32, chain: &Chain);
+
+    /// The ring has given back `slots` descriptors, and stands where it does.
+    fn rewound(known: &mut Self::Known, ring: &Self::Ring, slots: u16);
+
+    /// Checks what the driver was told by `log`: of `done` completed chains, or groups, or of nothing.
+    fn told(known: &mut Self::Known, ring: &Self::Ring, log: &[Op], deed: Deed, done: bool);
+
+    /// Whether the ring may make this access to its own parts; `within` tells whether the access is
+    /// within so many bytes at an address.
+    fn is_allowed(ring: &Self::Ring, op: &Op, within: impl Fn(UserAddr, u64) -> bool) -> bool;
+}
+
+/// What is known of a split ring.
+#[derive(Default)]
+pub struct KnownSplit {
     /// The driver's index as the ring last read it; `None` since it was told where to continue, or
     /// that it has to read it again.
     avail: Option<u16>,
-    /// Chains taken since then and not given back.
-    taken: u16,
     /// The device's index as it has to be in memory.
     used: u16,
 }
 
-impl Watch {
+impl Watched for Split {
+    type Known = KnownSplit;
+
+    fn forget(known: &mut KnownSplit) {
+        known.avail = None;
+    }
+
+    fn started(known: &mut KnownSplit, ring: &SplitRing, memory: &MockMemory) {
+        let index = ring.addrs().used.wrapping_add(2);
+        let found = memory.loaded_from(index);
+        known.used = found.expect("the ring looks where to continue");
+        // The two rings may lie at the same place.
+        memory.take_loaded();
+    }
+
+    fn look(known: &mut KnownSplit, ring: &SplitRing, memory: &MockMemory, base: u32) {
+        let index = ring.addrs().avail.wrapping_add(2);
+        let read = memory.loaded_from(index);
+        // One that is too far ahead is not taken over.
+        let taken_over = |avail: &u16| avail.wrapping_sub(base as u16) <= ring.size();
+        known.avail = read.filter(taken_over).or(known.avail);
+    }
+
+    fn took(known: &mut KnownSplit, ring: &SplitRing, base: u32, chain: &Chain) {
+        assert!(chain.id < ring.size());
+        let avail = known.avail.expect("the index is read before any entry");
+        // After chains were given back it may be more than the ring has entries, never so many.
+        let ahead = avail.wrapping_sub(base as u16);
+        assert!(
+            (1..0x8000).contains(&ahead),
+            "took {base}, {avail} is not there"
+        );
+    }
+
+    fn rewound(_: &mut KnownSplit, _: &SplitRing, _: u16) {}
+
+    fn told(known: &mut KnownSplit, ring: &SplitRing, log: &[Op], deed: Deed, done: bool) {
+        let mut told = 0;
+        let new = known.used.wrapping_add(deed.completes());
+        for op in log {
+            if let Op::StoreRelease(addr, index) = op {
+                told += 1;
+                assert_eq!(*addr, ring.addrs().used.wrapping_add(2));
+                assert_eq!(*index, new, "{deed:?}");
+            }
+        }
+        // The driver is told of nothing but what was completed, and then once.
+        let completes = matches!(deed, Deed::Complete(_) | Deed::CompleteInOrder(_));
+        assert!(told <= usize::from(completes), "{deed:?}");
+        assert!(told == 1 || !(completes && done), "{deed:?}");
+        if completes && done {
+            known.used = new;
+        }
+    }
+
+    fn is_allowed(ring: &SplitRing, op: &Op, within: impl Fn(UserAddr, u64) -> bool) -> bool {
+        let RingAddrs { desc, avail, used } = ring.addrs();
+        let [desc_len, avail_len, used_len] = ring.extents();
+        match op {
+            Op::Gather(table, _) => *table == desc && within(desc, desc_len),
+            Op::LoadAcquire(_) | Op::LoadSlice(..) => within(avail, avail_len),
+            // The used index when the ring starts, else what the driver wishes.
+            Op::Load(_) => within(avail, avail_len) || within(used, used_len),
+            Op::Store(..) | Op::StoreRelease(..) | Op::StoreUsed(..) => {
+                op.ranges().iter().all(|range| range.is_empty()) || within(used, used_len)
+            }
+            _ => false,
+        }
+    }
+}
+
+/// What is known of a packed ring.
+#[derive(Default)]
+pub struct KnownPacked {
+    /// Positions whose descriptors the ring found available and has not handed out since.
+    available: BTreeSet<u16>,
+}
+
+/// The positions of `slots` descriptors from `base` on.
+fn positions(ring: &PackedRing, base: u16, slots: u16) -> impl Iterator<Item = u16> {
+    let size = ring.size();
+    (0..slots).map(move |step| Position::from_bits(base).advance(size, step).bits())
+}
+
+impl Watched for Packed {
+    type Known = KnownPacked;
+
+    fn forget(known: &mut KnownPacked) {
+        known.available.clear();
+    }
+
+    fn started(known: &mut KnownPacked, _: &PackedRing, memory: &MockMemory) {
+        known.available.clear();
+        memory.take_available();
+    }
+
+    fn look(known: &mut KnownPacked, ring: &PackedRing, memory: &MockMemory, _: u32) {
+        for (addr, wrap, count) in memory.take_available() {
+            let offset = addr.0.wrapping_sub(ring.addrs().desc.0) / 16;
+            let bits = offset as u16 | u16::from(wrap) << 15;
+            known.available.extend(positions(ring, bits, count as u16));
+        }
+    }
+
+    fn took(known: &mut KnownPacked, ring: &PackedRing, base: u32, chain: &Chain) {
+        for at in positions(ring, base as u16, chain.slots) {
+            assert!(
+                known.available.remove(&at),
+                "took {at:#x}, which is not there"
+            );
+        }
+    }
+
+    fn rewound(known: &mut KnownPacked, ring: &PackedRing, slots: u16) {
+        known
+            .available
+            .extend(positions(ring, ring.base() as u16, slots));
+    }
+
+    fn told(_: &mut KnownPacked, ring: &PackedRing, log: &[Op], deed: Deed, done: bool) {
+        let stores = log.iter().filter_map(|op| match op {
+            Op::StoreDesc { at, release, .. } => Some((*at, *release)),
+            _ => None,
+        });
+        let stores: Vec<_> = stores.collect();
+        assert!(stores.len() <= deed.entries(), "{deed:?}");
+        if deed.entries() == 0 || !done {
+            return;
+        }
+        assert_eq!(stores.len(), deed.entries());
+        let (last, others) = stores.split_last().expect("at least one");
+        assert!(last.1 && others.iter().all(|(_, release)| !release));
+        // The ring stands behind them now.
+        let used = Position::from_bits((ring.base() >> 16) as u16);
+        let first = used.retreat(ring.size(), deed.completes());
+        let first = 16 * u64::from(first.offset());
+        assert_eq!(last.0, ring.addrs().desc.wrapping_add(first), "{deed:?}");
+    }
+
+    fn is_allowed(ring: &PackedRing, op: &Op, within: impl Fn(UserAddr, u64) -> bool) -> bool {
+        let RingAddrs { desc, avail, used } = ring.addrs();
+        let [desc_len, ..] = ring.extents();
+        match op {
+            Op::LoadAvailable { .. } | Op::StoreDesc { .. } | Op::Touch(_) => {
+                within(desc, desc_len)
+            }
+            Op::LoadEvent(addr) => *addr == avail,
+            Op::StoreEvent(addr, _) => *addr == used,
+            _ => false,
+        }
+    }
+}
+
+/// A ring in use, and what is known of it.
+pub struct Watch<F: Watched> {
+    ring: F::Ring,
+    memory: MockMemory,
+    table: MemTable<Vec<Region>>,
+    known: F::Known,
+    /// Descriptors of the chains taken since the ring was told where to continue, and not given back.
+    taken: Vec<u16>,
+}
+
+impl<F: Watched> Watch<F> {
     /// A ring of [`MAX_SIZE`] descriptors.
     pub fn new(memory: MockMemory, table: MemTable<Vec<Region>>, addrs: RingAddrs) -> Self {
-        let mut ring = SplitRing::default();
+        let mut ring = F::Ring::default();
         assert!(ring.set_size(u32::from(MAX_SIZE)));
         ring.set_addrs(addrs);
         Self {
             ring,
             memory,
             table,
-            avail: None,
-            taken: 0,
-            used: 0,
+            known: F::Known::default(),
+            taken: Vec::new(),
         }
     }
 
@@ -106,41 +293,47 @@ impl Watch {
     pub fn check(&mut self, deed: Deed) -> bool {
         self.memory.take_log();
         self.memory.take_loaded();
-        let (base, used) = (self.ring.base(), self.used);
+        self.memory.take_available();
+        let base = self.ring.base();
         let done = match deed {
             Deed::Next => self.next(),
             _ => self.call(deed),
         };
-        self.look_at_index(base);
+        self.look(base);
         let log = self.memory.take_log();
         let budget = self.budget(deed);
         assert!(log.len() <= budget, "{deed:?} makes {} accesses", log.len());
-        let mut told = 0;
         for op in &log {
             assert!(self.is_allowed(op), "{deed:?} makes {op:?}");
-            if let Op::StoreRelease(addr, index) = op {
-                told += 1;
-                assert_eq!(*addr, self.ring.addrs().used.wrapping_add(2));
-                assert_eq!(*index, used.wrapping_add(deed.completes()), "{deed:?}");
-            }
         }
-        // The driver is told of nothing but what was completed, and then once.
-        let completes = matches!(deed, Deed::Complete(_) | Deed::CompleteInOrder(_));
-        assert!(told <= usize::from(completes), "{deed:?}");
-        assert!(told == 1 || !(completes && done), "{deed:?}");
+        F::told(&mut self.known, &self.ring, &log, deed, done);
         done
+    }
+
+    fn look(&mut self, base: u32) {
+        F::look(&mut self.known, &self.ring, &self.memory, base);
+    }
+
+    /// The ring goes on elsewhere, or reads all again.
+    fn forget(&mut self) {
+        F::forget(&mut self.known);
+        self.taken.clear();
     }
 
     /// Any call but for a chain.
     fn call(&mut self, deed: Deed) -> bool {
         let Self { ring, memory, .. } = self;
         let memory = &*memory;
-        let done = match deed {
+        match deed {
             Deed::Next => false,
             Deed::Rewind(chains) => {
-                let chains = chains.min(self.taken);
-                ring.rewind(chains, 0);
-                self.taken -= chains;
+                let chains = self.taken.len().min(usize::from(chains));
+                let back = self.taken.split_off(self.taken.len() - chains);
+                let slots = back
+                    .iter()
+                    .fold(0, |sum: u16, slots| sum.wrapping_add(*slots));
+                ring.rewind(chains as u16, slots);
+                F::rewound(&mut self.known, ring, slots);
                 false
             }
             Deed::ForgetPrefetch => {
@@ -148,13 +341,11 @@ impl Watch {
                 false
             }
             Deed::Complete(count) => {
-                let used: Vec<_> = (0..count)
-                    .map(|id| SplitRing::used_entry(id, 1, 1))
-                    .collect();
+                let used: Vec<_> = (0..count).map(|id| F::Ring::used_entry(id, 1, 1)).collect();
                 ring.complete(memory, &used).is_ok()
             }
             Deed::CompleteInOrder(groups) => {
-                let used = groups.map(|count| SplitRing::used_entry(count, 1, 1));
+                let used = groups.map(|count| F::Ring::used_entry(count, count, 1));
                 ring.complete_in_order(memory, &used, &groups).is_ok()
             }
             Deed::HasWork => ring.has_work(memory).is_err(),
@@ -163,55 +354,45 @@ impl Watch {
             Deed::EnableKick => ring.enable_kick(memory).is_ok(),
             Deed::AwaitKick => {
                 let awaits = ring.await_kick(memory).is_ok();
-                // That index the ring does not go by.
+                // What that finds the ring does not go by.
                 memory.take_loaded();
                 awaits
             }
             Deed::Start => {
                 let started = ring.start(memory).is_ok();
                 if started {
-                    self.avail = None;
-                    self.taken = 0;
-                    let index = ring.addrs().used.wrapping_add(2);
-                    let found = memory.loaded_from(index);
-                    self.used = found.expect("the ring looks where to continue");
-                    // The two rings may lie at the same place.
-                    memory.take_loaded();
+                    F::started(&mut self.known, ring, memory);
+                    self.forget();
                 }
                 started
             }
             Deed::SetBase(base) => {
                 ring.set_base(base);
-                self.avail = None;
-                self.taken = 0;
+                self.forget();
                 false
             }
             Deed::SetAddrs(addrs) => {
                 ring.set_addrs(addrs);
-                self.avail = None;
-                self.taken = 0;
+                self.forget();
                 false
             }
             Deed::SetSize(size) => {
-                self.avail = None;
-                self.taken = 0;
-                ring.set_size(size)
+                let is_set = ring.set_size(size);
+                if is_set {
+                    self.forget();
+                }
+                is_set
             }
             Deed::ForgetMemory => {
                 ring.forget_memory();
-                self.avail = None;
-                self.taken = 0;
+                self.forget();
                 false
             }
             Deed::SetFeatures(event, empty) => {
                 ring.set_features(event, empty);
                 false
             }
-        };
-        if done {
-            self.used = self.used.wrapping_add(deed.completes());
         }
-        done
     }
 
     /// Asks for a chain, behind a segment that has nothing to do with it.
@@ -226,7 +407,7 @@ impl Watch {
             .next_chain(&self.memory, &self.table, &mut out)
             .ok()
             .flatten();
-        self.look_at_index(base);
+        F::look(&mut self.known, &self.ring, &self.memory, base);
         assert_eq!(out.as_slice()[0], kept);
         let new = out.from(1);
         let Some(chain) = chain else {
@@ -234,35 +415,21 @@ impl Watch {
             assert_eq!(self.ring.base(), base);
             return false;
         };
-        assert_eq!(self.ring.base(), base.wrapping_add(1));
+        let size = self.ring.size();
+        let next = F::go_on(base as u16, size, 1, chain.slots);
+        assert_eq!(self.ring.base(), base & 0xffff_0000 | u32::from(next));
         assert_eq!(chain.readable + chain.writable, new.len());
         assert!(new.len() <= MAX_CHAIN_SEGMENTS);
         assert!((1..=MAX_CHAIN_DESCS).contains(&chain.descs));
-        assert!(chain.slots <= self.ring.size());
+        assert!(chain.slots <= size);
         assert!((1..=chain.descs).contains(&u32::from(chain.slots)));
-        assert!(chain.id < self.ring.size());
         assert_eq!(new.iter().map(|s| s.len).sum::<u64>(), chain.len);
         for part in new {
             assert!(self.is_guest_memory(part.addr.0, part.len), "{part:?}");
         }
-        let avail = self.avail.expect("the index is read before any entry");
-        // After chains were given back it may be more than the ring has entries, never so many.
-        self.taken += 1;
-        let ahead = avail.wrapping_sub(base);
-        assert!(
-            (1..0x8000).contains(&ahead),
-            "took {base}, {avail} is not there"
-        );
+        F::took(&mut self.known, &self.ring, base, &chain);
+        self.taken.push(chain.slots);
         true
-    }
-
-    /// Takes note of the driver's index, if the ring has read it when it stood at `base`.
-    fn look_at_index(&mut self, base: u16) {
-        let index = self.ring.addrs().avail.wrapping_add(2);
-        let read = self.memory.loaded_from(index);
-        // One that is too far ahead is not taken over.
-        let taken_over = |avail: &u16| avail.wrapping_sub(base) <= self.ring.size();
-        self.avail = read.filter(taken_over).or(self.avail);
     }
 
     /// Whether `len` bytes at `addr` are the image of guest memory.
@@ -275,8 +442,6 @@ impl Watch {
 
     /// Whether the ring may make this access.
     fn is_allowed(&self, op: &Op) -> bool {
-        let RingAddrs { desc, avail, used } = self.ring.addrs();
-        let [desc_len, avail_len, used_len] = self.ring.extents();
         let within = |place: UserAddr, extent: u64| {
             op.ranges().iter().all(|range| {
                 // CAST: back to where it wrapped.
@@ -288,33 +453,34 @@ impl Watch {
             Op::Barrier => true,
             // Of memory that is mediated.
             Op::StoreBytes(..) | Op::SetBits(..) => false,
-            // Of a packed ring.
-            Op::LoadAvailable { .. } | Op::StoreDesc { .. } => false,
-            Op::Touch(_) | Op::LoadEvent(_) | Op::StoreEvent(..) => false,
             Op::LoadBytes(addr, len) => self.is_guest_memory(addr.0, *len as u64),
-            Op::Gather(table, _) => *table == desc && within(desc, desc_len),
-            Op::LoadAcquire(_) | Op::LoadSlice(..) => within(avail, avail_len),
-            // The used index when the ring starts, else what the driver wishes.
-            Op::Load(_) => within(avail, avail_len) || within(used, used_len),
-            Op::Store(..) | Op::StoreRelease(..) | Op::StoreUsed(..) => {
-                op.ranges().iter().all(|range| range.is_empty()) || within(used, used_len)
-            }
+            _ => F::is_allowed(&self.ring, op, within),
         }
     }
 
     /// The most accesses that one call may make.
     fn budget(&self, deed: Deed) -> usize {
         match deed {
-            // The index; entries and descriptors, perhaps twice; then each descriptor by itself.
+            // A look, perhaps twice; then each descriptor by itself.
             Deed::Next => 5 + MAX_CHAIN_DESCS as usize * (1 + WINDOW_PIECES),
-            Deed::Complete(count) => 2 + usize::from(count / self.ring.size()) + 1,
-            Deed::CompleteInOrder(groups) => 2 * groups.len() + 1,
+            // Each by itself, behind a look at up to two pages and a ring's end; or many together.
+            Deed::Complete(count) => 3 + usize::from(count),
+            Deed::CompleteInOrder(groups) => 3 + 2 * groups.len(),
             _ => 3,
         }
     }
 }
 
 impl Deed {
+    /// How many used entries it gives.
+    fn entries(self) -> usize {
+        match self {
+            Self::Complete(count) => usize::from(count),
+            Self::CompleteInOrder(groups) => groups.len(),
+            _ => 0,
+        }
+    }
+
     /// How many chains it completes.
     fn completes(self) -> u16 {
         match self {

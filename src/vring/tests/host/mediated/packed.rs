@@ -311,7 +311,7 @@ fn a_descriptor_that_is_cut_cannot_be_accessed() {
 
 #[test]
 fn a_batch_of_which_a_page_is_away_writes_and_logs_nothing() {
-    for page in 0..PAGES as usize {
+    for place in PLACES {
         let (ram, iotlb) = (ram(), iotlb(Permission::READ_WRITE));
         let memory = memory(&ram, Some(&iotlb), Some(GuestAddr(0)));
         let mut ring = start(&memory, RING, Position::START);
@@ -323,7 +323,7 @@ fn a_batch_of_which_a_page_is_away_writes_and_logs_nothing() {
         let _ = logged(&memory);
         let image = || PLACES.map(|place| memory.memory.peek(place, PAGE as usize));
         let before = image();
-        memory.memory.punch(PLACES[page], PAGE);
+        memory.memory.punch(place, PAGE);
         let used: Vec<_> = (0..count)
             .map(|id| PackedRing::used_entry(id, 1, 1))
             .collect();

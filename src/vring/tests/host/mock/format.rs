@@ -74,6 +74,8 @@ pub trait SetUp: Ring + Default + Debug {
     fn base(&self) -> u32;
     /// Lets it go on there.
     fn set_base(&mut self, base: u32);
+    /// Forgets what it knows of memory.
+    fn forget_memory(&mut self);
     /// Forgets what it has read ahead.
     fn forget_prefetch(&mut self);
     /// Starts it.
@@ -111,6 +113,10 @@ macro_rules! set_up {
 
             fn set_base(&mut self, $base: u32) {
                 self.set_base($from);
+            }
+
+            fn forget_memory(&mut self) {
+                self.forget_memory();
             }
 
             fn forget_prefetch(&mut self) {

@@ -23,6 +23,7 @@ pub struct MockMemory {
     holes: RefCell<Vec<Range<u128>>>,
     log: RefCell<Vec<Op>>,
     loaded: RefCell<Vec<(UserAddr, u16)>>,
+    available: RefCell<Vec<(UserAddr, bool, usize)>>,
     fail_in: Cell<Option<usize>>,
     fail_in_part: Cell<bool>,
     hook: RefCell<Option<Hook>>,
@@ -105,6 +106,11 @@ impl MockMemory {
     /// Addresses and values, in host byte order, of 16-bit loads by the ring since the last call.
     pub fn take_loaded(&self) -> Vec<(UserAddr, u16)> {
         self.loaded.take()
+    }
+
+    /// Where the ring found available descriptors since the last call, on which lap, and how many.
+    pub fn take_available(&self) -> Vec<(UserAddr, bool, usize)> {
+        self.available.take()
     }
 
     /// Reads as the guest or the owner does.
@@ -330,15 +336,17 @@ impl Memory for MockMemory {
         self.begin(Op::LoadAvailable { addr, wrap, count })?;
         let (mask, bits) = packed_availability(wrap);
         let word = |at: u64| u64::from_ne_bytes(self.peek(at, 8).try_into().unwrap());
-        for (count, raw) in out.iter_mut().enumerate() {
-            let at = addr.0 + 16 * count as u64;
+        let mut found = 0;
+        for (at, raw) in (addr.0..).step_by(16).zip(out) {
             let rest = word(at + 8);
             if rest & mask != bits {
-                return Ok(count);
+                break;
             }
             *raw = [word(at), rest];
+            found += 1;
         }
-        Ok(out.len())
+        self.available.borrow_mut().push((addr, wrap, found));
+        Ok(found)
     }
 
     fn publish_packed(
