@@ -7,11 +7,11 @@ use std::sync::Arc;
 use loom::sync::atomic::AtomicBool;
 use loom::sync::atomic::Ordering::{AcqRel, Relaxed};
 use loom::thread;
-use vring::{CompleteWork, SplitRing};
+use vring::CompleteWork;
 
+use crate::device::{give_back, started};
 use crate::driver::Driver;
-use crate::memory::{PLACE, SIZE};
-use crate::{explore, Broken, Shared, CHAINS, PREEMPTIONS};
+use crate::{explore, with_ring, Broken, Kind, Shared, CHAINS, PACKED, PREEMPTIONS, SPLIT};
 
 /// One round of the driver, after which it waits for a call.
 fn round(driver: &mut Driver<'_>) {
@@ -25,39 +25,37 @@ fn round(driver: &mut Driver<'_>) {
 }
 
 /// No used buffer is left when both sides have come to rest.
-fn no_call_is_lost(event_idx: bool, broken: Broken) {
+fn no_call_is_lost(kind: Kind, broken: Broken) {
     explore(PREEMPTIONS, move || {
         let shared = Arc::new(Shared::new(broken));
         // As an eventfd, which loses none: read and written in one go by both sides.
-        let call = Arc::new(AtomicBool::new(false));
-        let mut ring = SplitRing::default();
-        assert!(ring.set_size(u32::from(SIZE)));
-        ring.set_features(event_idx, false);
-        ring.set_addrs(PLACE);
-        ring.start(&*shared).unwrap();
+        let called = Arc::new(AtomicBool::new(false));
+        let mut ring = started(&shared, kind);
         // With event indexes the first decision is always to call.
-        let _ = ring.needs_call(&*shared);
+        let _ = with_ring!(ring, |ring| ring.needs_call(&*shared));
         let device = thread::spawn({
-            let (shared, call) = (shared.clone(), call.clone());
+            let (shared, called) = (shared.clone(), called.clone());
             move || {
-                for head in 0..CHAINS {
-                    let used = SplitRing::used_entry(head, 1, 0);
-                    ring.complete(&*shared, &[used]).unwrap();
-                    if ring.needs_call(&*shared) {
-                        call.swap(true, AcqRel);
+                for id in 0..CHAINS {
+                    let call = with_ring!(ring, |ring| {
+                        give_back(ring, &shared, id..id + 1).unwrap();
+                        ring.needs_call(&*shared)
+                    });
+                    if call {
+                        called.swap(true, AcqRel);
                     }
                 }
             }
         });
-        let mut driver = Driver::new(&shared, event_idx);
+        let mut driver = Driver::new(&shared, kind);
         loop {
             round(&mut driver);
-            if !call.swap(false, AcqRel) {
+            if !called.swap(false, AcqRel) {
                 break;
             }
         }
         device.join().unwrap();
-        if call.load(Relaxed) {
+        if called.load(Relaxed) {
             round(&mut driver);
         }
         assert_eq!(driver.last_used, CHAINS, "a call was lost");
@@ -65,29 +63,41 @@ fn no_call_is_lost(event_idx: bool, broken: Broken) {
 }
 
 #[test]
-fn no_call_is_lost_with_flags() {
-    no_call_is_lost(false, Broken::Nothing);
+fn no_call_for_a_split_ring_is_lost() {
+    for kind in SPLIT {
+        no_call_is_lost(kind, Broken::Nothing);
+    }
 }
 
 #[test]
-fn no_call_is_lost_with_event_indexes() {
-    no_call_is_lost(true, Broken::Nothing);
+fn no_call_for_a_packed_ring_is_lost() {
+    for kind in PACKED {
+        no_call_is_lost(kind, Broken::Nothing);
+    }
 }
 
-#[test]
-#[should_panic(expected = "a call was lost")]
-fn flags_need_the_full_barrier() {
-    no_call_is_lost(false, Broken::FullBarrier);
+/// A test of a rule that is not kept.
+macro_rules! broken {
+    ($($name:ident: $kind:expr, $broken:ident, $words:literal;)+) => {
+        $(#[test]
+        #[should_panic(expected = $words)]
+        fn $name() {
+            no_call_is_lost($kind, Broken::$broken);
+        })+
+    };
 }
 
-#[test]
-#[should_panic(expected = "a call was lost")]
-fn event_indexes_need_the_full_barrier() {
-    no_call_is_lost(true, Broken::FullBarrier);
-}
-
-#[test]
-#[should_panic(expected = "a used element that the device did not write")]
-fn the_used_index_needs_release() {
-    no_call_is_lost(false, Broken::Release);
+broken! {
+    flags_need_the_full_barrier:
+        SPLIT[0], FullBarrier, "a call was lost";
+    event_indexes_need_the_full_barrier:
+        SPLIT[1], FullBarrier, "a call was lost";
+    flags_of_a_packed_ring_need_the_full_barrier:
+        PACKED[0], FullBarrier, "a call was lost";
+    events_of_a_packed_ring_need_the_full_barrier:
+        PACKED[1], FullBarrier, "a call was lost";
+    the_used_index_needs_release:
+        SPLIT[0], Release, "a used buffer that the device did not write";
+    used_descriptors_need_release:
+        PACKED[0], Release, "a used buffer that the device did not write";
 }

@@ -4,14 +4,15 @@
 
 use std::sync::Arc;
 
+use loom::sync::atomic::Ordering::Relaxed;
 use vring::{
-    CompleteWork, GetWork, GuestAddr, KickControl, MemTable, RawUsed, Region, Segment, Segments,
-    SplitRing, UserAddr,
+    Fault, GetWork, GuestAddr, KickControl, MemTable, RawUsed, Region, Ring, Rings, Segment,
+    Segments, UserAddr,
 };
 
 use crate::driver::buffer;
 use crate::memory::{PLACE, SIZE};
-use crate::Shared;
+use crate::{with_ring, Kind, Shared};
 
 /// How the worker looks for chains.
 #[derive(Clone, Copy)]
@@ -43,10 +44,41 @@ pub trait Backend {
     fn disarm(&self);
 }
 
+/// A ring that has been started.
+pub fn started(shared: &Shared, kind: Kind) -> Rings {
+    let mut ring = Rings::default();
+    ring.set_features(kind.packed, kind.event_idx, false);
+    assert!(ring.set_size(u32::from(SIZE)));
+    ring.set_addrs(PLACE);
+    ring.start(shared).unwrap();
+    ring
+}
+
+/// Gives back the chains of these ids, without length.
+///
+/// # Errors
+///
+/// Those of the ring.
+pub fn give_back<R: Ring>(
+    ring: &mut R,
+    shared: &Shared,
+    ids: impl Iterator<Item = u16>,
+) -> Result<(), Fault> {
+    let entry = |id: u16| {
+        shared.data[usize::from(id)].store(1 + id, Relaxed);
+        R::used_entry(id, 1, 0)
+    };
+    let used: Vec<RawUsed> = ids.map(entry).collect();
+    if used.is_empty() {
+        return Ok(());
+    }
+    ring.complete(shared, &used)
+}
+
 /// A device that takes chains.
 pub struct Device {
     /// The device side of the ring.
-    pub ring: SplitRing,
+    pub ring: Rings,
     shared: Arc<Shared>,
     /// Chains taken.
     pub taken: u16,
@@ -56,12 +88,8 @@ pub struct Device {
 
 impl Device {
     /// A device that has been started.
-    pub fn new(shared: Arc<Shared>, event_idx: bool) -> Self {
-        let mut ring = SplitRing::default();
-        assert!(ring.set_size(u32::from(SIZE)));
-        ring.set_features(event_idx, false);
-        ring.set_addrs(PLACE);
-        ring.start(&*shared).unwrap();
+    pub fn new(shared: Arc<Shared>, kind: Kind) -> Self {
+        let ring = started(&shared, kind);
         Self {
             ring,
             shared,
@@ -82,7 +110,7 @@ impl Device {
 
     fn receive(&mut self, most: u16, backend: &impl Backend) -> Next {
         let shared = self.shared.clone();
-        self.ring.disable_kick(&*shared).unwrap();
+        with_ring!(self.ring, |ring| ring.disable_kick(&*shared)).unwrap();
         let mut packets = 0;
         while packets < most {
             if !backend.is_ready() {
@@ -94,7 +122,7 @@ impl Device {
                 continue;
             }
             self.complete();
-            let more = self.ring.enable_kick(&*shared).unwrap();
+            let more = with_ring!(self.ring, |ring| ring.enable_kick(&*shared)).unwrap();
             backend.disarm();
             return if more { Next::Again } else { Next::Wait };
         }
@@ -104,30 +132,35 @@ impl Device {
     fn transmit(&mut self, most: u16, backend: &impl Backend) -> Next {
         let shared = self.shared.clone();
         backend.disarm();
-        let fresh = self.ring.is_drained();
+        let fresh = with_ring!(self.ring, |ring| ring.is_drained());
         let mut packets = 0;
         while packets < most {
             if !self.take() {
                 self.complete();
-                if self.ring.kicks_are_on() || !self.ring.enable_kick(&*shared).unwrap() {
+                if with_ring!(self.ring, |ring| ring.kicks_are_on())
+                    || !with_ring!(self.ring, |ring| ring.enable_kick(&*shared)).unwrap()
+                {
                     return Next::Wait;
                 }
-                self.ring.disable_kick(&*shared).unwrap();
+                with_ring!(self.ring, |ring| ring.disable_kick(&*shared)).unwrap();
                 packets += 1;
                 continue;
             }
             if !backend.is_ready() {
                 backend.arm();
-                self.ring.rewind(1, 0);
+                with_ring!(self.ring, |ring| ring.rewind(1, 1));
                 self.taken -= 1;
                 return Next::Wait;
             }
             packets += 1;
             match packets {
-                1 if fresh && self.ring.is_drained() && self.ring.kicks_are_on() => {
+                1 if fresh
+                    && with_ring!(self.ring, |ring| ring.is_drained())
+                    && with_ring!(self.ring, |ring| ring.kicks_are_on()) =>
+                {
                     return Next::Wait;
                 }
-                2 => self.ring.disable_kick(&*shared).unwrap(),
+                2 => with_ring!(self.ring, |ring| ring.disable_kick(&*shared)).unwrap(),
                 _ => {}
             }
         }
@@ -144,7 +177,11 @@ impl Device {
         let table = MemTable::new([region]).unwrap();
         let mut storage = [Segment::default(); 1];
         let mut out = Segments::new(&mut storage);
-        let chain = self.ring.next_chain(&*self.shared, &table, &mut out);
+        let chain = with_ring!(self.ring, |ring| ring.next_chain(
+            &*self.shared,
+            &table,
+            &mut out
+        ));
         let Some(chain) = chain.expect("the driver keeps the rules") else {
             return false;
         };
@@ -161,13 +198,8 @@ impl Device {
 
     /// Gives back what has been taken.
     fn complete(&mut self) {
-        let heads = self.completed..self.taken;
-        let used: Vec<RawUsed> = heads
-            .map(|head| SplitRing::used_entry(head, 1, 0))
-            .collect();
-        if !used.is_empty() {
-            self.ring.complete(&*self.shared, &used).unwrap();
-        }
+        let ids = self.completed..self.taken;
+        with_ring!(self.ring, |ring| give_back(ring, &self.shared, ids)).unwrap();
         self.completed = self.taken;
     }
 }

@@ -1,20 +1,20 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The driver's side, with the barriers of virtio 1.3, sections 2.7.13 and 2.7.14.
+//! The driver's side, with the barriers of virtio 1.3, sections 2.7.13, 2.7.14 and 2.8.
 
 use loom::sync::atomic::fence;
 use loom::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
-use vring::Desc;
+use vring::{packed_availability, Desc};
 
-use crate::memory::SIZE;
-use crate::Shared;
+use crate::memory::{is_used, SIZE};
+use crate::{Kind, Shared};
 
 /// A driver that gives each descriptor to the device once.
 pub struct Driver<'a> {
     /// What it shares with the device.
     pub shared: &'a Shared,
-    /// Whether event indexes were negotiated.
-    pub event_idx: bool,
+    /// The ring's kind.
+    pub kind: Kind,
     /// Chains made available.
     pub avail: u16,
     /// The index that the device can see.
@@ -33,12 +33,18 @@ pub fn buffer(head: u16) -> Desc {
     }
 }
 
+/// The word of an event of a packed ring, as it lies in memory.
+fn event(flags: u16, at: u16) -> u32 {
+    // All on the first lap.
+    (u32::from(flags) << 16 | u32::from(at | 1 << 15)).to_le()
+}
+
 impl<'a> Driver<'a> {
     /// A driver before anything happened.
-    pub fn new(shared: &'a Shared, event_idx: bool) -> Self {
+    pub fn new(shared: &'a Shared, kind: Kind) -> Self {
         Self {
             shared,
-            event_idx,
+            kind,
             avail: 0,
             published: 0,
             last_used: 0,
@@ -53,8 +59,17 @@ impl<'a> Driver<'a> {
 
     /// Writes the descriptor of the chain that starts at `head`.
     pub fn write(&self, head: u16, desc: Desc) {
-        let words = &self.shared.desc[usize::from(head)];
-        for (word, value) in words.iter().zip(desc.to_raw()) {
+        let words = if self.kind.packed {
+            let [addr, rest] = desc.to_packed(head, true);
+            // Only one that has been made available says so.
+            let (available, _) = packed_availability(true);
+            let hidden = if head < self.avail { 0 } else { available };
+            [addr, rest & !hidden]
+        } else {
+            desc.to_raw()
+        };
+        let slot = &self.shared.desc[usize::from(head)];
+        for (word, value) in slot.iter().zip(words) {
             word.store(value, Relaxed);
         }
     }
@@ -63,20 +78,35 @@ impl<'a> Driver<'a> {
     /// kicked.
     pub fn offer(&mut self) -> bool {
         let head = self.avail;
-        self.shared.avail[usize::from(head)].store(head.to_le(), Relaxed);
         self.avail = head + 1;
+        if self.kind.packed {
+            let [_, rest] = &self.shared.desc[usize::from(head)];
+            let (_, bits) = packed_availability(true);
+            rest.store(rest.load(Relaxed) | bits, Release);
+        } else {
+            self.shared.avail[usize::from(head)].store(head.to_le(), Relaxed);
+        }
         self.publish(self.avail)
     }
 
-    /// Moves the index; whether the device has to be kicked.
+    /// Moves the index to behind what is available; whether the device has to be kicked.
     pub fn publish(&mut self, index: u16) -> bool {
         let shared = self.shared;
         let old = std::mem::replace(&mut self.published, index);
-        shared.avail_index.store(index.to_le(), Release);
-        // The index is visible before the device's wish is read. Pairs with `enable_kick` and
-        // `await_kick`.
+        if !self.kind.packed {
+            shared.avail_index.store(index.to_le(), Release);
+        }
+        // It is visible before the device's wish is read. Pairs with `enable_kick` and `await_kick`.
         fence(SeqCst);
-        if self.event_idx {
+        if self.kind.packed {
+            let wish = u32::from_le(shared.device_event.load(Relaxed));
+            return match wish >> 16 {
+                0 => true,
+                1 => false,
+                _ => (old..index).any(|at| wish as u16 == at | 1 << 15),
+            };
+        }
+        if self.kind.event_idx {
             let event = u16::from_le(shared.avail_event.load(Relaxed));
             // Virtio 1.3, section 2.7.10.
             index.wrapping_sub(event).wrapping_sub(1) < index.wrapping_sub(old)
@@ -85,41 +115,70 @@ impl<'a> Driver<'a> {
         }
     }
 
+    /// Whether there is a used buffer to look at.
+    fn has_used(&self) -> bool {
+        let shared = self.shared;
+        if self.kind.packed {
+            let desc = shared.desc.get(usize::from(self.last_used));
+            return desc.is_some_and(|[_, rest]| is_used(rest.load(Acquire)));
+        }
+        u16::from_le(shared.used_index.load(Acquire)) != self.last_used
+    }
+
     /// Looks at all used buffers that there are.
     ///
     /// # Panics
     ///
     /// When one is not what the device completed.
     pub fn poll(&mut self) {
-        let index = u16::from_le(self.shared.used_index.load(Acquire));
-        while self.last_used != index {
-            let raw = self.shared.used[usize::from(self.last_used % SIZE)].load(Relaxed);
-            let expect = u64::from(u32::from(self.last_used).to_le()) << 32;
-            assert_eq!(raw, expect, "a used element that the device did not write");
+        while self.has_used() {
+            let place = usize::from(self.last_used % SIZE);
+            let id = if self.kind.packed {
+                let rest = u64::from_le(self.shared.desc[place][1].load(Relaxed));
+                (rest >> 32) as u16
+            } else {
+                let raw = self.shared.used[place].load(Relaxed);
+                u32::from_le((raw >> 32) as u32) as u16
+            };
+            let data = self.shared.data[place].load(Relaxed);
+            let (expect, written) = (self.last_used, 1 + self.last_used);
+            assert_eq!(
+                (id, data),
+                (expect, written),
+                "a used buffer that the device did not write"
+            );
             self.last_used += 1;
         }
     }
 
     /// Asks not to be called.
     pub fn disable_calls(&self) {
-        if self.event_idx {
+        let shared = self.shared;
+        if self.kind.packed {
+            shared.driver_event.store(event(1, 0), Relaxed);
+        } else if self.kind.event_idx {
             let far = self.last_used.wrapping_sub(1);
-            self.shared.used_event.store(far.to_le(), Relaxed);
+            shared.used_event.store(far.to_le(), Relaxed);
         } else {
-            self.shared.avail_flags.store(1u16.to_le(), Relaxed);
+            shared.avail_flags.store(1u16.to_le(), Relaxed);
         }
     }
 
     /// Asks to be called for the next used buffer; whether there already is one.
     pub fn enable_calls(&self) -> bool {
-        if self.event_idx {
+        let shared = self.shared;
+        if self.kind.packed {
+            let flags = if self.kind.event_idx { 2 } else { 0 };
+            let wish = event(flags, self.last_used);
+            shared.driver_event.store(wish, Relaxed);
+        } else if self.kind.event_idx {
             let next = self.last_used.to_le();
-            self.shared.used_event.store(next, Relaxed);
+            shared.used_event.store(next, Relaxed);
         } else {
-            self.shared.avail_flags.store(0, Relaxed);
+            shared.avail_flags.store(0, Relaxed);
         }
-        // The wish is visible before the index is read. Pairs with `needs_call`.
+        // The wish is visible before the device is looked for. Pairs with `needs_call`.
         fence(SeqCst);
-        u16::from_le(self.shared.used_index.load(Acquire)) != self.last_used
+        self.has_used()
     }
 }

@@ -7,20 +7,19 @@
 
 use std::sync::Arc;
 
-use loom::sync::atomic::Ordering::Relaxed;
 use loom::thread;
-use vring::{Desc, DESC_F_WRITE};
+use vring::{Desc, DESC_F_NEXT, DESC_F_WRITE};
 
 use crate::driver::{buffer, Driver};
 use crate::stopped::{Queue, Reason, Wrong, CHAINS};
-use crate::{explore, Broken, Shared};
+use crate::{explore, Broken, Kind, Shared, PACKED, SPLIT};
 
 /// Preemptions tried, with up to three threads. Every broken rule shows with two.
 const PREEMPTIONS: usize = 2;
 
 /// The driver's thread.
-fn drive(reason: Reason, event_idx: bool, shared: &Shared, queue: &Queue) {
-    let mut driver = Driver::new(shared, event_idx);
+fn drive(reason: Reason, kind: Kind, shared: &Shared, queue: &Queue) {
+    let mut driver = Driver::new(shared, kind);
     let kick = |wanted: bool| {
         if wanted {
             queue.bell.ring();
@@ -36,7 +35,16 @@ fn drive(reason: Reason, event_idx: bool, shared: &Shared, queue: &Queue) {
             kick(driver.offer());
             driver.write(0, buffer(0));
         }
-        Reason::Index => kick(driver.publish(0x4000)),
+        Reason::Nonsense if kind.packed => {
+            let bad = Desc {
+                flags: DESC_F_NEXT,
+                ..buffer(0)
+            };
+            driver.write(0, bad);
+            kick(driver.offer());
+            driver.write(0, buffer(0));
+        }
+        Reason::Nonsense => kick(driver.publish(0x4000)),
         _ => {}
     }
     while driver.avail < CHAINS {
@@ -46,14 +54,14 @@ fn drive(reason: Reason, event_idx: bool, shared: &Shared, queue: &Queue) {
 
 /// All chains are taken and given back; with one left, the worker sleeps for ever, which loom calls a
 /// deadlock.
-fn goes_on_with(reason: Reason, event_idx: bool, wrong: Wrong, broken: Broken) {
+fn goes_on_with(reason: Reason, kind: Kind, wrong: Wrong, broken: Broken) {
     explore(PREEMPTIONS, move || {
         let shared = match reason {
             Reason::Away => Shared::sometimes_away(broken),
             _ => Shared::new(broken),
         };
         let shared = Arc::new(shared);
-        let queue = Arc::new(Queue::new(reason, wrong, event_idx, &shared));
+        let queue = Arc::new(Queue::new(reason, wrong, kind, &shared));
         if matches!(reason, Reason::Place | Reason::Features) {
             shared.ask_for_no_kick();
         }
@@ -64,32 +72,40 @@ fn goes_on_with(reason: Reason, event_idx: bool, wrong: Wrong, broken: Broken) {
         // With nothing else to do, this thread is the driver.
         let outside = !matches!(
             reason,
-            Reason::Direction | Reason::Index | Reason::Unbuffered
+            Reason::Direction | Reason::Nonsense | Reason::Unbuffered
         );
         let other = outside.then(|| {
             let (queue, shared) = (queue.clone(), shared.clone());
-            thread::spawn(move || queue.outside(event_idx, &shared))
+            thread::spawn(move || queue.outside(kind, &shared))
         });
-        drive(reason, event_idx, &shared, &queue);
+        drive(reason, kind, &shared, &queue);
         if let Some(other) = other {
             other.join().unwrap();
         }
         worker.join().unwrap();
-        let used = u16::from_le(shared.used_index.load(Relaxed));
-        assert_eq!(used, CHAINS, "a chain was not given back");
+        assert_eq!(shared.used(kind), CHAINS, "a chain was not given back");
     });
 }
 
-/// With all rules kept, and the driver told in either way.
+/// With all rules kept.
 fn goes_on(reason: Reason) {
-    for event_idx in [false, true] {
-        goes_on_with(reason, event_idx, Wrong::Nothing, Broken::Nothing);
+    for kind in [SPLIT, PACKED].concat() {
+        goes_on_with(reason, kind, Wrong::Nothing, Broken::Nothing);
     }
 }
 
-/// With one rule not kept.
+/// With one rule not kept, in either format: both show it.
 fn broken(reason: Reason, wrong: Wrong) {
-    goes_on_with(reason, false, wrong, Broken::Nothing);
+    let packed = std::panic::catch_unwind(|| {
+        goes_on_with(reason, PACKED[0], wrong, Broken::Nothing);
+    });
+    assert!(packed.is_err(), "a packed ring does without");
+    broken_for_split_rings(reason, wrong);
+}
+
+/// With one rule not kept that packed rings do without.
+fn broken_for_split_rings(reason: Reason, wrong: Wrong) {
+    goes_on_with(reason, SPLIT[0], wrong, Broken::Nothing);
 }
 
 #[test]
@@ -109,41 +125,49 @@ fn a_chain_of_the_wrong_direction_needs_another_look() {
     broken(Reason::Direction, Wrong::Deaf);
 }
 
+/// A packed ring that awaits a kick forgets what it has read by itself.
 #[test]
 #[should_panic(expected = "deadlock")]
 fn a_chain_of_the_wrong_direction_has_to_be_read_again() {
-    broken(Reason::Direction, Wrong::NoForget);
+    broken_for_split_rings(Reason::Direction, Wrong::NoForget);
 }
 
 #[test]
 #[should_panic(expected = "deadlock")]
 fn a_kick_is_awaited_behind_the_full_barrier() {
     let nothing = Wrong::Nothing;
-    goes_on_with(Reason::Direction, false, nothing, Broken::FullBarrier);
+    goes_on_with(Reason::Direction, SPLIT[0], nothing, Broken::FullBarrier);
+}
+
+#[test]
+#[should_panic(expected = "deadlock")]
+fn a_kick_for_a_packed_ring_is_awaited_behind_the_full_barrier() {
+    let nothing = Wrong::Nothing;
+    goes_on_with(Reason::Direction, PACKED[0], nothing, Broken::FullBarrier);
 }
 
 #[test]
 #[should_panic(expected = "deadlock")]
 fn a_kick_is_awaited_behind_the_full_barrier_with_event_indexes() {
     let nothing = Wrong::Nothing;
-    goes_on_with(Reason::Direction, true, nothing, Broken::FullBarrier);
+    goes_on_with(Reason::Direction, SPLIT[1], nothing, Broken::FullBarrier);
 }
 
 #[test]
-fn an_index_out_of_bounds() {
-    goes_on(Reason::Index);
-}
-
-#[test]
-#[should_panic(expected = "deadlock")]
-fn an_index_out_of_bounds_needs_a_kick() {
-    broken(Reason::Index, Wrong::NoAsk);
+fn a_ring_that_makes_no_sense() {
+    goes_on(Reason::Nonsense);
 }
 
 #[test]
 #[should_panic(expected = "deadlock")]
-fn an_index_out_of_bounds_needs_another_look() {
-    broken(Reason::Index, Wrong::Deaf);
+fn a_ring_that_makes_no_sense_needs_a_kick() {
+    broken(Reason::Nonsense, Wrong::NoAsk);
+}
+
+#[test]
+#[should_panic(expected = "deadlock")]
+fn a_ring_that_makes_no_sense_needs_another_look() {
+    broken(Reason::Nonsense, Wrong::Deaf);
 }
 
 #[test]
@@ -253,16 +277,17 @@ fn features_of_another_driver() {
     goes_on(Reason::Features);
 }
 
+/// The driver of a packed ring goes by what the event says, whatever the features are.
 #[test]
 #[should_panic(expected = "deadlock")]
 fn new_features_have_to_wake() {
-    broken(Reason::Features, Wrong::NoWake);
+    broken_for_split_rings(Reason::Features, Wrong::NoWake);
 }
 
 #[test]
 #[should_panic(expected = "deadlock")]
 fn new_features_have_to_wake_when_they_are_set() {
-    broken(Reason::Features, Wrong::EarlyWake);
+    broken_for_split_rings(Reason::Features, Wrong::EarlyWake);
 }
 
 #[test]

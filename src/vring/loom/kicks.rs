@@ -10,7 +10,7 @@ use loom::thread;
 
 use crate::device::{Backend, Device, Next, Worker};
 use crate::driver::Driver;
-use crate::{explore, Broken, Shared, CHAINS, PREEMPTIONS};
+use crate::{explore, Broken, Kind, Shared, CHAINS, PACKED, PREEMPTIONS, SPLIT};
 
 /// A backend that never makes the worker wait.
 struct Ready;
@@ -31,16 +31,16 @@ fn rounds(device: &mut Device, worker: Worker) {
 }
 
 /// No chain is left when both sides have come to rest.
-fn no_kick_is_lost(worker: Worker, event_idx: bool, broken: Broken) {
+fn no_kick_is_lost(worker: Worker, kind: Kind, broken: Broken) {
     explore(PREEMPTIONS, move || {
         let shared = Arc::new(Shared::new(broken));
         // As an eventfd, which loses none: read and written in one go by both sides.
         let kick = Arc::new(AtomicBool::new(false));
-        let mut device = Device::new(shared.clone(), event_idx);
+        let mut device = Device::new(shared.clone(), kind);
         let driver = thread::spawn({
             let kick = kick.clone();
             move || {
-                let mut driver = Driver::new(&shared, event_idx);
+                let mut driver = Driver::new(&shared, kind);
                 for _ in 0..CHAINS {
                     if driver.add() {
                         kick.swap(true, AcqRel);
@@ -63,46 +63,51 @@ fn no_kick_is_lost(worker: Worker, event_idx: bool, broken: Broken) {
     });
 }
 
-#[test]
-fn no_kick_is_lost_with_flags() {
-    no_kick_is_lost(Worker::Off, false, Broken::Nothing);
+/// With all rules kept.
+fn no_kick_is_lost_with_any(kinds: [Kind; 2]) {
+    for kind in kinds {
+        for worker in [Worker::Off, Worker::OffWhenBusy] {
+            no_kick_is_lost(worker, kind, Broken::Nothing);
+        }
+    }
 }
 
 #[test]
-fn no_kick_is_lost_with_flags_when_busy() {
-    no_kick_is_lost(Worker::OffWhenBusy, false, Broken::Nothing);
+fn no_kick_of_a_split_ring_is_lost() {
+    no_kick_is_lost_with_any(SPLIT);
 }
 
 #[test]
-fn no_kick_is_lost_with_event_indexes() {
-    no_kick_is_lost(Worker::Off, true, Broken::Nothing);
+fn no_kick_of_a_packed_ring_is_lost() {
+    no_kick_is_lost_with_any(PACKED);
 }
 
-#[test]
-fn no_kick_is_lost_with_event_indexes_when_busy() {
-    no_kick_is_lost(Worker::OffWhenBusy, true, Broken::Nothing);
+/// A test of a rule that is not kept.
+macro_rules! broken {
+    ($($name:ident: $worker:ident, $kind:expr, $broken:ident, $words:literal;)+) => {
+        $(#[test]
+        #[should_panic(expected = $words)]
+        fn $name() {
+            no_kick_is_lost(Worker::$worker, $kind, Broken::$broken);
+        })+
+    };
 }
 
-#[test]
-#[should_panic(expected = "a kick was lost")]
-fn flags_need_the_full_barrier() {
-    no_kick_is_lost(Worker::Off, false, Broken::FullBarrier);
-}
-
-#[test]
-#[should_panic(expected = "a kick was lost")]
-fn flags_need_the_full_barrier_when_busy() {
-    no_kick_is_lost(Worker::OffWhenBusy, false, Broken::FullBarrier);
-}
-
-#[test]
-#[should_panic(expected = "a kick was lost")]
-fn event_indexes_need_the_full_barrier() {
-    no_kick_is_lost(Worker::Off, true, Broken::FullBarrier);
-}
-
-#[test]
-#[should_panic(expected = "a chain that the driver did not write")]
-fn the_available_index_needs_acquire() {
-    no_kick_is_lost(Worker::Off, false, Broken::Acquire);
+broken! {
+    flags_need_the_full_barrier:
+        Off, SPLIT[0], FullBarrier, "a kick was lost";
+    flags_need_the_full_barrier_when_busy:
+        OffWhenBusy, SPLIT[0], FullBarrier, "a kick was lost";
+    event_indexes_need_the_full_barrier:
+        Off, SPLIT[1], FullBarrier, "a kick was lost";
+    flags_of_a_packed_ring_need_the_full_barrier:
+        Off, PACKED[0], FullBarrier, "a kick was lost";
+    flags_of_a_packed_ring_need_the_full_barrier_when_busy:
+        OffWhenBusy, PACKED[0], FullBarrier, "a kick was lost";
+    events_of_a_packed_ring_need_the_full_barrier:
+        Off, PACKED[1], FullBarrier, "a kick was lost";
+    the_available_index_needs_acquire:
+        Off, SPLIT[0], Acquire, "a chain that the driver did not write";
+    available_descriptors_need_acquire:
+        Off, PACKED[0], Acquire, "a chain that the driver did not write";
 }

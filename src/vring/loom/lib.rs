@@ -21,6 +21,45 @@ mod stopped;
 
 use memory::{Broken, Shared};
 
+/// A format of rings, and how its two sides tell each other what they wish for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Kind {
+    /// Whether it is a packed ring.
+    packed: bool,
+    /// Whether event indexes were negotiated.
+    event_idx: bool,
+}
+
+/// Split rings.
+const SPLIT: [Kind; 2] = kinds(false);
+
+/// Packed rings.
+const PACKED: [Kind; 2] = kinds(true);
+
+/// With flags, and with event indexes.
+const fn kinds(packed: bool) -> [Kind; 2] {
+    let flags = Kind {
+        packed,
+        event_idx: false,
+    };
+    let events = Kind {
+        packed,
+        event_idx: true,
+    };
+    [flags, events]
+}
+
+/// Does something with the ring in force, whatever its format.
+macro_rules! with_ring {
+    ($rings:expr, |$ring:ident| $what:expr) => {
+        match $rings.in_force() {
+            vring::InForce::Split($ring) => $what,
+            vring::InForce::Packed($ring) => $what,
+        }
+    };
+}
+use with_ring;
+
 /// Chains that pass through the ring: the transmit worker turns kicks off at the second and on when
 /// none is left.
 const CHAINS: u16 = 3;

@@ -5,10 +5,13 @@
 use std::sync::atomic::AtomicBool as Unmodelled;
 
 use loom::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
-use loom::sync::atomic::{fence, AtomicBool, AtomicU16, AtomicU64};
-use vring::{Memory, Position, RawDesc, RawUsed, RingAddrs, Unmapped, UserAddr};
+use loom::sync::atomic::{fence, AtomicBool, AtomicU16, AtomicU32, AtomicU64};
+use vring::{
+    packed_availability, packed_used, Memory, Position, RawDesc, RawUsed, RingAddrs, Unmapped,
+    UserAddr,
+};
 
-use crate::CHAINS;
+use crate::{Kind, CHAINS};
 
 /// Number of descriptors.
 pub const SIZE: u16 = CHAINS.next_power_of_two();
@@ -33,7 +36,11 @@ pub enum Broken {
     Release,
 }
 
-/// The ring itself: flags, index, entries and the event of the driver's part, then the device's.
+/// The ring itself, in either format.
+///
+/// Of a split ring there are flags, index, entries and the event of the driver's part, then the
+/// device's; of a packed ring, whose descriptors take the table's place, the driver's event and the
+/// device's.
 pub struct Shared {
     pub desc: Vec<[AtomicU64; 2]>,
     pub avail_flags: AtomicU16,
@@ -44,6 +51,10 @@ pub struct Shared {
     pub used_index: AtomicU16,
     pub used: Vec<AtomicU64>,
     pub avail_event: AtomicU16,
+    pub driver_event: AtomicU32,
+    pub device_event: AtomicU32,
+    /// What the device writes to the buffers of the chains, by their ids.
+    pub data: Vec<AtomicU16>,
     /// Whether the device may access it. Orders nothing: an access that nothing else keeps before a
     /// change may see the change.
     pub mapped: AtomicBool,
@@ -69,6 +80,9 @@ impl Shared {
             used_index: half(),
             used: (0..SIZE).map(|_| word()).collect(),
             avail_event: half(),
+            driver_event: AtomicU32::new(0),
+            device_event: AtomicU32::new(0),
+            data: (0..SIZE).map(|_| half()).collect(),
             mapped: AtomicBool::new(true),
             away: None,
             barriers: Unmodelled::new(broken != Broken::FullBarrier),
@@ -95,6 +109,7 @@ impl Shared {
     pub fn ask_for_no_kick(&self) {
         self.used_flags.store(1u16.to_le(), Relaxed);
         self.avail_event.store(u16::MAX, Relaxed);
+        self.device_event.store((1u32 << 16).to_le(), Relaxed);
     }
 
     /// Sets whether [`Memory::full_barrier`] orders something; by a thread that no other uses the
@@ -123,6 +138,15 @@ impl Shared {
         }
     }
 
+    /// How many chains have been given back, when both sides have come to rest.
+    pub fn used(&self, kind: Kind) -> u16 {
+        if !kind.packed {
+            return u16::from_le(self.used_index.load(Relaxed));
+        }
+        let used = |desc: &&[AtomicU64; 2]| is_used(desc[1].load(Relaxed));
+        self.desc.iter().take_while(used).count() as u16
+    }
+
     /// The 16-bit value at `addr`.
     fn half(&self, addr: UserAddr) -> Result<&AtomicU16, Unmapped> {
         self.check(addr)?;
@@ -139,6 +163,12 @@ impl Shared {
             _ => panic!("the ring has nothing at {addr:?}"),
         })
     }
+}
+
+/// Whether a packed descriptor of this second word was used on the first lap.
+pub fn is_used(rest: u64) -> bool {
+    let used = packed_used([0, 0], true).0;
+    rest & used == used
 }
 
 /// The number of the entry of `size` bytes at `addr` of a list at `start`.
@@ -228,32 +258,69 @@ impl Memory for Shared {
     fn load_available(
         &self,
         addr: UserAddr,
-        _wrap: bool,
-        _out: &mut [RawDesc],
+        wrap: bool,
+        out: &mut [RawDesc],
     ) -> Result<usize, Unmapped> {
-        panic!("no packed ring, but at {addr:?}");
+        self.check(addr)?;
+        let order = match self.broken {
+            Broken::Acquire => Relaxed,
+            _ => Acquire,
+        };
+        let (mask, bits) = packed_availability(wrap);
+        let descs = &self.desc[position(addr, PLACE.desc.0, 16)..];
+        let mut count = 0;
+        for (raw, [addr, rest]) in out.iter_mut().zip(descs) {
+            let rest = rest.load(order);
+            if rest & mask != bits {
+                break;
+            }
+            *raw = [addr.load(Relaxed), rest];
+            count += 1;
+        }
+        Ok(count)
     }
 
     fn publish_packed(
         &self,
         ring: UserAddr,
-        _size: u16,
-        _at: Position,
-        _used: &[RawUsed],
+        size: u16,
+        at: Position,
+        used: &[RawUsed],
     ) -> Result<Position, Unmapped> {
-        panic!("no packed ring, but at {ring:?}");
+        self.check(ring)?;
+        let store = |at: Position, used: RawUsed, order| {
+            let [_, rest] = &self.desc[usize::from(at.offset())];
+            let (word, slots) = packed_used(used, at.wrap());
+            rest.store(word, order);
+            at.advance(size, slots)
+        };
+        let order = match self.broken {
+            Broken::Release => Relaxed,
+            _ => Release,
+        };
+        let mut next = at.advance(size, 1);
+        for one in &used[1..] {
+            next = store(next, *one, Relaxed);
+        }
+        store(at, used[0], order);
+        Ok(next)
     }
 
     fn touch(&self, addr: UserAddr) -> Result<(), Unmapped> {
-        panic!("no packed ring, but at {addr:?}");
+        panic!("the ring is within a page, but not at {addr:?}");
     }
 
     fn load_event(&self, addr: UserAddr) -> Result<u32, Unmapped> {
-        panic!("no packed ring, but at {addr:?}");
+        self.check(addr)?;
+        assert_eq!(addr, PLACE.avail);
+        Ok(self.driver_event.load(Relaxed))
     }
 
-    fn store_event(&self, addr: UserAddr, _value: u32) -> Result<(), Unmapped> {
-        panic!("no packed ring, but at {addr:?}");
+    fn store_event(&self, addr: UserAddr, value: u32) -> Result<(), Unmapped> {
+        self.check(addr)?;
+        assert_eq!(addr, PLACE.used);
+        self.device_event.store(value, Relaxed);
+        Ok(())
     }
 
     fn full_barrier(&self) {

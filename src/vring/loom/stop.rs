@@ -14,7 +14,7 @@ use loom::thread;
 
 use crate::device::{Backend, Device, Next, Worker};
 use crate::driver::Driver;
-use crate::{explore, Broken, Shared, CHAINS};
+use crate::{explore, Broken, Kind, Shared, CHAINS, PACKED, SPLIT};
 
 /// Preemptions tried: with a third, three threads take minutes. Every broken rule shows with two.
 const PREEMPTIONS: usize = 2;
@@ -40,7 +40,7 @@ enum Wrong {
     NoWake,
     /// A start wakes the queue before it takes the mutex.
     EarlyWake,
-    /// A start without the barrier of `SplitRing::start`.
+    /// A start without the barrier of `Rings::start`.
     NoBarrier,
     /// A stop does not take the mutex.
     StopUnlocked,
@@ -150,14 +150,14 @@ struct Queue {
 
 impl Queue {
     /// A queue that has just been started the first time.
-    fn new(worker: Worker, event_idx: bool, second: Second, wrong: Wrong) -> Self {
+    fn new(worker: Worker, kind: Kind, second: Second, wrong: Wrong) -> Self {
         let shared = Arc::new(Shared::new(Broken::Nothing));
         Self {
             shared: shared.clone(),
             worker,
             second,
             wrong,
-            device: Mutex::new(Device::new(shared, event_idx)),
+            device: Mutex::new(Device::new(shared, kind)),
             bound: AtomicBool::new(true),
             pending: Flag {
                 value: AtomicBool::new(true),
@@ -254,7 +254,7 @@ impl Queue {
         self.shared.mapped.store(true, Relaxed);
         // QEMU sets what it read when it had stopped the queue.
         let base = device.ring.base();
-        device.ring.set_base(base);
+        assert!(device.ring.set_base(base));
         self.shared.set_barriers(self.wrong != Wrong::NoBarrier);
         device.ring.start(&*self.shared).unwrap();
         self.shared.set_barriers(true);
@@ -303,9 +303,9 @@ impl Backend for Queue {
 
 /// All chains are taken and given back; with one lost, the worker sleeps for ever, which loom calls a
 /// deadlock. Nothing accesses the ring while it is stopped.
-fn no_chain_is_lost(worker: Worker, event_idx: bool, second: Second, wrong: Wrong) {
+fn no_chain_is_lost(worker: Worker, kind: Kind, second: Second, wrong: Wrong) {
     explore(PREEMPTIONS, move || {
-        let queue = Arc::new(Queue::new(worker, event_idx, second, wrong));
+        let queue = Arc::new(Queue::new(worker, kind, second, wrong));
         let worker = thread::spawn({
             let queue = queue.clone();
             move || queue.work()
@@ -313,7 +313,7 @@ fn no_chain_is_lost(worker: Worker, event_idx: bool, second: Second, wrong: Wron
         let driver = thread::spawn({
             let queue = queue.clone();
             move || {
-                let mut driver = Driver::new(&queue.shared, event_idx);
+                let mut driver = Driver::new(&queue.shared, kind);
                 for _ in 0..CHAINS {
                     if driver.add() {
                         queue.wake();
@@ -328,41 +328,46 @@ fn no_chain_is_lost(worker: Worker, event_idx: bool, second: Second, wrong: Wron
         queue.become_ready();
         driver.join().unwrap();
         worker.join().unwrap();
-        let used = u16::from_le(queue.shared.used_index.load(Relaxed));
-        assert_eq!(used, CHAINS, "a chain was not given back");
+        assert_eq!(
+            queue.shared.used(kind),
+            CHAINS,
+            "a chain was not given back"
+        );
     });
 }
 
 /// With all rules kept, and either backend.
-fn no_chain_is_lost_with_any(worker: Worker, event_idx: bool) {
-    for second in [Second::Ready, Second::Late] {
-        no_chain_is_lost(worker, event_idx, second, Wrong::Nothing);
+fn no_chain_is_lost_with_any(worker: Worker, kinds: [Kind; 2]) {
+    for kind in kinds {
+        for second in [Second::Ready, Second::Late] {
+            no_chain_is_lost(worker, kind, second, Wrong::Nothing);
+        }
     }
 }
 
 /// With one rule not kept, and the backend that shows it.
 fn broken(second: Second, wrong: Wrong) {
-    no_chain_is_lost(Worker::OffWhenBusy, false, second, wrong);
+    no_chain_is_lost(Worker::OffWhenBusy, SPLIT[0], second, wrong);
 }
 
 #[test]
-fn no_chain_is_lost_with_flags() {
-    no_chain_is_lost_with_any(Worker::Off, false);
+fn no_chain_of_a_split_ring_is_lost() {
+    no_chain_is_lost_with_any(Worker::Off, SPLIT);
 }
 
 #[test]
-fn no_chain_is_lost_with_flags_when_busy() {
-    no_chain_is_lost_with_any(Worker::OffWhenBusy, false);
+fn no_chain_of_a_split_ring_is_lost_when_busy() {
+    no_chain_is_lost_with_any(Worker::OffWhenBusy, SPLIT);
 }
 
 #[test]
-fn no_chain_is_lost_with_event_indexes() {
-    no_chain_is_lost_with_any(Worker::Off, true);
+fn no_chain_of_a_packed_ring_is_lost() {
+    no_chain_is_lost_with_any(Worker::Off, PACKED);
 }
 
 #[test]
-fn no_chain_is_lost_with_event_indexes_when_busy() {
-    no_chain_is_lost_with_any(Worker::OffWhenBusy, true);
+fn no_chain_of_a_packed_ring_is_lost_when_busy() {
+    no_chain_is_lost_with_any(Worker::OffWhenBusy, PACKED);
 }
 
 #[test]
@@ -382,6 +387,13 @@ fn a_start_has_to_wake_under_the_mutex() {
 #[should_panic(expected = "deadlock")]
 fn a_start_needs_the_full_barrier() {
     broken(Second::Late, Wrong::NoBarrier);
+}
+
+#[test]
+#[should_panic(expected = "deadlock")]
+fn a_start_of_a_packed_ring_needs_the_full_barrier() {
+    let (kind, late) = (PACKED[0], Second::Late);
+    no_chain_is_lost(Worker::OffWhenBusy, kind, late, Wrong::NoBarrier);
 }
 
 #[test]

@@ -7,13 +7,13 @@ use std::sync::Arc;
 use loom::sync::{Condvar, Mutex};
 use loom::thread;
 use vring::{
-    CompleteWork, Fault, GetWork, GuestAddr, KickControl, MemTable, RawUsed, Region, Segment,
-    Segments, SplitRing, UserAddr,
+    Fault, GetWork, GuestAddr, KickControl, MemTable, Region, Rings, Segment, Segments, UserAddr,
 };
 
+use crate::device::{give_back, started};
 use crate::driver::buffer;
-use crate::memory::{PLACE, SIZE};
-use crate::{Broken, Shared};
+use crate::memory::PLACE;
+use crate::{with_ring, Broken, Kind, Shared};
 
 /// Chains that pass through the ring: the queue stops for want of the second, or at the first.
 pub const CHAINS: u16 = 2;
@@ -27,8 +27,9 @@ const FIRST: u64 = 0x180;
 pub enum Reason {
     /// The first chain has the wrong direction. The driver mends it before it adds the next one.
     Direction,
-    /// The driver's index makes no sense. It mends that with its next chain.
-    Index,
+    /// The ring itself makes no sense: the driver's index, or a packed ring's chain goes on where nothing
+    /// is available. The driver mends that with its next chain, or before.
+    Nonsense,
     /// Memory is away for a while.
     Away,
     /// A packet takes two chains.
@@ -122,7 +123,7 @@ struct Socket {
 
 /// What the queue's mutex protects.
 struct State {
-    ring: SplitRing,
+    ring: Rings,
     shared: Arc<Shared>,
     /// Bytes of guest memory that the owner told of.
     memory: u64,
@@ -148,16 +149,16 @@ pub struct Queue {
 
 impl Queue {
     /// A queue that has just been started, on the driver's ring or on one that has no driver.
-    pub fn new(reason: Reason, wrong: Wrong, event_idx: bool, shared: &Arc<Shared>) -> Self {
-        let mut ring = SplitRing::default();
-        assert!(ring.set_size(u32::from(SIZE)));
-        ring.set_features(event_idx ^ (reason == Reason::Features), false);
-        ring.set_addrs(PLACE);
+    pub fn new(reason: Reason, wrong: Wrong, kind: Kind, shared: &Arc<Shared>) -> Self {
         let shared = match reason {
             Reason::Place => Arc::new(Shared::new(Broken::Nothing)),
             _ => shared.clone(),
         };
-        ring.start(&*shared).unwrap();
+        let first = Kind {
+            event_idx: kind.event_idx ^ (reason == Reason::Features),
+            ..kind
+        };
+        let ring = started(&shared, first);
         let lacks = matches!(reason, Reason::Translation | Reason::Table);
         Self {
             reason,
@@ -213,7 +214,7 @@ impl Queue {
             }
             Err(_) if self.wrong == Wrong::NoAsk => Next::Wait,
             // Of the guest: what it publishes next may be better.
-            Err(_) => match state.ring.await_kick(&*state.shared) {
+            Err(_) => match with_ring!(state.ring, |ring| ring.await_kick(&*state.shared)) {
                 Ok(more) => self.more(more),
                 Err(_) => self.timer(),
             },
@@ -242,7 +243,7 @@ impl Queue {
         let shared = state.shared.clone();
         let when_busy = matches!(self.reason, Reason::Place | Reason::Features);
         if !when_busy {
-            state.ring.disable_kick(&*shared)?;
+            with_ring!(state.ring, |ring| ring.disable_kick(&*shared))?;
         }
         loop {
             if !self.socket.lock().unwrap().ready {
@@ -253,18 +254,18 @@ impl Queue {
             }
             if self.take_packet(state)? {
                 if when_busy && state.taken == 2 {
-                    state.ring.disable_kick(&*shared)?;
+                    with_ring!(state.ring, |ring| ring.disable_kick(&*shared))?;
                 }
                 continue;
             }
             self.complete(state)?;
-            if when_busy && (state.ring.kicks_are_on() || state.believes) {
+            if when_busy && (with_ring!(state.ring, |ring| ring.kicks_are_on()) || state.believes) {
                 return Ok(Next::Wait);
             }
             if self.wrong == Wrong::NoAsk {
                 return Ok(Next::Wait);
             }
-            return Ok(self.more(state.ring.enable_kick(&*shared)?));
+            return Ok(self.more(with_ring!(state.ring, |ring| ring.enable_kick(&*shared))?));
         }
     }
 
@@ -279,7 +280,7 @@ impl Queue {
             match self.take(state, state.taken + before) {
                 Ok(true) => {}
                 other => {
-                    state.ring.rewind(before, 0);
+                    with_ring!(state.ring, |ring| ring.rewind(before, before));
                     return other;
                 }
             }
@@ -298,7 +299,12 @@ impl Queue {
         let table = MemTable::new([region]).unwrap();
         let mut storage = [Segment::default(); 1];
         let mut out = Segments::new(&mut storage);
-        let Some(chain) = state.ring.next_chain(&*state.shared, &table, &mut out)? else {
+        let Some(chain) = with_ring!(state.ring, |ring| ring.next_chain(
+            &*state.shared,
+            &table,
+            &mut out
+        ))?
+        else {
             return Ok(false);
         };
         let expect = buffer(head);
@@ -306,7 +312,7 @@ impl Queue {
         let expect = Some((expect.addr, u64::from(expect.len)));
         assert_eq!((chain.id, got), (head, expect), "not what was written");
         if chain.writable > 0 {
-            state.ring.rewind(1, 0);
+            with_ring!(state.ring, |ring| ring.rewind(1, 1));
             if self.wrong != Wrong::NoForget {
                 state.ring.forget_prefetch();
             }
@@ -317,15 +323,10 @@ impl Queue {
 
     /// Gives back what has been taken.
     fn complete(&self, state: &mut State) -> Result<(), Fault> {
-        let heads = state.completed..state.taken;
-        let used: Vec<RawUsed> = heads
-            .map(|head| SplitRing::used_entry(head, 1, 0))
-            .collect();
-        if !used.is_empty() {
-            let completed = state.ring.complete(&*state.shared, &used);
-            if self.wrong != Wrong::Forgetful {
-                completed?;
-            }
+        let ids = state.completed..state.taken;
+        let completed = with_ring!(state.ring, |ring| give_back(ring, &state.shared, ids));
+        if self.wrong != Wrong::Forgetful {
+            completed?;
         }
         state.completed = state.taken;
         Ok(())
@@ -341,9 +342,9 @@ impl Queue {
     }
 
     /// What comes from outside, without regard to what the queue is doing.
-    pub fn outside(&self, event_idx: bool, shared: &Arc<Shared>) {
+    pub fn outside(&self, kind: Kind, shared: &Arc<Shared>) {
         match self.reason {
-            Reason::Direction | Reason::Index | Reason::Unbuffered => {}
+            Reason::Direction | Reason::Nonsense | Reason::Unbuffered => {}
             Reason::Away => {
                 shared.set_away(true);
                 shared.set_away(false);
@@ -364,7 +365,9 @@ impl Queue {
                 state.shared = shared.clone();
                 state.ring.set_addrs(PLACE);
             }),
-            Reason::Features => self.call(|state| state.ring.set_features(event_idx, false)),
+            Reason::Features => self.call(|state| {
+                state.ring.set_features(kind.packed, kind.event_idx, false);
+            }),
         }
     }
 
