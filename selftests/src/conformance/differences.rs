@@ -5,6 +5,7 @@
 use super::ioctls::of;
 use super::states::{Owner, State};
 use super::step::{Action, Argument, Outcome, Step};
+use crate::driver::uapi::feature::RING_PACKED;
 
 /// Regions of a memory table that the in-tree driver takes, unless its module parameter
 /// `max_mem_regions` says otherwise.
@@ -23,6 +24,8 @@ pub struct Difference {
     pub states: fn(&State, &Step) -> bool,
     /// Whether the outcomes, the in-tree driver's first, are those that are meant.
     pub outcomes: fn(&Outcome, &Outcome) -> bool,
+    /// Whether later calls show it, too: nothing can be compared any more.
+    pub diverges: bool,
 }
 
 impl Difference {
@@ -30,6 +33,12 @@ impl Difference {
     #[must_use]
     pub fn foretells(&self, state: &State, step: &Step) -> bool {
         (self.calls)(step) && (self.states)(state, step)
+    }
+
+    /// Whether the devices go different ways after a call, as is meant.
+    #[must_use]
+    pub fn parts(&self, step: &Step) -> bool {
+        self.diverges && (self.calls)(step)
     }
 
     /// Whether it explains the outcomes of a call in an unknown state.
@@ -41,6 +50,27 @@ impl Difference {
 
 /// All differences.
 pub const ALL: &[Difference] = &[
+    Difference {
+        reason: "rings may be packed: the in-tree vhost serves split rings only",
+        calls: |step| {
+            let one = argument(step, "SET_FEATURES")
+                .filter(|argument| argument.has(8))
+                .map(|argument| [argument.word(0), argument.word(1)]);
+            // Of an array, the first of two words, beside a second without any.
+            let first = argument(step, "SET_FEATURES_ARRAY")
+                .filter(|argument| argument.has(24) && argument.word(0) == Some(2))
+                .filter(|argument| [1, 4, 5].map(|at| argument.word(at)) == [Some(0); 3])
+                .map(|argument| [argument.word(2), argument.word(3)]);
+            // CAST: bit 34, in the upper half.
+            one.or(first) == Some([Some(0), Some((RING_PACKED >> 32) as u32)])
+        },
+        states: |_, _| true,
+        outcomes: |c, rnet| {
+            // The format of a running ring cannot change.
+            c.is(libc::EOPNOTSUPP) && (rnet.result == Ok(0) || rnet.is(libc::EBUSY))
+        },
+        diverges: true,
+    },
     Difference {
         reason: "worker ioctls are served: the in-tree vhost implements them and vhost-scsi \
                  serves them, but vhost-net does not pass them on",
@@ -54,6 +84,7 @@ pub const ALL: &[Difference] = &[
             }
         },
         outcomes: |c, _| c.is(libc::EPERM) || c.is(libc::ENOTTY) || c.is(libc::ENOBUFS),
+        diverges: false,
     },
     Difference {
         reason: "a ring's byte order can be set: the in-tree vhost leaves that to \
@@ -61,6 +92,7 @@ pub const ALL: &[Difference] = &[
         calls: |step| is_any(step, &["SET_VRING_ENDIAN", "GET_VRING_ENDIAN"]),
         states: |state, step| state.owner == Owner::Caller && known_queue(step),
         outcomes: |c, _| c.is(libc::ENOTTY),
+        diverges: false,
     },
     Difference {
         reason: "a memory table may have 1024 regions, for guests with much hotplugged memory: \
@@ -75,6 +107,7 @@ pub const ALL: &[Difference] = &[
         },
         states: |state, _| state.owner == Owner::Caller,
         outcomes: |c, rnet| c.is(libc::E2BIG) && !rnet.is(libc::E2BIG),
+        diverges: true,
     },
     Difference {
         reason: "a memory region has a size: the in-tree vhost takes a size of zero at address \
@@ -94,6 +127,7 @@ pub const ALL: &[Difference] = &[
         },
         states: |state, _| state.owner == Owner::Caller && !state.bound,
         outcomes: |c, rnet| c.result == Ok(0) && rnet.is(libc::EFAULT),
+        diverges: true,
     },
     Difference {
         reason: "unbinding always works: the in-tree vhost refuses it when ring or memory are \
@@ -105,8 +139,23 @@ pub const ALL: &[Difference] = &[
         },
         states: |state, _| state.owner == Owner::Caller && state.unusable,
         outcomes: |c, rnet| c.is(libc::EFAULT) && rnet.result == Ok(0),
+        diverges: false,
     },
 ];
+
+/// Hides from the outcome of `step` what `vhost_rnet` offers and the in-tree driver does not: packed rings.
+pub fn hide_offer(step: &Step, outcome: &mut Outcome) {
+    let word = match () {
+        () if argument(step, "GET_FEATURES").is_some() => 0,
+        // Behind the count.
+        () if argument(step, "GET_FEATURES_ARRAY").is_some() => 8,
+        () => return,
+    };
+    let [.., byte, _, _, _] = RING_PACKED.to_le_bytes();
+    for (_, written) in outcome.written.iter_mut().filter(|(at, _)| *at == word + 4) {
+        *written &= !byte;
+    }
+}
 
 /// A difference in traffic: the in-tree driver stalls, loses packets, or does something for far too
 /// long. No call shows it; cases do, in which that driver is helped on, or let off.

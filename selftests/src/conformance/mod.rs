@@ -93,10 +93,12 @@ impl Pair {
     ///
     /// When it cannot be taken at all.
     pub fn run(&self, step: &Step) -> Result<Both> {
-        Ok(Both {
+        let mut both = Both {
             c: self.c.run(step).with_context(|| step.to_string())?,
             rnet: self.rnet.run(step).with_context(|| step.to_string())?,
-        })
+        };
+        differences::hide_offer(step, &mut both.rnet);
+        Ok(both)
     }
 }
 
@@ -234,9 +236,23 @@ pub fn table(pair: &mut Pair, state: &State) -> Result<Report> {
     let mut unseen = 0;
     for step in steps.into_iter().step_by(share) {
         let step = step.by(state.caller);
+        let parts = differences::ALL
+            .iter()
+            .any(|difference| difference.parts(&step));
+        if parts && unseen > 0 {
+            // While what is seen still has to be the same.
+            report.observe(pair, state, &format!("{unseen} calls before {step}"))?;
+            unseen = 0;
+        }
         let both = pair.run(&step)?;
         report.compare(state, &step, &both);
         let renew = (both.any_succeeded() && !step.only_reads()) || !both.same();
+        if renew && parts {
+            if !prepare(pair, state, &mut report)? {
+                return Ok(report);
+            }
+            continue;
+        }
         unseen += 1;
         if renew || unseen >= UNSEEN {
             report.observe(pair, state, &format!("{step}, or {} before", unseen - 1))?;
