@@ -5,11 +5,10 @@
 use anyhow::{Context as _, Result, bail};
 use clap::Parser;
 use selftests::case::{Case, Context, Kind};
-use selftests::cases;
 use selftests::driver::node::Node;
 use selftests::driver::ring::Format;
 use selftests::host::tap;
-use selftests::{history, runner, sys, wait};
+use selftests::{cases, history, runner, sys, wait};
 use std::path::PathBuf;
 use std::process::ExitCode;
 

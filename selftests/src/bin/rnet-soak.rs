@@ -5,8 +5,7 @@
 
 use anyhow::Result;
 use clap::Parser;
-use selftests::host::census;
-use selftests::host::tap;
+use selftests::host::{census, tap};
 use selftests::soak;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};

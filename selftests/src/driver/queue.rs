@@ -8,6 +8,7 @@ use crate::driver::packed::PackedLayout;
 use crate::driver::ring::RingDriver;
 use crate::driver::setup::{Setup, Shape};
 use crate::driver::split::SplitLayout;
+use crate::driver::uapi::feature;
 use crate::driver::vhost::RX;
 use crate::eventfd::EventFd;
 use crate::sys::mapping::PAGE;
@@ -129,6 +130,8 @@ pub struct Queue {
     pub kicks: u64,
     /// How chains are laid out.
     pub shape: Shape,
+    /// Whether chains are used in order.
+    pub in_order: bool,
     /// Guest address and length of all that the device says it wrote, if a case collects it.
     pub written: Option<Vec<(u64, u32)>>,
     pub(crate) pool: Pool,
@@ -160,6 +163,7 @@ impl Queue {
             err: EventFd::new()?,
             kicks: 0,
             shape,
+            in_order: setup.features & feature::IN_ORDER != 0,
             written: None,
             pool: Pool::new(memory, buffers, table, align)?,
         })

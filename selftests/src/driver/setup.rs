@@ -29,6 +29,12 @@ impl Shape {
         indirect: false,
     };
 
+    /// Whether each buffer takes one descriptor of the ring.
+    #[must_use]
+    pub fn one_descriptor(&self) -> bool {
+        self.indirect || (!self.own_header && self.piece == usize::MAX)
+    }
+
     /// The segments for a buffer of `len` bytes at `addr`, header included.
     pub(crate) fn segments(
         &self,

@@ -54,6 +54,8 @@ pub struct SplitDriver {
     /// Vectors of finished chains, kept to save allocations.
     spare: Vec<Vec<u16>>,
     pending: usize,
+    /// Places of used elements that were taken, if somebody asks.
+    taken: Option<Vec<(u64, u32)>>,
     /// Available index including what is not published yet.
     avail: u16,
     published: u16,
@@ -74,6 +76,7 @@ impl SplitDriver {
             chains: Vec::new(),
             spare: Vec::new(),
             pending: 0,
+            taken: None,
             avail: 0,
             published: 0,
             last_used: 0,
@@ -162,6 +165,9 @@ impl SplitDriver {
         }
         let (id, len) = self.used_entry(self.last_used);
         let slot = self.used_slot(self.last_used);
+        if let Some(taken) = &mut self.taken {
+            taken.push((slot, 8));
+        }
         let Some(order) = &mut self.order else {
             let head = u16::try_from(id).ok();
             let head = head.filter(|head| *head < self.layout.size);
@@ -324,6 +330,10 @@ impl RingDriver for SplitDriver {
             token: chain.token,
             len,
         }))
+    }
+
+    fn taken_entries(&mut self) -> Vec<(u64, u32)> {
+        self.taken.replace(Vec::new()).unwrap_or_default()
     }
 
     fn arm_call(&mut self, after: u16) -> bool {

@@ -3,7 +3,7 @@
 //! Traffic on every kind of backend, under every set of features that changes what it sees.
 
 use crate::cases::common::frames::{all_sizes, roomy};
-use crate::cases::common::{Case, Context, case};
+use crate::cases::common::{Case, Context, case, ring_case};
 use crate::driver::device::{NetDevice, Setup};
 use crate::driver::traffic::{self, Plan};
 use crate::driver::uapi::feature;
@@ -12,7 +12,7 @@ use crate::host::wire::{Kind, Wire};
 use anyhow::{Context as _, Result};
 
 pub(crate) const CASES: &[Case] = &[
-    case("backend.tap", 180, |ctx| traffic_on(ctx, Kind::Tap)),
+    ring_case("backend.tap", 180, |ctx| traffic_on(ctx, Kind::Tap)),
     case("backend.napi", 180, |ctx| traffic_on(ctx, Kind::Napi)),
     case("backend.macvtap", 180, |ctx| traffic_on(ctx, Kind::Macvtap)),
     case("backend.ipvtap", 180, |ctx| traffic_on(ctx, Kind::Ipvtap)),

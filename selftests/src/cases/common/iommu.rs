@@ -6,7 +6,7 @@ use crate::cases::common::{Context, accepts, check};
 use crate::driver::device::{NetDevice, Setup};
 use crate::driver::iommu::Iommu;
 use crate::driver::iotlb::{BACKEND_MSG_V2, VERSION_2};
-use crate::driver::split::SplitLayout;
+use crate::driver::queue::Queue;
 use crate::driver::uapi::feature;
 use crate::driver::vhost::{RX, TX};
 use anyhow::{Context as _, Result};
@@ -48,11 +48,12 @@ impl Behind {
         self.iommu.bind(&self.device, index)
     }
 
-    pub(crate) fn layout(&self, index: u32) -> SplitLayout {
+    /// A queue.
+    pub(crate) fn queue(&self, index: u32) -> &Queue {
         if index == RX {
-            self.device.rx.split()
+            &self.device.rx
         } else {
-            self.device.tx.split()
+            &self.device.tx
         }
     }
 

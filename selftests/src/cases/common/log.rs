@@ -7,8 +7,11 @@
 
 use crate::cases::common::{Context, Kind, accepts, check};
 use crate::driver::device::{NetDevice, Setup};
+use crate::driver::layout::Layout;
 use crate::driver::log::{DirtyLog, LOG_PAGE, Pages, cover, log_used};
 use crate::driver::memory::GuestMemory;
+use crate::driver::packed::Place;
+use crate::driver::queue::Queue;
 use crate::driver::ring::Segment;
 use crate::driver::split::SplitLayout;
 use crate::driver::uapi::feature;
@@ -18,7 +21,7 @@ use crate::packet::header::NetHeader;
 use crate::wait::Deadline;
 use anyhow::{Context as _, Result};
 
-/// Where the used rings seem to be.
+/// Where the used rings seem to be, or the event suppression structures of packed ones.
 pub(crate) const USED: [u64; 2] = [0x2000_0000, 0x2010_0000];
 
 /// The end of the guest addresses that the log covers.
@@ -55,22 +58,82 @@ impl Watched {
             .map(|(at, _)| at / LOG_PAGE)
             .collect()
     }
+}
 
-    /// What the device may write of a used ring from then to now: elements, index, flags and, with
-    /// `events`, the event index.
-    fn used(&self, memory: &GuestMemory, layout: &SplitLayout, events: bool) -> Pages {
-        let mut pages = Pages::new();
-        cover(&mut pages, self.log, 4);
-        if events {
-            cover(&mut pages, self.log + used_len(layout) as u64 - 2, 2);
+/// What the device writes of a ring.
+struct RingLog {
+    layout: Layout,
+    /// The part that only the device writes.
+    own: Watched,
+    /// Where the ring was.
+    start: u32,
+}
+
+impl RingLog {
+    /// Of a ring whose last part is logged at `log`.
+    fn new(memory: &GuestMemory, queue: &mut Queue, log: u64) -> Self {
+        let [_, _, own] = queue.layout.areas();
+        // Noted from now on.
+        let _ = queue.ring.taken_entries();
+        Self {
+            layout: queue.layout,
+            own: Watched::new(memory, own.addr, own.len, log),
+            start: queue.ring.base(),
         }
-        let start = u16::from_le_bytes([self.before[2], self.before[3]]);
-        let count = layout.used_index(memory).wrapping_sub(start);
-        for at in 0..count.min(layout.size) {
-            let slot = u64::from(start.wrapping_add(at) % layout.size);
-            cover(&mut pages, self.log + 4 + 8 * slot, 8);
+    }
+
+    /// Pages that the device has written, and those that it may have: elements, index, flags and,
+    /// with `events`, the event index of a split ring, all descriptors in the range of a packed one.
+    fn pages(&self, memory: &GuestMemory, queue: &mut Queue, events: bool) -> (Pages, Pages) {
+        let mut needed = self.own.changed(memory);
+        let entries = queue.ring.taken_entries();
+        for (addr, len) in &entries {
+            cover(
+                &mut needed,
+                self.layout.logged(*addr, self.own.log),
+                u64::from(*len),
+            );
         }
-        pages
+        let mut possible = needed.clone();
+        let (size, end) = (self.layout.size(), queue.ring.base());
+        match self.layout {
+            Layout::Split(layout) => {
+                cover(&mut possible, self.own.log, 4);
+                if events {
+                    cover(
+                        &mut possible,
+                        self.own.log + used_len(&layout) as u64 - 2,
+                        2,
+                    );
+                }
+                // CAST: the bases of split rings are indexes.
+                let (start, end) = (self.start as u16, end as u16);
+                for at in 0..end.wrapping_sub(start).min(size) {
+                    let slot = u64::from(start.wrapping_add(at) % size);
+                    cover(&mut possible, self.own.log + 4 + 8 * slot, 8);
+                }
+            }
+            Layout::Packed(layout) => {
+                cover(&mut possible, self.own.log, 4);
+                // With longer chains nobody knows how many turns have passed.
+                let count = if queue.shape.one_descriptor() && !queue.in_order {
+                    entries.len()
+                } else {
+                    usize::from(size)
+                };
+                // CAST: the lower half.
+                let start = Place::parse(self.start as u16);
+                for at in (0..size).take(count) {
+                    cover(&mut possible, layout.slot(start.after(at, size).offset), 16);
+                }
+            }
+        }
+        (needed, possible)
+    }
+
+    /// Looks at the ring anew.
+    fn again(&mut self, memory: &GuestMemory, queue: &mut Queue) {
+        *self = Self::new(memory, queue, self.own.log);
     }
 }
 
@@ -79,7 +142,7 @@ pub(crate) struct Logged {
     pub(crate) device: NetDevice,
     pub(crate) log: DirtyLog,
     rx: Watched,
-    rings: [Watched; 2],
+    rings: [RingLog; 2],
     /// Pages behind a used ring that C logs although it does not write them: it takes the length of
     /// a batch of used elements for their position.
     tolerated: Pages,
@@ -99,20 +162,18 @@ impl Logged {
         }
         device.rx.written = Some(Vec::new());
         let memory = device.memory.clone();
-        let ring =
-            |layout: SplitLayout, log| Watched::new(&memory, layout.used, used_len(&layout), log);
         let mut tolerated = Pages::new();
         if in_order && ctx.kind == Kind::C {
-            for (layout, at) in [(device.rx.split(), used[0]), (device.tx.split(), used[1])] {
-                cover(&mut tolerated, at, 2 * used_len(&layout) as u64);
+            for (queue, at) in [(&device.rx, used[0]), (&device.tx, used[1])] {
+                cover(&mut tolerated, at, 2 * used_len(&queue.split()) as u64);
             }
         }
         let logged = Self {
             log,
             rx: Watched::new(&memory, addr, len, addr),
             rings: [
-                ring(device.rx.split(), used[0]),
-                ring(device.tx.split(), used[1]),
+                RingLog::new(&memory, &mut device.rx, used[0]),
+                RingLog::new(&memory, &mut device.tx, used[1]),
             ],
             tolerated,
             device,
@@ -143,10 +204,11 @@ impl Logged {
         let mut possible = &data | &self.tolerated;
         let mut needed = &data | &self.rx.changed(&memory);
         let events = self.device.setup.features & feature::EVENT_IDX != 0;
-        let layouts = [self.device.rx.split(), self.device.tx.split()];
-        for (ring, layout) in self.rings.iter().zip(&layouts) {
-            needed.append(&mut ring.changed(&memory));
-            possible.append(&mut ring.used(&memory, layout, events));
+        let queues = [&mut self.device.rx, &mut self.device.tx];
+        for (ring, queue) in self.rings.iter().zip(queues) {
+            let (mut written, mut allowed) = ring.pages(&memory, queue, events);
+            needed.append(&mut written);
+            possible.append(&mut allowed);
         }
         compare(&logged, &needed, &possible)
     }
@@ -156,8 +218,10 @@ impl Logged {
         // The driver writes to the buffers that it posts.
         self.device.rx_fill()?;
         let memory = self.device.memory.clone();
-        for watched in [&mut self.rx].into_iter().chain(&mut self.rings) {
-            watched.before = memory.content(watched.addr, watched.before.len());
+        self.rx = Watched::new(&memory, self.rx.addr, self.rx.before.len(), self.rx.log);
+        let queues = [&mut self.device.rx, &mut self.device.tx];
+        for (ring, queue) in self.rings.iter_mut().zip(queues) {
+            ring.again(&memory, queue);
         }
         self.device.bind(RX)?;
         self.device.bind(TX)

@@ -3,9 +3,10 @@
 //! A machine that migrates: its memory is copied while the device writes to it.
 
 use crate::cases::common::live::under_traffic;
-use crate::cases::common::log::{END, USED, used_len};
+use crate::cases::common::log::{END, USED};
 use crate::cases::common::{Context, accepts, check};
 use crate::driver::device::{NetDevice, Setup};
+use crate::driver::layout::Layout;
 use crate::driver::log::{DirtyLog, LOG_PAGE, Pages, log_used};
 use crate::driver::memory::GuestMemory;
 use crate::driver::uapi::feature;
@@ -47,8 +48,8 @@ impl Part {
 /// The machine that memory goes to.
 struct Target {
     memory: Arc<GuestMemory>,
-    /// Receive buffers, and both used rings: all that the device writes.
-    parts: [Part; 3],
+    /// Receive buffers and what the device writes of both rings: all that it writes.
+    parts: Vec<Part>,
     /// The log in use, then the earlier ones.
     logs: Vec<DirtyLog>,
     /// How many pages were copied because they were logged.
@@ -58,14 +59,22 @@ struct Target {
 impl Target {
     fn new(device: &NetDevice) -> Result<Self> {
         let (addr, len) = device.rx.buffers();
-        let [rx, tx] = [device.rx.split(), device.tx.split()];
+        let mut parts = vec![Part::new(addr, len, addr)];
+        for (queue, log) in [&device.rx, &device.tx].into_iter().zip(USED) {
+            let [descriptors, _, own] = queue.layout.areas();
+            parts.push(Part::new(own.addr, own.len, log));
+            if descriptors.written {
+                // Logged where they are.
+                parts.push(Part::new(
+                    descriptors.addr,
+                    descriptors.len,
+                    descriptors.addr,
+                ));
+            }
+        }
         Ok(Self {
             memory: device.memory.clone(),
-            parts: [
-                Part::new(addr, len, addr),
-                Part::new(rx.used, used_len(&rx), USED[0]),
-                Part::new(tx.used, used_len(&tx), USED[1]),
-            ],
+            parts,
             logs: vec![DirtyLog::new(END)?],
             copied: 0,
         })
@@ -132,11 +141,24 @@ impl Target {
         // The driver writes the start of each buffer, which a hypervisor would log by itself.
         let stride = device.setup.rx_buffers.1.next_multiple_of(64);
         let header = device.setup.header();
+        let packed = |part: &Part| {
+            let layouts = [device.rx.layout, device.tx.layout];
+            layouts.into_iter().find_map(|layout| match layout {
+                Layout::Packed(layout) if layout.ring == part.addr => Some(layout),
+                _ => None,
+            })
+        };
         for (number, part) in self.parts.iter().enumerate() {
             let now = self.memory.content(part.addr, part.copy.len());
+            let ring = packed(part);
+            let by_device = |at: usize| match ring {
+                // The driver writes the rest of a descriptor, and all of one that is available.
+                Some(ring) => at % 16 >= 8 && ring.looks_used(&self.memory, at / 16),
+                None => number > 0 || at % stride >= header,
+            };
             let pairs = now.iter().zip(&part.copy).enumerate();
             let differs = pairs
-                .filter(|(at, _)| number > 0 || at % stride >= header)
+                .filter(|(at, _)| by_device(*at))
                 .find(|(_, (now, copy))| now != copy);
             check(differs.is_none(), || {
                 format!("part {number} was left behind, as at {differs:?}")
@@ -150,6 +172,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// Devices that migrate.
 pub(crate) fn devices() -> [Setup; 4] {
     let small = |features| {
         let mut setup = Setup::new(feature::VERSION_1 | features);

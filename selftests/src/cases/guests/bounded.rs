@@ -5,9 +5,11 @@
 
 use crate::cases::common::flood::Flood;
 use crate::cases::common::owners::{say_ready, start, still_works};
-use crate::cases::common::{Case, Context, Kind, Role, a_while, accepts, case, check, role};
+use crate::cases::common::{
+    Case, Context, Kind, Role, a_while, accepts, case, check, ring_case, role,
+};
 use crate::driver::device::{NetDevice, Setup};
-use crate::driver::split::{Descriptor, write_table};
+use crate::driver::layout::Described;
 use crate::driver::traffic::{self, Plan};
 use crate::driver::uapi::{DESC_INDIRECT, DESC_NEXT, DESC_WRITE, feature};
 use crate::driver::vhost::{RX, TX};
@@ -23,10 +25,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 pub(crate) const CASES: &[Case] = &[
-    case("bounded.rx_descriptors", 120, |ctx| calls(ctx, RX)),
-    case("bounded.tx_descriptors", 120, |ctx| calls(ctx, TX)),
-    case("bounded.rx_bytes", 120, bytes),
-    case("bounded.killed", 120, killed),
+    ring_case("bounded.rx_descriptors", 120, |ctx| calls(ctx, RX)),
+    ring_case("bounded.tx_descriptors", 120, |ctx| calls(ctx, TX)),
+    ring_case("bounded.rx_bytes", 120, bytes),
+    ring_case("bounded.killed", 120, killed),
     case("bounded.busy_polling", 120, busy_polling),
 ];
 
@@ -62,7 +64,7 @@ fn shared_table(ctx: &Context, index: u32, len: u16) -> Result<(NetDevice, Flood
     tap::set_queue_length("tap0", QUEUED)?;
     let memory = device.memory.clone();
     let queue = device.queue(index);
-    let layout = queue.split();
+    let layout = queue.layout;
     let (table, room) = queue.buffers();
     let content = table + 16 * u64::from(TABLE);
     check(room > 16 * usize::from(TABLE) + 2048, || {
@@ -74,23 +76,19 @@ fn shared_table(ctx: &Context, index: u32, len: u16) -> Result<(NetDevice, Flood
     memory.write(content + u64::from(HEADER), &bytes);
     for at in 0..TABLE {
         let last = at + 1 == TABLE;
-        let descriptor = Descriptor {
+        let entry = Described {
             addr: content,
             len: if last { len.into() } else { 0 },
             flags: write | if last { 0 } else { DESC_NEXT },
-            next: at + 1,
         };
-        write_table(&memory, table, at.into(), descriptor);
+        layout.write_entry(&memory, table, at, entry);
     }
-    let chain = Descriptor {
+    let chain = Described {
         addr: table,
         len: 16 * u32::from(TABLE),
         flags: DESC_INDIRECT,
-        next: 0,
     };
-    // All entries of the available ring name it.
-    layout.write_desc(&memory, 0, chain);
-    let flood = Flood::of(&mut device, index)?;
+    let flood = Flood::of_chain(&mut device, index, chain)?;
     Ok((device, flood))
 }
 
@@ -136,8 +134,8 @@ fn calls(ctx: &Context, index: u32) -> Result<()> {
                 fill_tap(ctx, &mut device);
             }
             flood.pour()?;
-            let start = flood.used_index();
-            Deadline::patient().until("a packet", || Ok(flood.used_index() != start))?;
+            let start = flood.progress();
+            Deadline::patient().until("a packet", || Ok(flood.progress() != start))?;
             call(&device, index).context(*what)?;
             device.bind(index)?;
         }

@@ -3,14 +3,13 @@
 //! Many devices at once, and who gets how much of a CPU and of a worker.
 
 use crate::cases::common::flood::Flood;
-use crate::cases::common::{Case, Context, case, check};
+use crate::cases::common::{Case, Context, case, check, ring_case};
 use crate::driver::device::{NetDevice, Setup};
 use crate::driver::load::{self, Line};
 use crate::driver::traffic::Plan;
 use crate::driver::uapi::feature;
 use crate::driver::vhost::{RX, TX};
-use crate::host::procfs;
-use crate::host::tap;
+use crate::host::{procfs, tap};
 use crate::packet::frame;
 use crate::packet::header::NetHeader;
 use crate::sys::process;
@@ -22,8 +21,8 @@ use std::time::Duration;
 pub(crate) const CASES: &[Case] = &[
     case("load.devices", 120, devices),
     case("load.shares", 120, shares),
-    case("load.flooded", 120, |ctx| flooded(ctx, TX)),
-    case("load.flooded_rx", 120, |ctx| flooded(ctx, RX)),
+    ring_case("load.flooded", 120, |ctx| flooded(ctx, TX)),
+    ring_case("load.flooded_rx", 120, |ctx| flooded(ctx, RX)),
 ];
 
 /// Many devices of one process move frames at once; each frame is checked.
@@ -181,10 +180,10 @@ fn receive_one(ctx: &Context, device: &mut NetDevice, flood: &Flood, sequence: u
 /// not more.
 fn passed(device: &mut NetDevice, index: u32, flood: &Flood) -> Result<u16> {
     let queue = device.queue(index);
-    let first = flood.used_index();
+    let first = flood.progress();
     let mut passed = 0;
     look("a frame in between", || {
-        let used = flood.used_index();
+        let used = flood.progress();
         let done = queue.ring.ready() > 0;
         if !done {
             passed = used.wrapping_sub(first);

@@ -16,9 +16,8 @@ use crate::packet::header::NetHeader;
 use crate::sys::net;
 use crate::wait::Deadline;
 use anyhow::{Context as _, Result};
-use std::fs;
-use std::io;
 use std::os::fd::{AsFd, AsRawFd};
+use std::{fs, io};
 
 pub(crate) const CASES: &[Case] = &[
     case("history.event_descriptors", 60, event_descriptors),

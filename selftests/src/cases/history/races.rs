@@ -6,7 +6,7 @@
 use crate::cases::common::flood::Flood;
 use crate::cases::common::frames::expect_no_errors;
 use crate::cases::common::owners::{kill, one_by_one, say_ready, start, still_works};
-use crate::cases::common::{Case, Context, Role, case, check, refuses, role};
+use crate::cases::common::{Case, Context, Role, case, check, refuses, ring_case, role};
 use crate::driver::device::{NetDevice, Setup};
 use crate::driver::traffic::{self, Plan};
 use crate::driver::uapi::feature;
@@ -24,11 +24,11 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 pub(crate) const CASES: &[Case] = &[
-    case("history.fairness", 90, fairness),
-    case("history.kill_flood", 90, kill_flood),
+    ring_case("history.fairness", 90, fairness),
+    ring_case("history.kill_flood", 90, kill_flood),
     case("history.kick_the_dead", 90, kick_the_dead),
     case("history.owner_race", 90, owner_race),
-    case("history.busy_faults", 90, busy_faults),
+    ring_case("history.busy_faults", 90, busy_faults),
 ];
 
 pub(crate) const ROLES: &[Role] = &[role("endless-flood", endless_flood)];
@@ -60,7 +60,7 @@ fn with_long_queue(ctx: &Context) -> Result<NetDevice> {
 fn fairness(ctx: &Context) -> Result<()> {
     let mut device = with_long_queue(ctx)?;
     let endless = Flood::of(&mut device, TX)?;
-    let few = u64::from(endless.layout.size) / 4;
+    let few = u64::from(endless.size()) / 4;
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let driver = scope.spawn(|| endless.run(&stop));
@@ -89,11 +89,11 @@ fn receive_one(ctx: &Context, device: &mut NetDevice, other: &Flood, sequence: u
     frame::build(ctx.seed, sequence, 100, &mut bytes);
     device.rx_fill()?;
     device.rx.flush()?;
-    let mut last = other.used_index();
+    let mut last = other.progress();
     let mut count = 0;
     device.peer.send(NetHeader::default(), &bytes)?;
     Deadline::patient().until("a frame", || {
-        let used = other.used_index();
+        let used = other.progress();
         count += u64::from(used.wrapping_sub(last));
         last = used;
         Ok(device.rx_take(&mut got)?.is_some())
@@ -288,17 +288,15 @@ fn busy_faults(ctx: &Context) -> Result<()> {
                 .context("BUSYLOOP")?;
         }
         let memory = device.memory.clone();
-        let layouts = [device.rx.split(), device.tx.split()];
+        let areas = [device.rx.layout, device.tx.layout].map(|layout| layout.areas());
         let stop = AtomicBool::new(false);
         let taken = AtomicU64::new(0);
         std::thread::scope(|scope| {
             let thief = scope.spawn(|| -> Result<()> {
                 while !stop.load(Ordering::Relaxed) {
-                    for layout in &layouts {
-                        for part in [layout.desc, layout.avail, layout.used] {
-                            let (map, offset) = memory.mapping(part);
-                            map.unmap_page(offset)?;
-                        }
+                    for area in areas.as_flattened() {
+                        let (map, offset) = memory.mapping(area.addr);
+                        map.unmap_page(offset)?;
                     }
                     taken.fetch_add(1, Ordering::Relaxed);
                     std::thread::sleep(Duration::from_micros(100));

@@ -6,7 +6,7 @@ use crate::cases::common::frames::expect_no_errors;
 use crate::cases::common::iommu::Behind;
 use crate::cases::common::live::move_ring;
 use crate::cases::common::log::{TOUCHING, bare, compare, receive_into, segment, settled};
-use crate::cases::common::{Case, Context, case};
+use crate::cases::common::{Case, Context, ring_case};
 use crate::driver::device::Setup;
 use crate::driver::iotlb::VERSION_2;
 use crate::driver::ring::Segment;
@@ -16,8 +16,8 @@ use crate::driver::vhost::{RX, TX};
 use anyhow::{Context as _, Result};
 
 pub(crate) const CASES: &[Case] = &[
-    case("history.empty_buffers", 60, empty_buffers),
-    case("history.moved_ring", 60, moved_ring),
+    ring_case("history.empty_buffers", 60, empty_buffers),
+    ring_case("history.moved_ring", 60, moved_ring),
 ];
 
 /// More empty buffers than a chain may have pieces, in front of one that is not, and all logged.

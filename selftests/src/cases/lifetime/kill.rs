@@ -3,7 +3,7 @@
 //! Owners that are killed at any moment.
 
 use crate::cases::common::owners::{kill, one_by_one, say_ready, start, still_works, until_killed};
-use crate::cases::common::{Case, Context, Role, case, check, refuses, role};
+use crate::cases::common::{Case, Context, Role, case, check, refuses, ring_case, role};
 use crate::driver::device::{NetDevice, Setup};
 use crate::driver::traffic::{self, Plan};
 use crate::driver::uapi::feature;
@@ -20,7 +20,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 pub(crate) const CASES: &[Case] = &[
-    case("kill.under_traffic", 120, under_traffic),
+    ring_case("kill.under_traffic", 120, under_traffic),
     case("kill.before_kick", 120, before_kick),
     case("kill.shared_device", 120, shared),
     case("kill.random", 120, random),

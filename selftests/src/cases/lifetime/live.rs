@@ -3,9 +3,7 @@
 //! Changes under traffic: no frame is lost or duplicated, and memory that was replaced is not
 //! accessed.
 
-use crate::cases::common::live;
-use crate::cases::common::live::stop_and_start;
-use crate::cases::common::live::{move_ring, under_traffic};
+use crate::cases::common::live::{self, move_ring, stop_and_start, under_traffic};
 use crate::cases::common::{Case, Context, accepts, case, check, ring_case, wake_c};
 use crate::driver::device::{NetDevice, Setup};
 use crate::driver::traffic::{self, Plan};

@@ -5,7 +5,7 @@
 //! The driver does not know. It has published what there is, kicks only when asked, and adds
 //! nothing until all of that has arrived; its receive ring is full of buffers.
 
-use crate::cases::common::{Case, Context, Kind, accepts, case, check, wake_c};
+use crate::cases::common::{Case, Context, Kind, accepts, check, ring_case, wake_c};
 use crate::driver::away::{Away, Part, without, without_pages};
 use crate::driver::device::{NetDevice, Setup};
 use crate::driver::log::{DirtyLog, Pages, cover, log_used};
@@ -18,11 +18,11 @@ use anyhow::{Context as _, Result};
 use std::time::Duration;
 
 pub(crate) const CASES: &[Case] = &[
-    case("away.tx_frame", 60, tx_frame),
-    case("away.rx_buffers", 60, rx_buffers),
-    case("away.tx_ring", 90, |ctx| ring(ctx, TX)),
-    case("away.rx_ring", 90, |ctx| ring(ctx, RX)),
-    case("away.log", 90, log),
+    ring_case("away.tx_frame", 60, tx_frame),
+    ring_case("away.rx_buffers", 60, rx_buffers),
+    ring_case("away.tx_ring", 90, |ctx| ring(ctx, TX)),
+    ring_case("away.rx_ring", 90, |ctx| ring(ctx, RX)),
+    ring_case("away.log", 90, log),
 ];
 
 /// Features that change how a queue tells what it has done and what it wants.
@@ -199,6 +199,8 @@ fn log(ctx: &Context) -> Result<()> {
             procfs::idle()?;
             let _ = log.take();
             device.rx.written = Some(Vec::new());
+            // Noted from now on.
+            let _ = device.queue(index).ring.taken_entries();
             let flow: &mut dyn Flow = if index == RX {
                 rx.extend(100);
                 &mut rx
@@ -217,7 +219,12 @@ fn log(ctx: &Context) -> Result<()> {
             device.unbind(index)?;
             device.bind(index)?;
             let mut expected = Pages::new();
-            cover(&mut expected, AT[index as usize], 1);
+            let queue = device.queue(index);
+            let layout = queue.layout;
+            for (addr, len) in queue.ring.taken_entries() {
+                let at = layout.logged(addr, AT[index as usize]);
+                cover(&mut expected, at, len.into());
+            }
             for (addr, len) in device.rx.written.take().into_iter().flatten() {
                 cover(&mut expected, addr, len.into());
             }

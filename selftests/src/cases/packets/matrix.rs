@@ -4,8 +4,7 @@
 //! in either direction.
 
 use crate::cases::common::Context;
-use crate::cases::common::frames::all_sizes;
-use crate::cases::common::frames::roomy;
+use crate::cases::common::frames::{all_sizes, roomy};
 use crate::driver::device::{NetDevice, Setup, Shape};
 use crate::driver::traffic::Plan;
 use crate::driver::uapi::feature;

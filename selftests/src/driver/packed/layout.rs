@@ -128,7 +128,9 @@ impl PackedLayout {
         })
     }
 
-    fn slot(&self, offset: u16) -> u64 {
+    /// Guest address of a descriptor.
+    #[must_use]
+    pub fn slot(&self, offset: u16) -> u64 {
         self.ring + 16 * u64::from(offset)
     }
 
@@ -173,6 +175,14 @@ impl PackedLayout {
     #[must_use]
     pub fn is_used(&self, memory: &GuestMemory, at: Place) -> bool {
         self.flags(memory, at.offset) & (DESC_AVAIL | DESC_USED) == at.used()
+    }
+
+    /// Whether the device has written a descriptor last, in whatever turn.
+    #[must_use]
+    pub fn looks_used(&self, memory: &GuestMemory, offset: usize) -> bool {
+        // CAST: within a ring.
+        let flags = self.flags(memory, offset as u16);
+        (flags & DESC_AVAIL == 0) == (flags & DESC_USED == 0)
     }
 
     /// What the device wants to be kicked for: a place, and one of [`event`].

@@ -63,6 +63,8 @@ pub struct PackedDriver {
     /// Where the next used descriptor will be.
     used: Place,
     batch: Batch,
+    /// Places of used descriptors that were taken, if somebody asks.
+    taken: Option<Vec<(u64, u32)>>,
     calls_wanted: bool,
 }
 
@@ -88,6 +90,7 @@ impl PackedDriver {
             first: None,
             used: start,
             batch: Batch::default(),
+            taken: None,
             calls_wanted: true,
         };
         ring.reset(count);
@@ -189,6 +192,9 @@ impl PackedDriver {
             return Ok(None);
         }
         let used = self.layout.read(&self.memory, at.offset);
+        if let Some(taken) = &mut self.taken {
+            taken.push((self.layout.slot(at.offset), 16));
+        }
         // Without this flag the length means nothing.
         let len = if used.flags & DESC_WRITE == 0 {
             0
@@ -324,6 +330,10 @@ impl RingDriver for PackedDriver {
             token: chain.token,
             len,
         }))
+    }
+
+    fn taken_entries(&mut self) -> Vec<(u64, u32)> {
+        self.taken.replace(Vec::new()).unwrap_or_default()
     }
 
     fn arm_call(&mut self, after: u16) -> bool {

@@ -309,7 +309,9 @@ fn a_full_ring_refuses() {
 #[test]
 fn a_descriptor_stands_for_the_chains_before_it() {
     let (mut device, mut driver) = ring(feature::IN_ORDER, 5);
+    assert_eq!(driver.taken_entries(), []);
     for round in 1..40 {
+        let start = device.used;
         for (token, count) in [(0, 2), (1, 1), (2, 1), (3, 1)] {
             driver
                 .add(&vec![buffer(); count], None, token)
@@ -329,6 +331,9 @@ fn a_descriptor_stands_for_the_chains_before_it() {
         }
         assert_eq!(driver.poll().expect("fair"), None);
         assert_eq!(driver.free(), usize::from(SIZE));
+        let places = [start, start.after(4, SIZE)];
+        let places = places.map(|at| (device.layout.slot(at.offset), 16));
+        assert_eq!(driver.taken_entries(), places);
     }
 }
 

@@ -2,11 +2,12 @@
 
 //! A receiving guest that breaks the rules.
 
-use super::evil::{self, Pattern, STOPPING, TOUCHING, Writer};
-use crate::cases::common::{Case, Context, Kind, case, check};
+use super::evil::{self, Pattern, TOUCHING, Writer};
+use crate::cases::common::{Case, Context, Kind, check, ring_case};
 use crate::driver::device::NetDevice;
+use crate::driver::layout::Layout;
 use crate::driver::traffic::{self, Plan};
-use crate::driver::uapi::{DESC_NEXT, feature};
+use crate::driver::uapi::feature;
 use crate::driver::vhost::RX;
 use crate::host::procfs;
 use crate::packet::frame;
@@ -15,11 +16,11 @@ use crate::wait::Deadline;
 use anyhow::{Context as _, Result};
 
 pub(crate) const CASES: &[Case] = &[
-    case("guest.rx_bad_ring", 90, bad_ring),
-    case("guest.rx_bad_second_buffer", 90, bad_second),
-    case("guest.rx_touching_regions", 60, touching),
-    case("guest.rx_closed_page", 60, closed_page),
-    case("guest.rx_closed_ring", 60, closed_ring),
+    ring_case("guest.rx_bad_ring", 90, bad_ring),
+    ring_case("guest.rx_bad_second_buffer", 90, bad_second),
+    ring_case("guest.rx_touching_regions", 60, touching),
+    ring_case("guest.rx_closed_page", 60, closed_page),
+    ring_case("guest.rx_closed_ring", 60, closed_ring),
 ];
 
 fn send(ctx: &Context, device: &mut NetDevice, sequence: u64, len: usize) -> Result<Vec<u8>> {
@@ -35,18 +36,17 @@ fn take(device: &mut NetDevice) -> Result<Vec<u8>> {
     Ok(got)
 }
 
-fn expect_stop(ctx: &Context, device: &NetDevice, at: u16) -> Result<()> {
+fn expect_stop(ctx: &Context, device: &NetDevice, base: u32) -> Result<()> {
     let told = Deadline::patient().readable(&[&device.rx.err])?;
     check(told, || "the error descriptor was not signalled".into())?;
-    let base = u32::from(at);
     device.unbind(RX)?;
-    let used = u32::from(device.rx.split().used_index(&device.memory));
-    check(used == base, || format!("used index {used}, not {base}"))?;
+    let used = device.rx.layout.used_since(&device.memory, base);
+    check(used == 0, || format!("{used} chains used"))?;
     // C has stepped over a chain that it finds fault with after translating it.
     if ctx.kind == Kind::Rnet {
         let stopped = device.vhost.base(RX)?;
         check(stopped == base, || {
-            format!("stopped at {stopped}, not at {base}")
+            format!("stopped at {stopped:#x}, not at {base:#x}")
         })?;
     }
     device.bind(RX)
@@ -69,14 +69,15 @@ fn recover(ctx: &Context, device: &mut NetDevice, round: u64, waiting: &[u8]) ->
 fn bad_ring(ctx: &Context) -> Result<()> {
     for features in [0, feature::MRG_RXBUF | feature::EVENT_IDX] {
         let mut device = NetDevice::start(&ctx.device, evil::setup(features))?;
-        for (round, (what, write)) in (0..).zip(STOPPING) {
-            let at = u16::try_from(device.rx.ring.base())?;
-            write(&Writer::new(&device, RX, at));
-            device.rx.flush_from(at)?;
+        for (round, (what, write)) in (0..).zip(evil::stopping(ctx.device.format)) {
+            let base = device.rx.ring.base();
+            write(&Writer::new(&device, RX, 0));
+            // CAST: the lower half.
+            device.rx.flush_from(base as u16)?;
             let bytes = send(ctx, &mut device, round, 200)?;
-            let result = expect_stop(ctx, &device, at)
+            let result = expect_stop(ctx, &device, base)
                 .and_then(|()| recover(ctx, &mut device, round, &bytes));
-            result.context(*what)?;
+            result.context(what)?;
         }
     }
     Ok(())
@@ -85,18 +86,18 @@ fn bad_ring(ctx: &Context) -> Result<()> {
 /// A good buffer first, so that part of the frame has a place already.
 fn bad_second(ctx: &Context) -> Result<()> {
     let mut device = NetDevice::start(&ctx.device, evil::setup(feature::MRG_RXBUF))?;
-    let jumps = |pattern: &&Pattern| !pattern.0.starts_with("an index");
-    for (round, (what, write)) in (0..).zip(STOPPING.iter().filter(jumps)) {
-        let at = u16::try_from(device.rx.ring.base())?;
-        let first = Writer::new(&device, RX, at);
-        first.desc(100, TOUCHING[0] + 0x1000, 64, 0, 0);
-        first.expose(100);
-        write(&Writer::new(&device, RX, at.wrapping_add(1)));
-        device.rx.flush_from(at)?;
+    let jumps = |pattern: &Pattern| pattern.0.starts_with("an index");
+    let patterns = evil::stopping(ctx.device.format).filter(|pattern| !jumps(pattern));
+    for (round, (what, write)) in (0..).zip(patterns) {
+        let base = device.rx.ring.base();
+        Writer::new(&device, RX, 0).one_at(100, (TOUCHING[0] + 0x1000, 64, 0));
+        write(&Writer::new(&device, RX, 1));
+        // CAST: the lower half.
+        device.rx.flush_from(base as u16)?;
         let bytes = send(ctx, &mut device, round, 200)?;
         let result =
-            expect_stop(ctx, &device, at).and_then(|()| recover(ctx, &mut device, round, &bytes));
-        result.context(*what)?;
+            expect_stop(ctx, &device, base).and_then(|()| recover(ctx, &mut device, round, &bytes));
+        result.context(what)?;
     }
     Ok(())
 }
@@ -108,21 +109,20 @@ fn touching(ctx: &Context) -> Result<()> {
     for before in [1u64, 9, 10, 11, 12, 13, 100, 211] {
         for split in [false, true] {
             device.reset_queue(RX, before as u16)?;
-            let writer = Writer::new(&device, RX, before as u16);
+            let base = device.rx.ring.base();
+            let writer = Writer::new(&device, RX, 0);
             let start = if split {
-                writer.desc(100, seam + 0x2000, 5, DESC_NEXT, 101);
-                writer.desc(101, seam - before, 400, 0, 0);
-                writer.expose(100);
+                writer.chain(&[(seam + 0x2000, 5, 0), (seam - before, 400, 0)]);
                 5
             } else {
                 writer.one(seam - before, 400, 0);
                 0
             };
-            device.rx.flush_from(before as u16)?;
+            // CAST: the lower half.
+            device.rx.flush_from(base as u16)?;
             let bytes = send(ctx, &mut device, before, 200)?;
             Deadline::patient().until("the frame over the seam", || {
-                let used = device.rx.split().used_index(&device.memory);
-                Ok(used == before as u16 + 1)
+                Ok(device.rx.layout.used_since(&device.memory, base) == 1)
             })?;
             let mut got = vec![0; 212];
             let (first, rest) = got.split_at_mut(start);
@@ -161,8 +161,10 @@ fn closed_page(ctx: &Context) -> Result<()> {
         map.protect(offset, 0x1000, false)?;
         // The header fits before the page in every other round.
         let addr = if round % 2 == 0 { page } else { page - 50 };
-        Writer::new(&device, RX, round as u16).one(addr, 1000, 0);
-        device.rx.flush_from(round as u16)?;
+        let base = device.rx.ring.base();
+        Writer::new(&device, RX, 0).one(addr, 1000, 0);
+        // CAST: the lower half.
+        device.rx.flush_from(base as u16)?;
         let first = send(ctx, &mut device, round, 200)?;
         // C says nothing: it loses the frame where the header could not be written, and claims to
         // have written it where only the rest could not.
@@ -187,19 +189,24 @@ fn closed_page(ctx: &Context) -> Result<()> {
 
 /// A part of the ring in a page that the process took away.
 fn closed_ring(ctx: &Context) -> Result<()> {
-    let mut device = NetDevice::start(&ctx.device, evil::setup(0))?;
-    let layout = device.rx.split();
-    for (round, (what, part)) in (0..6).zip(
-        [("available", layout.avail), ("used", layout.used)]
-            .into_iter()
-            .cycle(),
-    ) {
+    let mut setup = evil::setup(0);
+    // No page of a ring has anything else.
+    setup.removable = true;
+    let mut device = NetDevice::start(&ctx.device, setup)?;
+    let [descriptors, available, used] = device.rx.layout.areas().map(|area| area.addr);
+    let parts = match device.rx.layout {
+        Layout::Split(_) => [("available", available), ("used", used)],
+        Layout::Packed(_) => [("packed", descriptors); 2],
+    };
+    for (round, (what, part)) in (0..6).zip(parts.into_iter().cycle()) {
         // Starts at a new index each time, so that a left-over index would show.
         let start = round * 1000;
         device.reset_queue(RX, start)?;
         // Far from the ring, whose pages have other buffers.
-        Writer::new(&device, RX, start).one(TOUCHING[0] + 0x4000, 1000, 0);
-        device.rx.flush_from(start)?;
+        let base = device.rx.ring.base();
+        Writer::new(&device, RX, 0).one(TOUCHING[0] + 0x4000, 1000, 0);
+        // CAST: the lower half.
+        device.rx.flush_from(base as u16)?;
         procfs::idle()?;
         let (map, offset) = device.memory.mapping(part);
         map.protect(offset, 4096, false)?;

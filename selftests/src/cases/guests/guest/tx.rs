@@ -2,9 +2,11 @@
 
 //! A transmitting guest that breaks the rules: its queue stops, nothing else does.
 
-use super::evil::{self, STOPPING, TOUCHING, Writer};
-use crate::cases::common::{Case, Context, Kind, case, check};
+use super::evil::{self, TOUCHING, Writer};
+use crate::cases::common::{Case, Context, Kind, check, ring_case};
 use crate::driver::device::NetDevice;
+use crate::driver::layout::Layout;
+use crate::driver::ring::Format;
 use crate::driver::traffic::{self, Plan};
 use crate::driver::uapi::feature;
 use crate::driver::vhost::TX;
@@ -14,12 +16,12 @@ use crate::wait::Deadline;
 use anyhow::{Context as _, Result};
 
 pub(crate) const CASES: &[Case] = &[
-    case("guest.tx_bad_ring", 90, bad_ring),
-    case("guest.tx_short_frame", 60, short_frame),
-    case("guest.tx_short_header", 60, short_header),
-    case("guest.tx_touching_regions", 60, touching),
-    case("guest.tx_closed_page", 60, closed_page),
-    case("guest.tx_closed_ring", 60, closed_ring),
+    ring_case("guest.tx_bad_ring", 90, bad_ring),
+    ring_case("guest.tx_short_frame", 60, short_frame),
+    ring_case("guest.tx_short_header", 60, short_header),
+    ring_case("guest.tx_touching_regions", 60, touching),
+    ring_case("guest.tx_closed_page", 60, closed_page),
+    ring_case("guest.tx_closed_ring", 60, closed_ring),
 ];
 
 /// Good frames before the bad chain; they must arrive.
@@ -34,8 +36,13 @@ fn submit(ctx: &Context, device: &mut NetDevice, write: impl Fn(&Writer<'_>)) ->
             "no room".into()
         })?;
     }
-    let start = u16::try_from(device.tx.ring.base())?;
-    write(&Writer::new(device, TX, start.wrapping_add(GOOD as u16)));
+    // CAST: the lower half.
+    let start = device.tx.ring.base() as u16;
+    write(&Writer::new(device, TX, GOOD as u16));
+    if device.tx.layout.format() == Format::Packed {
+        // Of a split ring the pattern has published all.
+        let _ = device.tx.ring.publish();
+    }
     device.tx.flush_from(start)?;
     Ok(())
 }
@@ -69,8 +76,8 @@ fn expect_stop(device: &NetDevice) -> Result<()> {
 /// How many chains the device has used since `start`, once its worker is done.
 fn used_since(device: &NetDevice, start: u32) -> Result<u32> {
     device.unbind(TX)?;
-    let index = u32::from(device.tx.split().used_index(&device.memory));
-    Ok(index.wrapping_sub(start) & 0xffff)
+    let used = device.tx.layout.used_since(&device.memory, start);
+    Ok(used.into())
 }
 
 /// Fails unless the device has used the good chains and no other since `start`.
@@ -84,8 +91,8 @@ fn only_good_used(device: &NetDevice, start: u32) -> Result<()> {
 fn bad_ring(ctx: &Context) -> Result<()> {
     for events in [0, feature::EVENT_IDX] {
         let mut device = NetDevice::start(&ctx.device, evil::setup(events))?;
-        for (round, (what, write)) in (0..).zip(STOPPING) {
-            bad_pattern(ctx, &mut device, round, *write).context(*what)?;
+        for (round, (what, write)) in (0..).zip(evil::stopping(ctx.device.format)) {
+            bad_pattern(ctx, &mut device, round, write).context(what)?;
         }
     }
     Ok(())
@@ -100,12 +107,14 @@ fn bad_pattern(
     let start = device.tx.ring.base();
     submit(ctx, device, write)?;
     expect_stop(device)?;
-    // An index that cannot be is refused before any frame behind it is looked at.
-    let index = device.memory.load_u16(
-        device.tx.split().avail + 2,
-        std::sync::atomic::Ordering::Relaxed,
-    );
-    let possible = u32::from(index).wrapping_sub(start) & 0xffff <= 256;
+    let possible = match device.tx.layout {
+        // An index that cannot be is refused before any frame behind it is looked at.
+        Layout::Split(layout) => {
+            let index = layout.avail_index(&device.memory);
+            u32::from(index).wrapping_sub(start) & 0xffff <= 256
+        }
+        Layout::Packed(_) => true,
+    };
     if possible {
         expect_good(ctx, device)?;
     }
@@ -117,9 +126,10 @@ fn bad_pattern(
     // C has stepped over a chain that it finds fault with after translating it.
     if ctx.kind == Kind::Rnet {
         let base = device.vhost.base(TX)?;
-        let stopped = start.wrapping_add(expected) & 0xffff;
+        // CAST: a few.
+        let stopped = device.tx.layout.base_after(start, expected as u16);
         check(base == stopped, || {
-            format!("stopped at {base}, not at {stopped}")
+            format!("stopped at {base:#x}, not at {stopped:#x}")
         })?;
     }
     device.bind(TX)?;
@@ -225,14 +235,16 @@ fn closed_page(ctx: &Context) -> Result<()> {
 
 /// Ring memory that the process took away.
 fn closed_ring(ctx: &Context) -> Result<()> {
-    let mut device = NetDevice::start(&ctx.device, evil::setup(0))?;
-    let layout = device.tx.split();
-    for (round, (what, part)) in [("available", layout.avail), ("used", layout.used)]
-        .into_iter()
-        .cycle()
-        .take(6)
-        .enumerate()
-    {
+    let mut setup = evil::setup(0);
+    // No page of a ring has anything else.
+    setup.removable = true;
+    let mut device = NetDevice::start(&ctx.device, setup)?;
+    let [descriptors, available, used] = device.tx.layout.areas().map(|area| area.addr);
+    let (first, second) = match device.tx.layout {
+        Layout::Split(_) => (("available", available), ("used", used)),
+        Layout::Packed(_) => (("packed", descriptors), ("packed", descriptors)),
+    };
+    for (round, (what, part)) in [first, second].into_iter().cycle().take(6).enumerate() {
         let mut bytes = Vec::new();
         frame::build(ctx.seed, 0, 100, &mut bytes);
         device.tx_post(NetHeader::default(), &bytes)?;
@@ -245,7 +257,7 @@ fn closed_ring(ctx: &Context) -> Result<()> {
         device.unbind(TX)?;
         let (map, offset) = device.memory.mapping(part);
         map.protect(offset, 4096, true)?;
-        if part == layout.avail {
+        if part != used {
             // Nothing was taken, so the frame goes out as soon as the ring can be read again.
             device.bind(TX)?;
             let came = Deadline::patient().readable(&[&device.peer])?;

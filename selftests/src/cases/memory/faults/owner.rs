@@ -2,7 +2,7 @@
 
 //! What an owner and its memory may go through while a device is in use.
 
-use crate::cases::common::{Case, Context, Kind, Role, Skip, case, check, owners, role};
+use crate::cases::common::{Case, Context, Kind, Role, Skip, case, check, owners, ring_case, role};
 use crate::driver::away::{Away, whole_pages, without};
 use crate::driver::device::{NetDevice, Setup};
 use crate::driver::split::Descriptor;
@@ -29,8 +29,8 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 pub(crate) const CASES: &[Case] = &[
-    case("faults.transmit_memory", 90, transmit_memory),
-    case("faults.receive_memory", 90, receive_memory),
+    ring_case("faults.transmit_memory", 90, transmit_memory),
+    ring_case("faults.receive_memory", 90, receive_memory),
     case("faults.swap", 90, swap),
     case("faults.stopped_owner", 90, stopped_owner),
     case("faults.stopped_guest", 60, stopped_guest),

@@ -11,7 +11,9 @@ mod stopped;
 use self::stopped::{Bad, Rig, Stop};
 use crate::cases::common::frames::{expect_no_errors, send_one, single, take_one};
 use crate::cases::common::iommu::Behind;
-use crate::cases::common::{Case, Context, Kind, a_while, accepts, case, wake_c, workers};
+use crate::cases::common::{
+    Case, Context, Kind, a_while, accepts, case, ring_case, wake_c, workers,
+};
 use crate::driver::device::{NetDevice, Setup};
 use crate::driver::iotlb::VERSION_2;
 use crate::driver::log::log_used;
@@ -28,31 +30,31 @@ use anyhow::{Context as _, Result};
 use std::os::fd::AsFd;
 
 pub(crate) const CASES: &[Case] = &[
-    case("goes_on.memory_table", 60, |ctx| {
+    ring_case("goes_on.memory_table", 60, |ctx| {
         rows(ctx, Stop::NoMemory, |rig| {
             let table = rig.device.memory.table();
             accepts("SET_MEM_TABLE", rig.device.vhost.set_memory(&table))
         })
     }),
-    case("goes_on.ring_address", 60, |ctx| {
+    ring_case("goes_on.ring_address", 60, |ctx| {
         rows(ctx, Stop::NoRing, Rig::place_ring)
     }),
     case("goes_on.features", 60, |ctx| {
         rows(ctx, Stop::Features, Rig::set_features)
     }),
-    case("goes_on.log_base", 60, |ctx| {
+    ring_case("goes_on.log_base", 60, |ctx| {
         rows(ctx, Stop::NoLog, |rig| {
             let good = rig.good_log.addr();
             accepts("SET_LOG_BASE", rig.device.vhost.set_log_base(good))
         })
     }),
-    case("goes_on.log_descriptor", 60, |ctx| {
+    ring_case("goes_on.log_descriptor", 60, |ctx| {
         rows(ctx, Stop::NoLog, |rig| {
             rig.open_log()?;
             accepts("SET_LOG_FD", rig.device.vhost.set_log_fd(rig.event()))
         })
     }),
-    case("goes_on.log_off", 60, |ctx| {
+    ring_case("goes_on.log_off", 60, |ctx| {
         rows(ctx, Stop::NoLog, |rig| {
             if rig.index == RX {
                 let features = rig.device.setup.features & !feature::LOG_ALL;
@@ -61,26 +63,26 @@ pub(crate) const CASES: &[Case] = &[
             accepts("SET_VRING_ADDR", log_used(&rig.device, TX, None))
         })
     }),
-    case("goes_on.backend", 60, |ctx| {
+    ring_case("goes_on.backend", 60, |ctx| {
         rows(ctx, Stop::Bad(Bad::Nowhere), |rig| {
             rig.mend();
             rig.device.unbind(rig.index)?;
             rig.device.bind(rig.index)
         })
     }),
-    case("goes_on.backend_again", 60, |ctx| {
+    ring_case("goes_on.backend_again", 60, |ctx| {
         rows(ctx, Stop::Bad(Bad::Nowhere), |rig| {
             rig.mend();
             rig.device.bind(rig.index)
         })
     }),
-    case("goes_on.kick_descriptor", 60, |ctx| {
+    ring_case("goes_on.kick_descriptor", 60, |ctx| {
         rows(ctx, Stop::Bad(Bad::Nowhere), |rig| {
             rig.mend();
             rig.device.new_kick(rig.index)
         })
     }),
-    case("goes_on.worker", 60, |ctx| {
+    ring_case("goes_on.worker", 60, |ctx| {
         if !workers::has_workers(ctx)? {
             return Ok(());
         }
@@ -90,9 +92,9 @@ pub(crate) const CASES: &[Case] = &[
             accepts("ATTACH", rig.device.vhost.attach_worker(rig.index, id))
         })
     }),
-    case("goes_on.mended", 90, mended),
-    case("goes_on.link", 90, link),
-    case("goes_on.other_unbound", 60, other_unbound),
+    ring_case("goes_on.mended", 90, mended),
+    ring_case("goes_on.link", 90, link),
+    ring_case("goes_on.other_unbound", 60, other_unbound),
 ];
 
 /// Stops each queue, starts it with one call, and has all frames that were sent meanwhile arrive.

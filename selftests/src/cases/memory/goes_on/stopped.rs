@@ -4,8 +4,8 @@
 
 use crate::cases::common::{Context, Kind, a_while, accepts, check, wake_c};
 use crate::driver::device::{NetDevice, Setup};
+use crate::driver::layout::{Described, Layout};
 use crate::driver::log::{DirtyLog, log_used};
-use crate::driver::split::{Descriptor, SplitLayout};
 use crate::driver::traffic::{self, Flow, Plan, RxFlow, TxFlow};
 use crate::driver::uapi::{DESC_WRITE, VringAddr, feature};
 use crate::driver::vhost::{RX, TX};
@@ -65,7 +65,7 @@ pub(super) struct Rig {
     closed_log: DirtyLog,
     log_event: EventFd,
     /// The chain that is wrong, as it should be.
-    chain: Option<(u16, Descriptor)>,
+    chain: Option<(u16, Described)>,
 }
 
 impl Rig {
@@ -183,8 +183,8 @@ impl Rig {
         )
     }
 
-    fn layout(&mut self) -> SplitLayout {
-        self.device.queue(self.index).split()
+    fn layout(&mut self) -> Layout {
+        self.device.queue(self.index).layout
     }
 
     fn address(&self) -> VringAddr {
@@ -206,18 +206,18 @@ impl Rig {
     fn spoil(&mut self, bad: Bad) -> Result<()> {
         self.device.unbind(self.index)?;
         let layout = self.layout();
-        let at = layout.used_index(&self.device.memory).wrapping_add(1);
+        let base = self.device.queue(self.index).ring.base();
         self.send()?;
         let memory = &self.device.memory;
-        let head = layout.read_avail(memory, at);
-        let good = layout.read_desc(memory, head);
+        let head = layout.head(memory, base, 1);
+        let good = layout.described(memory, head);
         let mut wrong = good;
         match bad {
             Bad::Nowhere => wrong.addr = NOWHERE,
             Bad::Direction => wrong.flags ^= DESC_WRITE,
             Bad::Short => wrong.len = 5,
         }
-        layout.write_desc(memory, head, wrong);
+        layout.describe(memory, head, wrong);
         self.chain = Some((head, good));
         self.device.bind(self.index)
     }
@@ -226,7 +226,7 @@ impl Rig {
     pub(super) fn mend(&mut self) {
         let layout = self.layout();
         if let Some((head, good)) = self.chain.take() {
-            layout.write_desc(&self.device.memory, head, good);
+            layout.describe(&self.device.memory, head, good);
         }
     }
 

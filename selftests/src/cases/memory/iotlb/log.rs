@@ -5,13 +5,15 @@
 
 use crate::cases::common::frames::expect_no_errors;
 use crate::cases::common::iommu::Behind;
-use crate::cases::common::log::{END, USED, used_len};
-use crate::cases::common::{Case, Context, Kind, accepts, case, check};
+use crate::cases::common::log::{END, USED};
+use crate::cases::common::{Case, Context, Kind, accepts, case, check, ring_case};
 use crate::driver::device::{NetDevice, Setup};
 use crate::driver::iommu::PAGE;
 use crate::driver::iotlb::{Message, VERSION_2};
 use crate::driver::log::{DirtyLog, Pages, cover, log_used};
 use crate::driver::memory::GuestMemory;
+use crate::driver::queue::Queue;
+use crate::driver::ring::Format;
 use crate::driver::traffic::{self, Plan};
 use crate::driver::uapi::{MemoryRegion, feature};
 use crate::driver::vhost::{RX, TX};
@@ -21,9 +23,9 @@ use crate::wait::Deadline;
 use anyhow::{Context as _, Result};
 
 pub(crate) const CASES: &[Case] = &[
-    case("iotlb.log", 60, log),
-    case("iotlb.log_alias", 60, log_alias),
-    case("iotlb.log_moved_pages", 60, log_moved_pages),
+    ring_case("iotlb.log", 60, log),
+    ring_case("iotlb.log_alias", 60, log_alias),
+    ring_case("iotlb.log_moved_pages", 60, log_moved_pages),
     case("iotlb.log_pieces", 60, log_pieces),
 ];
 
@@ -45,12 +47,11 @@ struct Before(Vec<(u64, Vec<u8>)>);
 
 impl Before {
     fn new(device: &NetDevice) -> Self {
-        let (rx, tx) = (device.rx.split(), device.tx.split());
-        let runs = [
-            device.rx.buffers(),
-            (rx.used, used_len(&rx)),
-            (tx.used, used_len(&tx)),
-        ];
+        let own = |queue: &Queue| {
+            let [_, _, own] = queue.layout.areas();
+            (own.addr, own.len)
+        };
+        let runs = [device.rx.buffers(), own(&device.rx), own(&device.tx)];
         let read = |(addr, len)| (addr, device.memory.content(addr, len));
         Self(runs.map(read).to_vec())
     }
@@ -96,7 +97,11 @@ fn start(ctx: &Context, setup: Setup) -> Result<(Behind, DirtyLog)> {
 }
 
 /// Moves frames, and fails unless the log has all that was written and nothing far from it.
-fn compare(ctx: &Context, behind: Behind, log: &DirtyLog, alias: bool) -> Result<()> {
+fn compare(ctx: &Context, mut behind: Behind, log: &DirtyLog, alias: bool) -> Result<()> {
+    for queue in [&mut behind.device.rx, &mut behind.device.tx] {
+        // Noted from now on.
+        let _ = queue.ring.taken_entries();
+    }
     let before = Before::new(&behind.device);
     behind.bind(RX)?;
     behind.bind(TX)?;
@@ -105,7 +110,7 @@ fn compare(ctx: &Context, behind: Behind, log: &DirtyLog, alias: bool) -> Result
         device.unbind(RX)?;
         device.unbind(TX)?;
         let logged = log.take();
-        let memory = &device.memory;
+        let memory = &device.memory.clone();
         let mut needed = before.changed(memory);
         let mut possible = Pages::new();
         for (addr, len) in device.rx.written.take().context("nothing is collected")? {
@@ -117,8 +122,13 @@ fn compare(ctx: &Context, behind: Behind, log: &DirtyLog, alias: bool) -> Result
                 device.setup.rx_buffers.1 as u64,
             ));
         }
-        for layout in [device.rx.split(), device.tx.split()] {
-            possible.append(&mut physical(memory, layout.used, used_len(&layout) as u64));
+        for queue in [&mut device.rx, &mut device.tx] {
+            for (addr, len) in queue.ring.taken_entries() {
+                needed.append(&mut physical(memory, addr, len.into()));
+            }
+            for area in queue.layout.areas().iter().filter(|area| area.written) {
+                possible.append(&mut physical(memory, area.addr, area.len as u64));
+            }
         }
         if alias {
             let second = |pages: &Pages| pages.iter().map(|page| page + ALIAS / PAGE).collect();
@@ -166,10 +176,15 @@ fn log_alias(ctx: &Context) -> Result<()> {
 
 /// With pages that move under traffic, what was written while a page was here is logged here.
 fn log_moved_pages(ctx: &Context) -> Result<()> {
-    let (behind, log) = start(ctx, setup(feature::EVENT_IDX))?;
+    let mut setup = setup(feature::EVENT_IDX);
+    if ctx.device.format == Format::Packed {
+        // A ring of one page: the device writes all of it.
+        setup.rx_size = 128;
+    }
+    let (behind, log) = start(ctx, setup)?;
     behind.bind(RX)?;
     behind.bind(TX)?;
-    let used = behind.layout(RX).used;
+    let used = behind.queue(RX).layout.entries().addr;
     behind.run(|device, iommu| {
         let mut logged = Pages::new();
         let mut homes = Pages::new();
@@ -195,9 +210,7 @@ fn log_moved_pages(ctx: &Context) -> Result<()> {
             logged.extend(new);
             iommu.move_page(used)?;
             for index in [RX, TX] {
-                let layout = device.queue(index).split();
-                iommu.map(layout.used, used_len(&layout))?;
-                device.bind(index)?;
+                iommu.bind(device, index)?;
             }
         }
         check(logged.len() > 12, || "too little was logged".into())?;
@@ -218,7 +231,7 @@ fn log_pieces(ctx: &Context) -> Result<()> {
         let mut setup = setup(feature::EVENT_IDX);
         setup.base = BASE;
         let (behind, log) = start(ctx, setup)?;
-        let page = behind.layout(index).used + PAGE;
+        let page = behind.queue(index).split().used + PAGE;
         let memory = behind.device.memory.clone();
         for at in (page..page + PAGE).step_by(piece) {
             let entry = Message::update(at, piece as u64, memory.user(at));

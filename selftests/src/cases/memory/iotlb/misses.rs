@@ -4,10 +4,10 @@
 
 use crate::cases::common::frames::{expect_no_errors, send_one, single, take_one};
 use crate::cases::common::iommu::Behind;
-use crate::cases::common::{Case, Context, case, check, wake_c};
+use crate::cases::common::{Case, Context, check, ring_case, wake_c};
 use crate::driver::iommu::{Iommu, PAGE};
 use crate::driver::iotlb::{Message, READ, VERSION_1, VERSION_2, WRITE};
-use crate::driver::split::SplitLayout;
+use crate::driver::layout::Layout;
 use crate::driver::traffic::{self, Plan};
 use crate::driver::uapi::feature;
 use crate::driver::vhost::{RX, TX};
@@ -18,10 +18,10 @@ use std::os::fd::AsFd;
 use std::time::Duration;
 
 pub(crate) const CASES: &[Case] = &[
-    case("iotlb.park", 60, park),
-    case("iotlb.permissions", 60, permissions),
-    case("iotlb.ring_permissions", 60, ring_permissions),
-    case("iotlb.asked_again", 90, asked_again),
+    ring_case("iotlb.park", 60, park),
+    ring_case("iotlb.permissions", 60, permissions),
+    ring_case("iotlb.ring_permissions", 60, ring_permissions),
+    ring_case("iotlb.asked_again", 90, asked_again),
 ];
 
 /// The pages of a range that have nothing else on them.
@@ -49,19 +49,18 @@ fn expect_miss(iommu: &Iommu, (start, len): (u64, usize), perm: u8) -> Result<()
 fn park(ctx: &Context) -> Result<()> {
     for events in [0, feature::EVENT_IDX] {
         Behind::start(ctx, single(events), VERSION_2)?.run(|device, iommu| {
-            let parts = |layout: SplitLayout| {
-                let size = usize::from(layout.size);
-                [
-                    (layout.desc, 16 * size, READ),
-                    (layout.avail, 6 + 2 * size, READ),
-                    (layout.used, 6 + 8 * size, WRITE),
-                ]
+            let parts = |layout: Layout| {
+                layout.areas().map(|area| {
+                    let read = if area.read { READ } else { 0 };
+                    let written = if area.written { WRITE } else { 0 };
+                    (area.addr, area.len, read | written)
+                })
             };
             let ((rx, rx_len), (tx, tx_len)) =
                 (inner(device.rx.buffers()), inner(device.tx.buffers()));
             let mut places = vec![(RX, (rx, rx_len, WRITE)), (TX, (tx, tx_len, READ))];
-            places.extend(parts(device.rx.split()).map(|part| (RX, part)));
-            places.extend(parts(device.tx.split()).map(|part| (TX, part)));
+            places.extend(parts(device.rx.layout).map(|part| (RX, part)));
+            places.extend(parts(device.tx.layout).map(|part| (TX, part)));
             traffic::exchange(device, Plan::new(ctx.seed, 20, |_| 100))?;
             device.rx_fill()?;
             device.rx.flush()?;
@@ -160,13 +159,14 @@ fn permissions_with(ctx: &Context, events: u64) -> Result<()> {
 fn ring_permissions(ctx: &Context) -> Result<()> {
     Behind::start(ctx, single(0), VERSION_1)?.run(|device, iommu| {
         traffic::exchange(device, Plan::new(ctx.seed, 20, |_| 100))?;
-        let used = (device.tx.split().used, 6 + 8 * 64);
+        let used = device.tx.layout.entries();
+        let used = (used.addr, used.len);
         for round in 0..3 {
             procfs::idle()?;
             set_all_rights(iommu, used, READ)?;
             iommu.map(used.0, used.1)?;
-            let before = device.memory.content(used.0, used.1);
             send_one(ctx, device, TX, round)?;
+            let before = device.memory.content(used.0, used.1);
             procfs::idle()?;
             check(device.memory.content(used.0, used.1) == before, || {
                 "the used ring was written".into()
@@ -181,7 +181,8 @@ fn ring_permissions(ctx: &Context) -> Result<()> {
         // Buffers for all frames that come: the last ones of the exchange may have taken some.
         device.rx_fill()?;
         device.rx.flush()?;
-        let used = (device.rx.split().used, used.1);
+        let used = device.rx.layout.entries();
+        let used = (used.addr, used.len);
         procfs::idle()?;
         set_all_rights(iommu, used, READ)?;
         iommu.map(used.0, used.1)?;

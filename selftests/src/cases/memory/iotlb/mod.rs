@@ -10,7 +10,7 @@ pub(crate) mod misses;
 use crate::cases::common::frames::expect_no_errors;
 use crate::cases::common::iommu::Behind;
 use crate::cases::common::live::under_traffic;
-use crate::cases::common::{Case, Context, case, check, frames};
+use crate::cases::common::{Case, Context, check, frames, ring_case};
 use crate::driver::device::Setup;
 use crate::driver::iommu::PAGE;
 use crate::driver::iotlb::{VERSION_1, VERSION_2};
@@ -25,11 +25,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 pub(crate) const CASES: &[Case] = &[
-    case("iotlb.scattered", 120, scattered),
-    case("iotlb.ranges", 60, ranges),
-    case("iotlb.moved_pages", 90, moved_pages),
-    case("iotlb.eviction", 120, eviction),
-    case("iotlb.storm", 90, storm),
+    ring_case("iotlb.scattered", 120, scattered),
+    ring_case("iotlb.ranges", 60, ranges),
+    ring_case("iotlb.moved_pages", 90, moved_pages),
+    ring_case("iotlb.eviction", 120, eviction),
+    ring_case("iotlb.storm", 90, storm),
 ];
 
 /// What vhost-net keeps at most, unless its module is told otherwise (`max_iotlb_entries`).
@@ -100,7 +100,8 @@ fn moved_pages(ctx: &Context) -> Result<()> {
                 let first = crate::driver::device::GUEST_BASE;
                 let (last, len) = device.tx.buffers();
                 let pages = (last + len as u64 - first) / PAGE;
-                let rings = (device.tx.split().used - first) / PAGE + 3;
+                let [_, _, end] = device.tx.layout.areas();
+                let rings = (end.addr - first) / PAGE + 3;
                 under_traffic(ctx, device, 80, |_, number| {
                     // Rings, which are always in use, by turns with all there is.
                     for page in [number % rings, number * 31 % pages] {

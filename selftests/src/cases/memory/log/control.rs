@@ -4,7 +4,7 @@
 
 use crate::cases::common::frames::send_frame;
 use crate::cases::common::log::{END, Logged, USED};
-use crate::cases::common::{Case, Context, Kind, accepts, case, check, refuses};
+use crate::cases::common::{Case, Context, Kind, accepts, case, check, refuses, ring_case};
 use crate::driver::device::{NetDevice, Setup};
 use crate::driver::log::{DirtyLog, LOG_PAGE, log_used};
 use crate::driver::traffic::{self, Plan};
@@ -21,8 +21,8 @@ pub(crate) const CASES: &[Case] = &[
     case("log.arguments", 20, arguments),
     case("log.refused_base", 60, refused_base),
     case("log.refused_table", 60, refused_table),
-    case("log.signal", 60, signal),
-    case("log.closed", 60, closed),
+    ring_case("log.signal", 60, signal),
+    ring_case("log.closed", 60, closed),
 ];
 
 /// Log addresses that no process has, and one that a large log leaves.
@@ -210,7 +210,7 @@ fn signal(ctx: &Context) -> Result<()> {
         accepts("SET_LOG_BASE", device.vhost.set_log_base(log.addr()))?;
         accepts(
             "SET_FEATURES",
-            device.vhost.set_features(feature::VERSION_1 | features),
+            device.vhost.set_features(device.setup.features | features),
         )?;
         if used {
             for (index, at) in [RX, TX].into_iter().zip(USED) {

@@ -5,16 +5,17 @@
 use crate::cases::common::live::under_traffic;
 use crate::cases::common::log::{END, USED};
 use crate::cases::common::migration::{devices, migrate};
-use crate::cases::common::{Case, Context, accepts, case, check};
+use crate::cases::common::{Case, Context, accepts, check, ring_case};
 use crate::driver::device::{NetDevice, Setup};
-use crate::driver::log::{DirtyLog, LOG_PAGE, log_used};
+use crate::driver::layout::Layout;
+use crate::driver::log::{DirtyLog, LOG_PAGE, Pages, cover, log_used};
 use crate::driver::uapi::feature;
 use crate::driver::vhost::{RX, TX};
 use anyhow::{Context as _, Result};
 
 pub(crate) const CASES: &[Case] = &[
-    case("log.migration", 120, migration),
-    case("log.toggle", 60, toggle),
+    ring_case("log.migration", 120, migration),
+    ring_case("log.toggle", 60, toggle),
 ];
 
 /// Memory is copied while the device writes to it; what the log names is copied once more.
@@ -33,14 +34,25 @@ fn migration(ctx: &Context) -> Result<()> {
 /// Logging comes and goes; without it nothing is logged any more.
 fn toggle(ctx: &Context) -> Result<()> {
     for events in [0, feature::EVENT_IDX] {
-        let features = feature::VERSION_1 | events;
-        let mut device = NetDevice::start(&ctx.device, Setup::new(features))?;
+        let mut setup = Setup::new(feature::VERSION_1 | events);
+        // No page of a ring has anything else.
+        setup.removable = true;
+        let mut device = NetDevice::start(&ctx.device, setup)?;
+        let features = device.setup.features;
         let log = DirtyLog::new(END)?;
         accepts("SET_LOG_BASE", device.vhost.set_log_base(log.addr()))?;
+        // The descriptors of packed rings are logged where they are.
+        let mut rings_at: Pages = (USED[0] / LOG_PAGE..END / LOG_PAGE).collect();
+        for queue in [&device.rx, &device.tx] {
+            let entries = queue.layout.entries();
+            if let Layout::Packed(_) = queue.layout {
+                cover(&mut rings_at, entries.addr, entries.len as u64);
+            }
+        }
         let (mut data, mut rings) = (0, 0);
         let mut count = |may_data: bool, may_rings: bool| -> Result<()> {
             let logged = log.take();
-            let of_rings = logged.range(USED[0] / LOG_PAGE..).count();
+            let of_rings = logged.intersection(&rings_at).count();
             let of_data = logged.len() - of_rings;
             check(may_data || of_data == 0, || {
                 format!("{of_data} pages of data without LOG_ALL")

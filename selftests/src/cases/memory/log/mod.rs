@@ -8,7 +8,7 @@ pub(crate) mod live;
 use crate::cases::common::log::{
     ALIAS, Logged, PATTERN, TOUCHING, USED, Watched, bare, compare, receive_into, segment, settled,
 };
-use crate::cases::common::{Case, Context, Kind, accepts, case, check, frames};
+use crate::cases::common::{Case, Context, Kind, accepts, check, frames, ring_case};
 use crate::driver::device::Setup;
 use crate::driver::log::{LOG_PAGE, Pages, cover};
 use crate::driver::ring::Segment;
@@ -22,18 +22,18 @@ use crate::wait::Deadline;
 use anyhow::{Context as _, Result};
 
 pub(crate) const CASES: &[Case] = &[
-    case("log.exact", 120, exact),
-    case("log.exact_in_order", 60, exact_in_order),
-    case("log.used_ring", 60, used_ring),
-    case("log.rounds", 60, rounds),
-    case("log.chains", 60, chains),
-    case("log.alias", 60, alias),
-    case("log.half_written", 60, half_written),
+    ring_case("log.exact", 120, exact),
+    ring_case("log.exact_in_order", 60, exact_in_order),
+    ring_case("log.used_ring", 60, used_ring),
+    ring_case("log.rounds", 60, rounds),
+    ring_case("log.chains", 60, chains),
+    ring_case("log.alias", 60, alias),
+    ring_case("log.half_written", 60, half_written),
 ];
 
 /// Rings and buffers in all their forms, with frames enough for several turns of either ring.
 fn exact(ctx: &Context) -> Result<()> {
-    for version in [feature::VERSION_1, 0] {
+    for version in ctx.device.versions() {
         for extra in [
             0,
             feature::EVENT_IDX,

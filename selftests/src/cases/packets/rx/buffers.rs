@@ -2,8 +2,9 @@
 
 //! Receive buffers that are small, few, or too short.
 
-use crate::cases::common::{Case, Context, case, check, frames, ring_case};
+use crate::cases::common::{Case, Context, check, frames, ring_case};
 use crate::driver::device::{NetDevice, Setup};
+use crate::driver::ring::Segment;
 use crate::driver::traffic::{self, Flow, Plan, RxFlow};
 use crate::driver::uapi::feature;
 use crate::host::procfs;
@@ -23,7 +24,7 @@ pub(crate) const CASES: &[Case] = &[
     ring_case("rx.bursts", 120, bursts),
     ring_case("rx.one_short", 90, one_short),
     ring_case("rx.before_buffers", 60, before_buffers),
-    case("rx.unwoken", 60, unwoken),
+    ring_case("rx.unwoken", 60, unwoken),
 ];
 
 const MERGE: u64 = feature::VERSION_1 | feature::MRG_RXBUF;
@@ -214,10 +215,13 @@ fn unwoken(ctx: &Context) -> Result<()> {
     for broken in [false, true] {
         let mut device = NetDevice::start(&ctx.device, Setup::new(feature::VERSION_1))?;
         if broken {
-            let layout = device.rx.split();
-            layout.write_avail(&device.memory, 0, layout.size);
-            layout.set_avail_index(&device.memory, 1);
-            device.rx.flush_from(0)?;
+            let nowhere = Segment {
+                addr: 1 << 40,
+                len: 2000,
+                writable: true,
+            };
+            device.rx.ring.add(&[nowhere], None, 0)?;
+            device.rx.flush()?;
         }
         let mut bytes = Vec::new();
         let mut send = |device: &mut NetDevice, count| -> Result<()> {

@@ -3,10 +3,9 @@
 //! Queues that change between workers, and workers that share what the device has, under traffic.
 
 use super::{expect, start, with_workers};
-use crate::cases::common::live;
-use crate::cases::common::live::under_traffic;
+use crate::cases::common::live::{self, under_traffic};
 use crate::cases::common::{
-    Case, Context, Role, accepts, case, check, migration, owners, refuses, role,
+    Case, Context, Role, accepts, case, check, migration, owners, refuses, ring_case, role,
 };
 use crate::driver::device::{NetDevice, Setup};
 use crate::driver::log::{DirtyLog, LOG_PAGE, Pages, log_used};
@@ -23,7 +22,7 @@ pub(crate) const CASES: &[Case] = &[
     case("workers.two_threads", 60, |ctx| {
         with_workers(ctx, two_threads)
     }),
-    case("workers.attach_live", 120, |ctx| {
+    ring_case("workers.attach_live", 120, |ctx| {
         with_workers(ctx, attach_live)
     }),
     case("workers.attach_idle", 60, |ctx| {

@@ -5,9 +5,8 @@
 pub(crate) mod calls;
 pub(crate) mod live;
 
-use crate::cases::common::Context;
 use crate::cases::common::workers::has_workers;
-use crate::cases::common::{accepts, check};
+use crate::cases::common::{Context, accepts, check};
 use crate::driver::vhost::{RX, TX, Vhost};
 use anyhow::Result;
 
