@@ -7,12 +7,19 @@ use vring::{
     PREFETCH,
 };
 
-use crate::mock::{segment, Bench, Buf, Driver, Op, Setup, PLACE, RAM};
+use crate::for_both_formats;
+use crate::mock::{
+    segment, Bench, Buf, Driver, DriverSide, Format, Op, Rig, SetUp, Setup, PLACE, RAM,
+};
 
 const BUF: Buf = Buf::read(0x1000, 64);
 
 fn at(size: u16, index: u16) -> Bench {
-    Bench::with(Setup {
+    rig(size, index)
+}
+
+fn rig<F: Format>(size: u16, index: u16) -> Rig<F> {
+    Rig::with(Setup {
         size,
         index,
         ..Setup::default()
@@ -41,36 +48,6 @@ fn extents_are_those_of_the_specification() {
         assert_eq!(ring.extents(), [16 * size, 4 + 2 * size, 4 + 8 * size]);
         ring.set_features(true, false);
         assert_eq!(ring.extents(), [16 * size, 6 + 2 * size, 6 + 8 * size]);
-    }
-}
-
-#[test]
-fn every_size_is_gone_round_more_than_once() {
-    for shift in 0..16 {
-        let size = 1u16 << shift;
-        let mut bench = at(size, 0u16.wrapping_sub(size / 2 + 1));
-        for round in 0..3 {
-            let mut heads = Vec::new();
-            while let Some(head) = bench.driver.add(&bench.memory, &[BUF]) {
-                heads.push(head);
-            }
-            assert_eq!(heads.len(), usize::from(size), "round {round}");
-            bench.driver.publish(&bench.memory);
-            for &head in &heads {
-                assert_eq!(bench.head(), head);
-            }
-            assert_eq!(bench.next(), Ok(None));
-            let used: Vec<_> = heads
-                .iter()
-                .map(|&head| SplitRing::used_entry(head, 1, u32::from(head) + 7))
-                .collect();
-            bench.ring.complete(&bench.memory, &used).unwrap();
-            for head in heads {
-                let expect = Some((head, u32::from(head) + 7));
-                assert_eq!(bench.driver.poll(&bench.memory), expect);
-            }
-            assert_eq!(bench.driver.poll(&bench.memory), None);
-        }
     }
 }
 
@@ -144,43 +121,6 @@ fn start_fails_without_a_used_ring() {
 }
 
 #[test]
-fn rewound_chains_come_again() {
-    // Within one run of entries, and across the end of the ring.
-    for (index, one_run) in [(0xfff0u16, true), (0xfffd, false)] {
-        let mut bench = at(16, index);
-        let heads = [(); 6].map(|()| bench.offer(&[BUF]));
-        assert_eq!([(); 4].map(|()| bench.head()), heads[..4]);
-        bench.memory.take_log();
-        bench.ring.rewind(3, 0);
-        assert_eq!(bench.ring.base(), index.wrapping_add(1));
-        assert!(bench.ring.has_work(&bench.memory).unwrap());
-        assert_eq!([(); 5].map(|()| bench.head()), heads[1..]);
-        // What was read ahead is not read again.
-        assert_eq!(bench.memory.take_log().is_empty(), one_run);
-        bench.ring.rewind(0, 0);
-        assert_eq!(bench.next(), Ok(None));
-    }
-}
-
-#[test]
-fn rewinding_reaches_beyond_what_was_read_ahead() {
-    let mut bench = at(256, 0u16.wrapping_sub(100));
-    let heads: Vec<_> = (0..150).map(|_| bench.offer(&[BUF])).collect();
-    let taken = |bench: &mut Bench, count: usize| -> Vec<u16> {
-        (0..count).map(|_| bench.head()).collect()
-    };
-    assert_eq!(taken(&mut bench, 140), heads[..140]);
-    bench.ring.rewind(140, 0);
-    assert_eq!(bench.ring.base(), 0u16.wrapping_sub(100));
-    assert_eq!(taken(&mut bench, 150), heads);
-    assert_eq!(bench.next(), Ok(None));
-    // One more than was read in the last go.
-    bench.ring.rewind(PREFETCH as u16 + 1, 0);
-    assert_eq!(taken(&mut bench, PREFETCH + 1), heads[150 - PREFETCH - 1..]);
-    assert_eq!(bench.next(), Ok(None));
-}
-
-#[test]
 fn a_chain_that_was_mended_is_read_again_when_told_to() {
     for forget in [false, true] {
         // At the end of the ring, so that what follows was not read with it.
@@ -222,17 +162,6 @@ fn entries_that_were_swapped_are_read_again_when_told_to() {
     let swapped = [heads[3], heads[2], heads[1]];
     assert_eq!([(); 3].map(|()| bench.head()), swapped);
     assert_eq!(bench.next(), Ok(None));
-}
-
-#[test]
-fn has_work_tells_what_next_chain_does() {
-    let mut bench = at(4, 0xffff);
-    assert!(!bench.ring.has_work(&bench.memory).unwrap());
-    let head = bench.offer(&[BUF]);
-    assert!(bench.ring.has_work(&bench.memory).unwrap());
-    assert_eq!(bench.ring.base(), 0xffff, "looking takes nothing");
-    assert_eq!(bench.head(), head);
-    assert!(!bench.ring.has_work(&bench.memory).unwrap());
 }
 
 #[test]
@@ -332,10 +261,112 @@ fn what_lies_before_an_unmapped_page_is_served() {
 }
 
 #[test]
-fn whichever_access_fails_nothing_is_lost() {
+fn a_driver_that_does_not_wait_gets_no_store_behind_the_used_ring() {
+    // It moves its index on before anything is used, so more chains are in flight than entries.
+    let mut bench = at(4, 2);
+    for _ in 0..5 {
+        bench.driver = Driver::new(&bench.memory, PLACE, 4, bench.driver.avail, false);
+        let heads = [(); 4].map(|()| bench.offer(&[BUF]));
+        assert_eq!(heads.map(|_| bench.head()), heads);
+    }
+    bench.memory.poke16(PLACE.used.0 + 2, 2);
+    let used: Vec<_> = (0..19).map(|id| SplitRing::used_entry(id, 1, 0)).collect();
+    bench.memory.take_log();
+    bench.ring.complete(&bench.memory, &used).unwrap();
+    assert_eq!(bench.memory.peek16(PLACE.used.0 + 2), 2 + 19);
+    let [.., extent] = bench.ring.extents();
+    let end = u128::from(PLACE.used.0 + extent);
+    let mut ids = Vec::new();
+    for op in bench.memory.take_log() {
+        assert!(op.ranges().iter().all(|range| range.end <= end), "{op:?}");
+        if let Op::StoreUsed(_, used) = op {
+            ids.extend(used.iter().map(|[id, _]| *id));
+        }
+    }
+    assert_eq!(ids, (0..19).collect::<Vec<_>>());
+}
+
+fn every_size_is_gone_round_more_than_once<F: Format>() {
+    for &size in F::SIZES {
+        // Three times, across the ends of the ring and of the indexes.
+        let mut bench = rig::<F>(size, 0u16.wrapping_sub(size / 2 + 1));
+        for round in 0..3 {
+            let mut ids = Vec::new();
+            while let Some(id) = bench.driver.add(&bench.memory, &[BUF]) {
+                ids.push(id);
+            }
+            assert_eq!(ids.len(), usize::from(size), "round {round}");
+            bench.driver.publish(&bench.memory);
+            for &id in &ids {
+                assert_eq!(bench.head(), id);
+            }
+            assert_eq!(bench.next(), Ok(None));
+            let used: Vec<_> = ids
+                .iter()
+                .map(|&id| F::Ring::used_entry(id, 1, u32::from(id) + 7))
+                .collect();
+            bench.ring.complete(&bench.memory, &used).unwrap();
+            for id in ids {
+                let expect = Some((id, u32::from(id) + 7));
+                assert_eq!(bench.driver.poll(&bench.memory), expect);
+            }
+            assert_eq!(bench.driver.poll(&bench.memory), None);
+        }
+    }
+}
+
+fn rewound_chains_come_again<F: Format>() {
+    // Within one run of entries, and across the end of the ring.
+    for (index, one_run) in [(0xfff0u16, true), (0xfffd, false)] {
+        let mut bench = rig::<F>(16, index);
+        let heads = [(); 6].map(|()| bench.offer(&[BUF]));
+        assert_eq!([(); 4].map(|()| bench.head()), heads[..4]);
+        bench.memory.take_log();
+        let base = bench.ring.base() as u16;
+        bench.ring.rewind(3, 3);
+        assert_eq!(F::go_on(bench.ring.base() as u16, 16, 3, 3), base);
+        assert!(bench.ring.has_work(&bench.memory).unwrap());
+        assert_eq!([(); 5].map(|()| bench.head()), heads[1..]);
+        // What was read ahead is not read again.
+        assert_eq!(bench.memory.take_log().is_empty(), one_run);
+        bench.ring.rewind(0, 0);
+        assert_eq!(bench.next(), Ok(None));
+    }
+}
+
+fn rewinding_reaches_beyond_what_was_read_ahead<F: Format>() {
+    let mut bench = rig::<F>(256, 0u16.wrapping_sub(100));
+    let heads: Vec<_> = (0..150).map(|_| bench.offer(&[BUF])).collect();
+    let taken = |bench: &mut Rig<F>, count: usize| -> Vec<u16> {
+        (0..count).map(|_| bench.head()).collect()
+    };
+    let base = bench.ring.base();
+    assert_eq!(taken(&mut bench, 140), heads[..140]);
+    bench.ring.rewind(140, 140);
+    assert_eq!(bench.ring.base(), base);
+    assert_eq!(taken(&mut bench, 150), heads);
+    assert_eq!(bench.next(), Ok(None));
+    // One more than was read in the last go.
+    bench.ring.rewind(PREFETCH as u16 + 1, PREFETCH as u16 + 1);
+    assert_eq!(taken(&mut bench, PREFETCH + 1), heads[150 - PREFETCH - 1..]);
+    assert_eq!(bench.next(), Ok(None));
+}
+
+fn has_work_tells_what_next_chain_does<F: Format>() {
+    let mut bench = rig::<F>(4, 0xffff);
+    let base = bench.ring.base();
+    assert!(!bench.ring.has_work(&bench.memory).unwrap());
+    let head = bench.offer(&[BUF]);
+    assert!(bench.ring.has_work(&bench.memory).unwrap());
+    assert_eq!(bench.ring.base(), base, "looking takes nothing");
+    assert_eq!(bench.head(), head);
+    assert!(!bench.ring.has_work(&bench.memory).unwrap());
+}
+
+fn whichever_access_fails_nothing_is_lost<F: Format>() {
     let mut failed = 0;
     for access in 0.. {
-        let mut bench = at(8, 0xffff);
+        let mut bench = rig::<F>(8, 0xffff);
         let ring = bench.driver.add(&bench.memory, &[BUF, BUF]).unwrap();
         let (table, user) = (0x2000, UserAddr(RAM + 0x2000));
         let indirect = bench
@@ -365,13 +396,13 @@ fn whichever_access_fails_nothing_is_lost() {
             break;
         }
     }
-    // Index and walk; a failed look ahead is made good at once.
-    assert!(failed >= 3, "{failed}");
+    // A look and the tables; a failed look ahead is made good at once.
+    assert!(failed >= 1, "{failed}");
 }
 
-#[test]
-fn a_fault_leaves_the_callers_segments_alone() {
-    let mut bench = at(8, 0);
+fn a_fault_leaves_the_callers_segments_alone<F: Format>() {
+    let mut bench = rig::<F>(8, 0);
+    let base = bench.ring.base();
     bench.offer(&[Buf::read(0, 5), Buf::write(0, 6), Buf::read(0, 7)]);
     let mut storage = [segment(0, 0); 8];
     let mut out = vring::Segments::new(&mut storage);
@@ -380,12 +411,11 @@ fn a_fault_leaves_the_callers_segments_alone() {
     let result = bench.ring.next_chain(&bench.memory, &bench.table, &mut out);
     assert_eq!(result, Err(Fault::ReadableAfterWritable));
     assert_eq!(out.as_slice(), [kept]);
-    assert_eq!(bench.ring.base(), 0);
+    assert_eq!(bench.ring.base(), base);
 }
 
-#[test]
-fn chains_gather_behind_each_other_in_one_list() {
-    let mut bench = at(8, 0);
+fn chains_gather_behind_each_other_in_one_list<F: Format>() {
+    let mut bench = rig::<F>(8, 0);
     bench.offer(&[Buf::read(0, 5), Buf::write(16, 6)]);
     bench.offer(&[Buf::write(32, 7)]);
     let mut storage = [segment(0, 0); 8];
@@ -410,13 +440,12 @@ fn chains_gather_behind_each_other_in_one_list() {
     assert_eq!(out.from(at), [segment(RAM + 32, 7)]);
 }
 
-#[test]
-fn a_failed_completion_can_be_repeated() {
-    for access in 0..3 {
-        let mut bench = at(4, 0xfffe);
+fn a_failed_completion_can_be_repeated<F: Format>() {
+    for access in 0..F::COMPLETION {
+        let mut bench = rig::<F>(4, 0xfffe);
         let heads = [(); 3].map(|()| bench.offer(&[BUF]));
         assert_eq!(heads.map(|_| bench.head()), heads);
-        let used = heads.map(|head| SplitRing::used_entry(head, 1, 1));
+        let used = heads.map(|head| F::Ring::used_entry(head, 1, 1));
         bench.memory.fail_in(access);
         let failed = bench.ring.complete(&bench.memory, &used);
         assert!(matches!(failed, Err(Fault::Unmapped(_))), "{access}");
@@ -428,28 +457,13 @@ fn a_failed_completion_can_be_repeated() {
     }
 }
 
-#[test]
-fn a_driver_that_does_not_wait_gets_no_store_behind_the_used_ring() {
-    // It moves its index on before anything is used, so more chains are in flight than entries.
-    let mut bench = at(4, 2);
-    for _ in 0..5 {
-        bench.driver = Driver::new(&bench.memory, PLACE, 4, bench.driver.avail, false);
-        let heads = [(); 4].map(|()| bench.offer(&[BUF]));
-        assert_eq!(heads.map(|_| bench.head()), heads);
-    }
-    bench.memory.poke16(PLACE.used.0 + 2, 2);
-    let used: Vec<_> = (0..19).map(|id| SplitRing::used_entry(id, 1, 0)).collect();
-    bench.memory.take_log();
-    bench.ring.complete(&bench.memory, &used).unwrap();
-    assert_eq!(bench.memory.peek16(PLACE.used.0 + 2), 2 + 19);
-    let [.., extent] = bench.ring.extents();
-    let end = u128::from(PLACE.used.0 + extent);
-    let mut ids = Vec::new();
-    for op in bench.memory.take_log() {
-        assert!(op.ranges().iter().all(|range| range.end <= end), "{op:?}");
-        if let Op::StoreUsed(_, used) = op {
-            ids.extend(used.iter().map(|[id, _]| *id));
-        }
-    }
-    assert_eq!(ids, (0..19).collect::<Vec<_>>());
-}
+for_both_formats!(
+    every_size_is_gone_round_more_than_once,
+    rewound_chains_come_again,
+    rewinding_reaches_beyond_what_was_read_ahead,
+    has_work_tells_what_next_chain_does,
+    whichever_access_fails_nothing_is_lost,
+    a_fault_leaves_the_callers_segments_alone,
+    chains_gather_behind_each_other_in_one_list,
+    a_failed_completion_can_be_repeated,
+);

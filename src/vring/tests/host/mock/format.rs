@@ -19,6 +19,8 @@ pub trait Format: Debug + 'static {
     type Driver: DriverSide;
     /// Sizes that rings of this format may have, the smallest and the largest among them.
     const SIZES: &'static [u16];
+    /// How many accesses a completion across the end of the ring makes that may fail.
+    const COMPLETION: usize;
     /// Whether what [`vring::KickControl`] tells the device to look for is known from then on. If not, it
     /// tells of it until the device looks; and awaiting a kick has it look once, whatever there is.
     const NEWS_IS_KNOWN: bool;
@@ -40,6 +42,8 @@ impl Format for Split {
     type Ring = SplitRing;
     type Driver = Driver;
     const SIZES: &'static [u16] = &[1, 2, 4, 8, 64, 256, 1024, 16384, 32768];
+    // Elements before and behind the end, and the index.
+    const COMPLETION: usize = 3;
     const NEWS_IS_KNOWN: bool = true;
 
     fn go_on(at: u16, _size: u16, chains: u16, _slots: u16) -> u16 {
@@ -51,6 +55,7 @@ impl Format for Packed {
     type Ring = PackedRing;
     type Driver = PackedDriver;
     const SIZES: &'static [u16] = &[1, 2, 3, 8, 63, 64, 65, 300, 1000, 32767, 32768];
+    const COMPLETION: usize = 1;
     const NEWS_IS_KNOWN: bool = false;
 
     fn go_on(at: u16, size: u16, _chains: u16, slots: u16) -> u16 {

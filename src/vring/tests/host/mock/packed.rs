@@ -66,7 +66,11 @@ impl PackedDriver {
 
     /// Takes note of a chain whose descriptors have been written.
     pub fn enter(&mut self, id: u16, slots: u16) {
-        self.free.retain(|free| *free != id);
+        if self.free.last() == Some(&id) {
+            self.free.pop();
+        } else {
+            self.free.retain(|free| *free != id);
+        }
         self.room -= slots;
         self.taken.insert(id, slots);
         self.order.push_back((id, slots));
@@ -237,7 +241,12 @@ impl DriverSide for PackedDriver {
         let (id, len, flags) = self.look(memory, self.last_used);
         let slots = self.taken.remove(&id);
         let slots = slots.expect("the device used a chain it was not given");
-        self.order.retain(|(other, _)| *other != id);
+        // They may be used in any order.
+        if self.order.front() == Some(&(id, slots)) {
+            self.order.pop_front();
+        } else {
+            self.order.retain(|(other, _)| *other != id);
+        }
         self.free.push(id);
         self.room += slots;
         self.last_used = self.last_used.advance(self.size, slots);
