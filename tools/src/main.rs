@@ -91,7 +91,7 @@ enum Task {
         #[arg(long, default_value = device::RNET)]
         device: String,
     },
-    /// Run tests of the kernel and of rust-vmm on both devices.
+    /// Run tests of the kernel and of rust-vmm, and DPDK, on both devices.
     Programs,
     /// Run QEMU guests of all kinds.
     Guests {

@@ -76,6 +76,16 @@ pub fn set_queue_length(name: &str, frames: u16) -> Result<()> {
     net::if_queue_length(name, frames.into()).context("length of the tap's queue")
 }
 
+/// Brings up the interface `name`, which another program has made, and answers its index.
+///
+/// # Errors
+///
+/// What the kernel answers.
+pub fn bring_up(name: &str, mtu: i32) -> Result<i32> {
+    net::if_up(name, mtu).with_context(|| format!("bring up {name}"))?;
+    net::if_index(name).with_context(|| format!("index of {name}"))
+}
+
 /// Flags and sizes that all taps share.
 fn configure(fd: BorrowedFd<'_>, name: &str, config: TapConfig, extra: i32) -> Result<()> {
     let kind = if extra & IFF_TUN == 0 { IFF_TAP } else { 0 };

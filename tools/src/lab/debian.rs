@@ -32,6 +32,7 @@ const TOOLS: &[&str] = &[
     "busybox-static",
     "clang",
     "cpio",
+    "dpdk-dev",
     "ethtool",
     "flex",
     "gdb-minimal",

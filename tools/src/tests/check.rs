@@ -17,7 +17,7 @@ use crate::process;
 use crate::steps::step;
 use crate::tests::code::{circles, floors, misuse, shim, stack, unsafe_code};
 use crate::tests::tally::{Tally, title};
-use crate::tests::{conformance, fuzz, guests, programs};
+use crate::tests::{conformance, dpdk, fuzz, guests, programs};
 use crate::vm::device::{self, C_VHOST, RNET};
 use crate::vm::guest;
 use crate::vm::level1::{Output, Vm};
@@ -175,6 +175,7 @@ fn vms(lab: &Lab, flavor: Flavor, extent: Extent, tally: &mut Tally) {
             conformance::run(lab, tally);
             fuzz::short(lab, flavor, RNET, tally);
             programs::run(lab, tally);
+            dpdk::run(lab, tally);
             for device in [C_VHOST, RNET] {
                 guest(lab, flavor, device, tally);
             }
@@ -201,10 +202,11 @@ fn vms(lab: &Lab, flavor: Flavor, extent: Extent, tally: &mut Tally) {
     }
 }
 
-/// Runs only the tests of the kernel and of rust-vmm; returns whether all of them passed.
+/// Runs only the tests of the kernel, of rust-vmm and of DPDK; returns whether all of them passed.
 pub fn run_programs(lab: &Lab) -> bool {
     let mut tally = Tally::default();
     programs::run(lab, &mut tally);
+    dpdk::run(lab, &mut tally);
     tally.report()
 }
 

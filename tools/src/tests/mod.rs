@@ -5,6 +5,7 @@ pub mod check;
 pub mod code;
 pub mod conformance;
 pub mod demo;
+mod dpdk;
 pub mod fuzz;
 pub mod guests;
 mod ktap;
