@@ -16,8 +16,8 @@
 //! | `lifetime` | devices, owners and the module come, change and go |
 //! | `history` | bugs that such code has had |
 //!
-//! A case about rings of any format (`ring_case`) has a second name, `packed.family.name`, by which it
-//! runs on packed rings.
+//! A case about rings of any format (`ring_case`) has a second name, `packed.family.name`, by which
+//! it runs on packed rings.
 //!
 //! All build on `common`, which has what several families share; `rings` also builds on `packets`.
 

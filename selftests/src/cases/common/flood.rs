@@ -39,8 +39,9 @@ enum Ring {
 /// A packed ring, and where its two sides are.
 struct Packed {
     layout: PackedLayout,
-    /// What all descriptors say, each of a buffer of its own if there is no address.
+    /// What all descriptors say.
     described: Described,
+    /// Whether they have the same buffer; else each keeps its own.
     shared: bool,
     /// Where the next descriptor is made available.
     avail: Place,
@@ -110,13 +111,21 @@ impl Flood {
     pub(crate) fn of(device: &mut NetDevice, index: u32) -> Result<Self> {
         let memory = device.memory.clone();
         let queue = device.queue(index);
-        let base = queue.ring.base();
+        // The device may be at work: a count and a base of the same moment.
+        let (ready, base) = loop {
+            let ready = queue.ring.ready();
+            let base = queue.ring.base();
+            if queue.ring.ready() == ready {
+                break (u16::try_from(ready)?, base);
+            }
+        };
         let head = queue.layout.head(&memory, base, 0);
         let described = queue.layout.described(&memory, head);
-        let mut flood = Self::new(memory, queue, described, false)?;
+        let mut flood = Self::new(memory, queue, base, (described, false))?;
         if let Ring::Packed(ring) = &mut flood.ring {
             let ring = ring.get_mut().unwrap_or_else(PoisonError::into_inner);
-            ring.avail = ring.seen.after(ring.layout.size, ring.layout.size);
+            let size = ring.layout.size;
+            ring.avail = ring.seen.after(size - ready, size);
         }
         Ok(flood)
     }
@@ -149,17 +158,18 @@ impl Flood {
             // All entries of the available ring name it.
             queue.layout.describe(&memory, 0, described);
         }
-        Self::new(memory, queue, described, true)
+        let base = queue.ring.base();
+        Self::new(memory, queue, base, (described, true))
     }
 
     fn new(
         memory: Arc<GuestMemory>,
         queue: &mut Queue,
-        described: Described,
-        shared: bool,
+        base: u32,
+        (described, shared): (Described, bool),
     ) -> Result<Self> {
         // CAST: the lower half.
-        let base = queue.ring.base() as u16;
+        let base = base as u16;
         let (ring, counted) = match queue.layout {
             Layout::Split(layout) => (Ring::Split(layout), base),
             Layout::Packed(layout) => {

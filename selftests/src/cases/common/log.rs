@@ -83,7 +83,8 @@ impl RingLog {
     }
 
     /// Pages that the device has written, and those that it may have: elements, index, flags and,
-    /// with `events`, the event index of a split ring, all descriptors in the range of a packed one.
+    /// with `events`, the event index of a split ring, all descriptors in the range of a packed
+    /// one.
     fn pages(&self, memory: &GuestMemory, queue: &mut Queue, events: bool) -> (Pages, Pages) {
         let mut needed = self.own.changed(memory);
         let entries = queue.ring.taken_entries();

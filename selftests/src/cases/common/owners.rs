@@ -66,7 +66,7 @@ pub(crate) fn start_as(mut command: Command, name: &str, stdin: Stdio) -> Result
     let got = if answered { stdout.read(&mut byte)? } else { 0 };
     if got != 1 || byte != *b"!" {
         let _ = child.kill();
-        let mut rest = String::from_utf8_lossy(&byte).into_owned();
+        let mut rest = String::from_utf8_lossy(&byte[..got]).into_owned();
         let _ = stdout.read_to_string(&mut rest);
         let status = child.wait()?;
         bail!("{name} did not get ready ({status}): {rest}");

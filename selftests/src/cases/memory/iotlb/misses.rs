@@ -51,9 +51,9 @@ fn park(ctx: &Context) -> Result<()> {
         Behind::start(ctx, single(events), VERSION_2)?.run(|device, iommu| {
             let parts = |layout: Layout| {
                 layout.areas().map(|area| {
-                    let read = if area.read { READ } else { 0 };
-                    let written = if area.written { WRITE } else { 0 };
-                    (area.addr, area.len, read | written)
+                    // What may be written serves for reading too.
+                    let perm = if area.written { WRITE } else { READ };
+                    (area.addr, area.len, perm)
                 })
             };
             let ((rx, rx_len), (tx, tx_len)) =
