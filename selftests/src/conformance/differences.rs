@@ -143,7 +143,8 @@ pub const ALL: &[Difference] = &[
     },
 ];
 
-/// Hides from the outcome of `step` what `vhost_rnet` offers and the in-tree driver does not: packed rings.
+/// Hides from the outcome of `step` what `vhost_rnet` offers and the in-tree driver does not:
+/// packed rings.
 pub fn hide_offer(step: &Step, outcome: &mut Outcome) {
     let word = match () {
         () if argument(step, "GET_FEATURES").is_some() => 0,

@@ -230,7 +230,8 @@ impl NetDevice {
         }
     }
 
-    /// Unbinds, empties and binds a queue, as a driver does that resets a broken one; it starts where
+    /// Unbinds, empties and binds a queue, as a driver does that resets a broken one; it starts
+    /// where
     /// `count` chains of one descriptor lead to.
     ///
     /// # Errors

@@ -187,8 +187,8 @@ impl Iommu {
         Ok(())
     }
 
-    /// Binds a queue with what only the device writes mapped, as QEMU does: vhost-net accesses it on
-    /// binding.
+    /// Binds a queue with what only the device writes mapped, as QEMU does: vhost-net accesses it
+    /// on binding.
     ///
     /// # Errors
     ///

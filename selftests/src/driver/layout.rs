@@ -137,8 +137,8 @@ impl Layout {
         }
     }
 
-    /// Where the write to a used element or descriptor at `addr` is logged, if the part that only the
-    /// device writes is logged at `log`: those of a packed ring where they are.
+    /// Where the write to a used element or descriptor at `addr` is logged, if the part that only
+    /// the device writes is logged at `log`: those of a packed ring where they are.
     #[must_use]
     pub fn logged(&self, addr: u64, log: u64) -> u64 {
         match self {

@@ -139,8 +139,8 @@ pub trait RingDriver: std::fmt::Debug + Send {
     /// When the device broke the rules of the ring.
     fn poll(&mut self) -> Result<Option<Used>>;
 
-    /// Guest addresses and lengths of the used elements, or used descriptors, that [`Self::poll`] has
-    /// taken since it was asked for them last. They are noted from the first time on.
+    /// Guest addresses and lengths of the used elements, or used descriptors, that [`Self::poll`]
+    /// has taken since it was asked for them last. They are noted from the first time on.
     fn taken_entries(&mut self) -> Vec<(u64, u32)>;
 
     /// Asks for a call once `after` more chains are used; true if that has happened already.

@@ -50,8 +50,8 @@ impl Place {
         }
     }
 
-    /// How many descriptors after `earlier` this is in a ring of `size`: less than two turns. An offset
-    /// beyond the ring, which a device must not write, counts as one before its end.
+    /// How many descriptors after `earlier` this is in a ring of `size`: less than two turns. An
+    /// offset beyond the ring, which a device must not write, counts as one before its end.
     #[must_use]
     pub fn since(self, earlier: Self, size: u16) -> u32 {
         let size = u32::from(size);
@@ -199,7 +199,8 @@ impl PackedLayout {
         memory.store_u32(self.driver, word, Ordering::Relaxed);
     }
 
-    /// Whether the device wants a kick now that descriptors up to `new` are available, from `old` on.
+    /// Whether the device wants a kick now that descriptors up to `new` are available, from `old`
+    /// on.
     #[must_use]
     pub fn wants_kick(&self, memory: &GuestMemory, events: bool, old: Place, new: Place) -> bool {
         let (at, flags) = self.device_event(memory);
@@ -214,14 +215,15 @@ impl PackedLayout {
         }
     }
 
-    /// Writes what a device writes that wants no kick, as a stale wish for a device that is about to
-    /// use the ring.
+    /// Writes what a device writes that wants no kick, as a stale wish for a device that is about
+    /// to use the ring.
     pub fn ask_no_kick(&self, memory: &GuestMemory) {
         let word = u32::from(event::DISABLE) << 16;
         memory.store_u32(self.device, word, Ordering::Relaxed);
     }
 
-    /// Empties the ring, at a place: all before it was used in this turn, the rest in the one before.
+    /// Empties the ring, at a place: all before it was used in this turn, the rest in the one
+    /// before.
     pub fn clear(&self, memory: &GuestMemory, start: Place) {
         memory.fill(self.ring, 16 * usize::from(self.size), 0);
         for offset in 0..self.size {

@@ -3,9 +3,9 @@
 //! The driver's half of a packed ring (virtio 1.3, section 2.8).
 //!
 //! Descriptors lie in the ring in the order in which they are made available. The driver's and the
-//! device's side each have a place in it, with a wrap counter that changes with each turn; the flags
-//! of a descriptor say whose it is, by comparison with the counter. A used descriptor takes the
-//! place of the first of its chain, the next one is behind the rest of that chain. With
+//! device's side each have a place in it, with a wrap counter that changes with each turn; the
+//! flags of a descriptor say whose it is, by comparison with the counter. A used descriptor takes
+//! the place of the first of its chain, the next one is behind the rest of that chain. With
 //! `VIRTIO_F_IN_ORDER` it stands for all chains up to the one that it names, and has the place of
 //! the first of them.
 
