@@ -24,6 +24,7 @@
 #include <linux/slab.h>
 #include <linux/uaccess.h>
 #include <linux/uio.h>
+#include <linux/unaligned.h>
 #include <linux/vhost_types.h>
 #include <linux/virtio_net.h>
 #include <linux/virtio_ring.h>
@@ -206,66 +207,57 @@ efault:
 int rnet_get_available(u64 ring, u64 mask, u64 bits, u64 (*descs)[2], size_t n)
 {
 	u64 __user (*from)[2] = (u64 __user (*)[2])ring;
-	size_t i;
+	u64 (*const end)[2] = descs + n;
+	u64 (*to)[2] = descs;
 
 	might_fault();
 	if (!access_ok(from, n * sizeof(*from)))
 		return -EFAULT;
 	scoped_user_read_access_size(from, n * sizeof(*from), efault) {
-		for (i = 0; i < n; i++) {
+		u64 __user (*at)[2] = from;
+
+		for (; to != end; to++, at++) {
 			u64 word;
 
-			unsafe_get_user(word, &from[i][1], efault);
+			unsafe_get_user(word, &(*at)[1], efault);
 			if ((word & mask) != bits)
 				break;
-			descs[i][1] = word;
+			(*to)[1] = word;
 			smp_rmb();
-			unsafe_get_user(descs[i][0], &from[i][0], efault);
+			unsafe_get_user((*to)[0], &(*at)[0], efault);
 		}
 	}
-	return i;
+	return to - descs;
 efault:
 	return -EFAULT;
 }
 
-/* A position in a packed ring: the offset of a descriptor, and the wrap counter. */
-#define POSITION_WRAP BIT(VRING_PACKED_EVENT_F_WRAP_CTR)
+/* Flags of a used descriptor, as bits of its second word: on a lap of wrap counter 1, and if written. */
+#define PACKED_LAP (BIT_ULL(48 + VRING_PACKED_DESC_F_AVAIL) | BIT_ULL(48 + VRING_PACKED_DESC_F_USED))
+#define PACKED_WRITE ((u64)VRING_DESC_F_WRITE << 48)
 
-static __always_inline u32 position_offset(u32 position)
+/* The second word of a used descriptor: length and id, and the flags instead of the rest. */
+static __always_inline __le64 packed_word(u64 used, u64 lap)
 {
-	return position & (POSITION_WRAP - 1);
-}
+	u64 flags = (u32)used ? lap | PACKED_WRITE : lap;
 
-static __always_inline u32 position_advance(u32 position, u32 size, u32 by)
-{
-	u32 to = position_offset(position) + by;
-
-	if (to < size)
-		return position + by;
-	/* More than a lap only for a driver that does not wait for its buffers. */
-	return to % size | ((position ^ to / size << VRING_PACKED_EVENT_F_WRAP_CTR) & POSITION_WRAP);
-}
-
-/* The second word of a used descriptor. */
-static __always_inline __le64 used_word(u32 position, const u32 used[2])
-{
-	u64 flags = used[1] ? VRING_DESC_F_WRITE : 0;
-
-	if (position & POSITION_WRAP)
-		flags |= BIT(VRING_PACKED_DESC_F_AVAIL) | BIT(VRING_PACKED_DESC_F_USED);
-	return cpu_to_le64(used[1] | (u64)(u16)used[0] << 32 | flags << 48);
+	return cpu_to_le64((used & (BIT_ULL(48) - 1)) | flags);
 }
 
 /*
- * Marks descriptors of a packed ring as used, from a position on. Of each there are the id and, in the
- * upper half of that word, how many descriptors it is to the next; and the length. Whatever was read
- * or written before this, and the others, are before the first. The result is where the next one goes.
+ * Marks descriptors of a packed ring as used, from a position on: the offset of a descriptor, and the
+ * wrap counter. Of each there are its length, its id and how many descriptors it is to the next, in a
+ * word from the low end upwards. Whatever was read or written before this, and the others, are before
+ * the first. The result is the position of the next one.
  */
 int rnet_publish_packed(u64 ring, u32 size, u32 position, const u32 (*used)[2], size_t n)
 {
 	__le64 __user (*to)[2] = (__le64 __user (*)[2])ring;
-	u32 at = position;
-	size_t i;
+	u32 first = position & (BIT(VRING_PACKED_EVENT_F_WRAP_CTR) - 1);
+	u64 lap = first == position ? 0 : PACKED_LAP;
+	u64 first_lap = lap, word;
+	u32 at = first;
+	size_t i = 0;
 
 	might_fault();
 	if (!n)
@@ -274,16 +266,25 @@ int rnet_publish_packed(u64 ring, u32 size, u32 position, const u32 (*used)[2], 
 	if (!access_ok(to, size * sizeof(*to)))
 		return -EFAULT;
 	scoped_user_write_access_size(to, size * sizeof(*to), efault) {
-		for (i = 1; i < n; i++) {
-			at = position_advance(at, size, used[i - 1][0] >> 16);
-			unsafe_put_user(used_word(at, used[i]), &to[position_offset(at)][1],
-					efault);
+		word = get_unaligned_le64(used[0]);
+		for (;;) {
+			at += word >> 48;
+			if (unlikely(at >= size)) {
+				/* More than a lap only if a driver does not await its buffers. */
+				if (at / size & 1)
+					lap ^= PACKED_LAP;
+				at %= size;
+			}
+			if (++i == n)
+				break;
+			word = get_unaligned_le64(used[i]);
+			unsafe_put_user(packed_word(word, lap), &to[at][1], efault);
 		}
+		word = get_unaligned_le64(used[0]);
 		rnet_release_mb();
-		unsafe_put_user(used_word(position, used[0]), &to[position_offset(position)][1],
-				efault);
+		unsafe_put_user(packed_word(word, first_lap), &to[first][1], efault);
 	}
-	return position_advance(at, size, used[n - 1][0] >> 16);
+	return at | (lap ? BIT(VRING_PACKED_EVENT_F_WRAP_CTR) : 0);
 efault:
 	return -EFAULT;
 }

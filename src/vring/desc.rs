@@ -45,9 +45,9 @@ pub type RawDesc = [u64; 2];
 
 /// A used entry, as the ring's format makes it ([`CompleteWork::used_entry`](crate::CompleteWork)).
 ///
-/// Of a split ring it is an element of the used ring as it lies in memory, two little-endian words: id,
-/// then length in bytes. Of a packed ring it has the same words in host byte order, and in the upper 16
-/// bits of the first the number of descriptors to go on by.
+/// It is two little-endian words. Of a split ring they are an element of the used ring as it lies in
+/// memory: id, then length in bytes. Of a packed ring they are the length, and then the id with, in the
+/// upper 16 bits, the number of descriptors to go on by.
 pub type RawUsed = [u32; 2];
 
 /// Byte order of a ring: little-endian, but for legacy devices of big-endian guests (virtio 1.3,
@@ -188,7 +188,7 @@ pub const fn packed_availability(wrap: bool) -> (u64, u64) {
 #[inline]
 #[must_use]
 pub const fn packed_used(used: RawUsed, wrap: bool) -> (u64, u16) {
-    let [id, len] = used;
+    let [len, id] = [u32::from_le(used[0]), u32::from_le(used[1])];
     let whose = if wrap { PACKED_AVAIL | PACKED_USED } else { 0 };
     // Virtio 1.3, section 2.8.4: of a buffer that was not written to, the length says nothing.
     let write = if len == 0 { 0 } else { DESC_F_WRITE };

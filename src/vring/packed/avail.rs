@@ -32,7 +32,7 @@ impl GetWork for PackedRing {
         let first = out.len();
         let (desc, id) = Desc::from_packed(raw);
         let chain = if desc.has(DESC_F_NEXT | DESC_F_INDIRECT) {
-            self.walk_or_return(memory, table, out)
+            self.walk(memory, table, out)
         } else {
             let mut chain = Chain::new(id);
             let appended = chain.append(table, &mut self.hint, &desc, out);
@@ -85,24 +85,43 @@ impl PackedRing {
         self.ahead.fill(memory, self.addrs.desc, self.size)
     }
 
-    /// Translates a chain of more than one buffer, or goes back to its first descriptor.
+    /// Translates a chain of more than one buffer, from the next descriptor on.
     #[inline(never)]
-    fn walk_or_return<M: Memory, T: Translate>(
+    fn walk<M: Memory, T: Translate>(
+        &mut self,
+        memory: &M,
+        table: &T,
+        out: &mut Segments<'_>,
+    ) -> Result<Chain, Fault> {
+        // Read once more from what was read ahead: handing it over costs chains of one buffer more.
+        let (desc, id) = Desc::from_packed(self.ahead.peek().unwrap_or_default());
+        if desc.has(DESC_F_NEXT) {
+            return self.walk_descs(memory, table, out);
+        }
+        let mut walk = Walk::new(memory, table, &mut self.hint, &mut self.window, out);
+        walk.append_packed(&desc)?;
+        self.ahead.step();
+        Ok(walk.end(id, 1))
+    }
+
+    /// Translates a chain of more than one descriptor, or goes back to its first.
+    #[inline(never)]
+    fn walk_descs<M: Memory, T: Translate>(
         &mut self,
         memory: &M,
         table: &T,
         out: &mut Segments<'_>,
     ) -> Result<Chain, Fault> {
         let at = self.position();
-        let chain = self.walk(memory, table, out);
+        let chain = self.try_walk(memory, table, out);
         if chain.is_err() {
             self.ahead.go_back_to(at);
         }
         chain
     }
 
-    /// Translates a chain from the next descriptor on.
-    fn walk<M: Memory, T: Translate>(
+    /// Translates a chain, and may stop within it.
+    fn try_walk<M: Memory, T: Translate>(
         &mut self,
         memory: &M,
         table: &T,

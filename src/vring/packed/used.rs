@@ -15,22 +15,26 @@ const PAGE_MASK: u64 = 0xfff;
 impl CompleteWork for PackedRing {
     #[inline]
     fn used_entry(id: u16, slots: u16, len: u32) -> RawUsed {
-        [u32::from(id) | u32::from(slots) << 16, len]
+        let id = u32::from(id) | u32::from(slots) << 16;
+        [len.to_le(), id.to_le()]
     }
 
     /// The id and the length of the last, with the descriptors of all.
     #[inline]
     fn group(entries: &[RawUsed]) -> RawUsed {
-        let [last, len] = entries.last().copied().unwrap_or_default();
+        let last = entries.last().copied().unwrap_or_default();
+        let [len, id] = last.map(u32::from_le);
         // CAST: the lower half.
-        Self::used_entry(last as u16, Self::slots(entries), len)
+        Self::used_entry(id as u16, Self::slots(entries), len)
     }
 
     #[inline]
     fn slots(entries: &[RawUsed]) -> u16 {
         // Wraps for a driver that made descriptors available again before it got them back.
         // CAST: the upper half.
-        let slots = entries.iter().map(|[word, _]| (word >> 16) as u16);
+        let slots = entries
+            .iter()
+            .map(|[_, id]| (u32::from_le(*id) >> 16) as u16);
         slots.fold(0, u16::wrapping_add)
     }
 

@@ -383,7 +383,7 @@ impl Memory for MockMemory {
         let Some((first, later)) = used.split_first() else {
             return Ok(at);
         };
-        let slots = |used: &RawUsed| (used[0] >> 16) as u16;
+        let slots = |used: &RawUsed| packed_used(*used, true).1;
         let mut next = at.advance(size, slots(first));
         for one in later {
             store(next, one, false)?;
