@@ -8,8 +8,7 @@ use crate::desc::{
 };
 use crate::fault::Fault;
 use crate::memory::Memory;
-use crate::region::Hint;
-use crate::segment::{Access, Segments, Translate};
+use crate::segment::{Access, Hint, Segments, Translate};
 
 /// The most segments that one chain may have, as `UIO_MAXIOV` limits the in-tree vhost.
 pub const MAX_CHAIN_SEGMENTS: usize = 1024;

@@ -11,8 +11,7 @@ use core::mem;
 
 use crate::addr::{GuestAddr, UserAddr};
 use crate::fault::Fault;
-use crate::region::Hint;
-use crate::segment::{Access, Segment, Segments, Translate};
+use crate::segment::{Access, Hint, Segment, Segments, Translate};
 
 /// What the device may do with memory: the bits of `VHOST_ACCESS_RO` and `VHOST_ACCESS_WO`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

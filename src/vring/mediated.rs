@@ -15,9 +15,8 @@ use crate::fault::Fault;
 use crate::iotlb::{Iotlb, IotlbEntry, Miss, Untranslated};
 use crate::log::for_each_log_word;
 use crate::memory::{Memory, Unmapped};
-use crate::region::Hint;
 use crate::ring::RingAddrs;
-use crate::segment::{Access, Segment, Segments, Translate};
+use crate::segment::{Access, Hint, Segment, Segments, Translate};
 
 /// The most pieces that a descriptor or an element of the used ring may be cut into: one for each of
 /// its bytes.

@@ -26,9 +26,8 @@ use crate::desc::{DESC_SIZE, EVENT_DISABLE, EVENT_ENABLE};
 use crate::fault::Fault;
 use crate::memory::Memory;
 use crate::position::Position;
-use crate::region::Hint;
 use crate::ring::{RingAddrs, MAX_RING_SIZE};
-use crate::segment::Access;
+use crate::segment::{Access, Hint};
 use ahead::Ahead;
 use events::Kicks;
 

@@ -4,7 +4,7 @@
 
 use crate::addr::{GuestAddr, UserAddr};
 use crate::fault::Fault;
-use crate::segment::{Access, Segment, Segments, Translate};
+use crate::segment::{Access, Hint, Segment, Segments, Translate};
 
 /// A run of guest-physical memory and where the owner has it mapped.
 ///
@@ -22,14 +22,6 @@ pub struct Region {
 /// A region is empty or ends beyond the guest's address space.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct InvalidRegion;
-
-/// Position of the region, or of the mapping in an IOTLB, that a queue used last.
-///
-/// A hint is never trusted: a wrong one costs a search. A processor may trust it for a moment, though
-/// (Spectre v1), so that it must not go from one table to another: see
-/// [`SplitRing::forget_hint`](crate::SplitRing::forget_hint).
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Hint(pub(crate) usize);
 
 /// Regions, sorted and free of overlap, in storage of the caller's choice.
 ///

@@ -4,7 +4,6 @@
 
 use crate::addr::{GuestAddr, UserAddr};
 use crate::fault::Fault;
-use crate::region::Hint;
 
 /// A piece of the owner's memory.
 ///
@@ -90,6 +89,14 @@ impl<'a> Segments<'a> {
         self.storage.get(first..self.len).unwrap_or_default()
     }
 }
+
+/// Position of the region, or of the mapping in an IOTLB, that a queue used last.
+///
+/// A hint is never trusted: a wrong one costs a search. A processor may trust it for a moment, though
+/// (Spectre v1), so that it must not go from one table to another: see
+/// [`SplitRing::forget_hint`](crate::SplitRing::forget_hint).
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Hint(pub(crate) usize);
 
 /// A translation of guest addresses to the owner's.
 ///

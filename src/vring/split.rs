@@ -23,9 +23,8 @@ use crate::desc::{
 };
 use crate::fault::Fault;
 use crate::memory::Memory;
-use crate::region::Hint;
 use crate::ring::{RingAddrs, PREFETCH};
-use crate::segment::Access;
+use crate::segment::{Access, Hint};
 use kicks::Kicks;
 
 /// Chains read ahead of being asked for.
