@@ -1,24 +1,25 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! vhost-rnet: packets between a guest's virtqueues and a tap, in the kernel.
+//! vhost-rnet moves packets between a guest's virtqueues and a tap, in the kernel.
 //!
-//! Each floor of the house imports from those below it, never from one above:
+//! The module has layers. Each one imports only from the layers below it:
 //!
 //! ```text
-//! main.rs  the module: which classes of devices there are
+//! main.rs  the module: which device classes exist
 //! net/     network devices: tx, rx, the tap (link), headers
-//! vhost/   what any vhost device has: chardev, ioctl, what its owner sets up (setup, owner), device,
-//!          workers and their job, virtqueue, round, guest memory (access, memory, iotlb, messages),
-//!          statistics; class and queues are what it asks of net
-//! vring/   rings and guest addresses: a crate of its own, which knows no kernel
-//! kapi/    the kernel, by safe types; all unsafe code of the module
-//! shim/    C for it: macros and inline functions made callable
+//! vhost/   what every vhost device has: chardev, ioctl, configuration by its owner (setup, owner),
+//!          device, workers and their job, virtqueue, round, guest memory (access, memory, iotlb,
+//!          messages), statistics; net implements its traits (class, queues)
+//! vring/   rings and guest addresses: a separate crate that does not depend on the kernel
+//! kapi/    safe types for kernel interfaces; has all unsafe code of the module
+//! shim/    C functions for kapi, which make kernel macros and inline functions callable
 //! ```
 //!
-//! A hypervisor opens `/dev/vhost-rnet` and sets it up with vhost ioctls. A kick from the guest or a
-//! packet at the tap wakes the queue's worker, which runs a round: `tx` copies what the guest made
-//! available into frames and sends them to the tap, `rx` fills the guest's buffers with what the tap
-//! received. Used buffers are published by the batch, followed by at most one call to the guest.
+//! A hypervisor opens `/dev/vhost-rnet` and configures it with vhost ioctls. A kick from the guest
+//! or a packet at the tap wakes the queue's worker, which runs a round. In a round, `tx` copies the
+//! chains that the guest made available into frames and sends them to the tap; `rx` fills the
+//! guest's buffers with packets that the tap received. Used buffers are published in batches, and
+//! the guest is called at most once for each batch.
 
 #![crate_name = "vhost_rnet"]
 #![deny(unsafe_code, unreachable_pub)]

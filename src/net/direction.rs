@@ -9,7 +9,7 @@ pub(crate) const RX: usize = Direction::Rx.index();
 /// The index of the transmit queue.
 pub(crate) const TX: usize = Direction::Tx.index();
 
-/// Which queue of a pair, seen from the guest; its index in every ioctl.
+/// Which queue of a pair this is, named from the guest's point of view.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Direction {
     /// Packets for the guest.
@@ -19,7 +19,7 @@ pub(crate) enum Direction {
 }
 
 impl Direction {
-    /// Its index in every ioctl.
+    /// The index of the queue in every ioctl.
     pub(crate) const fn index(self) -> usize {
         match self {
             Self::Rx => 0,
@@ -27,7 +27,7 @@ impl Direction {
         }
     }
 
-    /// The queue with an index.
+    /// The queue with index `index`, if there is one.
     pub(crate) const fn of(index: usize) -> Option<Self> {
         match index {
             0 => Some(Self::Rx),
@@ -36,7 +36,7 @@ impl Direction {
         }
     }
 
-    /// Name in logs and statistics.
+    /// The name of the queue in logs and statistics.
     pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Rx => "rx",
@@ -44,7 +44,7 @@ impl Direction {
         }
     }
 
-    /// The event of the backend that lets the queue go on.
+    /// The backend event that the queue waits for.
     pub(crate) const fn backend_event(self) -> u32 {
         match self {
             Self::Rx => POLLIN,

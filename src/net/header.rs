@@ -1,17 +1,18 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The virtio-net header of packets, and the features that say what is in it.
+//! The virtio-net header of packets, and the features that determine its contents.
 
 use crate::vhost::features::Features;
 
 /// `VIRTIO_NET_F_MRG_RXBUF`: a received packet may span several buffers.
 pub(crate) const MRG_RXBUF: u32 = 15;
-/// `VHOST_NET_F_VIRTIO_NET_HDR`: the backend has no virtio-net header, vhost adds and removes it.
-/// Between guest and device the same bit is `VIRTIO_F_ANY_LAYOUT`, which always holds here.
+/// `VHOST_NET_F_VIRTIO_NET_HDR`: vhost adds and removes the header, since the backend has none.
+///
+/// Between guest and device the same bit is `VIRTIO_F_ANY_LAYOUT`, which is always supported.
 pub(crate) const VHOST_NET_HDR: u32 = 27;
 /// `VIRTIO_NET_F_GUEST_UDP_TUNNEL_GSO`: received packets may be UDP tunnels to be segmented.
 pub(crate) const GUEST_UDP_TUNNEL_GSO: u32 = 65;
-/// `VIRTIO_NET_F_HOST_UDP_TUNNEL_GSO`: transmitted packets may be such.
+/// `VIRTIO_NET_F_HOST_UDP_TUNNEL_GSO`: transmitted packets may be UDP tunnels to be segmented.
 pub(crate) const HOST_UDP_TUNNEL_GSO: u32 = 67;
 
 /// Whether received packets carry a buffer count in their header (virtio 1.3, section 5.1.6).
@@ -20,17 +21,17 @@ pub(crate) const fn has_num_buffers(features: &Features) -> bool {
     features.has(MRG_RXBUF) || features.is_modern()
 }
 
-/// Who has the virtio-net header of a packet, and how long it is in bytes.
+/// Which side has the virtio-net header of a packet, and how long the header is in bytes.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Header {
-    /// Bytes that the guest sees and the backend does not: vhost adds and removes them.
+    /// Length of a header that only the guest has; vhost adds and removes it.
     pub(crate) vhost: usize,
-    /// Bytes that the backend has before each packet.
+    /// Length of a header that the backend has before each packet, too.
     pub(crate) sock: usize,
 }
 
 impl Header {
-    /// The header that goes with `features`, as `vhost_net_set_features()` sizes it.
+    /// The header for `features`, with the length that `vhost_net_set_features()` chooses.
     pub(crate) const fn new(features: &Features) -> Self {
         let tunnels = features.has(GUEST_UDP_TUNNEL_GSO) || features.has(HOST_UDP_TUNNEL_GSO);
         // `struct virtio_net_hdr_v1_hash_tunnel`, `virtio_net_hdr_mrg_rxbuf`, `virtio_net_hdr`.
@@ -52,10 +53,10 @@ impl Header {
         }
     }
 
-    /// Bytes that the guest sees before each packet.
+    /// Length of the header that the guest sees, in bytes.
     #[inline]
     pub(crate) const fn guest(&self) -> usize {
-        // One of the two is zero.
+        // One of the two lengths is zero.
         self.vhost | self.sock
     }
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What a queue is started on: the tap (or packet socket) its packets go to or come from.
+//! The target of a network queue: the tap or packet socket that it sends to or receives from.
 
 use kernel::prelude::*;
 
@@ -11,12 +11,12 @@ use crate::vhost::queues::Target;
 /// A tap or packet socket.
 pub(crate) struct Link {
     pub(crate) socket: Socket,
-    /// Whether the tap has refused a frame in pages, for how it is made.
+    /// The tap has refused a frame in pages, which depends on how the tap was configured.
     pub(crate) refuses_pages: bool,
 }
 
 impl Target for Link {
-    /// The socket behind `fd`.
+    /// Looks up the socket behind `fd`.
     ///
     /// # Errors
     ///

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The class of network devices: packets between virtqueues and a tap.
+//! The network device class, which moves packets between virtqueues and a tap.
 //!
-//! C has it in `drivers/vhost/net.c`.
+//! The C counterpart is `drivers/vhost/net.c`.
 
 use kernel::ioctl::_IOW;
 use kernel::prelude::*;
@@ -36,21 +36,22 @@ mod direction;
 const MAX_ROUND_PACKETS: usize = 256;
 /// Bytes after which a round ends (`VHOST_NET_WEIGHT`).
 const MAX_ROUND_BYTES: usize = 0x80000;
-/// Descriptors after which a round ends, those of indirect tables and empty ones included: 64 for each
-/// packet, which is more than any driver needs. Without it a guest that makes chains of empty
-/// descriptors would keep the queue's mutex from its owner for long.
+/// Descriptors after which a round ends, including empty ones and those of indirect tables.
+///
+/// The limit is 64 for each packet, which is more than any driver needs. Without it, a guest that
+/// makes chains of empty descriptors would keep the queue's mutex from its owner for long.
 const MAX_ROUND_DESCS: u32 = 1 << 14;
 
 /// `VHOST_NET_SET_BACKEND`.
 const SET_BACKEND: u32 = _IOW::<RawPair>(uapi::VHOST_VIRTIO, 0x30);
 
-/// Network devices.
+/// The network device class.
 pub(crate) struct Net;
 
-/// What a queue of packets keeps.
+/// The state that each queue of a network device has.
 pub(crate) struct Packets {
     header: Header,
-    /// Frames on their way to the backend; transmit only.
+    /// Frames to be sent to the backend; only the transmit queue uses them.
     frames: Frames,
 }
 

@@ -2,9 +2,9 @@
 
 //! Receive: from the backend to the guest's buffers.
 //!
-//! The length of the next packet says how many buffers it needs; the backend then writes header and
-//! packet straight to guest memory, and the number of buffers is added to the header. Buffers are
-//! published by the batch.
+//! The length of the next packet determines how many buffers it needs. The backend then writes
+//! header and packet straight to guest memory, and the number of buffers is stored in the header.
+//! Used buffers are published in batches.
 
 use kernel::prelude::*;
 use vring::{
@@ -28,20 +28,25 @@ use crate::vhost::worker::Pending;
 /// Offset of the number of buffers in the header, in bytes (`struct virtio_net_hdr_mrg_rxbuf`).
 const NUM_BUFFERS_OFFSET: u64 = 10;
 
-/// Packets that make a round a busy one, whose senders are spared the wake-up for each packet.
+/// Number of waiting packets from which a round leaves the backend's wait queue, to spare senders a
+/// wake-up for each packet.
 ///
-/// With fewer, leaving the backend's wait queue and joining it again would cost more.
+/// With fewer packets, leaving the wait queue and joining it again would cost more.
 const BUSY: usize = 8;
 
-/// Descriptors after which the chains of a packet are too many for it: four times as many as it may have
-/// pieces. Empty ones cost time, too.
+/// Number of descriptors after which no more chains are taken for a packet.
+///
+/// It is four times the number of segments that a packet may have. Empty descriptors count, since
+/// they cost time, too.
 const MAX_PACKET_DESCS: u32 = 4096;
 
-/// A header that says nothing, for backends that have none.
+/// An all-zero header, for backends that have none.
 const EMPTY_HEADER: [u8; 24] = [0; 24];
 
-/// Moves packets until there are none, the guest is out of buffers, or the round is full. `pending`
-/// is set when the queue is woken meanwhile, and may be taken for it.
+/// Moves packets until there are none, the guest is out of buffers, or the round is full.
+///
+/// `pending` is set when the queue is woken during the round. The round may clear it and handle the
+/// event itself.
 ///
 /// # Errors
 ///
@@ -56,7 +61,7 @@ pub(crate) fn run(
     vq.run(memory, Receive { stats, pending })
 }
 
-/// A round of the receive queue, before it is known how it reaches guest memory.
+/// A round of the receive queue, before the ring format and the way to guest memory are known.
 struct Receive<'a> {
     stats: &'a Stats,
     pending: &'a Pending,
@@ -105,7 +110,8 @@ impl round::Round<Net> for Receive<'_> {
                     Ok(Polled::Cut) => break Ok(Next::Again),
                     Ok(Polled::Nothing) => match round.backend.arm() {
                         Ok(()) => break Ok(Next::Wait),
-                        // Without its device the backend tells of nothing, even when it has one again.
+                        // A backend that has lost its device signals no events, even after it has a
+                        // device again.
                         Err(_) => break Ok(Next::Retry),
                     },
                     Err(fault) => break Err(fault),
@@ -115,7 +121,7 @@ impl round::Round<Net> for Receive<'_> {
                 Err(fault) => break Err(fault),
             }
         };
-        // Also after a fault: the packets before it are complete.
+        // Publish after a fault, too: the packets before it are complete.
         round.publish().and(next)
     }
 }
@@ -132,39 +138,39 @@ struct Round<'a, R, M, T> {
     stats: &'a Stats,
     pending: &'a Pending,
     busy: BusyTime,
-    /// Why packets were lost, of which the owner is told.
+    /// Why packets were lost; reported to the owner.
     lost_to: &'a mut Option<Fault>,
     used: &'a mut UsedBatch,
-    /// Packets done with, lost ones included.
+    /// Packets handled, including lost ones.
     packets: usize,
     bytes: usize,
-    /// Descriptors looked at.
+    /// Descriptors read so far.
     descs: u32,
-    /// Packets that the guest does not get.
+    /// Packets that were lost.
     lost: usize,
 }
 
-/// Why there is nothing to do, or no longer.
+/// Why a round has stopped moving packets.
 enum Ended {
-    /// No packets.
+    /// There are no packets.
     Empty,
-    /// No buffers.
+    /// There are no buffers.
     Unbuffered,
-    /// The other queue has its turn.
+    /// The round has reached a limit; it is the other queue's turn.
     Full,
 }
 
-/// What the guest has to offer for a packet.
+/// The buffers that the guest has made available for a packet.
 enum Buffers {
-    /// This many chains, the last entries of the batch of used buffers, and descriptors of the ring.
+    /// There are enough: the last `chains` chains of the used batch, with `slots` ring descriptors.
     Enough { chains: u16, slots: u16 },
-    /// The chains that the packet may use, one or as many as can be, are too short for it.
+    /// The chains that the packet may use are too short for it, even together.
     TooShort,
-    /// Not yet.
+    /// The guest has not made enough chains available yet.
     Missing,
 }
 
-/// What the chains of a packet occupy, so far.
+/// The descriptors that the chains taken for a packet occupy.
 #[derive(Default)]
 struct Taken {
     /// Descriptors, those of indirect tables included.
@@ -186,7 +192,8 @@ impl Taken {
         };
     }
 
-    /// Whether a ring of `size` descriptors that has these chains has no room for another like them.
+    /// Whether a ring of `size` descriptors has no room for another chain besides these, even one
+    /// as small as the smallest of them.
     fn fill(&self, size: u16) -> bool {
         size.saturating_sub(self.slots) < self.smallest
     }
@@ -195,12 +202,12 @@ impl Taken {
 impl<R: Ring, M: GuestMemory, T: Translate> Round<'_, R, M, T> {
     #[inline(always)]
     fn run(&mut self, storage: &mut [Segment]) -> Result<Ended, Fault> {
-        // What an earlier round could not publish.
+        // Publish first what an earlier round could not.
         self.publish()?;
         self.ring.disable_kick(&self.memory)?;
         if self.backend.target.socket.has_left() {
-            // What an earlier round left is not all that this one was woken for: it has to look at
-            // the backend before it waits.
+            // The packets left by an earlier round may not be all that this round was woken for.
+            // Once disarmed, the round looks at the backend again before it waits.
             self.backend.disarm();
         }
         let mut segments = Segments::new(storage);
@@ -237,12 +244,14 @@ impl<R: Ring, M: GuestMemory, T: Translate> Round<'_, R, M, T> {
                         self.lost = self.lost.wrapping_add(1);
                     }
                     Buffers::Missing => {
-                        // Published first: the guest may be waiting for these to post more.
+                        // Publish first: the guest may need these buffers back before it can post
+                        // more.
                         self.publish()?;
                         let more = self.ring.enable_kick(&self.memory)?;
-                        // More packets change nothing.
+                        // Until there are buffers, new packets need not wake the queue.
                         self.backend.disarm();
-                        // A guest that keeps its index moving gets no endless round for it.
+                        // The round ends even if there are more buffers: a guest that keeps its
+                        // index moving must not make it endless.
                         return Ok(if more { Ended::Full } else { Ended::Unbuffered });
                     }
                 }
@@ -255,16 +264,18 @@ impl<R: Ring, M: GuestMemory, T: Translate> Round<'_, R, M, T> {
             {
                 return Ok(Ended::Full);
             }
-            // A queue that has not been busy is still in the backend's wait queue: if it has not been
-            // woken again, there is nothing more. If it has, what came is part of the batch.
+            // If the backlog was short, the queue is still in the backend's wait queue. If the
+            // queue has not been woken since, there are no more packets. If it has, the new packets
+            // join the batch.
             if !self.pending.take(RX) {
                 return Ok(Ended::Empty);
             }
         }
     }
 
-    /// Waits a while for more packets, if the owner wants that. It ends when the worker is woken for
-    /// the other queue, or the time is over (`vhost_net_busy_poll()`).
+    /// Busy-polls for more packets, if the owner has enabled it (`vhost_net_busy_poll()`).
+    ///
+    /// The wait ends when the worker is woken for the other queue, or when the time is over.
     fn more_comes(&mut self) -> Result<Polled, Fault> {
         if !self.busy.is_wanted() {
             return Ok(Polled::Nothing);
@@ -281,10 +292,10 @@ impl<R: Ring, M: GuestMemory, T: Translate> Round<'_, R, M, T> {
         }
     }
 
-    /// Takes chains for `len` bytes, header included; as many as it needs, or one without
-    /// `VIRTIO_NET_F_MRG_RXBUF`.
+    /// Takes as many chains as a packet of `len` bytes needs, header included.
     ///
-    /// Unless there are enough, all are given back.
+    /// Without `VIRTIO_NET_F_MRG_RXBUF` it takes only one. If the chains do not suffice, all of
+    /// them are made available again.
     #[inline(always)]
     fn take_buffers(&mut self, len: usize, segments: &mut Segments<'_>) -> Result<Buffers, Fault> {
         let before = self.used.len();
@@ -295,19 +306,20 @@ impl<R: Ring, M: GuestMemory, T: Translate> Round<'_, R, M, T> {
         let outcome = loop {
             let chain = match self.ring.next_chain(&self.memory, self.table, segments) {
                 Ok(Some(chain)) => chain,
-                // The guest cannot add to them.
+                // The ring is full, so the guest cannot add any.
                 Ok(None) if taken.fill(self.ring.size()) => break Ok(Buffers::TooShort),
                 Ok(None) => break Ok(Buffers::Missing),
-                // As many pieces as one packet may have, and it needs more.
+                // The packet needs more segments than a packet may have.
                 Err(Fault::TooManySegments) if chains != 0 => {
-                    // Of a chain that it refuses the ring does not tell what it cost.
+                    // The ring does not tell how many descriptors a refused chain has: assume the
+                    // most.
                     self.descs = self.descs.wrapping_add(MAX_CHAIN_DESCS);
                     break Ok(Buffers::TooShort);
                 }
                 Err(fault) => break Err(fault),
             };
             chains = chains.wrapping_add(1);
-            // Wraps for a ring whose chains share descriptors, and no packed one does.
+            // Wraps only if chains share descriptors, which those of packed rings cannot.
             slots = slots.wrapping_add(chain.slots);
             if chain.readable != 0 || chain.writable == 0 {
                 break Err(Fault::Direction);
@@ -335,8 +347,10 @@ impl<R: Ring, M: GuestMemory, T: Translate> Round<'_, R, M, T> {
         outcome
     }
 
-    /// Receives a packet into `segments`. It is lost if they cannot be written, and the chains go to
-    /// the next one: the backend has no way to keep it, and memory that is away comes back unannounced.
+    /// Receives a packet into `segments`.
+    ///
+    /// If they cannot be written, the packet is lost and its chains are used for the next one. The
+    /// backend cannot keep the packet, and nothing signals when the memory is accessible again.
     #[inline(always)]
     fn receive(&mut self, len: usize, chains: u16, slots: u16, segments: &[Segment]) {
         let filled = self.fill(len, chains, segments);
@@ -351,7 +365,7 @@ impl<R: Ring, M: GuestMemory, T: Translate> Round<'_, R, M, T> {
         }
     }
 
-    /// Writes header and packet to `segments`; `false` if there is no packet.
+    /// Writes header and packet to `segments`; returns `false` if there is no packet.
     #[inline(always)]
     fn fill(&mut self, len: usize, chains: u16, segments: &[Segment]) -> Result<bool, Unmapped> {
         let Header { vhost, .. } = self.header;
@@ -362,7 +376,7 @@ impl<R: Ring, M: GuestMemory, T: Translate> Round<'_, R, M, T> {
                 let first = segments.first().map_or(UserAddr(0), |segment| segment.addr);
                 return Err(Unmapped(first));
             }
-            // Refused by the tap, or taken by someone else who reads from it.
+            // The tap refused the packet, or another reader of the tap has taken it.
             _ => return Ok(false),
         }
         self.finish_header(chains, segments)?;
@@ -392,7 +406,7 @@ impl<R: Ring, M: GuestMemory, T: Translate> Round<'_, R, M, T> {
         Ok(())
     }
 
-    /// Gives back the chains of a packet that the guest does not get, `slots` descriptors of the ring.
+    /// Makes the chains of a lost packet available again, which have `slots` ring descriptors.
     fn lose(&mut self, chains: u16, slots: u16) {
         self.lost = self.lost.wrapping_add(1);
         let left = self.used.len().saturating_sub(usize::from(chains));
@@ -400,7 +414,7 @@ impl<R: Ring, M: GuestMemory, T: Translate> Round<'_, R, M, T> {
         self.ring.rewind(chains, slots);
     }
 
-    /// Gives the guest the buffers that are done with, if there are any.
+    /// Publishes the used buffers, if there are any.
     #[inline(always)]
     fn publish(&mut self) -> Result<(), Fault> {
         match self.used.len() {

@@ -2,10 +2,10 @@
 
 //! Transmit: from the guest's buffers to the backend.
 //!
-//! Chains are taken one by one, each copied straight from guest memory into a frame, header
-//! included. Up to [`BATCH`] frames go to the tap in one call, or one by one if they are longer than
-//! a page; then all their chains are published at once, with at most one call to the guest. What does
-//! not fit a frame, or a backend that takes none, gets packets one at a time from guest memory.
+//! Each chain is copied from guest memory straight into a frame, header included. Up to [`BATCH`]
+//! frames go to the tap in one call; frames longer than a page go one by one. Then all their chains
+//! are published at once, and the guest is called at most once. A packet that does not fit a frame,
+//! or whose backend takes no frames, is sent by itself from guest memory.
 
 use kernel::prelude::*;
 use vring::{Chain, Fault, Ring, Segment, Segments, Translate, Unmapped, UserAddr};
@@ -24,13 +24,13 @@ use crate::vhost::worker::Pending;
 
 /// Room for XDP to grow a packet, in bytes (`XDP_PACKET_HEADROOM`).
 const XDP_HEADROOM: u32 = 256;
-/// The longest packet that is worth another try when the backend has no memory for it, in bytes.
+/// The longest packet that is tried again when the backend has no memory for it, in bytes.
 const MAX_RETRY: usize = 68 << 10;
 
 /// `VIRTIO_NET_HDR_F_NEEDS_CSUM`.
 const HDR_F_NEEDS_CSUM: u8 = 1;
 
-/// A batch of used buffers is one of frames.
+/// A batch of used buffers has room for exactly one batch of frames.
 const _: () = assert!(BATCH == FRAMES);
 
 /// Moves packets until there are none, or the round is full.
@@ -48,7 +48,7 @@ pub(crate) fn run(
     vq.run(memory, Transmit { stats, pending })
 }
 
-/// A round of the transmit queue, before it is known how it reaches guest memory.
+/// A round of the transmit queue, before the ring format and the way to guest memory are known.
 struct Transmit<'a> {
     stats: &'a Stats,
     pending: &'a Pending,
@@ -85,7 +85,7 @@ impl round::Round<Net> for Transmit<'_> {
             stats: self.stats,
             pending: self.pending,
             busy,
-            // What an earlier round could not publish has been counted, and comes first.
+            // Entries that an earlier round could not publish come first, and have been counted.
             counted: used.len(),
             uncalled: used.chains(),
             used,
@@ -95,7 +95,7 @@ impl round::Round<Net> for Transmit<'_> {
             descs: 0,
         };
         let next = round.run(segments);
-        // Also after a fault: what was taken before it is good.
+        // Flush after a fault, too: the chains before it are valid.
         let flushed = round.flush();
         round.call();
         flushed.and(next)
@@ -114,35 +114,34 @@ struct Round<'a, R, M, T> {
     pending: &'a Pending,
     busy: BusyTime,
     used: &'a mut UsedBatch,
-    /// Entries of `used` whose packets are in the statistics.
+    /// Number of entries of `used` that the statistics include already.
     counted: usize,
     frames: &'a mut Frames,
     headroom: u32,
-    /// Whether frames go to the backend many at a time.
+    /// Whether the backend takes many frames at a time.
     takes_frames: bool,
     packets: usize,
     bytes: usize,
-    /// Descriptors looked at.
+    /// Descriptors read so far.
     descs: u32,
-    /// Chains given back since the guest was last called.
+    /// Chains published since the last call to the guest.
     uncalled: usize,
 }
 
-/// What became of a packet.
+/// The outcome of sending a packet.
 enum Sent {
-    /// Handed to the backend, or dropped for good: the chain can go back.
+    /// The packet was handed to the backend, or dropped: its chain can be published.
     Done,
-    /// The backend has no room: the chain stays available until it has.
+    /// The backend has no room: the chain stays available until the backend signals room.
     Full,
-    /// There is no memory, and nobody tells when there is: the chain stays available.
+    /// There is no memory, and nothing will signal that there is some: the chain stays available.
     NoMemory,
 }
 
 impl<R: Ring, M: GuestMemory, T: Translate> Round<'_, R, M, T> {
     fn run(&mut self, storage: &mut [Segment]) -> Result<Next, Fault> {
         self.flush()?;
-        // Chains that an earlier round left were found before the wake-up to this one, which may have
-        // been for others.
+        // If an earlier round left chains, the wake-up to this round may have been for others.
         let fresh = self.ring.is_drained();
         while self.packets < MAX_ROUND_PACKETS
             && self.bytes < MAX_ROUND_BYTES
@@ -169,8 +168,8 @@ impl<R: Ring, M: GuestMemory, T: Translate> Round<'_, R, M, T> {
                 }
                 if self.ring.enable_kick(&self.memory)? {
                     self.ring.disable_kick(&self.memory)?;
-                    // Counts as a packet: a guest that keeps its index moving gets no endless round
-                    // for it.
+                    // Count this as a packet, so that a guest that keeps its index moving cannot
+                    // make the round endless.
                     self.packets = self.packets.wrapping_add(1);
                     continue;
                 }
@@ -182,7 +181,7 @@ impl<R: Ring, M: GuestMemory, T: Translate> Round<'_, R, M, T> {
                     self.ring.rewind(1, chain.slots);
                     return Ok(Next::Wait);
                 }
-                // The device is gone, and will not tell of room.
+                // The device is gone and will never signal room.
                 Ok(Sent::Full) => self.stats.dropped.add(1),
                 Ok(Sent::NoMemory) => {
                     self.ring.rewind(1, chain.slots);
@@ -193,14 +192,14 @@ impl<R: Ring, M: GuestMemory, T: Translate> Round<'_, R, M, T> {
                     return Err(fault);
                 }
             }
-            // Cannot be full: it holds a batch, and is flushed by the batch.
+            // Never full: the list has room for a batch, and is flushed after each batch.
             let _ = self.used.push::<R>(chain.id, chain.slots, 0);
             self.packets = self.packets.wrapping_add(1);
             // CAST: at most 2^10 lengths of 32 bits.
             self.bytes = self.bytes.wrapping_add(chain.len as usize);
             self.descs = self.descs.wrapping_add(chain.descs);
-            // A packet by itself is not worth writing to the ring twice; and with kicks on there is
-            // nothing to look for again.
+            // For a single packet it is not worth turning kicks off and on again. While kicks are
+            // on, the ring need not be checked again before waiting.
             match self.packets {
                 1 if fresh
                     && self.ring.is_drained()
@@ -217,8 +216,9 @@ impl<R: Ring, M: GuestMemory, T: Translate> Round<'_, R, M, T> {
         Ok(Next::Again)
     }
 
-    /// Waits a while for more packets (`vhost_net_busy_poll()`). It ends when the worker is woken for
-    /// the other queue, or the time is over.
+    /// Busy-polls for more packets (`vhost_net_busy_poll()`).
+    ///
+    /// The wait ends when the worker is woken for the other queue, or when the time is over.
     #[cold]
     fn busy_poll(&mut self) -> Result<Polled, Fault> {
         self.call();
@@ -261,7 +261,7 @@ impl<R: Ring, M: GuestMemory, T: Translate> Round<'_, R, M, T> {
                 }
                 return Ok(Sent::Done);
             }
-            // An XDP program sees frames of up to a page.
+            // XDP programs can only process frames of up to a page.
             if self.headroom == 0 && !self.backend.target.refuses_pages {
                 return self.send_pages(segments, len);
             }
@@ -269,7 +269,7 @@ impl<R: Ring, M: GuestMemory, T: Translate> Round<'_, R, M, T> {
         self.send_single(segments, len)
     }
 
-    /// Sends a packet longer than a page, after those before it.
+    /// Sends a packet longer than a page, after all packets before it.
     fn send_pages(&mut self, segments: &[Segment], len: usize) -> Result<Sent, Fault> {
         self.send_frames();
         let Header { vhost, sock } = self.header;
@@ -286,7 +286,7 @@ impl<R: Ring, M: GuestMemory, T: Translate> Round<'_, R, M, T> {
                 self.backend.target.refuses_pages = true;
                 self.send_single(segments, len)
             }
-            // The frame has been read: it is not the guest's memory that cannot be.
+            // The frame has been copied already, so guest memory is not at fault.
             Err(e) if e == EFAULT => {
                 self.stats.dropped.add(1);
                 Ok(Sent::Done)
@@ -295,7 +295,7 @@ impl<R: Ring, M: GuestMemory, T: Translate> Round<'_, R, M, T> {
         }
     }
 
-    /// Sends a packet that no frame can take, after those before it.
+    /// Sends a packet that does not fit a frame, after all packets before it.
     fn send_single(&mut self, segments: &[Segment], len: usize) -> Result<Sent, Fault> {
         self.flush()?;
         let sent = self
@@ -306,7 +306,7 @@ impl<R: Ring, M: GuestMemory, T: Translate> Round<'_, R, M, T> {
         self.outcome(sent, segments, len)
     }
 
-    /// What becomes of a packet for which the backend answered `sent`.
+    /// Turns `sent`, the backend's answer, into the outcome for the packet.
     fn outcome(&self, sent: Result, segments: &[Segment], len: usize) -> Result<Sent, Fault> {
         match sent {
             Ok(()) => Ok(Sent::Done),
@@ -315,9 +315,10 @@ impl<R: Ring, M: GuestMemory, T: Translate> Round<'_, R, M, T> {
                 Err(Fault::Unmapped(Unmapped(first)))
             }
             Err(e) if e == EAGAIN => Ok(Sent::Full),
-            // Only a tap answers so for want of memory: a packet socket hands the packet to its device
-            // first, and passes on that this, or a filter before it, has dropped it. A packet longer
-            // than any will never find memory: waiting would be for ever.
+            // Only from a tap do these errors mean a lack of memory. A packet socket hands the
+            // packet to its device first, and returns them when the device, or a filter before it,
+            // has dropped the packet. A packet longer than any valid one would never find memory,
+            // and would be tried again for ever.
             Err(e)
                 if (e == ENOMEM || e == ENOBUFS)
                     && self.backend.target.socket.is_tap()
@@ -332,17 +333,17 @@ impl<R: Ring, M: GuestMemory, T: Translate> Round<'_, R, M, T> {
         }
     }
 
-    /// Sends the frames. Their chains go back with the next [`Round::flush`].
+    /// Sends the frames, whose chains are published by the next [`Round::flush`].
     #[inline]
     fn send_frames(&mut self) {
         let frames = self.frames.len();
         if self.frames.send(&self.backend.target.socket).is_err() {
-            // The device is gone. The guest's buffers come back all the same.
+            // The device is gone. The guest's buffers are published nevertheless.
             self.stats.dropped.add(frames);
         }
     }
 
-    /// Sends the frames and gives their chains back, if there are any.
+    /// Sends the frames and publishes their chains, if there are any.
     #[inline(always)]
     fn flush(&mut self) -> Result<(), Fault> {
         match self.used.len() {
@@ -358,7 +359,7 @@ impl<R: Ring, M: GuestMemory, T: Translate> Round<'_, R, M, T> {
         self.stats.packets.add(packets);
         self.uncalled = self.uncalled.wrapping_add(packets);
         self.used.merge::<R>(packets);
-        // If they cannot be published now, they are before the next packet is sent.
+        // If publishing fails now, the chains are published before the next packet is sent.
         self.counted = self.used.len();
         self.used.publish(&self.memory, self.ring)?;
         self.counted = 0;
@@ -369,10 +370,10 @@ impl<R: Ring, M: GuestMemory, T: Translate> Round<'_, R, M, T> {
         Ok(())
     }
 
-    /// Calls the guest if chains have been given back.
+    /// Calls the guest if chains have been published since the last call.
     ///
-    /// Once for all that comes in a row: to a guest that sends faster than it is told, a call for
-    /// every few packets is a burden.
+    /// Small batches in a row share a call. A guest that sends faster than it is called would be
+    /// slowed down by a call for every few packets.
     #[inline(always)]
     fn call(&mut self) {
         if self.uncalled != 0 {
@@ -389,10 +390,10 @@ impl<R, M, T> Drop for Round<'_, R, M, T> {
     }
 }
 
-/// Makes `hdr_len` cover the checksum field, which the network stack requires to lie in it.
+/// Makes `hdr_len` cover the checksum field, as the network stack requires.
 ///
-/// `packet` is the beginning of a packet of `total` bytes. `false` if that ends before it.
-/// (virtio 1.3, section 5.1.6; `vhost_net_build_xdp()`)
+/// `packet` is the beginning of a packet of `total` bytes. Returns `false` if the packet ends
+/// before the checksum field (virtio 1.3, section 5.1.6; `vhost_net_build_xdp()`).
 #[inline]
 fn fix_header(memory: &impl GuestMemory, packet: &mut [u8], total: usize) -> bool {
     let field = |lo, hi| memory.field(u16::from_ne_bytes([lo, hi]));
@@ -407,7 +408,7 @@ fn fix_header(memory: &impl GuestMemory, packet: &mut [u8], total: usize) -> boo
     }
     let start = field(*start_lo, *start_hi);
     let offset = field(*offset_lo, *offset_hi);
-    // No wrap: in 32 bits.
+    // Does not wrap in 32 bits.
     let need = u32::from(start)
         .wrapping_add(u32::from(offset))
         .wrapping_add(2);
