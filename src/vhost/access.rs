@@ -2,9 +2,9 @@
 
 //! How a round reaches guest memory.
 //!
-//! Most queues have their ring in the owner's memory and tell nobody what they write: for them there
-//! is [`OwnerMemory`], and nothing else is compiled into their path. Queues with IO addresses, a
-//! dirty log or big-endian rings go through [`Mediated`](vring::Mediated).
+//! Most queues have their ring in the owner's memory, and report none of their writes. They use
+//! [`OwnerMemory`], and nothing else is compiled into their path. Queues with IO addresses, a dirty
+//! log or big-endian rings use [`Mediated`](vring::Mediated).
 
 use core::cell::Cell;
 
@@ -18,19 +18,18 @@ use super::iotlb::{Entries, Iotlb};
 use super::memory::Table;
 use crate::kapi::{EventFd, OwnerMemory};
 
-/// Guest memory that is not simply the owner's.
+/// Guest memory behind an IOTLB, a dirty log or a change of byte order.
 pub(crate) type Mediated<'a> = vring::Mediated<'a, OwnerMemory<'a>, Table, Entries>;
 
 /// Guest memory, during a round of a queue.
 pub(crate) trait GuestMemory: Memory {
-    /// The owner's memory, in which it lies.
+    /// The owner's memory, which contains it.
     fn owner(&self) -> OwnerMemory<'_>;
 
-    /// Takes note that the first `len` bytes of `segments` have been written, or may have been.
+    /// Records that the first `len` bytes of `segments` have been written, or may have been.
     fn wrote(&self, segments: &[Segment], len: usize);
 
-    /// A field of a packet header as it lies in memory, and of what lies there the value: swapped or
-    /// not, both are the same.
+    /// Converts a field of a packet header between its value and its form in memory, either way.
     fn field(&self, value: u16) -> u16;
 }
 
@@ -72,7 +71,7 @@ pub(crate) struct Mediation {
     pub(crate) log_used: Option<GuestAddr>,
     /// `VHOST_SET_LOG_FD`.
     pub(crate) log_call: Option<Arc<EventFd>>,
-    /// Present with `VIRTIO_F_ACCESS_PLATFORM`.
+    /// The IOTLB, which exists with `VIRTIO_F_ACCESS_PLATFORM`.
     pub(crate) iotlb: Option<Iotlb>,
     /// `VHOST_SET_VRING_ENDIAN`; of no effect with `VIRTIO_F_VERSION_1`.
     pub(crate) order: ByteOrder,
@@ -81,7 +80,7 @@ pub(crate) struct Mediation {
 }
 
 impl Mediation {
-    /// Whether the owner's memory will not do.
+    /// Whether the queue cannot use [`OwnerMemory`] directly.
     pub(crate) fn is_needed(&self, features: &Features) -> bool {
         self.iotlb.is_some()
             || self.log_used.is_some()
@@ -97,7 +96,7 @@ impl Mediation {
         }
     }
 
-    /// The memory of a queue with its ring at `ring`, in that of its owner.
+    /// The memory of a queue whose ring is at `ring` in the owner's memory.
     pub(crate) fn memory<'a>(
         &'a self,
         owner: OwnerMemory<'a>,
@@ -120,13 +119,14 @@ impl Mediation {
         }
     }
 
-    /// Whether there are writes that could not be logged.
+    /// Whether there are writes that could not be logged yet.
     pub(crate) fn is_owing(&self) -> bool {
         self.owed.get().is_some()
     }
 
-    /// Logs what earlier rounds could not: a page that is written and not in the log is lost in a
-    /// migration.
+    /// Logs the writes that earlier rounds could not log.
+    ///
+    /// A page that is written but not logged is lost in a migration.
     ///
     /// # Errors
     ///
@@ -139,12 +139,14 @@ impl Mediation {
         Ok(())
     }
 
-    /// Tells the owner that something has been logged during what ended with `outcome`. `None` if it
-    /// ended for want of a translation, which is in `missed` then.
+    /// Finishes an access to guest memory that ended with `outcome`, and signals the owner if it
+    /// logged any writes.
+    ///
+    /// Returns `None` if a translation was missing, and stores the miss in `missed`.
     ///
     /// # Errors
     ///
-    /// [`Fault::Unlogged`] when something could not be logged; else that of `outcome`.
+    /// [`Fault::Unlogged`] when a write could not be logged, else the error of `outcome`.
     pub(crate) fn conclude<T>(
         &self,
         memory: &Mediated<'_>,

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The backend of a queue: what it is started on, and what wakes it.
+//! The backend of a queue: its target, and the events and the timer that wake the queue.
 
 use kernel::prelude::*;
 
@@ -8,33 +8,38 @@ use super::queues::{Queues, Target};
 use super::worker::Waker;
 use crate::kapi::{Poller, Timer};
 
-/// The first delay before a queue tries again what has failed, in milliseconds.
+/// The first delay before a queue retries what has failed, in milliseconds.
 const FIRST_DELAY: u32 = 1;
-/// The longest delay, in milliseconds: what comes back is noticed soon, and four tries a second cost
-/// nothing that could be measured.
+/// The longest delay before a retry, in milliseconds.
+///
+/// It is short enough to notice soon when a retry can succeed. Four tries a second have no
+/// measurable cost.
 const LONGEST_DELAY: u32 = 256;
-/// How long a queue keeps memory that it does not use, in milliseconds.
+/// Time after which an idle queue gives back memory, in milliseconds.
 const IDLE: u32 = 1000;
 
-/// What a queue is started on, and what wakes it: events of its file, or a timer where nothing tells.
+/// The target that a queue is started on, with the events of its file and the timer that wake the
+/// queue.
 ///
-/// A busy queue does not wait for events: each would cost who causes it a wake-up that changes nothing.
+/// The timer is for conditions that no event announces.
+///
+/// A busy queue does not wait for events: each would cost its sender a wake-up to no effect.
 pub(crate) struct Backend<Q: Queues> {
     pub(crate) target: Q::Target,
     poller: Poller<Waker>,
     timer: Timer<Waker>,
-    /// Whether the file has been waited for.
+    /// Whether the poller has been armed on the file before.
     in_use: bool,
-    /// The delay before the last try, in milliseconds; 0 if there is nothing to try again.
+    /// The delay before the last retry, in milliseconds; 0 if there is nothing to retry.
     delay: u32,
-    /// The owner has been told of a fault, and no round has gone well since.
+    /// The owner has been told of a fault, and no round has succeeded since.
     failing: bool,
-    /// Packets that the queue had had when it was last asked whether it is idle.
+    /// The packet count of the queue at the last check for idleness.
     packets: u64,
 }
 
 impl<Q: Queues> Backend<Q> {
-    /// The backend behind `fd` of the caller, for queue `index`, which `waker` wakes.
+    /// Looks up the target `fd` in the caller's file table, for queue `index`, which `waker` wakes.
     ///
     /// # Errors
     ///
@@ -55,21 +60,22 @@ impl<Q: Queues> Backend<Q> {
         })
     }
 
-    /// Hands what the file becomes ready for to another waker, and `timer`, which wakes the same
-    /// queue, what the old timer was to do.
+    /// Replaces the waker and the timer, which both have to wake the same queue as before.
     pub(crate) fn set_waker(&mut self, waker: Waker, timer: Timer<Waker>) {
         self.poller.set_waker(waker);
-        // The queue is woken for its new worker, and starts the timer again if it needs it.
+        // The new worker is woken for the queue, and starts the timer again if it needs it.
         self.timer = timer;
     }
 
-    /// Wakes the queue when the file is ready, at once if it is now. Does nothing if armed: the
-    /// queue has been woken for every event since.
+    /// Arms the backend to wake the queue when the file is ready, at once if it is ready now.
+    ///
+    /// Does nothing if armed already: the queue has been woken for every event since.
     ///
     /// # Errors
     ///
-    /// `EINVAL` when the socket's device is gone, or, the first time, a packet socket's link is down
-    /// or was since its last use, as vhost-net answers. Later that passes with the link's return.
+    /// `EINVAL` when the socket's device is gone. The first time also when the link of a packet
+    /// socket is down, or has been down since its last use, as with vhost-net. Later, that error
+    /// ends when the link is up again.
     #[inline]
     pub(crate) fn arm(&mut self) -> Result {
         if self.poller.is_armed() {
@@ -87,12 +93,12 @@ impl<Q: Queues> Backend<Q> {
         armed
     }
 
-    /// No longer wakes the queue for the file.
+    /// Stops waking the queue for events of the file.
     pub(crate) fn disarm(&mut self) {
         self.poller.disarm();
     }
 
-    /// Wakes the queue after a while, longer each time in a row.
+    /// Starts the timer to wake the queue, with a delay that grows with each consecutive call.
     pub(crate) fn retry_later(&mut self) {
         self.delay = match self.delay {
             0 => FIRST_DELAY,
@@ -101,21 +107,23 @@ impl<Q: Queues> Backend<Q> {
         self.timer.start(self.delay);
     }
 
-    /// Takes note of a round that has met no trouble.
+    /// Records a round without trouble.
     #[inline]
     pub(crate) fn went_well(&mut self) {
         self.delay = 0;
         self.failing = false;
     }
 
-    /// Takes note of a fault; whether it is the first one since a round went well.
+    /// Records a fault; returns whether it is the first one since a round without trouble.
     pub(crate) fn is_news(&mut self) -> bool {
         !core::mem::replace(&mut self.failing, true)
     }
 
-    /// Whether the queue may give back memory: for a second, or nearly two, it has moved no packet, of
-    /// which it has had `packets` so far. Asked at the end of each round that leaves the queue waiting,
-    /// while it has such memory.
+    /// Whether the queue has been idle, and may give back memory.
+    ///
+    /// It is idle when it has moved no packet for one to two seconds; `packets` returns its packet
+    /// count. The end of each round that leaves the queue waiting has to call this, as long as the
+    /// queue has memory to give back.
     #[inline]
     pub(crate) fn is_idle(&mut self, packets: impl FnOnce() -> u64) -> bool {
         !self.timer.is_running() && self.is_late(packets())

@@ -26,7 +26,7 @@ impl<C: Class> MiscDevice for Device<C> {
     }
 
     fn release(device: Arc<Self>, _file: &File) {
-        // The device refers to itself until it is stopped.
+        // The device's workers refer to the device until they are stopped.
         device.stop();
     }
 
@@ -35,8 +35,10 @@ impl<C: Class> MiscDevice for Device<C> {
         kiocb.file().messages.read(nonblock, to)
     }
 
-    /// Whoever has the file may write, and a message counts as written as a whole, even without
-    /// its padding: both as vhost.
+    /// Handles a message about IO addresses.
+    ///
+    /// As with vhost, any process that has the file may write. A message counts as written
+    /// completely, even without its padding.
     fn write_iter(kiocb: Kiocb<'_, Arc<Self>>, from: &mut IovIterSource<'_>) -> Result<usize> {
         let message = messages::parse(from)?;
         let device = kiocb.file().into();

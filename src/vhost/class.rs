@@ -1,11 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A class of devices: what tells a network device from others, and, with its [`Queues`], all that the
-//! core knows of it.
+//! The trait of a device class; with [`Queues`], it is all that the core knows of the class.
 //!
 //! [`Class::ioctl`] is called without a lock, [`Class::run`] under the queue's mutex (see
-//! [`device`](super::device)). A round gets guest memory by types of its own, so that each way to memory
-//! is compiled straight.
+//! [`device`](super::device)). A round is generic over the type of guest memory, so that each way
+//! to memory is compiled separately.
 
 use kernel::prelude::*;
 use kernel::str::CStr;
@@ -21,21 +20,23 @@ use super::virtqueue::Virtqueue;
 use super::worker::Pending;
 use crate::kapi::OwnerMemory;
 
-/// A class of devices.
+/// A device class, such as network devices.
 pub(crate) trait Class: Queues {
     /// Name of the device node.
     const NAME: &'static CStr;
-    /// The features that are offered, of rings and of the class.
+    /// The features that are offered, both of rings and of the class.
     const FEATURES: Features;
 
-    /// Does the ioctl `cmd` of the class with argument `arg`.
+    /// Handles the ioctl `cmd` of the class with argument `arg`.
     ///
     /// # Errors
     ///
-    /// Those of the ioctl; `ENOTTY` when it is none of the class.
+    /// Those of the ioctl; `ENOTTY` when the class has no such ioctl.
     fn ioctl(device: &Arc<Device<Self>>, cmd: u32, arg: usize) -> Result;
 
-    /// Runs a round of queue `index`. `pending` tells what else the worker has been woken for.
+    /// Runs a round of queue `index`.
+    ///
+    /// `pending` shows for which queues the worker has been woken in the meantime.
     ///
     /// # Errors
     ///

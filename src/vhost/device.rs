@@ -1,21 +1,22 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A device: two virtqueues, their owner and its workers.
+//! A device: two virtqueues, their owner and the owner's workers.
 //!
 //! # Locking
 //!
-//! In this order:
+//! Locks are taken in this order:
 //!
 //! 1. [`Device::owner`], the device mutex: taken by every ioctl that changes the device.
 //! 2. A queue's `vq` mutex: taken by its worker for a whole round, and by ioctls. The two queues'
 //!    mutexes are never held together.
-//! 3. The wait queue of a kick's or a backend's file, by the kernel: callbacks come with it held and
-//!    take no lock of this module.
-//! 4. The spinlock in [`Messages`], for a few assignments, and with it the wait queue of its readers.
-//! 5. The spinlock in [`Stats`], for an assignment.
+//! 3. The wait queue of a kick's or a backend's file. The kernel calls the callbacks with its lock
+//!    held; they take no lock of this module.
+//! 4. The spinlock in [`Messages`], held for a few assignments, and inside it the lock of the wait
+//!    queue of its readers.
+//! 5. The spinlock in [`Stats`], held for one assignment.
 //!
-//! A worker takes queue mutexes only, so it may be stopped under the device mutex, but not under a
-//! queue's.
+//! A worker takes only queue mutexes. It may therefore be stopped under the device mutex, but not
+//! under a queue's.
 
 use kernel::prelude::*;
 use kernel::sync::atomic::{ordering::Relaxed, Atomic};
@@ -33,25 +34,25 @@ use super::uapi::BACKEND_F_IOTLB_MSG_V2;
 use super::virtqueue::Virtqueue;
 use super::worker::Mode;
 
-/// A device: what an open file of `/dev/vhost-rnet` stands for.
+/// A device, which an open file of `/dev/vhost-rnet` refers to.
 #[pin_data]
 pub(crate) struct Device<Q: Queues> {
-    /// Who may change the device.
+    /// The process that may change the device, if there is one.
     #[pin]
     pub(super) owner: Mutex<Option<Owner>>,
-    /// Whether the next owner gets [`Mode::Kthread`]. Changed under the device mutex.
+    /// Whether the next owner gets [`Mode::Kthread`]; changed under the device mutex.
     kthreads: Atomic<bool>,
     #[pin]
     queues: [Queue<Q>; QUEUES],
-    /// Misses on their way to the owner.
+    /// IOTLB misses to be read by the owner.
     #[pin]
     pub(crate) messages: Messages,
 }
 
-/// A virtqueue and what may be touched without its mutex.
+/// A virtqueue, with the data that is accessible without its mutex.
 #[pin_data]
 pub(crate) struct Queue<Q: Queues> {
-    /// Its index in every ioctl.
+    /// The index of the queue in every ioctl.
     pub(crate) index: usize,
     #[pin]
     pub(crate) vq: Mutex<Virtqueue<Q>>,
@@ -70,7 +71,7 @@ impl<Q: Queues> Queue<Q> {
 }
 
 impl<Q: Queues> Device<Q> {
-    /// A device without owner.
+    /// Makes a device without an owner.
     ///
     /// # Errors
     ///
@@ -87,7 +88,7 @@ impl<Q: Queues> Device<Q> {
         )
     }
 
-    /// The queue with an index, if there is one.
+    /// The queue with index `index`, if there is one.
     #[inline]
     pub(crate) fn queue(&self, index: usize) -> Option<&Queue<Q>> {
         self.queues.get(index)
@@ -99,11 +100,11 @@ impl<Q: Queues> Device<Q> {
         &self.queues
     }
 
-    /// Takes the device mutex, for calls that only the owner may make.
+    /// Takes the device mutex for a call that only the owner may make.
     ///
     /// # Errors
     ///
-    /// `EPERM` when the caller's memory is not the owner's, or there is no owner.
+    /// `EPERM` when the caller does not share the owner's memory, or there is no owner.
     pub(crate) fn lock_owned(&self) -> Result<MutexGuard<'_, Option<Owner>>> {
         let guard = self.owner.lock();
         if guard.as_ref().is_some_and(Owner::is_caller) {
@@ -113,11 +114,12 @@ impl<Q: Queues> Device<Q> {
         }
     }
 
-    /// Takes the device mutex, for calls about workers, which tell apart why a caller may not.
+    /// Takes the device mutex for a call about workers, whose error tells why the caller is
+    /// refused.
     ///
     /// # Errors
     ///
-    /// `EINVAL` when there is no owner, `EPERM` when it is another.
+    /// `EINVAL` when there is no owner, `EPERM` when the caller is not the owner.
     pub(crate) fn lock_workers(&self) -> Result<MutexGuard<'_, Option<Owner>>> {
         let guard = self.owner.lock();
         match guard.as_ref().map(Owner::is_caller) {
@@ -127,7 +129,7 @@ impl<Q: Queues> Device<Q> {
         }
     }
 
-    /// What kind of thread the workers are, or will be (`VHOST_GET_FORK_FROM_OWNER`).
+    /// The kind of thread that the workers are, or will be (`VHOST_GET_FORK_FROM_OWNER`).
     pub(crate) fn mode(&self) -> Mode {
         match self.kthreads.load(Relaxed) {
             false => Mode::Task,
@@ -135,11 +137,12 @@ impl<Q: Queues> Device<Q> {
         }
     }
 
-    /// Takes what kind of thread they will be from `mode` (`VHOST_SET_FORK_FROM_OWNER`).
+    /// Sets the kind of thread that the workers will be, as `mode` returns it
+    /// (`VHOST_SET_FORK_FROM_OWNER`).
     ///
     /// # Errors
     ///
-    /// `EBUSY` when there is an owner, before those of `mode`.
+    /// `EBUSY` when there is an owner; `mode` is not called then. Else those of `mode`.
     pub(crate) fn set_mode(&self, mode: impl FnOnce() -> Result<Mode>) -> Result {
         let owner = self.owner.lock();
         if owner.is_some() {
@@ -149,11 +152,12 @@ impl<Q: Queues> Device<Q> {
         Ok(())
     }
 
-    /// Back to the state after open (`VHOST_RESET_OWNER`), but with an empty memory table, as vhost.
+    /// Returns to the state after open, but with an empty memory table, as vhost
+    /// (`VHOST_RESET_OWNER`).
     ///
     /// # Errors
     ///
-    /// `EPERM`, and `ENOMEM` before anything has changed.
+    /// `EPERM` and `ENOMEM`, both before anything has changed.
     pub(crate) fn reset_owner(&self) -> Result {
         let mut owner = self.lock_owned()?;
         let table = Arc::new(Table::empty()?, GFP_KERNEL)?;
@@ -165,12 +169,12 @@ impl<Q: Queues> Device<Q> {
         Ok(())
     }
 
-    /// Stops everything, from whatever process closes the last file.
+    /// Stops the queues and the workers, in whatever process closes the last file.
     pub(crate) fn stop(&self) {
         self.reset(&mut self.owner.lock());
     }
 
-    /// Resets the queues, then lets the workers go: by then nothing wakes them any more.
+    /// Resets the queues, then stops the workers, which nothing wakes any more by then.
     fn reset(&self, owner: &mut Option<Owner>) {
         for queue in &self.queues {
             let detached = queue.vq.lock().reset();
@@ -180,15 +184,15 @@ impl<Q: Queues> Device<Q> {
         *owner = None;
     }
 
-    /// Takes over negotiated features (`VHOST_SET_FEATURES`), in both queues.
+    /// Sets the negotiated features of both queues (`VHOST_SET_FEATURES`).
     ///
-    /// With `VIRTIO_F_ACCESS_PLATFORM` they start with an empty IOTLB, each time.
+    /// With `VIRTIO_F_ACCESS_PLATFORM`, each call gives the queues an empty IOTLB.
     ///
     /// # Errors
     ///
-    /// `EBUSY`, and no change, when the format of a running ring would change. `EFAULT`, and no change,
-    /// when writes to all memory are to be logged and cannot be, or there is
-    /// no memory for an IOTLB (`vhost_net_set_features()`).
+    /// `EBUSY` when the format of a running ring would change. `EFAULT` when writes to all memory
+    /// are to be logged and cannot be, or when there is no memory for an IOTLB
+    /// (`vhost_net_set_features()`). Nothing has changed then.
     pub(crate) fn set_features(&self, features: Features) -> Result {
         let owner = self.owner.lock();
         let mut queues = self.queues.iter();
@@ -217,7 +221,7 @@ impl<Q: Queues> Device<Q> {
         Ok(())
     }
 
-    /// Takes over features of the ioctl interface itself (`VHOST_SET_BACKEND_FEATURES`).
+    /// Sets the features of the ioctl interface itself (`VHOST_SET_BACKEND_FEATURES`).
     pub(crate) fn set_backend_features(&self, features: u64) {
         let _device = self.owner.lock();
         for queue in &self.queues {
@@ -225,14 +229,16 @@ impl<Q: Queues> Device<Q> {
         }
     }
 
-    /// Does what a message about IO addresses asks for (`vhost_process_iotlb_msg()`). When it
-    /// returns, no queue uses a mapping that was replaced or deleted. A queue looks again that waits
-    /// for this very mapping, or that stopped, perhaps for want of a permission.
+    /// Applies a message about IO addresses (`vhost_process_iotlb_msg()`).
+    ///
+    /// When it returns, no queue uses a mapping that was replaced or deleted. It wakes the queues
+    /// that wait for this mapping, and those that have stopped, possibly because a permission was
+    /// missing.
     ///
     /// # Errors
     ///
-    /// `EFAULT` when there is no IOTLB, or a mapping leaves the address space or what user space can
-    /// have.
+    /// `EFAULT` when there is no IOTLB, or when a mapping exceeds the address space or the range of
+    /// user addresses.
     pub(crate) fn iotlb_message(self: &Arc<Self>, message: Message) -> Result {
         let owner = self.owner.lock();
         let mut stopped = [false; QUEUES];

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Feature bits: what is offered, and what was acknowledged.
+//! Feature bits, both offered and acknowledged ones.
 
 /// Number of 64-bit words of features (`VIRTIO_FEATURES_U64S`).
 pub(crate) const WORDS: usize = 2;
@@ -21,7 +21,7 @@ pub(crate) const ACCESS_PLATFORM: u32 = 33;
 pub(crate) const RING_PACKED: u32 = 34;
 /// `VIRTIO_F_IN_ORDER`: buffers are used in the order in which they were made available.
 pub(crate) const IN_ORDER: u32 = 35;
-/// `VIRTIO_F_RING_RESET`: a queue may be reset by itself, which takes no more than unbinding.
+/// `VIRTIO_F_RING_RESET`: a single queue may be reset, which vhost sees as unbinding its backend.
 pub(crate) const RING_RESET: u32 = 40;
 
 /// A set of feature bits, 0 to 127.
@@ -39,7 +39,8 @@ impl Features {
         &self.0
     }
 
-    /// The set given by words, if this one, which is offered, has all of it.
+    /// Returns `words` as a set, if they contain no bit outside of this set, which is the offered
+    /// one.
     pub(crate) fn acknowledged(&self, words: [u64; WORDS]) -> Option<Self> {
         let mut pairs = words.iter().zip(self.0.iter());
         pairs
@@ -47,8 +48,10 @@ impl Features {
             .then_some(Self(words))
     }
 
-    /// Whether rings and headers are as virtio 1.0 has them, little-endian among others. Packed rings came
-    /// later.
+    /// Whether rings and headers have the layout of virtio 1.0, including its little-endian byte
+    /// order.
+    ///
+    /// Packed rings came after virtio 1.0, so they imply it.
     #[inline]
     pub(crate) const fn is_modern(&self) -> bool {
         self.has(VERSION_1) || self.has(RING_PACKED)

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Ioctls: argument decoding, in the order of checks that gives vhost-net's error codes.
+//! Ioctls: arguments are decoded and checked in the order that results in vhost-net's error codes.
 //!
-//! Arguments are read once. Nothing is changed before everything has been checked.
+//! Arguments are read once. Nothing changes until everything has been checked.
 
 use kernel::prelude::*;
 use kernel::sync::Arc;
@@ -23,16 +23,16 @@ use crate::kapi::{self, OwnerMemory};
 
 /// Bytes of a `struct vhost_memory` that may be read; [`Table::read`] reads what it needs.
 const MAX_TABLE_BYTES: usize = 1 << 20;
-/// Words of a feature array between two looks for a signal.
+/// Words of a feature array to read between two checks for a signal.
 const WORDS_PER_CHECK: u64 = 4096;
 
-/// Does the ioctl `cmd` with argument `arg`, as `vhost_net_ioctl()`.
+/// Handles the ioctl `cmd` with argument `arg`, as `vhost_net_ioctl()`.
 ///
 /// # Errors
 ///
 /// `EFAULT` for an argument that cannot be read or written, `EPERM` for a caller who is not the
 /// owner, `ENOBUFS` for a queue index out of range, `ENOTTY` for an unknown command, and those of
-/// the single command.
+/// the command itself.
 pub(crate) fn dispatch<C: Class>(device: &Arc<Device<C>>, cmd: u32, arg: usize) -> Result {
     match cmd {
         uapi::GET_FEATURES => {
@@ -82,7 +82,7 @@ pub(crate) fn dispatch<C: Class>(device: &Arc<Device<C>>, cmd: u32, arg: usize) 
     }
 }
 
-/// Ioctls of the core that only the owner may make.
+/// Handles the ioctls of the core that only the owner may make.
 fn owned<C: Class>(device: &Arc<Device<C>>, cmd: u32, arg: usize) -> Result {
     let guard = device.lock_owned()?;
     let owner = guard.as_ref().ok_or(EPERM)?;
@@ -97,8 +97,9 @@ fn owned<C: Class>(device: &Arc<Device<C>>, cmd: u32, arg: usize) -> Result {
     }
 }
 
-/// Starts a queue on a backend, or stops it, as `arg` says (`struct vhost_vring_file`): what the ioctls
-/// of classes have in common that do so.
+/// Starts a queue on a backend, or stops it, as `arg` says (`struct vhost_vring_file`).
+///
+/// Each class has an ioctl of its own that does this.
 ///
 /// # Errors
 ///
@@ -111,7 +112,7 @@ pub(crate) fn set_backend<Q: Queues>(device: &Device<Q>, arg: usize) -> Result {
     owner.set_backend(device, queue(device, index)?, fd as i32)
 }
 
-/// Ioctls on one queue, whose index is the first word of every argument.
+/// Handles the ioctls on one queue, whose arguments all start with the queue's index.
 fn vring<Q: Queues>(device: &Device<Q>, owner: &Owner, cmd: u32, arg: usize) -> Result {
     let index = read::<u32>(arg)?;
     let queue = queue(device, index)?;
@@ -176,12 +177,12 @@ fn vring<Q: Queues>(device: &Device<Q>, owner: &Owner, cmd: u32, arg: usize) -> 
     }
 }
 
-/// Ioctls on workers, as `vhost_worker_ioctl()`.
+/// Handles the ioctls on workers, as `vhost_worker_ioctl()`.
 fn workers<C: Class>(device: &Arc<Device<C>>, owner: &mut Owner, cmd: u32, arg: usize) -> Result {
     match cmd {
         uapi::NEW_WORKER => {
             let id = owner.add_worker(device)?;
-            // Without knowing its id the owner could not free it.
+            // Free the worker: without its id, the owner could not.
             write(arg, &id).or_else(|e| owner.workers.remove(id).and(Err(e)))
         }
         uapi::FREE_WORKER => owner.workers.remove(read(arg)?),
@@ -208,7 +209,8 @@ fn queue<Q: Queues>(device: &Device<Q>, index: u32) -> Result<&Queue<Q>> {
     index.and_then(|index| device.queue(index)).ok_or(ENOBUFS)
 }
 
-/// `VHOST_GET_FEATURES_ARRAY`: a count, then as many words, those beyond ours zeroed.
+/// Handles `VHOST_GET_FEATURES_ARRAY`: after a count, writes as many words, zero beyond the known
+/// ones.
 fn get_features_array<C: Class>(arg: usize) -> Result {
     let count = read::<u64>(arg)?;
     let words = UserPtr::from_addr(arg).wrapping_byte_add(size_of::<u64>());
@@ -226,12 +228,13 @@ fn get_features_array<C: Class>(arg: usize) -> Result {
     memory.clear(UserAddr(rest.as_const_ptr() as u64), bytes)
 }
 
-/// `VHOST_SET_FEATURES_ARRAY`: a count, then as many words, of which those beyond ours have to be
-/// zero.
+/// Reads the argument of `VHOST_SET_FEATURES_ARRAY`: a count and as many words, zero beyond the
+/// known ones.
 ///
 /// # Errors
 ///
-/// `EOPNOTSUPP` for what is not offered; `EINTR` since the count is the caller's and may be huge.
+/// `EOPNOTSUPP` for a feature that is not offered. `EINTR` on a signal, since the caller chooses
+/// the count, which may be huge.
 fn read_features_array(offered: &Features, arg: usize) -> Result<Features> {
     let count = read::<u64>(arg)?;
     let start = UserPtr::from_addr(arg).wrapping_byte_add(size_of::<u64>());
@@ -266,8 +269,10 @@ fn read<T: FromBytes>(arg: usize) -> Result<T> {
         .read()
 }
 
-/// The second word of a `struct vhost_vring_state`, `vhost_vring_file` or `vhost_vring_worker`, whose
-/// first, the queue index, has been read.
+/// Reads the second word of a `struct vhost_vring_state`, `vhost_vring_file` or
+/// `vhost_vring_worker`.
+///
+/// The first word is the queue index, which has been read already.
 fn read_second(arg: usize) -> Result<u32> {
     read(arg.wrapping_add(size_of::<u32>()))
 }

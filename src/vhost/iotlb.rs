@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The IOTLB of a queue: what the owner has told of a guest's virtual IOMMU.
+//! The IOTLB of a queue: the mappings of the guest's virtual IOMMU that the owner has sent.
 //!
-//! Each queue has its own, so that the owner's updates wait for one queue at a time.
+//! Each queue has its own, so that an update by the owner waits for one queue at a time.
 
 use kernel::prelude::*;
 use vring::IotlbEntry;
 
-/// Mappings that an IOTLB has room for, as `max_iotlb_entries` of the in-tree vhost.
+/// The most mappings in an IOTLB, as `max_iotlb_entries` of the in-tree vhost.
 const MAX_ENTRIES: usize = 2048;
 
 /// An IOTLB of fixed size.

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What a worker's thread does: rounds of the queues that are attached to it.
+//! The work of a worker's thread: rounds of the queues that are attached to the worker.
 
 use kernel::sync::Arc;
 
@@ -13,19 +13,20 @@ use crate::kapi::{self, OwnerMemory, Work};
 
 /// The work of a worker.
 ///
-/// It refers to the device that holds the worker. [`Device::stop`] breaks the circle.
+/// It refers to the device that holds the worker; [`Device::stop`] breaks this reference cycle.
 pub(crate) struct Job<C: Class> {
     pub(crate) device: Arc<Device<C>>,
-    /// The worker's number among those of the device.
+    /// The id of the worker.
     pub(crate) id: u32,
     pub(crate) pending: Arc<Pending>,
 }
 
 impl<C: Class> Job<C> {
-    /// Runs a round of a queue, if there is something to do for it.
+    /// Runs a round of a queue if the worker has been woken for it.
     #[inline(always)]
     fn serve(&self, index: usize, pending: &Pending, memory: OwnerMemory<'_>) {
-        // Orders the flag before the look for work, so that an event after it sets the flag again.
+        // Clears the flag before the round looks for work, so that a later event sets it again.
+        // Pairs with the barrier in `Waker::wake()`.
         if !pending.take(index) {
             return;
         }
@@ -34,7 +35,7 @@ impl<C: Class> Job<C> {
         };
         let mut vq = queue.vq.lock();
         if vq.worker != self.id {
-            // Attached to another one since, which has been woken for it.
+            // The queue has since been attached to another worker, which has been woken for it.
             return;
         }
         let round = C::run(index, &mut vq, memory, &queue.stats, pending);
@@ -43,20 +44,20 @@ impl<C: Class> Job<C> {
                 vq.went_on(&next, index, &queue.stats);
                 next
             }
-            // With the owner goes its memory, which is not the guest's fault. An owner that is only
-            // stopped will want to know.
+            // A dying owner loses its memory, which is not the guest's fault. An owner that is only
+            // stopped needs to know of the fault.
             Err(_) if kapi::is_dying() => return,
             Err(fault) => vq.stop(memory, fault, index, &queue.stats),
         };
         match next {
             Next::Wait | Next::Retry => {}
             Next::Translate => {
-                // Until the owner answers.
+                // The queue waits until the owner answers.
                 if let Some(miss) = vq.park() {
                     self.device.messages.miss(index, miss, vq.messages_v2);
                 }
             }
-            // The task looks again before it sleeps.
+            // The thread checks the flag again before it sleeps.
             Next::Again => {
                 pending.set(index);
                 drop(vq);
@@ -69,13 +70,13 @@ impl<C: Class> Job<C> {
 impl<C: Class> Work for Job<C> {
     #[inline]
     fn pending(&self) -> bool {
-        // The task set its sleeping state with a full barrier before it looks here.
+        // The thread has set its sleeping state, with a full barrier, before it calls this.
         let pending = &*self.pending;
         (0..QUEUES).any(|index| pending.is_set(index))
     }
 
     fn run(&self, memory: OwnerMemory<'_>) {
-        // Not a loop, so that the round of each queue is compiled straight.
+        // Not a loop, so that the rounds of both queues are compiled separately.
         const { assert!(QUEUES == 2) };
         let pending = &*self.pending;
         self.serve(0, pending, memory);
@@ -83,7 +84,7 @@ impl<C: Class> Work for Job<C> {
     }
 
     fn killed(&self) {
-        // The owner is dying and takes its memory with it: nobody is left to work for. Wake-ups
-        // that still come only set flags, until the file is closed.
+        // The owner is dying, and its memory goes away. Later wake-ups only set flags, until the
+        // file is closed.
     }
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The owner's memory table, as `VHOST_SET_MEM_TABLE` gives it.
+//! The memory table that the owner sets with `VHOST_SET_MEM_TABLE`.
 
 use kernel::prelude::*;
 use kernel::uaccess::UserSliceReader;
@@ -12,17 +12,19 @@ use vring::{
 use super::uapi::{self, RawMemory, RawRegion};
 use crate::kapi;
 
-/// The most regions in a table. The in-tree vhost takes 64 unless told otherwise; a guest with many
-/// hotplugged memory devices has some hundred.
+/// The most regions in a table.
+///
+/// The in-tree vhost takes 64 unless configured otherwise. A guest with many hotplugged memory
+/// devices has a few hundred.
 const MAX_REGIONS: u32 = 1024;
 
-/// Entries of the index for each region, at least.
+/// The least number of index entries for each region.
 const BLOCKS_PER_REGION: usize = 16;
 
 /// A memory table, shared by the queues and replaced as a whole.
 pub(crate) struct Table {
     regions: MemTable<Regions, Index>,
-    /// Whether every region lies where user space can have memory.
+    /// Whether every region lies in the range of user addresses.
     accessible: bool,
 }
 
@@ -57,10 +59,11 @@ impl AsMut<[u16]> for Index {
 }
 
 impl Index {
-    /// An index for `regions` regions: most blocks then have a single one, if they are alike.
+    /// Makes an index for `regions` regions, large enough that most blocks have one region if all
+    /// are alike.
     fn new(regions: usize) -> Result<Self> {
         let blocks = match regions {
-            // What a queue used last is all there is.
+            // The region that a queue used last is the only one.
             0 | 1 => 0,
             _ => regions
                 .saturating_mul(BLOCKS_PER_REGION)
@@ -72,7 +75,7 @@ impl Index {
 }
 
 impl Table {
-    /// A table without memory.
+    /// Makes a table without memory.
     pub(crate) fn empty() -> Result<Self> {
         Self::new(KVVec::new())
     }
@@ -115,19 +118,20 @@ impl Table {
 
     /// Whether queues may run on the table.
     ///
-    /// User space may set a table that is not accessible while no backend is set, as with vhost.
+    /// As with vhost, user space may set an inaccessible table while no backend is set.
     pub(crate) fn is_accessible(&self) -> bool {
         self.accessible
     }
 
-    /// Whether all regions may have their bits in a dirty log at `base`.
+    /// Whether a dirty log at `base` can cover all regions within the range of user addresses.
     pub(crate) fn can_be_logged(&self, base: UserAddr) -> bool {
         let mut regions = self.regions.regions().iter();
         regions.all(|region| log_access_ok(base, region.guest, region.size))
     }
 }
 
-/// Whether a dirty log at `base` may have bits for `len` bytes from `addr` on.
+/// Whether a dirty log at `base` can cover `len` bytes from `addr` on within the range of user
+/// addresses.
 pub(crate) fn log_access_ok(base: UserAddr, addr: GuestAddr, len: u64) -> bool {
     let Some((offset, bytes)) = vring::log_extent(addr, len) else {
         return false;

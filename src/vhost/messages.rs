@@ -1,11 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What a device and its owner tell each other about IO addresses, by reads and writes of the
-//! device's file.
+//! Messages about IO addresses, which the owner reads from and writes to the device's file.
 //!
-//! A queue that meets an address without a translation reports a miss and stops. The owner reads
-//! the miss and writes an update, which lets the queue go on. It also writes updates and
-//! invalidations unasked.
+//! A queue that finds no translation for an address reports a miss and stops. The owner reads the
+//! miss and writes an update, which lets the queue go on. The owner may also write updates and
+//! invalidations without a miss.
 
 use kernel::fs::File;
 use kernel::iov::{IovIterDest, IovIterSource};
@@ -21,11 +20,12 @@ use super::queues::QUEUES;
 use super::uapi::{self, IotlbMessage, RawIotlb, RawMessage};
 use crate::kapi::{self, POLLIN, POLLRDNORM};
 
-/// What the owner says about IO addresses.
+/// A message of the owner about IO addresses.
 #[derive(Clone, Copy)]
 pub(crate) enum Message {
-    /// `size` bytes from `iova` are found at `user` (`VHOST_IOTLB_UPDATE`). `size` is not 0; both
-    /// ranges may leave the address space.
+    /// Maps `size` bytes from `iova` to `user` (`VHOST_IOTLB_UPDATE`).
+    ///
+    /// `size` is not 0; both ranges may exceed the address space.
     Update {
         iova: u64,
         size: u64,
@@ -33,17 +33,18 @@ pub(crate) enum Message {
         /// `VHOST_ACCESS_*`, which allow the device to read, write or both.
         perm: u8,
     },
-    /// `size` bytes from `iova` are found nowhere any more (`VHOST_IOTLB_INVALIDATE`). `size` is
-    /// not 0; the range may leave the address space.
+    /// Unmaps `size` bytes from `iova` (`VHOST_IOTLB_INVALIDATE`).
+    ///
+    /// `size` is not 0; the range may exceed the address space.
     Invalidate { iova: u64, size: u64 },
 }
 
 impl Message {
-    /// Changes an IOTLB as the owner wants.
+    /// Applies the message to an IOTLB.
     ///
     /// # Errors
     ///
-    /// `EFAULT` for an update that leaves the address space or what user space can have.
+    /// `EFAULT` for an update that exceeds the address space or the range of user addresses.
     pub(crate) fn apply(self, iotlb: &mut Iotlb) -> Result {
         match self {
             Self::Update {
@@ -62,7 +63,7 @@ impl Message {
             }
             Self::Invalidate { iova, size } => {
                 if let Err(InvalidMapping) = iotlb.invalidate(GuestAddr(iova), size) {
-                    // A range that leaves the address space: rather all of it than too little.
+                    // The range exceeds the address space. Remove all mappings rather than too few.
                     iotlb.clear();
                 }
                 Ok(())
@@ -71,22 +72,22 @@ impl Message {
     }
 }
 
-/// Misses on their way to the owner: at most one of each queue, which stops at its first.
+/// Misses to be read by the owner, at most one for each queue, which stops at its first.
 #[pin_data]
 pub(crate) struct Messages {
-    /// Whether reads have something to wait for, and what they have.
+    /// Whether there is an IOTLB, and its misses.
     #[pin]
     state: SpinLock<State>,
-    /// Who waits for something to read.
+    /// Readers that wait for a miss.
     #[pin]
     readers: PollCondVar,
 }
 
 struct State {
     enabled: bool,
-    /// One of each queue.
+    /// The miss of each queue.
     misses: [Option<Outstanding>; QUEUES],
-    /// The queue that reported a miss last; the others' are read first.
+    /// The queue that reported a miss last; misses of the other queues are read first.
     last: usize,
 }
 
@@ -94,14 +95,14 @@ struct State {
 #[derive(Clone, Copy)]
 struct Outstanding {
     miss: Miss,
-    /// In which format it is read (`VHOST_IOTLB_MSG_V2`).
+    /// Whether it is read in the newer format (`VHOST_IOTLB_MSG_V2`).
     v2: bool,
-    /// Whether it has been.
+    /// Whether the owner has read it.
     read: bool,
 }
 
 impl State {
-    /// Takes the oldest unread miss as read; its queue.
+    /// Marks the oldest unread miss as read, and returns it with its queue.
     fn take_unread(&mut self) -> Option<(usize, Outstanding)> {
         let last = self.last;
         let (before, after) = self.misses.split_at_mut_checked(last.wrapping_add(1))?;
@@ -125,7 +126,7 @@ impl State {
 }
 
 impl Messages {
-    /// Without IOTLB, and nothing to read.
+    /// Makes a set of messages without an IOTLB, and without a miss.
     pub(crate) fn new() -> impl PinInit<Self> {
         pin_init!(Self {
             state <- new_spinlock!(
@@ -136,8 +137,9 @@ impl Messages {
         })
     }
 
-    /// Says whether the device has an IOTLB. When it loses it, misses are forgotten and readers
-    /// sent away (`vhost_clear_device_iotlb()`).
+    /// Sets whether the device has an IOTLB (`vhost_clear_device_iotlb()`).
+    ///
+    /// Without one, misses are dropped and readers stop waiting.
     pub(crate) fn enable(&self, enabled: bool) {
         let mut state = self.state.lock();
         state.enabled = enabled;
@@ -148,10 +150,13 @@ impl Messages {
         self.readers.notify_all();
     }
 
-    /// Reports a miss of `queue`, to be read in the format `v2` or the older one; nothing, while this
-    /// very miss has not been answered (`vhost_iotlb_miss()`).
+    /// Reports a miss of `queue`, to be read in the format `v2` or the older one
+    /// (`vhost_iotlb_miss()`).
     ///
-    /// Another one takes its place: whoever moved the ring or the memory will not answer the old one.
+    /// Does nothing while the same miss is unanswered.
+    ///
+    /// A different miss of the queue is replaced: an owner that has moved the ring or the memory
+    /// will not answer it.
     pub(crate) fn miss(&self, queue: usize, miss: Miss, v2: bool) {
         let mut state = self.state.lock();
         let Some(slot) = state.misses.get_mut(queue) else {
@@ -170,18 +175,18 @@ impl Messages {
         self.readers.notify_all();
     }
 
-    /// Forgets the miss of a queue that no longer runs: it may never be answered.
+    /// Drops the miss of a queue that no longer runs, since it may never be answered.
     pub(crate) fn forget(&self, queue: usize) {
         if let Some(slot) = self.state.lock().misses.get_mut(queue) {
             *slot = None;
         }
     }
 
-    /// Forgets the misses that a translation of `size` bytes from `iova` answers, and tells which of
-    /// the queues can go on.
+    /// Drops the misses that a translation of `size` bytes from `iova` answers, and returns which
+    /// of the queues can go on (`vhost_iotlb_notify_vq()`).
     ///
-    /// A miss that the owner has not read yet cannot be meant: it stays, and is answered again
-    /// when it has been read (`vhost_iotlb_notify_vq()`).
+    /// A miss that the owner has not read yet cannot be meant. It stays, and is answered again once
+    /// it has been read.
     pub(crate) fn answered(&self, iova: u64, size: u64) -> [bool; QUEUES] {
         let last = iova.wrapping_add(size).wrapping_sub(1);
         let mut state = self.state.lock();
@@ -192,16 +197,18 @@ impl Messages {
         })
     }
 
-    /// Writes the oldest miss that has not been read to `to`, after waiting for one unless
-    /// `nonblock`; its length in bytes, or 0 when `to` has no room for it (`vhost_chr_read_iter()`).
+    /// Writes the oldest unread miss to `to` and returns its length in bytes
+    /// (`vhost_chr_read_iter()`).
     ///
-    /// When `to` cannot be written, fewer bytes than a message have been, and the miss can be read
+    /// Waits for a miss unless `nonblock`. Returns 0 when `to` has no room for a message.
+    ///
+    /// When `to` cannot be written completely, it returns fewer bytes, and the miss can be read
     /// again.
     ///
     /// # Errors
     ///
-    /// `EAGAIN` when there is nothing to read, and, for those who would wait, `ERESTARTSYS` on a
-    /// signal and `EBADFD` when nothing will come since there is no IOTLB.
+    /// `EAGAIN` when there is no miss and `nonblock` is set. For a reader that would wait,
+    /// `ERESTARTSYS` on a signal, and `EBADFD` when no miss can come since there is no IOTLB.
     pub(crate) fn read(&self, nonblock: bool, to: &mut IovIterDest<'_>) -> Result<usize> {
         if to.len() < size_of::<RawMessage>() {
             return Ok(0);
@@ -220,14 +227,15 @@ impl Messages {
             if !state.enabled {
                 return Err(EBADFD);
             }
-            // A message that came with a signal is still read.
+            // A message that arrives together with a signal is still read.
             let _signal = self.readers.wait_interruptible(&mut state);
         };
         drop(state);
         let raw = next.to_raw();
         let copied = to.copy_to_iter(AsBytes::as_bytes(&raw));
         if copied < size_of_val(&raw) {
-            // If it has been answered in between, there may be another one, or none.
+            // The miss may have been answered in the meantime; then there may be another one, or
+            // none.
             if let Some(Some(miss)) = self.state.lock().misses.get_mut(queue) {
                 miss.read = false;
             }
@@ -236,8 +244,10 @@ impl Messages {
         Ok(copied)
     }
 
-    /// `EPOLLIN | EPOLLRDNORM` if there is something to read, otherwise nothing, and `table` is
-    /// told when that changes (`vhost_chr_poll()`).
+    /// Returns `EPOLLIN | EPOLLRDNORM` if there is a miss to read, otherwise 0
+    /// (`vhost_chr_poll()`).
+    ///
+    /// `table` is woken when that changes.
     pub(crate) fn poll(&self, file: &File, table: PollTable<'_>) -> u32 {
         table.register_wait(file, &self.readers);
         if self.state.lock().has_unread() {
@@ -274,14 +284,15 @@ impl Outstanding {
 ///
 /// # Errors
 ///
-/// `EINVAL` for a message that is cut off or cannot be read, one of an unknown format, or an
-/// update of nothing; `EFAULT` for one that has an unknown meaning, or an invalidation of nothing.
+/// `EINVAL` for a message that is truncated or cannot be read, has an unknown format, or is an
+/// update of no bytes. `EFAULT` for a message of an unknown type, or an invalidation of no bytes.
 pub(crate) fn parse(from: &mut IovIterSource<'_>) -> Result<Message> {
     match read::<u32>(from)? {
         uapi::IOTLB_MSG | uapi::IOTLB_MSG_V2 => {}
         _ => return Err(EINVAL),
     }
-    // A hole in the older format. In the newer one, an address space: there is only one.
+    // In the older format this is padding. In the newer one it is an address space id, of which
+    // there is only one.
     from.advance(size_of::<u32>());
     let message = IotlbMessage::from_raw(read::<RawIotlb>(from)?);
     let (iova, size) = (message.iova, message.size);

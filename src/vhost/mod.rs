@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The vhost core: what devices of any class have, and nothing of what they are for.
+//! The vhost core: the parts that devices of every class share, independent of what they are for.
 //!
-//! C has it in `drivers/vhost/vhost.c`.
+//! The C counterpart is `drivers/vhost/vhost.c`.
 
 pub(crate) mod class;
 mod chardev;

@@ -12,7 +12,7 @@ use crate::kapi::Wake;
 
 /// The process that set up the device.
 pub(crate) struct Owner {
-    /// Its memory; compared, not accessed.
+    /// The memory of the owner, which is compared but not accessed.
     pub(crate) mm: ARef<Mm>,
     pub(crate) workers: Workers,
 }
@@ -25,14 +25,14 @@ impl Owner {
             .is_some_and(|mm| self.mm.as_raw() == mm.as_raw())
     }
 
-    /// Has queue `index` look for work.
+    /// Wakes the worker of queue `index`, so that the queue looks for work.
     pub(crate) fn wake(&self, index: usize) {
         if let Ok(waker) = self.workers.waker(index) {
             waker.wake();
         }
     }
 
-    /// Has all queues look for work.
+    /// Wakes the workers of all queues, so that the queues look for work.
     pub(crate) fn wake_all(&self) {
         for index in 0..QUEUES {
             self.wake(index);

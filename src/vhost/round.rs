@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A round of a queue: what it gets, what bounds it, and what it ends with.
+//! A round of a queue: one run of it by its worker.
 
 use kernel::prelude::*;
 use vring::{CompleteWork, Fault, Memory, Ring, Segment, Translate};
@@ -13,21 +13,21 @@ use super::stats::Stats;
 use super::used::UsedBatch;
 use crate::kapi::{BusyTime, EventFd};
 
-/// What a round of a queue ends with.
+/// What has to happen after a round of a queue.
 #[must_use]
 #[derive(PartialEq, Eq)]
 pub(crate) enum Next {
     /// A kick or the backend will wake the queue.
     Wait,
-    /// What was tried will go later, and nobody tells when: a timer wakes the queue.
+    /// A failed operation will succeed later, but no event announces it: a timer wakes the queue.
     Retry,
-    /// There is more to do; the other queue comes first.
+    /// There is more to do, after a round of the other queue.
     Again,
-    /// The owner has to translate an IO address, and wakes the queue when it has.
+    /// The owner has to translate an IO address, and wakes the queue by its answer.
     Translate,
 }
 
-/// A queue that has all it needs for a round.
+/// A queue that has everything that a round needs.
 pub(crate) struct Running<'a, Q: Queues, R> {
     pub(crate) ring: &'a mut R,
     pub(crate) features: Features,
@@ -36,11 +36,11 @@ pub(crate) struct Running<'a, Q: Queues, R> {
     pub(crate) call: Option<&'a EventFd>,
     pub(crate) busy: BusyTime,
     pub(crate) scratch: &'a mut Scratch,
-    /// Set by a round that loses packets to a fault and goes on.
+    /// The fault to which a round lost packets, if it went on after that.
     pub(crate) lost_to: &'a mut Option<Fault>,
 }
 
-/// A round of a queue, whatever its ring and its memory are.
+/// A round of a queue, for any ring format and any kind of guest memory.
 pub(crate) trait Round<Q: Queues> {
     /// Runs the queue.
     ///
@@ -55,14 +55,14 @@ pub(crate) trait Round<Q: Queues> {
     ) -> Result<Next, Fault>;
 }
 
-/// Memory that a round needs, allocated once.
+/// Buffers of a round, allocated once for all rounds.
 pub(crate) struct Scratch {
-    /// Segments of the chains of one packet.
+    /// Storage for the segments of the chains of one packet.
     pub(crate) segments: KVec<Segment>,
     pub(crate) used: UsedBatch,
 }
 
-/// Calls the guest if it wants to be called for what has been published since the last time.
+/// Calls the guest if it has asked for a call since the last one, for what has been published.
 #[inline(always)]
 pub(crate) fn call<M: Memory>(
     memory: &M,

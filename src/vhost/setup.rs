@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What the owner of a device sets up, queue by queue or for all of them.
+//! Configuration of a device by its owner, for one queue or for all of them.
 //!
-//! Whatever may let a queue go on that has stopped has it look again, once it is in force: a guest
-//! whose receive ring is full of buffers has nothing left to kick for.
+//! Each change that may let a stopped queue go on wakes that queue once it is in force. A guest
+//! whose receive ring is full of buffers does not kick any more.
 
 use kernel::prelude::*;
 use kernel::sync::aref::ARef;
@@ -51,7 +51,7 @@ impl<C: Class> Device<C> {
     }
 }
 
-/// Makes the work of a worker of `device`.
+/// Returns a function that makes the work of a worker of `device`.
 fn job<C: Class>(device: &Arc<Device<C>>) -> impl FnOnce(u32, Arc<Pending>) -> Job<C> {
     let device = device.clone();
     |id, pending| Job {
@@ -61,9 +61,9 @@ fn job<C: Class>(device: &Arc<Device<C>>) -> impl FnOnce(u32, Arc<Pending>) -> J
     }
 }
 
-/// What the owner sets up. Callers hold the device mutex, of which `owner` is the proof.
+/// Configuration by the owner; callers hold the device mutex, as `owner` proves.
 impl Owner {
-    /// Starts another worker (`VHOST_NEW_WORKER`); its id.
+    /// Starts another worker and returns its id (`VHOST_NEW_WORKER`).
     ///
     /// # Errors
     ///
@@ -72,7 +72,9 @@ impl Owner {
         self.workers.add(job(device))
     }
 
-    /// Gives a queue another worker (`VHOST_ATTACH_VRING_WORKER`), for good when it returns.
+    /// Attaches a queue to another worker (`VHOST_ATTACH_VRING_WORKER`).
+    ///
+    /// When it returns, the old worker no longer runs the queue.
     ///
     /// # Errors
     ///
@@ -83,7 +85,7 @@ impl Owner {
         self.workers.attach(queue.index, id)?;
         let mut vq = queue.vq.lock();
         vq.worker = id;
-        // No waker has the last reference to its worker, so nothing is stopped under the mutex.
+        // No waker holds the last reference to its worker, so no worker is stopped under the mutex.
         if let Some(kick) = vq.kick.as_mut() {
             kick.set_waker(waker.clone());
         }
@@ -91,7 +93,7 @@ impl Owner {
             backend.set_waker(waker.clone(), timer);
         }
         drop(vq);
-        // For what the old worker has been woken for and no longer does.
+        // The old worker may have been woken for the queue and no longer runs it.
         waker.wake();
         Ok(())
     }
@@ -108,19 +110,20 @@ impl Owner {
         }
         let table = Arc::new(table, GFP_KERNEL)?;
         for queue in device.queues() {
-            // Under the mutex no round is using the old one.
+            // No round uses the old table while the mutex is held.
             queue.vq.lock().set_table(Some(table.clone()));
         }
         self.wake_all();
         Ok(())
     }
 
-    /// Moves a ring (`VHOST_SET_VRING_ADDR`), which is legal while it runs.
+    /// Moves a ring, which is allowed while it runs (`VHOST_SET_VRING_ADDR`).
     ///
     /// # Errors
     ///
-    /// `EOPNOTSUPP` for flags other than that of the dirty log, `EINVAL` when it is misaligned, or,
-    /// with a backend, not accessible or not to be logged.
+    /// `EOPNOTSUPP` for flags other than that of the dirty log. `EINVAL` when the ring is
+    /// misaligned, or when the queue has a backend and the ring is not accessible or cannot be
+    /// logged.
     pub(crate) fn set_addr<Q: Queues>(&self, queue: &Queue<Q>, addr: VringAddr) -> Result {
         if addr.flags & !VRING_F_LOG != 0 {
             return Err(EOPNOTSUPP);
@@ -139,11 +142,12 @@ impl Owner {
         Ok(())
     }
 
-    /// Moves the dirty log (`VHOST_SET_LOG_BASE`), which is legal while queues run.
+    /// Moves the dirty log, which is allowed while queues run (`VHOST_SET_LOG_BASE`).
     ///
     /// # Errors
     ///
-    /// `EFAULT` when a queue runs that cannot log what it has to there; the other has moved.
+    /// `EFAULT` when a running queue cannot log its writes there. The other queue then uses the new
+    /// log.
     pub(crate) fn set_log_base<Q: Queues>(&self, device: &Device<Q>, base: UserAddr) -> Result {
         let set = |all: Result, queue: &Queue<Q>| {
             let set = queue.vq.lock().set_log_base(base);
@@ -154,7 +158,7 @@ impl Owner {
         all
     }
 
-    /// Sets what is signalled when something has been logged (`VHOST_SET_LOG_FD`).
+    /// Sets the eventfd to signal when writes have been logged (`VHOST_SET_LOG_FD`).
     ///
     /// # Errors
     ///
@@ -172,7 +176,7 @@ impl Owner {
         Ok(())
     }
 
-    /// Sets what kicks a queue; [`FILE_UNBIND`] for nothing.
+    /// Sets the eventfd that kicks a queue, or none for [`FILE_UNBIND`].
     ///
     /// # Errors
     ///
@@ -193,7 +197,7 @@ impl Owner {
         let armed = vq.kick.as_mut().map_or(Ok(()), Poller::arm);
         drop(vq);
         drop(old);
-        // For a kick that the old one was given and nobody took.
+        // The old eventfd may have received a kick that no worker has handled.
         self.wake(queue.index);
         armed
     }
@@ -201,14 +205,16 @@ impl Owner {
     /// Starts a queue on the backend behind `fd`, or stops it for [`FILE_UNBIND`]
     /// (`VHOST_NET_SET_BACKEND`).
     ///
-    /// When it returns, nothing accesses the old backend, nor, without a new one, guest memory.
+    /// When it returns, nothing accesses the old backend any more. Without a new backend, nothing
+    /// accesses guest memory either.
     ///
     /// # Errors
     ///
-    /// `EINVAL` when a ring of this format cannot have the size that was set; `EFAULT` when ring or memory
-    /// table are not set up or cannot be accessed, or the ring does not have its base; `ENOTSOCK` when
-    /// `fd` is no possible backend, `EINVAL` when its device is gone, `ENOMEM`. The old backend
-    /// then stays. Unbinding does not fail: QEMU takes a refusal for a bug of its own.
+    /// `EINVAL` when a ring of this format cannot have the size that was set. `EFAULT` when ring or
+    /// memory table are not set or cannot be accessed, or the ring does not have its base.
+    /// `ENOTSOCK` when `fd` is no possible backend, `EINVAL` when its device is gone, `ENOMEM`. The
+    /// old backend then stays. Unbinding does not fail, since QEMU takes an error for a bug of its
+    /// own.
     pub(crate) fn set_backend<Q: Queues>(
         &self,
         device: &Device<Q>,
@@ -217,7 +223,7 @@ impl Owner {
     ) -> Result {
         let unbind = fd == FILE_UNBIND;
         let task = current!();
-        // The caller is the owner, so there is some.
+        // The caller is the owner, so it has user memory.
         let memory = OwnerMemory::of_caller(task).ok_or(EFAULT)?;
         let mut vq = queue.vq.lock();
         if !unbind && !vq.is_accessible() {
@@ -263,7 +269,7 @@ impl Owner {
     }
 }
 
-/// Sets a notification of a queue; [`FILE_UNBIND`] for none.
+/// Sets a notification eventfd of a queue, or none for [`FILE_UNBIND`], and returns the old one.
 ///
 /// # Errors
 ///

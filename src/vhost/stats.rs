@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What a queue has done, for its operator.
+//! Statistics of a queue, for the operator.
 //!
-//! Shown in `/proc/<pid>/fdinfo/<fd>` of the process that has the device open, a line per queue.
-//! Reading takes no lock that a round holds, so it never waits for a guest.
+//! They are shown in `/proc/<pid>/fdinfo/<fd>` of the process that has the device open, one line
+//! per queue. Reading them takes no lock that a round holds, so it never waits for a guest.
 
 use kernel::prelude::*;
 use kernel::seq_file::SeqFile;
@@ -13,14 +13,14 @@ use vring::Fault;
 
 use crate::kapi::Counter;
 
-/// Counters of one queue since the device was opened. They are changed under the queue's mutex.
+/// Counters of one queue since the device was opened, which are changed under the queue's mutex.
 #[pin_data]
 pub(crate) struct Stats {
-    /// Times that the worker ran the queue.
+    /// Number of rounds.
     pub(crate) rounds: Counter,
-    /// Packets moved; for transmit, those dropped included.
+    /// Packets moved; for transmit, including dropped ones.
     pub(crate) packets: Counter,
-    /// Bytes moved, headers included.
+    /// Bytes moved, including headers.
     pub(crate) bytes: Counter,
     /// Packets that the backend refused, or that did not fit the guest's buffers.
     pub(crate) dropped: Counter,
@@ -28,9 +28,9 @@ pub(crate) struct Stats {
     pub(crate) batches: Counter,
     /// Calls to the guest.
     pub(crate) calls: Counter,
-    /// Times that the guest stopped the queue.
+    /// Number of faults that were reported to the owner.
     faults: Counter,
-    /// Why it did so last. Taken last of all locks, for an assignment.
+    /// The last fault; its lock is the last in the lock order, and is held for one assignment.
     #[pin]
     last_fault: SpinLock<Option<Fault>>,
 }
@@ -49,7 +49,7 @@ impl Stats {
         })
     }
 
-    /// Records a fault. The caller holds the queue's mutex.
+    /// Records a fault, under the queue's mutex.
     pub(crate) fn fault(&self, fault: Fault) {
         self.faults.add(1);
         *self.last_fault.lock() = Some(fault);

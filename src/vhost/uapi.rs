@@ -1,16 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The vhost ioctls as user space speaks them (`include/uapi/linux/vhost.h`, `vhost_types.h`).
+//! The user-space interface of the vhost ioctls (`include/uapi/linux/vhost.h`, `vhost_types.h`).
 //!
-//! Structures are read and written as arrays of words, which have no padding to leak, and turned
-//! into these types by hand.
+//! Structures are read and written as arrays of words, which have no padding to leak. They are
+//! converted to the types of this file by hand.
 
 use kernel::ioctl::{_IO, _IOR, _IOW, _IOWR};
 use vring::{GuestAddr, Region, RingAddrs, UserAddr};
 
 pub(crate) const VHOST_VIRTIO: u32 = 0xaf;
 
-/// `struct vhost_vring_state`, `struct vhost_vring_file` and `struct vhost_vring_worker` on the wire.
+/// `struct vhost_vring_state`, `vhost_vring_file` and `vhost_vring_worker` on the wire.
 pub(crate) type RawPair = [u32; 2];
 /// `struct vhost_vring_addr` on the wire.
 pub(crate) type RawAddr = [u64; 5];
@@ -20,8 +20,10 @@ pub(crate) type RawMemory = [u32; 2];
 pub(crate) type RawRegion = [u64; 4];
 /// `struct vhost_iotlb_msg` on the wire.
 pub(crate) type RawIotlb = [u64; 4];
-/// `struct vhost_msg` and `struct vhost_msg_v2` on the wire: a type, four bytes that are a hole or
-/// an address space id, then a [`RawIotlb`] and padding.
+/// `struct vhost_msg` and `struct vhost_msg_v2` on the wire.
+///
+/// It has a type, four bytes that are padding or an address space id, then a [`RawIotlb`] and
+/// padding.
 pub(crate) type RawMessage = [u64; 9];
 
 pub(crate) const GET_FEATURES: u32 = _IOR::<u64>(VHOST_VIRTIO, 0x00);
@@ -38,7 +40,7 @@ pub(crate) const SET_VRING_ADDR: u32 = _IOW::<RawAddr>(VHOST_VIRTIO, 0x11);
 pub(crate) const SET_VRING_BASE: u32 = _IOW::<RawPair>(VHOST_VIRTIO, 0x12);
 pub(crate) const GET_VRING_BASE: u32 = _IOWR::<RawPair>(VHOST_VIRTIO, 0x12);
 pub(crate) const SET_VRING_ENDIAN: u32 = _IOW::<RawPair>(VHOST_VIRTIO, 0x13);
-/// Writes to user space, whatever its direction bits say.
+/// Writes to user space, although its direction bits say otherwise.
 pub(crate) const GET_VRING_ENDIAN: u32 = _IOW::<RawPair>(VHOST_VIRTIO, 0x14);
 pub(crate) const ATTACH_VRING_WORKER: u32 = _IOW::<RawPair>(VHOST_VIRTIO, 0x15);
 pub(crate) const GET_VRING_WORKER: u32 = _IOWR::<RawPair>(VHOST_VIRTIO, 0x16);
@@ -46,7 +48,7 @@ pub(crate) const SET_VRING_KICK: u32 = _IOW::<RawPair>(VHOST_VIRTIO, 0x20);
 pub(crate) const SET_VRING_CALL: u32 = _IOW::<RawPair>(VHOST_VIRTIO, 0x21);
 pub(crate) const SET_VRING_ERR: u32 = _IOW::<RawPair>(VHOST_VIRTIO, 0x22);
 pub(crate) const SET_VRING_BUSYLOOP_TIMEOUT: u32 = _IOW::<RawPair>(VHOST_VIRTIO, 0x23);
-/// Writes to user space, whatever its direction bits say.
+/// Writes to user space, although its direction bits say otherwise.
 pub(crate) const GET_VRING_BUSYLOOP_TIMEOUT: u32 = _IOW::<RawPair>(VHOST_VIRTIO, 0x24);
 pub(crate) const SET_BACKEND_FEATURES: u32 = _IOW::<u64>(VHOST_VIRTIO, 0x25);
 pub(crate) const GET_BACKEND_FEATURES: u32 = _IOR::<u64>(VHOST_VIRTIO, 0x26);
@@ -60,17 +62,17 @@ pub(crate) const FORK_OWNER_KTHREAD: u8 = 0;
 /// Workers are threads of the owner (`VHOST_FORK_OWNER_TASK`).
 pub(crate) const FORK_OWNER_TASK: u8 = 1;
 
-/// File descriptor that unbinds (`VHOST_FILE_UNBIND`).
+/// The file descriptor that means unbinding (`VHOST_FILE_UNBIND`).
 pub(crate) const FILE_UNBIND: i32 = -1;
 
 /// Message formats (`VHOST_IOTLB_MSG`, `VHOST_IOTLB_MSG_V2`).
 pub(crate) const IOTLB_MSG: u32 = 1;
 pub(crate) const IOTLB_MSG_V2: u32 = 2;
-/// Meanings of a message (`VHOST_IOTLB_*`).
+/// Types of a message (`VHOST_IOTLB_*`).
 pub(crate) const IOTLB_MISS: u8 = 1;
 pub(crate) const IOTLB_UPDATE: u8 = 2;
 pub(crate) const IOTLB_INVALIDATE: u8 = 3;
-/// Accesses of the device (`VHOST_ACCESS_*`).
+/// Kinds of access by the device (`VHOST_ACCESS_*`).
 pub(crate) const ACCESS_RO: u8 = 1;
 pub(crate) const ACCESS_WO: u8 = 2;
 
@@ -111,7 +113,7 @@ impl VringAddr {
         }
     }
 
-    /// The three parts.
+    /// The addresses of the ring's three parts.
     pub(crate) fn ring(&self) -> RingAddrs {
         RingAddrs {
             desc: self.desc,
@@ -120,18 +122,18 @@ impl VringAddr {
         }
     }
 
-    /// Where the used ring lies in the dirty log, if it is to be logged.
+    /// The address of the used ring in the dirty log, if its writes are to be logged.
     pub(crate) fn log_used(&self) -> Option<GuestAddr> {
         (self.flags & VRING_F_LOG != 0).then_some(self.log)
     }
 
-    /// Whether the address in the log is aligned as `vhost_vring_set_addr()` wants it.
+    /// Whether the address in the log is aligned as `vhost_vring_set_addr()` requires.
     pub(crate) fn log_is_aligned(&self) -> bool {
         self.log.0 & LOG_ALIGN.wrapping_sub(1) == 0
     }
 }
 
-/// Reads a `struct vhost_memory_region`; its flags are ignored, as by vhost.
+/// Converts a `struct vhost_memory_region`; its flags are ignored, as by vhost.
 pub(crate) fn region_from_raw(raw: RawRegion) -> Region {
     let [guest, size, user, _flags] = raw;
     Region {
@@ -165,7 +167,7 @@ impl IotlbMessage {
         }
     }
 
-    /// As a message of `format` (`VHOST_IOTLB_MSG*`). All of it is written.
+    /// Converts to a message of `format`, with every byte set (`VHOST_IOTLB_MSG*`).
     pub(crate) fn to_raw(&self, format: u32) -> RawMessage {
         let [a, b, c, d] = format.to_ne_bytes();
         let format = u64::from_ne_bytes([a, b, c, d, 0, 0, 0, 0]);

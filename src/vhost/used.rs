@@ -1,23 +1,23 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Used buffers, gathered and given back to the guest in batches.
+//! Used buffers, which are collected and published in batches.
 
 use kernel::prelude::*;
 use vring::{CompleteWork, Fault, Memory, RawUsed, Ring, MAX_CHAIN_SEGMENTS};
 
-/// Used buffers after which a batch is published (`VHOST_NET_BATCH`).
+/// Number of used buffers after which a batch is published (`VHOST_NET_BATCH`).
 pub(crate) const BATCH: usize = 64;
 
-/// The most used entries of one batch: a full one, and the buffers of one more packet.
+/// The most entries of one batch: those of a full batch, and the buffers of one more packet.
 const CAPACITY: usize = BATCH + MAX_CHAIN_SEGMENTS;
 
 /// Used entries to be published together.
 pub(crate) struct UsedBatch {
     entries: KVec<RawUsed>,
-    /// How many chains each entry stands for; more than one only if in order.
+    /// Number of chains of each entry, which is more than one only with `VIRTIO_F_IN_ORDER`.
     chains: KVec<u16>,
     len: usize,
-    /// Chains that share another's entry.
+    /// Number of chains that share the entry of another chain.
     merged: usize,
     /// `VIRTIO_F_IN_ORDER`: chains taken one after the other may share an entry.
     in_order: bool,
@@ -39,12 +39,13 @@ impl UsedBatch {
         })
     }
 
-    /// Lets chains share entries, or not, with `VIRTIO_F_IN_ORDER` or without.
+    /// Sets whether chains may share entries (`VIRTIO_F_IN_ORDER`).
     pub(crate) fn set_in_order(&mut self, in_order: bool) {
         self.in_order = in_order;
     }
 
-    /// Adds a chain into which `len` bytes were written: `id` and `slots` are its own. `false` if full.
+    /// Adds the chain `id` of `slots` ring descriptors, into which `len` bytes were written;
+    /// returns `false` if the batch is full.
     #[inline]
     #[must_use]
     pub(crate) fn push<R: CompleteWork>(&mut self, id: u16, slots: u16, len: u32) -> bool {
@@ -58,8 +59,10 @@ impl UsedBatch {
         }
     }
 
-    /// Lets the last `count` chains, one after the other and all complete, share an entry, if in
-    /// order; of the others' lengths the driver assumes that they are full.
+    /// Makes the last `count` chains share an entry, with `VIRTIO_F_IN_ORDER`.
+    ///
+    /// The chains have to be consecutive and complete. The driver assumes that all but the last are
+    /// full.
     #[inline]
     pub(crate) fn merge<R: CompleteWork>(&mut self, count: usize) {
         if !self.in_order || count < 2 {
@@ -95,13 +98,13 @@ impl UsedBatch {
         self.len.wrapping_add(self.merged)
     }
 
-    /// Drops all but the first `len` entries; those dropped must not be shared.
+    /// Drops all but the first `len` entries; the dropped ones must be of one chain each.
     #[inline]
     pub(crate) fn truncate(&mut self, len: usize) {
         self.len = self.len.min(len);
     }
 
-    /// Gives all chains back to `ring`: they are available again.
+    /// Rewinds `ring` by all chains, which are then available again.
     pub(crate) fn rewind<R: Ring>(&mut self, ring: &mut R) {
         let entries = self.entries.get(..self.len).unwrap_or_default();
         // CAST: at most `CAPACITY` entries of at most a batch and a packet's chains each, and never
@@ -110,9 +113,9 @@ impl UsedBatch {
         self.forget();
     }
 
-    /// Forgets all chains.
+    /// Drops all chains.
     pub(crate) fn forget(&mut self) {
-        // Only entries that are shared have another count than 1.
+        // Only shared entries have a count other than 1.
         if let Some(chains) = self.chains.get_mut(..self.len).filter(|_| self.merged != 0) {
             chains.fill(1);
         }
@@ -120,12 +123,13 @@ impl UsedBatch {
         self.merged = 0;
     }
 
-    /// Gives all chains back to the guest; [`call`](crate::vhost::round::call) tells it.
+    /// Publishes all chains in the used ring; [`call`](crate::vhost::round::call) notifies the
+    /// guest.
     ///
     /// # Errors
     ///
-    /// [`Fault::Unmapped`] when the used ring cannot be written; the batch is then as before, to be
-    /// published another time.
+    /// [`Fault::Unmapped`] when the used ring cannot be written. The batch is unchanged then, and
+    /// can be published later.
     #[inline]
     pub(crate) fn publish<M: Memory>(
         &mut self,

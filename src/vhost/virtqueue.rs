@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A virtqueue of a device: ring, backend and notifications, under the queue's mutex.
+//! A virtqueue of a device: its ring, backend and notifications, under the queue's mutex.
 
 use kernel::prelude::*;
 use kernel::sync::Arc;
@@ -23,14 +23,14 @@ use crate::kapi::{self, EventFd, OwnerMemory, Poller};
 mod running;
 mod trouble;
 
-/// How rounds reach guest memory.
+/// How rounds access guest memory.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Path {
-    /// Not at all: there is no memory table, or no ring.
+    /// There is no memory table or no ring, so rounds cannot run.
     Nowhere,
-    /// Ring and buffers are simply the owner's memory; the ring is split.
+    /// The ring is split; ring and buffers are accessed directly in the owner's memory.
     Split,
-    /// As [`Path::Split`], but the ring is packed.
+    /// The ring is packed; otherwise as [`Path::Split`].
     Packed,
     /// There is an IOTLB, a dirty log or a change of byte order.
     Mediated,
@@ -38,13 +38,13 @@ enum Path {
 
 /// One virtqueue.
 pub(crate) struct Virtqueue<Q: Queues> {
-    /// Thread id of the owner, for the log; its worker is named after it.
+    /// Thread id of the owner, for the kernel log; the worker is named after it, too.
     pub(crate) owner: i32,
-    /// Id of the worker that runs the queue; others leave it alone.
+    /// Id of the worker that runs the queue; other workers do not touch it.
     pub(crate) worker: u32,
     pub(crate) rings: Rings,
     pub(crate) features: Features,
-    /// What the class keeps.
+    /// The state of the device class.
     pub(crate) state: Q::State,
     pub(crate) table: Option<Arc<Table>>,
     pub(crate) backend: Option<Backend<Q>>,
@@ -52,17 +52,17 @@ pub(crate) struct Virtqueue<Q: Queues> {
     pub(crate) call: Option<EventFd>,
     pub(crate) error: Option<EventFd>,
     mediation: Mediation,
-    /// What the owner has to translate before the queue can go on.
+    /// The translation that the queue needs from the owner before it can go on.
     missed: Option<Miss>,
-    /// Why the last round lost packets and went on.
+    /// The fault to which the last round lost packets, if it went on after that.
     lost_to: Option<Fault>,
-    /// The queue has stopped for a fault of the guest or the owner, and has not run since.
+    /// A fault of the guest or the owner has stopped the queue, which has not run since.
     stopped: bool,
-    /// The last round has stopped the queue, lost packets, or has to be tried again.
+    /// The last round has stopped the queue, lost packets, or has to be retried.
     in_trouble: bool,
     /// `VHOST_BACKEND_F_IOTLB_MSG_V2`: format of the messages about IO addresses.
     pub(crate) messages_v2: bool,
-    /// `VHOST_SET_VRING_BUSYLOOP_TIMEOUT`: how long a round waits for more before it ends, in
+    /// `VHOST_SET_VRING_BUSYLOOP_TIMEOUT`: how long a round busy-polls before it ends, in
     /// microseconds.
     pub(crate) busy_timeout: u32,
     /// Derived by `choose_path()` from table, ring and mediation.
@@ -71,7 +71,7 @@ pub(crate) struct Virtqueue<Q: Queues> {
 }
 
 impl<Q: Queues> Virtqueue<Q> {
-    /// A queue as after open.
+    /// Makes a queue in the state after open.
     ///
     /// # Errors
     ///
@@ -82,7 +82,7 @@ impl<Q: Queues> Virtqueue<Q> {
             used: UsedBatch::new()?,
         };
         let state = Q::State::new()?;
-        // In place: the kernel's stack has no room for queues.
+        // Initialized in place, since the kernel's stack has no room for queues.
         Ok(init!(Self {
             owner: 0,
             worker: 0,
@@ -106,10 +106,10 @@ impl<Q: Queues> Virtqueue<Q> {
         }))
     }
 
-    /// Takes over negotiated features.
+    /// Sets the negotiated features.
     pub(crate) fn set_features(&mut self, features: Features) {
         if self.mediation.order(&features) != self.mediation.order(&self.features) {
-            // The same bytes mean something else.
+            // The ring's bytes are to be interpreted differently.
             self.rings.forget_memory();
         }
         self.features = features;
@@ -130,7 +130,8 @@ impl<Q: Queues> Virtqueue<Q> {
         self.choose_path();
     }
 
-    /// Moves the ring, and the address of its used part in the log, if that is logged.
+    /// Moves the ring; `log_used` is the address of its used part in the dirty log, if that is
+    /// logged.
     pub(crate) fn set_addrs(&mut self, addrs: RingAddrs, log_used: Option<GuestAddr>) {
         self.rings.set_addrs(addrs);
         self.mediation.log_used = log_used;
@@ -141,7 +142,8 @@ impl<Q: Queues> Virtqueue<Q> {
     ///
     /// # Errors
     ///
-    /// `EFAULT`, and no change, when the queue is running and needs more than there can be.
+    /// `EFAULT`, and no change, when the queue runs and its log would exceed the range of user
+    /// addresses.
     pub(crate) fn set_log_base(&mut self, base: UserAddr) -> Result {
         if self.backend.is_some() && !self.log_is_accessible(base) {
             return Err(EFAULT);
@@ -150,7 +152,7 @@ impl<Q: Queues> Virtqueue<Q> {
         Ok(())
     }
 
-    /// Sets what is signalled when something has been logged.
+    /// Sets the eventfd to signal when writes have been logged; returns the old one.
     pub(crate) fn set_log_call(&mut self, call: Option<Arc<EventFd>>) -> Option<Arc<EventFd>> {
         core::mem::replace(&mut self.mediation.log_call, call)
     }
@@ -167,13 +169,14 @@ impl<Q: Queues> Virtqueue<Q> {
         self.mediation.order
     }
 
-    /// The IOTLB, with `VIRTIO_F_ACCESS_PLATFORM`.
+    /// The IOTLB, which exists with `VIRTIO_F_ACCESS_PLATFORM`.
     pub(crate) fn iotlb(&mut self) -> Option<&mut Iotlb> {
         self.mediation.iotlb.as_mut()
     }
 
-    /// Starts with an empty IOTLB, or goes on without one. The ring is nowhere until it is set
-    /// again, unless there was an IOTLB and still is.
+    /// Replaces the IOTLB by an empty one, or by none.
+    ///
+    /// If that adds or removes the IOTLB, the ring has no address until it is set again.
     pub(crate) fn set_iotlb(&mut self, iotlb: Option<Iotlb>) {
         if self.mediation.iotlb.is_some() != iotlb.is_some() {
             self.set_addrs(RingAddrs::default(), None);
@@ -186,7 +189,7 @@ impl<Q: Queues> Virtqueue<Q> {
         self.choose_path();
     }
 
-    /// What a start that ended with [`Next::Translate`] is about, once.
+    /// Takes the miss of a start that ended with [`Next::Translate`].
     pub(crate) fn take_miss(&mut self) -> Option<Miss> {
         self.missed.take()
     }
@@ -204,10 +207,10 @@ impl<Q: Queues> Virtqueue<Q> {
         };
     }
 
-    /// Starts the ring: a split one at what the used index in memory says, a packed one at its base.
+    /// Starts a split ring at the used index in memory, a packed ring at its base.
     ///
-    /// With [`Next::Translate`] it has not been started. A dirty log that cannot be written stops the
-    /// first round, not this one, as with vhost.
+    /// With [`Next::Translate`] the ring has not been started. As with vhost, a dirty log that
+    /// cannot be written stops the first round, not this call.
     ///
     /// # Errors
     ///
@@ -229,13 +232,15 @@ impl<Q: Queues> Virtqueue<Q> {
         }
     }
 
-    /// Whether the queue can go on with these features: a running queue keeps its format.
+    /// Whether the queue accepts these features; while it runs, its ring format must not change.
     pub(crate) fn accepts_features(&self, features: &Features) -> bool {
         self.backend.is_none() || features.has(RING_PACKED) == self.rings.is_packed()
     }
 
-    /// Whether a backend may be set: there is a memory table, and it, the ring and the dirty log lie
-    /// where user space can have memory (`vhost_vq_access_ok()`).
+    /// Whether a backend may be set (`vhost_vq_access_ok()`).
+    ///
+    /// There has to be a memory table; it, the ring and the dirty log have to lie in the range of
+    /// user addresses.
     pub(crate) fn is_accessible(&self) -> bool {
         let accessible = |table: &Arc<Table>| table.is_accessible();
         self.table.as_ref().is_some_and(accessible)
@@ -243,45 +248,47 @@ impl<Q: Queues> Virtqueue<Q> {
             && self.ring_is_accessible(self.rings.addrs())
     }
 
-    /// Whether the queue may log at `base` what it has to (`vq_log_access_ok()`).
+    /// Whether a log at `base` can record the queue's writes (`vq_log_access_ok()`).
     fn log_is_accessible(&self, base: UserAddr) -> bool {
         let all = self.features.has(LOG_ALL);
         (!all || self.table_can_be_logged(base))
             && self.used_can_be_logged(base, self.mediation.log_used)
     }
 
-    /// Whether the queue, if it runs, could go on with `table` (`memory_access_ok()`).
+    /// Whether the queue, if it runs, can go on with `table` (`memory_access_ok()`).
     pub(crate) fn accepts(&self, table: &Table) -> bool {
         let loggable = !self.features.has(LOG_ALL) || table.can_be_logged(self.mediation.log_base);
         self.backend.is_none() || (table.is_accessible() && loggable)
     }
 
-    /// Whether a log at `base` may have room for the memory table.
+    /// Whether a log at `base` can cover the memory table.
     fn table_can_be_logged(&self, base: UserAddr) -> bool {
         let can_be_logged = |table: &Arc<Table>| table.can_be_logged(base);
         self.table.as_ref().is_some_and(can_be_logged)
     }
 
-    /// Whether writes to all memory may be logged (`vhost_log_access_ok()`); asked of a running queue.
+    /// Whether the queue, if it runs, can log writes to all memory (`vhost_log_access_ok()`).
     pub(crate) fn can_log_all(&self) -> bool {
         self.backend.is_none() || self.table_can_be_logged(self.mediation.log_base)
     }
 
-    /// Whether the used ring may have the address `used` in the log.
+    /// Whether the used ring can be logged at the address `used` of the log.
     pub(crate) fn used_is_loggable(&self, used: Option<GuestAddr>) -> bool {
         self.used_can_be_logged(self.mediation.log_base, used)
     }
 
-    /// Whether a log at `base` may have room for a used ring at address `used` of it. With an IOTLB
-    /// that address is not used.
+    /// Whether a log at `base` can cover a used ring at address `used` of it.
+    ///
+    /// With an IOTLB, that address is not used.
     fn used_can_be_logged(&self, base: UserAddr, used: Option<GuestAddr>) -> bool {
         let [_, _, len] = self.rings.extents();
         self.mediation.iotlb.is_some()
             || used.is_none_or(|addr| memory::log_access_ok(base, addr, len))
     }
 
-    /// Whether a ring of this size may lie at `addrs`. With an IOTLB that is found out by
-    /// translation.
+    /// Whether a ring of this size can lie at `addrs`.
+    ///
+    /// With an IOTLB, only a translation can tell.
     pub(crate) fn ring_is_accessible(&self, addrs: RingAddrs) -> bool {
         if self.mediation.iotlb.is_some() {
             return true;
@@ -292,7 +299,8 @@ impl<Q: Queues> Virtqueue<Q> {
             && kapi::access_ok(addrs.used, used)
     }
 
-    /// Replaces the backend; gives the old one, to be dropped without the queue's mutex.
+    /// Replaces the backend; returns the old one, which has to be dropped without the queue's
+    /// mutex.
     pub(crate) fn set_backend(
         &mut self,
         owner: OwnerMemory<'_>,
@@ -306,8 +314,9 @@ impl<Q: Queues> Virtqueue<Q> {
         core::mem::replace(&mut self.backend, new)
     }
 
-    /// Gives the guest what a round could not, for want of its used ring, and the owner's log what it
-    /// lacks. If the ring is still away, the chains are available again, as after
+    /// Publishes used buffers and logs writes that earlier rounds could not.
+    ///
+    /// If the used ring is still inaccessible, the chains become available again, as after
     /// [`GetWork::rewind`](vring::GetWork::rewind).
     fn give_back(&mut self, owner: OwnerMemory<'_>) {
         if self.scratch.used.len() == 0 && !self.mediation.is_owing() {
@@ -322,26 +331,26 @@ impl<Q: Queues> Virtqueue<Q> {
         }
     }
 
-    /// The backend no longer wakes the queue.
+    /// Stops the backend from waking the queue.
     fn disarm(&mut self) {
         if let Some(backend) = &mut self.backend {
             backend.disarm();
         }
     }
 
-    /// Whether the queue has to look at its log before it waits for anything.
+    /// Whether there are writes that the queue has to log before it waits for anything.
     pub(crate) fn is_owing(&self) -> bool {
         self.mediation.is_owing()
     }
 
-    /// Whether the queue waits until guest or owner have mended something.
+    /// Whether the queue is stopped until the guest or the owner repairs something.
     pub(crate) fn is_stopped(&self) -> bool {
         self.stopped
     }
 
-    /// Back to the state after open.
+    /// Returns to the state after open.
     pub(crate) fn reset(&mut self) -> Detached<Q> {
-        // All of them named, so that none is forgotten.
+        // All fields are named, so that none is forgotten.
         let Self {
             // The next owner sets them.
             owner: _,
@@ -387,7 +396,7 @@ impl<Q: Queues> Virtqueue<Q> {
     }
 }
 
-/// What a queue had open, to be dropped when its mutex is no longer held.
+/// The files that a queue had open, to be dropped without its mutex.
 #[must_use]
 pub(crate) struct Detached<Q: Queues> {
     _backend: Option<Backend<Q>>,
@@ -396,7 +405,7 @@ pub(crate) struct Detached<Q: Queues> {
     _error: Option<EventFd>,
 }
 
-/// Publishes used buffers that an earlier round could not.
+/// A round that publishes used buffers which an earlier round could not publish.
 struct GiveBack;
 
 impl<Q: Queues> Round<Q> for GiveBack {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A worker: a thread that runs queues, and what wakes it.
+//! A worker, which is a thread that runs queues, and the wakers of this thread.
 
 use kernel::current;
 use kernel::prelude::*;
@@ -10,7 +10,7 @@ use kernel::sync::Arc;
 use super::queues::QUEUES;
 use crate::kapi::{Flag, Kthread, VhostTask, Wake, Work};
 
-/// What kind of thread a worker is (`VHOST_SET_FORK_FROM_OWNER`).
+/// The kind of thread that a worker is (`VHOST_SET_FORK_FROM_OWNER`).
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Mode {
     /// A thread of the owner.
@@ -19,9 +19,11 @@ pub(crate) enum Mode {
     Kthread,
 }
 
-/// A worker: a thread, and what it has been woken for. Dropping it stops the thread.
+/// A worker: a thread, and the queues that it has been woken for.
+///
+/// Dropping it stops the thread.
 pub(crate) struct Worker {
-    /// Its number among those of the device.
+    /// The id of the worker.
     pub(crate) id: u32,
     thread: Thread,
     pending: Arc<Pending>,
@@ -32,10 +34,10 @@ enum Thread {
     Kthread(Kthread),
 }
 
-/// What a worker has been woken for: for each queue, whether there is something to do.
+/// The queues that a worker has been woken for.
 pub(crate) struct Pending([Flag; QUEUES]);
 
-/// Wakes the worker of a queue; what kick and backend callbacks hold.
+/// Wakes the worker of a queue, from the callbacks of kick and backend.
 #[derive(Clone)]
 pub(crate) struct Waker {
     worker: Arc<Worker>,
@@ -44,14 +46,15 @@ pub(crate) struct Waker {
 }
 
 impl Worker {
-    /// Starts a thread named after the calling one. `job` makes what it does, of the worker's id and of
-    /// what it will be woken for.
+    /// Starts a thread named after the calling one.
+    ///
+    /// `job` makes the thread's work from the worker's id and its pending queues.
     ///
     /// # Errors
     ///
-    /// `ERESTARTNOINTR` when a signal waits for the caller: the kernel makes the call again once that
-    /// has been handled, where vhost answers `ENOMEM`. `ENOMEM` when the thread cannot be started for
-    /// any other reason, as vhost.
+    /// `ERESTARTNOINTR` when a signal is pending for the caller: the kernel restarts the system
+    /// call once the signal has been handled, where vhost returns `ENOMEM`. `ENOMEM` when the
+    /// thread cannot be started for any other reason, as vhost.
     pub(crate) fn start<W: Work>(
         id: u32,
         mode: Mode,
@@ -76,7 +79,7 @@ impl Worker {
         Ok(Arc::new(worker, GFP_KERNEL)?)
     }
 
-    /// What wakes the worker for queue `index`.
+    /// Makes a waker of the worker for queue `index`.
     pub(crate) fn waker(self: &Arc<Self>, index: usize) -> Waker {
         Waker {
             worker: self.clone(),
@@ -88,7 +91,8 @@ impl Worker {
 impl Wake for Waker {
     #[inline]
     fn wake(&self) {
-        // Orders the event before the flag, for the worker that sees the flag.
+        // Orders the event before the flag; pairs with the worker's barrier after it takes the
+        // flag.
         if self.worker.pending.set(self.index) {
             match &self.worker.thread {
                 Thread::Task(task) => task.wake(),
@@ -99,19 +103,23 @@ impl Wake for Waker {
 }
 
 impl Pending {
-    /// Says that there is something to do for a queue; whether that is new. A full barrier.
+    /// Marks a queue as pending; returns whether that is new.
+    ///
+    /// It is a full barrier.
     #[inline(always)]
     pub(crate) fn set(&self, index: usize) -> bool {
         self.0.get(index).is_some_and(Flag::set)
     }
 
-    /// Whether there was something to do for a queue, which is taken as done; then a full barrier.
+    /// Clears the mark of a queue; returns whether it was set.
+    ///
+    /// If it was set, this is a full barrier.
     #[inline(always)]
     pub(crate) fn take(&self, index: usize) -> bool {
         self.0.get(index).is_some_and(Flag::take)
     }
 
-    /// Whether there is something to do for a queue.
+    /// Whether a queue is pending.
     #[inline(always)]
     pub(crate) fn is_set(&self, index: usize) -> bool {
         self.0.get(index).is_some_and(Flag::is_set)

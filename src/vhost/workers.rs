@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Workers: the threads that run the queues.
+//! The workers of a device: the threads that run its queues.
 //!
-//! A device has one from `VHOST_SET_OWNER` on, for both queues. Its owner may start more and attach
-//! each queue to one of them, also under traffic. Error codes are those of `vhost_worker_ioctl()`.
+//! From `VHOST_SET_OWNER` on, a device has one worker for both queues. Its owner may start more
+//! workers and attach each queue to any one of them, also under traffic. Error codes are those of
+//! `vhost_worker_ioctl()`.
 
 use kernel::prelude::*;
 use kernel::sync::Arc;
@@ -14,22 +15,23 @@ use crate::kapi::Work;
 
 /// The most workers of a device.
 ///
-/// As threads of the owner they count against its `RLIMIT_NPROC`, of which a privileged owner is
-/// free. Two queues keep two threads busy; the others are for those who start the next ones before
-/// they free the last ones.
+/// As threads of the owner they count against its `RLIMIT_NPROC`, except for a privileged owner.
+/// Two queues keep two workers busy. The others let an owner start new workers before it frees the
+/// old ones.
 const MAX_WORKERS: u32 = 16;
 
-/// The workers of a device, under the device mutex.
+/// The workers of a device, protected by the device mutex.
 pub(crate) struct Workers {
     all: KVec<Arc<Worker>>,
-    /// Those of the queues.
+    /// The worker of each queue.
     attached: [Arc<Worker>; QUEUES],
     mode: Mode,
 }
 
 impl Workers {
-    /// Starts the first worker of a device, with id 0, and attaches all queues to it. `job` makes its
-    /// work.
+    /// Starts the first worker of a device, with id 0, and attaches all queues to it.
+    ///
+    /// `job` makes its work.
     ///
     /// # Errors
     ///
@@ -48,13 +50,14 @@ impl Workers {
         })
     }
 
-    /// Starts another worker (`VHOST_NEW_WORKER`); its id is the lowest that is free. `job` makes its
-    /// work.
+    /// Starts another worker and returns its id, the lowest free one (`VHOST_NEW_WORKER`).
+    ///
+    /// `job` makes its work.
     ///
     /// # Errors
     ///
-    /// `EFAULT` when workers are kernel threads, which no limit of the owner counts; `ENOSPC` when
-    /// there are [`MAX_WORKERS`], which vhost does not bound; those of [`Worker::start`].
+    /// `EFAULT` when workers are kernel threads, which no limit of the owner applies to. `ENOSPC`
+    /// when there are [`MAX_WORKERS`], which vhost does not limit. Those of [`Worker::start`].
     pub(crate) fn add<W: Work>(&mut self, job: impl FnOnce(u32, Arc<Pending>) -> W) -> Result<u32> {
         if self.mode == Mode::Kthread {
             return Err(EFAULT);
@@ -77,12 +80,12 @@ impl Workers {
         if self.attached.iter().any(|worker| worker.id == id) {
             return Err(EBUSY);
         }
-        // The last reference: wakers are of workers with a queue.
+        // This drops the last reference, since only workers with a queue have wakers.
         self.all.retain(|worker| worker.id != id);
         Ok(())
     }
 
-    /// What will wake worker `id` for queue `index`, before it is attached to it.
+    /// Makes a waker of worker `id` for queue `index`, before the queue is attached to the worker.
     ///
     /// # Errors
     ///
@@ -111,7 +114,7 @@ impl Workers {
         Ok(self.of(index)?.id)
     }
 
-    /// What wakes the worker of a queue.
+    /// Makes a waker of the worker of a queue.
     ///
     /// # Errors
     ///

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! How a virtqueue runs a round: by the format of its ring and the way to guest memory, each combination
-//! compiled straight.
+//! How a virtqueue runs a round, compiled separately for each ring format and each way to guest
+//! memory.
 
 use vring::{Access, Fault, Miss, Ring, RingAddrs, Rings};
 
@@ -12,7 +12,7 @@ use crate::vhost::memory::Table;
 use crate::vhost::queues::Queues;
 use crate::vhost::round::{Next, Round, Running};
 
-/// What a round needs, and what memory is reached by; where a miss is noted.
+/// A queue for a round, its memory table and mediation, and the place to store a miss.
 type Parts<'a, Q, R> = (
     Running<'a, Q, R>,
     &'a Table,
@@ -21,7 +21,7 @@ type Parts<'a, Q, R> = (
 );
 
 impl<Q: Queues> Virtqueue<Q> {
-    /// Runs a round of the queue, if it has all that it needs.
+    /// Runs a round of the queue, if the queue has everything that a round needs.
     ///
     /// # Errors
     ///
@@ -40,14 +40,14 @@ impl<Q: Queues> Virtqueue<Q> {
         }
     }
 
-    /// Runs a round on a packed ring in memory that is simply the owner's.
-    // A function of its own, so that none has a stack frame for both formats.
+    /// Runs a round on a packed ring, with direct access to the owner's memory.
+    // A separate function, so that no stack frame has room for both formats.
     #[inline(never)]
     fn run_packed(&mut self, owner: OwnerMemory<'_>, round: impl Round<Q>) -> Result<Next, Fault> {
         run_direct(self.parts(Rings::packed), owner, round)
     }
 
-    /// Runs a round on memory that is not simply the owner's.
+    /// Runs a round on memory behind an IOTLB, a dirty log or a change of byte order.
     #[cold]
     #[inline(never)]
     fn run_mediated(
@@ -68,7 +68,7 @@ impl<Q: Queues> Virtqueue<Q> {
         }
     }
 
-    /// What a round on `ring` needs, and memory is reached by, if it is all there.
+    /// Collects the parts for a round on `ring`, if all exist.
     #[inline(always)]
     fn parts<R>(&mut self, ring: impl FnOnce(&mut Rings) -> &mut R) -> Option<Parts<'_, Q, R>> {
         let queue = Running {
@@ -86,7 +86,7 @@ impl<Q: Queues> Virtqueue<Q> {
     }
 }
 
-/// Runs a round on memory that is simply the owner's.
+/// Runs a round with direct access to the owner's memory.
 #[inline(always)]
 fn run_direct<Q: Queues, R: Ring>(
     parts: Option<Parts<'_, Q, R>>,
@@ -99,7 +99,7 @@ fn run_direct<Q: Queues, R: Ring>(
     }
 }
 
-/// Where memory and ring are that are not simply the owner's.
+/// The owner's memory and the ring in it, for mediated access.
 struct Reach<'a> {
     owner: OwnerMemory<'a>,
     addrs: RingAddrs,
@@ -109,7 +109,7 @@ struct Reach<'a> {
     descs: Access,
 }
 
-/// Runs a round on memory that is not simply the owner's.
+/// Runs a round on memory behind an IOTLB, a dirty log or a change of byte order.
 #[inline(never)]
 fn run_mediated<Q: Queues, R: Ring>(
     parts: Option<Parts<'_, Q, R>>,

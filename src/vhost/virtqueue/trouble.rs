@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What becomes of a queue after a round with a fault, and what starts it again.
+//! What happens to a queue after a round with a fault, and what starts it again.
 
 use kernel::prelude::*;
 use vring::{Fault, Miss, Ring, Translate};
@@ -15,8 +15,9 @@ use crate::vhost::stats::Stats;
 use super::Virtqueue;
 
 impl<Q: Queues> Virtqueue<Q> {
-    /// Takes note of a round that ended without a fault. `index` is the queue's index, a constant where
-    /// this is compiled for it.
+    /// Records a round that ended without a fault.
+    ///
+    /// `index` is the queue's index, a constant in each place that this is inlined into.
     #[inline(always)]
     pub(crate) fn went_on(&mut self, next: &Next, index: usize, stats: &Stats) {
         if self.in_trouble || self.lost_to.is_some() || *next == Next::Retry {
@@ -30,8 +31,7 @@ impl<Q: Queues> Virtqueue<Q> {
         }
     }
 
-    /// Takes note of a round after one with trouble, or which lost packets, or could not do all that
-    /// there was to do.
+    /// Records a round that followed one with trouble, lost packets, or has to be retried.
     #[cold]
     #[inline(never)]
     fn went_on_in_trouble(&mut self, next: &Next, index: usize, stats: &Stats) {
@@ -51,19 +51,20 @@ impl<Q: Queues> Virtqueue<Q> {
         }
     }
 
-    /// Waits for the owner to translate what the round missed; gives that.
+    /// Disarms the backend until the owner has translated the miss of the round, which is returned.
     pub(crate) fn park(&mut self) -> Option<Miss> {
         self.disarm();
         self.missed.take()
     }
 
-    /// Stops after a round that ended with a fault, and sees to it that the queue starts again
-    /// ([`Next::Again`]: at once).
+    /// Stops the queue after a round with a fault, and arranges for it to start again.
     ///
-    /// Memory that is away comes back without a word: a timer has the queue look. What the guest has
-    /// done wrong it may mend and then make more available, so kicks are asked for; and whatever the
-    /// owner changes has the queue look again (`setup.rs`). Packets from outside do
-    /// not: they would run into the fault again and again.
+    /// It returns [`Next::Again`] to start at once.
+    ///
+    /// No event announces that inaccessible memory is accessible again, so a timer restarts the
+    /// queue. After a fault of the guest, kicks are requested: the guest may repair the ring and
+    /// then make more chains available. Each change by the owner wakes the queue, too (`setup.rs`).
+    /// Packets at the backend do not, since each would only meet the same fault again.
     #[cold]
     pub(crate) fn stop(
         &mut self,
@@ -80,12 +81,12 @@ impl<Q: Queues> Virtqueue<Q> {
         let next = if comes_back(fault) {
             Next::Retry
         } else {
-            // Else the descriptors of before would be judged again.
+            // Otherwise the old copies of the descriptors would be checked again.
             self.rings.forget_prefetch();
             self.run(owner, AwaitKick)
                 .unwrap_or_else(|fault| match comes_back(fault) {
                     true => Next::Retry,
-                    // The ring itself is where it must not be: for the owner to mend.
+                    // The address of the ring itself is invalid, and the owner has to change it.
                     false => Next::Wait,
                 })
         };
@@ -95,8 +96,9 @@ impl<Q: Queues> Virtqueue<Q> {
         next
     }
 
-    /// Tells the owner, and the kernel log, of a fault. Of memory that is away it tells only once until
-    /// it is back.
+    /// Reports a fault to the owner and to the kernel log.
+    ///
+    /// Inaccessible memory is reported only once until a round succeeds again.
     #[cold]
     fn tell(&mut self, fault: Fault, trouble: Trouble, index: usize, stats: &Stats) {
         let is_news = self.backend.as_mut().is_none_or(Backend::is_news);
@@ -122,22 +124,24 @@ impl<Q: Queues> Virtqueue<Q> {
     }
 }
 
-/// Whether what `fault` is about may come back by itself: memory of the owner that is swapped out on a
-/// disk with errors, on a full file system, or protected for a while.
+/// Whether the cause of `fault` may end by itself.
+///
+/// That is the case for memory of the owner which is swapped out to a disk with errors, on a full
+/// file system, or protected for a while.
 fn comes_back(fault: Fault) -> bool {
     matches!(fault, Fault::Unmapped(_) | Fault::Unlogged(_))
 }
 
-/// What a fault has led to.
+/// The consequence of a fault.
 #[derive(Clone, Copy)]
 enum Trouble {
     /// The queue has stopped.
     Stop,
-    /// A packet is lost, and the queue goes on.
+    /// A packet was lost, and the queue goes on.
     Loss,
 }
 
-/// Asks for a kick after a fault.
+/// A round that requests a kick after a fault.
 struct AwaitKick;
 
 impl<Q: Queues> Round<Q> for AwaitKick {
@@ -154,7 +158,7 @@ impl<Q: Queues> Round<Q> for AwaitKick {
     }
 }
 
-/// A fault, for the kernel log.
+/// A fault, formatted for the kernel log.
 struct Reason(Fault);
 
 impl kernel::fmt::Display for Reason {
