@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Waiting without sleep, for a short time and while nobody else wants the CPU.
+//! Busy polling for a short time, while no other task wants the CPU.
 //!
 //! C headers: `include/linux/sched.h`, `include/linux/processor.h`.
 
@@ -10,15 +10,16 @@ use kernel::time::{Delta, Instant, Monotonic};
 
 use super::shim;
 
-/// The longest that a round spends so, from the beginning of its first wait on, whatever the owner
-/// wants: the queue's mutex is held.
+/// The longest time from a round's first wait to the end of its last.
+///
+/// It limits what the owner asks for, since the queue's mutex is held.
 const MAX_TOTAL: Delta = Delta::from_millis(100);
 
-/// The time that a round may spend looking again and again.
+/// The time that a round may spend busy polling.
 pub(crate) struct BusyTime {
     /// The longest single wait, in microseconds.
     wait: u32,
-    /// When the round waited first.
+    /// When the round began its first wait.
     first: Option<Instant<Monotonic>>,
 }
 
@@ -26,22 +27,22 @@ pub(crate) struct BusyTime {
 pub(crate) struct BusyPoll {
     start: Instant<Monotonic>,
     limit: Delta,
-    /// The round's time ends before the wait's own.
+    /// The round's time ends before this wait's own.
     cut: bool,
 }
 
-/// What a wait has led to.
+/// The result of a wait.
 pub(crate) enum Polled {
     /// There is work.
     Work,
-    /// There is none, in the time that a wait may take.
+    /// There is no work, within the time that a wait may take.
     Nothing,
-    /// There is none so far, but the round has waited long enough: another one may go on.
+    /// There is no work so far, and the round has no time left: another round may go on waiting.
     Cut,
 }
 
 impl BusyTime {
-    /// The time of a round whose waits take up to `wait` microseconds each.
+    /// Makes the time of a round whose waits take up to `wait` microseconds each.
     #[inline]
     pub(crate) fn new(wait: u32) -> Self {
         Self { wait, first: None }
@@ -69,15 +70,17 @@ impl BusyTime {
 }
 
 impl BusyPoll {
-    /// Whether to look once more: the time is not over, no other task wants the CPU, and no signal
-    /// is pending (`vhost_can_busy_poll()`). Lets the CPU relax first.
+    /// Relaxes the CPU, then tells whether to look for work once more (`vhost_can_busy_poll()`).
+    ///
+    /// That is so while the time is not over, no other task wants the CPU, and no signal is
+    /// pending.
     #[inline]
     pub(crate) fn goes_on(&self) -> bool {
         cpu_relax();
         !need_resched() && self.is_in_time() && !current!().signal_pending()
     }
 
-    /// How a wait has ended that found nothing.
+    /// The result of a wait that has found no work.
     pub(crate) fn ended(&self) -> Polled {
         match self.cut && !self.is_in_time() {
             true => Polled::Cut,
@@ -91,9 +94,9 @@ impl BusyPoll {
     }
 }
 
-/// Whether another task waits for the CPU that this one has.
+/// Whether another task waits for this CPU.
 #[inline]
 fn need_resched() -> bool {
-    // SAFETY: looks at a flag of the current task.
+    // SAFETY: only reads a flag of the current task.
     unsafe { shim::rnet_need_resched() }
 }

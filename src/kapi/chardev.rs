@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Misc devices that can be waited for with `poll`, which `kernel::miscdevice` leaves out.
+//! Misc devices with a `poll` operation, which `kernel::miscdevice` does not support.
 //!
 //! C headers: `include/linux/fs.h`, `include/linux/miscdevice.h`.
 
@@ -15,10 +15,10 @@ use kernel::prelude::*;
 use kernel::sync::poll::PollTable;
 use kernel::types::ForeignOwnable;
 
-/// A misc device whose files have events to wait for.
+/// A misc device whose files have events that can be waited for.
 pub(crate) trait PollDevice: MiscDevice {
-    /// Registers with `table` the wait queues that are woken on events, and gives the events there
-    /// are by now (`EPOLLIN` and the like).
+    /// Registers with `table` the wait queues of the device's events, and returns the current
+    /// events (`EPOLLIN` and the like).
     fn poll(
         device: <Self::Ptr as ForeignOwnable>::Borrowed<'_>,
         file: &File,
@@ -26,7 +26,7 @@ pub(crate) trait PollDevice: MiscDevice {
     ) -> u32;
 }
 
-/// Registers a misc device like [`MiscDeviceRegistration::register`], with `poll`.
+/// Registers a misc device with `poll`, otherwise like [`MiscDeviceRegistration::register`].
 ///
 /// # Errors
 ///
@@ -45,10 +45,10 @@ pub(crate) fn register_pollable<T: PollDevice>(
         // dropped, which deregisters it.
         to_result(unsafe { bindings::misc_register(slot) })
     };
-    // SAFETY: on success the slot is initialised as the type's invariants ask for: it holds a
-    // registered `struct miscdevice`, made by `into_raw`, with the file operations that this made
-    // and two more. On failure nothing refers to it, and nothing in it needs to be dropped. It is
-    // not moved, only written in place.
+    // SAFETY: on success the slot is initialised as the type's invariants require: it holds a
+    // registered `struct miscdevice` that `into_raw` made, with the file operations of `into_raw`
+    // and two more. On failure nothing refers to the slot, and nothing in it needs to be dropped.
+    // The slot is written in place and not moved.
     unsafe { pin_init::pin_init_from_closure(init) }
 }
 
@@ -58,12 +58,12 @@ struct Operations<T>(PhantomData<T>);
 impl<T: PollDevice> Operations<T> {
     const ALL: bindings::file_operations = bindings::file_operations {
         poll: Some(Self::poll),
-        // As vhost: a stream of messages has no position, and who asks for one gets no error.
+        // As in vhost: a stream of messages has no position, and a seek returns no error.
         llseek: Some(bindings::noop_llseek),
         ..Self::WITHOUT_POLL
     };
 
-    /// Those of `kernel::miscdevice`, the owner among them.
+    /// The operations of `kernel::miscdevice`, including the owner.
     const WITHOUT_POLL: bindings::file_operations = {
         let device = MiscDeviceOptions { name: c"" }.into_raw::<T>();
         // SAFETY: `into_raw` points to a constant.
@@ -80,13 +80,14 @@ impl<T: PollDevice> Operations<T> {
     ) -> bindings::__poll_t {
         // SAFETY: the file is valid.
         let private = unsafe { (*file).private_data };
-        // SAFETY: the `open` of `kernel::miscdevice` stored there what `into_foreign` gave, and its
-        // `release`, which takes it back, comes after this call.
+        // SAFETY: the `open` of `kernel::miscdevice` stored the result of `into_foreign` there. Its
+        // `release`, which takes that back, comes after this call.
         let device = unsafe { <T::Ptr as ForeignOwnable>::borrow(private) };
-        // SAFETY: the file is valid during the call. `poll` is called with a reference to it, or
-        // from a task that holds its descriptor, in either case outside of `fdget_pos` regions.
+        // SAFETY: the file is valid during the call. The caller of `poll` has a reference to the
+        // file, or is a task that holds its descriptor; in either case it is outside of `fdget_pos`
+        // regions.
         let file = unsafe { File::from_raw_file(file) };
-        // SAFETY: the caller gives null or a table that is valid during the call.
+        // SAFETY: the caller passes null or a table that is valid during the call.
         let table = unsafe { PollTable::from_raw(table) };
         T::poll(device, file, table)
     }
@@ -94,9 +95,9 @@ impl<T: PollDevice> Operations<T> {
 
 /// Whether a read or write must not wait: the file has `O_NONBLOCK`.
 pub(crate) fn is_nonblocking<T: ForeignOwnable>(kiocb: &Kiocb<'_, T>) -> bool {
-    // SAFETY: the kiocb is valid, and holds on to its file.
+    // SAFETY: the kiocb is valid, and holds a reference to its file.
     let file = unsafe { (*kiocb.as_raw()).ki_filp };
-    // SAFETY: the file is valid for as long as the kiocb is borrowed. If the system call has
-    // looked it up with `fdget_pos`, this is the thread that did.
+    // SAFETY: the file is valid for as long as the kiocb is borrowed. If the system call has looked
+    // it up with `fdget_pos`, it was this thread that did.
     unsafe { LocalFile::from_raw_file(file) }.flags() & O_NONBLOCK != 0
 }

@@ -1,27 +1,27 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Counters that cost no more than a plain addition.
+//! Counters whose updates cost no more than a plain addition.
 //!
-//! `Atomic::load` and `Atomic::store` are function calls for a module, and statistics are updated in every
-//! round: with them a round of one packet takes 58 to 67 instructions more, of 7300 (receive) and 7700
-//! (transmit).
+//! In a module, `Atomic::load` and `Atomic::store` are function calls, and each round updates
+//! statistics. With them, a round of one packet takes 58 to 67 more instructions, of 7300 (receive)
+//! and 7700 (transmit).
 
 use core::cell::UnsafeCell;
 
-/// A counter that one thread at a time adds to, and anybody reads. It wraps.
+/// A counter that one thread at a time adds to and any thread reads; it wraps.
 pub(crate) struct Counter(UnsafeCell<u64>);
 
-// SAFETY: the value is only accessed whole, by volatile accesses of a machine word, which are what
-// READ_ONCE() and WRITE_ONCE() are: a reader sees one value or the other.
+// SAFETY: the value is only accessed as a whole, by volatile accesses of a machine word like those
+// of READ_ONCE() and WRITE_ONCE(). A reader sees the value either before or after a write.
 unsafe impl Sync for Counter {}
 
 impl Counter {
-    /// A counter at zero.
+    /// Makes a counter at zero.
     pub(crate) const fn new() -> Self {
         Self(UnsafeCell::new(0))
     }
 
-    /// Adds `by`. An addition by another thread at the same time may be lost.
+    /// Adds `by`, but may lose an addition by another thread at the same time.
     #[inline(always)]
     pub(crate) fn add(&self, by: usize) {
         let value = self.get().wrapping_add(by as u64);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Eventfds: the call and error notifications, and the file behind a kick.
+//! Eventfds, for the call and error notifications, and the file behind a kick.
 //!
 //! C header: `include/linux/eventfd.h`.
 
@@ -14,7 +14,7 @@ use kernel::sync::aref::ARef;
 
 use super::PollFile;
 
-/// A reference to an eventfd, to signal it.
+/// A reference to an eventfd that can be signalled.
 ///
 /// # Invariants
 ///
@@ -27,19 +27,19 @@ unsafe impl Send for EventFd {}
 unsafe impl Sync for EventFd {}
 
 impl EventFd {
-    /// Looks up `fd` in the caller's table.
+    /// Looks up `fd` in the caller's file table.
     ///
     /// # Errors
     ///
-    /// `EBADF` for no open file, `EINVAL` for a file that is no eventfd.
+    /// `EBADF` when no file is open as `fd`, `EINVAL` for a file that is not an eventfd.
     pub(crate) fn from_fd(fd: i32) -> Result<Self> {
         // SAFETY: any number may be looked up.
         let ctx = from_err_ptr(unsafe { bindings::eventfd_ctx_fdget(fd) })?;
-        // INVARIANT: the look-up took a reference, which is now ours.
+        // INVARIANT: the look-up took a reference, which is owned now.
         NonNull::new(ctx).map(Self).ok_or(EBADF)
     }
 
-    /// Adds one to the eventfd's counter and wakes who waits for it. Any context.
+    /// Adds one to the eventfd's counter and wakes its waiters, in any context.
     #[inline]
     pub(crate) fn signal(&self) {
         // SAFETY: the context is alive by the type invariant.
@@ -54,19 +54,19 @@ impl Drop for EventFd {
     }
 }
 
-/// Looks up `fd` in the caller's table as an eventfd's file, to wait for kicks on it.
+/// Looks up `fd` in the caller's file table as an eventfd's file, to wait for kicks on it.
 ///
 /// # Errors
 ///
-/// `EBADF` for no open file, `EINVAL` for a file that is no eventfd.
+/// `EBADF` when no file is open as `fd`, `EINVAL` for a file that is not an eventfd.
 pub(crate) fn kick_file(fd: i32) -> Result<PollFile> {
     // SAFETY: any number may be looked up.
     let file = from_err_ptr(unsafe { bindings::eventfd_fget(fd) })?;
     let file = NonNull::new(file).ok_or(EBADF)?;
-    // SAFETY: the look-up took a reference, which is now ours, in the calling thread. `LocalFile` has
-    // the layout of `struct file`.
+    // SAFETY: the look-up, in the calling thread, took a reference, which is owned now. `LocalFile`
+    // has the layout of `struct file`.
     let file = unsafe { ARef::<LocalFile>::from_raw(file.cast()) };
-    // SAFETY: an eventfd is no regular file, and its wait queue is in its context, to which the file
-    // has a reference.
+    // SAFETY: an eventfd is not a regular file, and its wait queue is in its context, to which the
+    // file has a reference.
     Ok(unsafe { PollFile::new(file) })
 }

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A flag that is looked at far more often than it changes.
+//! A flag that is read far more often than it changes.
 //!
-//! `Atomic::load` is a function call for a module, and a worker looks several times in a round: with it a
-//! round of one packet takes 45 instructions more, of 7300 (receive) and 7700 (transmit).
+//! In a module, `Atomic::load` is a function call, and a worker reads several flags in a round.
+//! With it, a round of one packet takes 45 more instructions, of 7300 (receive) and 7700
+//! (transmit).
 
 use core::cell::UnsafeCell;
 
@@ -12,12 +13,12 @@ use kernel::sync::atomic::{ordering::Full, Atomic};
 /// A flag that any thread may set and any thread may take.
 pub(crate) struct Flag(UnsafeCell<i32>);
 
-// SAFETY: the value is only accessed by atomic operations, and by a volatile read, which is what
-// READ_ONCE() is.
+// SAFETY: the value is only accessed by atomic operations, and by a volatile read like that of
+// READ_ONCE().
 unsafe impl Sync for Flag {}
 
 impl Flag {
-    /// A clear flag.
+    /// Makes a clear flag.
     pub(crate) const fn new() -> Self {
         Self(UnsafeCell::new(0))
     }
@@ -28,19 +29,19 @@ impl Flag {
         unsafe { Atomic::from_ptr(self.0.get()) }
     }
 
-    /// Sets the flag; whether it was clear. A full barrier.
+    /// Sets the flag, as a full barrier; returns whether it was clear.
     #[inline(always)]
     pub(crate) fn set(&self) -> bool {
         self.atomic().xchg(1, Full) == 0
     }
 
-    /// Clears the flag; whether it was set, and then a full barrier.
+    /// Clears the flag; returns whether it was set, and is a full barrier if so.
     #[inline(always)]
     pub(crate) fn take(&self) -> bool {
         self.is_set() && self.atomic().xchg(0, Full) != 0
     }
 
-    /// Whether it is set.
+    /// Whether the flag is set.
     #[inline(always)]
     pub(crate) fn is_set(&self) -> bool {
         // SAFETY: the pointer is valid; for concurrent accesses see above.

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Frames in pages of the module's own, sent to a tap.
+//! Frames in pages of the module, sent to a tap.
 //!
-//! Frames whose buffer fits a page go many at a time, without an `iov_iter`, and the network stack
-//! gets that buffer. Longer ones go one by one: the tap copies their headers, and the stack gets the
-//! rest as page fragments. Where it has to change a header that others see too, it then copies that
-//! only, and needs no more than a page in a row for it.
+//! Frames whose buffer fits a page are sent many at a time, without an `iov_iter`, and the network
+//! stack gets that buffer. Longer frames are sent one by one: the tap copies their headers, and the
+//! network stack gets the rest as page fragments. When the stack has to change a shared header, it
+//! then copies only the header, and needs no more than one contiguous page for that.
 //!
 //! C header: `include/linux/if_tun.h` (`struct tun_msg_ctl` with `TUN_MSG_PTR` and `TUN_MSG_UBUF`).
 
@@ -28,34 +28,34 @@ pub(crate) const FRAMES: usize = shim::RNET_FRAMES;
 
 /// The most buffers of a [`PagedFrame`].
 ///
-/// All but the first begin with a page, and all but the last end with one. With its header, the
-/// longest frame fills less than 17 pages.
+/// All but the first begin at the start of a page, and all but the last end at the end of one. The
+/// longest frame, with its header, fills less than 17 pages.
 const BUFFERS: usize = shim::RNET_BUFFERS;
 
-/// Frames to be sent, at most [`FRAMES`].
+/// A list of frames to be sent, at most [`FRAMES`].
 ///
 /// # Invariants
 ///
-/// `raw` is valid, and only reached through this. `count` frames are in it and owned, at most
+/// `raw` is valid, and only accessed through this. It has `count` frames, which are owned, at most
 /// [`FRAMES`].
 pub(crate) struct Frames {
     raw: NonNull<shim::CFrames>,
     count: usize,
-    /// Bytes that the network stack wants before a frame, for headers.
+    /// Bytes that the network stack needs before a frame, for headers.
     room: u32,
-    /// Bytes that it needs behind a frame.
+    /// Bytes that the network stack needs behind a frame.
     tail: u32,
     pool: Pool,
-    /// Those of a [`PagedFrame`], else none; room for [`BUFFERS`].
+    /// The buffers of a [`PagedFrame`] while there is one, with room for [`BUFFERS`].
     buffers: KVec<Buffer>,
 }
 
-// SAFETY: owns all that it points to.
+// SAFETY: owns everything that it points to.
 unsafe impl Send for Frames {}
 // SAFETY: a shared reference gives access to the count only.
 unsafe impl Sync for Frames {}
 
-/// A frame that has been filled, to be kept or not; dropping it does not keep it.
+/// A frame that has been filled and is dropped unless it is kept.
 pub(crate) struct Frame<'a> {
     frames: &'a mut Frames,
     buffer: Buffer,
@@ -65,13 +65,13 @@ pub(crate) struct Frame<'a> {
     len: u32,
 }
 
-/// A frame in buffers of their own, to be sent or not.
+/// A frame in buffers of its own, which is dropped unless it is sent.
 pub(crate) struct PagedFrame<'a> {
     buffers: &'a mut KVec<Buffer>,
     len: usize,
 }
 
-/// The next multiple of a cache line, in which the network stack measures frames
+/// Rounds `len` up to a multiple of a cache line, in which the network stack measures frames
 /// (`SKB_DATA_ALIGN()`).
 #[inline(always)]
 const fn data_align(len: u32) -> u32 {
@@ -80,7 +80,7 @@ const fn data_align(len: u32) -> u32 {
 }
 
 impl Frames {
-    /// An empty list.
+    /// Makes an empty list.
     ///
     /// # Errors
     ///
@@ -90,7 +90,7 @@ impl Frames {
         let buffers = KVec::with_capacity(BUFFERS, GFP_KERNEL)?;
         // SAFETY: no requirements.
         let raw = NonNull::new(unsafe { shim::rnet_frames_new() }).ok_or(ENOMEM)?;
-        // INVARIANT: fresh and empty.
+        // INVARIANT: `raw` is new and has no frames.
         Ok(Self {
             raw,
             count: 0,
@@ -109,15 +109,16 @@ impl Frames {
         self.count
     }
 
-    /// Makes a frame of the segments, of `len` bytes together, without their first `skip` bytes.
+    /// Copies the segments, of `len` bytes together, into a frame, without their first `skip`
+    /// bytes.
     ///
-    /// The first `header` bytes of what remains are a virtio-net header; `headroom` is left before
-    /// it for XDP. `Ok(None)` if the buffer, overhead included, would be larger than a page, or
-    /// there is no memory, or the list is full.
+    /// The first `header` bytes of the frame are a virtio-net header; `headroom` bytes are left
+    /// before it for XDP. Returns `Ok(None)` if the buffer would be larger than a page, including
+    /// its overhead, if there is no memory, or if the list is full.
     ///
     /// # Errors
     ///
-    /// [`Unmapped`] when not all could be read.
+    /// [`Unmapped`] when not all bytes could be read.
     #[inline(always)]
     pub(crate) fn fill(
         &mut self,
@@ -157,13 +158,14 @@ impl Frames {
         Ok(Some(frame))
     }
 
-    /// Makes a frame that is too long for [`Frames::fill`], with the same arguments.
+    /// Makes a frame that is too long for [`Frames::fill`], from the same arguments.
     ///
-    /// `Ok(None)` if it is shorter than a page or longer than a packet, or there is no memory.
+    /// Returns `Ok(None)` if the frame is shorter than a page or longer than a packet may be, or if
+    /// there is no memory.
     ///
     /// # Errors
     ///
-    /// [`Unmapped`] when not all could be read.
+    /// [`Unmapped`] when not all bytes could be read.
     pub(crate) fn fill_pages(
         &mut self,
         segments: &[Segment],
@@ -198,14 +200,14 @@ impl Frames {
         Ok(Some(frame))
     }
 
-    /// Sends all frames; the list is empty afterwards.
+    /// Sends all frames, after which the list is empty.
     ///
-    /// A frame that the tap refuses by itself (too short, bad header) is dropped there.
+    /// The tap drops single frames that it refuses (too short, bad header).
     ///
     /// # Errors
     ///
-    /// Those of the tap for all of them, which are then freed: `EBADFD` when its device is gone;
-    /// `EOPNOTSUPP` for a socket that is no tap's.
+    /// Errors of the tap that concern all frames, which are then freed: `EBADFD` when its device is
+    /// gone. `EOPNOTSUPP` for a socket that is not a tap's.
     #[inline]
     pub(crate) fn send(&mut self, socket: &Socket) -> Result {
         if self.count == 0 {
@@ -213,7 +215,8 @@ impl Frames {
         }
         let sent = match socket.is_tap() {
             true => {
-                // SAFETY: `raw` is valid with `count` frames, and the socket knows the message.
+                // SAFETY: `raw` is valid with `count` frames, and the socket understands the
+                // message.
                 let sent = unsafe {
                     shim::rnet_frames_send(self.raw.as_ptr(), self.count, socket.as_ptr())
                 };
@@ -242,9 +245,9 @@ impl Frames {
         self.pool.keeps_memory()
     }
 
-    /// Gives back the memory kept for frames to come.
+    /// Frees the memory kept for later frames.
     ///
-    /// That of frames which the network stack still has is freed with them.
+    /// Memory of frames that the network stack still has is freed with those frames.
     pub(crate) fn release(&mut self) {
         self.pool.clear();
     }
@@ -276,7 +279,7 @@ impl Frame<'_> {
     /// The frame's bytes, header first.
     #[inline]
     pub(crate) fn bytes(&mut self) -> &mut [u8] {
-        // SAFETY: `fill` has written all of them, else there is no frame.
+        // SAFETY: `fill` has written all of them, otherwise there is no frame.
         unsafe { written(self.content()) }
     }
 
@@ -296,50 +299,50 @@ impl Frame<'_> {
                 self.len,
             )
         };
-        // INVARIANT: one more.
+        // INVARIANT: the list has one more frame.
         frames.count = frames.count.wrapping_add(1);
     }
 }
 
 impl PagedFrame<'_> {
-    /// How long a frame may be, in bytes without its virtio-net header.
+    /// Allowed lengths of a frame without its virtio-net header, in bytes.
     ///
-    /// A tap gives a frame in pages a head as long as its header says the headers are, or 128 bytes,
-    /// up to nearly a page. It does so even if the frame is shorter, and the end of the head would
-    /// be whatever was in that memory.
+    /// For a frame in pages, a tap makes a linear part as long as the virtio-net header says the
+    /// headers are, or 128 bytes, up to nearly a page. It does so even if the frame is shorter,
+    /// which would leave uninitialized memory at the end of that part.
     ///
     /// A tap copies at least the Ethernet header, and takes pages for the rest if there are at most
-    /// `MAX_SKB_FRAGS` of them, which is 17 or more. The rest of the longest frame fills 16, and so
-    /// lies in at most 17 wherever it begins.
+    /// `MAX_SKB_FRAGS` of them, which is 17 or more. The rest of the longest frame is as long as 16
+    /// pages, so it lies in at most 17 wherever it begins.
     const LENGTHS: RangeInclusive<usize> = PAGE_SIZE..=16 * 4096 + 14;
 
-    /// Length of the frame in bytes, with its virtio-net header.
+    /// Length of the frame in bytes, including its virtio-net header.
     pub(crate) fn len(&self) -> usize {
         self.len
     }
 
-    /// The first bytes of the frame, beginning with its virtio-net header and that as a whole.
+    /// The first bytes of the frame, which include the whole virtio-net header.
     pub(crate) fn first_bytes(&mut self) -> &mut [u8] {
         match self.buffers.first_mut() {
-            // SAFETY: `fill_pages` has written all bytes, else there is no frame.
+            // SAFETY: `fill_pages` has written all bytes, otherwise there is no frame.
             Some(buffer) => unsafe { written(buffer.content()) },
             None => &mut [],
         }
     }
 
-    /// Sends the frame. Does not wait.
+    /// Sends the frame without waiting.
     ///
     /// # Errors
     ///
-    /// Those of the tap: `EAGAIN`, `ENOBUFS` and `ENOMEM` say to try again when there is room, and
-    /// `EMSGSIZE` that the tap cannot take pages (`IFF_NAPI_FRAGS`), but takes the same frame from
-    /// user memory; `EOPNOTSUPP` for a socket that is no tap's.
+    /// Those of the tap. `EAGAIN`, `ENOBUFS` and `ENOMEM` mean to try again when there is room.
+    /// `EMSGSIZE` means that the tap cannot take pages (`IFF_NAPI_FRAGS`), but takes the same frame
+    /// from user memory. `EOPNOTSUPP` for a socket that is not a tap's.
     pub(crate) fn send(self, socket: &Socket) -> Result {
         if !socket.is_tap() {
             return Err(EOPNOTSUPP);
         }
-        // SAFETY: the socket knows the message; the buffers have been written. Who needs them for
-        // longer than the call takes references of its own.
+        // SAFETY: the socket understands the message; the buffers have been written. A receiver
+        // that needs them for longer than the call takes its own references.
         let sent = unsafe {
             shim::rnet_buffers_send(
                 self.buffers.as_ptr().cast(),
@@ -361,7 +364,7 @@ impl Drop for PagedFrame<'_> {
 /// Fills `to` from the segments, without their first `skip` bytes.
 #[inline]
 fn copy(to: &mut [MaybeUninit<u8>], segments: &[Segment], skip: usize) -> Result<(), Unmapped> {
-    // SAFETY: C writes no more than there is room for. Any user address may be given.
+    // SAFETY: C writes no more than `to` has room for. Any user address may be given.
     let ret = unsafe {
         shim::rnet_copy_from_segments(
             to.as_mut_ptr().cast(),
@@ -378,7 +381,7 @@ fn copy(to: &mut [MaybeUninit<u8>], segments: &[Segment], skip: usize) -> Result
     Err(Unmapped(first))
 }
 
-/// The same bytes, as written.
+/// Returns the same bytes as initialized ones.
 ///
 /// # Safety
 ///

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Kernel threads that work in the memory of the process that started them.
+//! Kernel threads that use the memory of the process that started them.
 //!
-//! Such a thread is in its creator's cgroups, but in nobody's process: no limit on processes counts
-//! it, and no signal ends it. C header: `include/linux/kthread.h`.
+//! Such a thread is in its creator's cgroups, but does not belong to any process: no process limit
+//! counts it, and no signal ends it. C header: `include/linux/kthread.h`.
 
 use core::ptr::NonNull;
 
@@ -20,7 +20,7 @@ use super::{shim, OwnerMemory, Work};
 /// A running kernel thread that does a [`Work`]; dropping it stops it.
 ///
 /// The drop waits until the thread has left [`Work::run`], so it must not happen under a lock that
-/// `run` takes, nor in the thread itself. It may be what frees the creator's memory.
+/// `run` takes, nor in the thread itself. It may free the creator's memory.
 ///
 /// # Invariants
 ///
@@ -28,30 +28,30 @@ use super::{shim, OwnerMemory, Work};
 /// it.
 pub(crate) struct Kthread {
     task: NonNull<bindings::task_struct>,
-    /// Keeps alive what the thread points to.
+    /// Keeps alive the data that the thread uses.
     _shared: Arc<dyn Send + Sync>,
 }
 
-/// What the thread points to.
+/// The data that the thread uses.
 #[pin_data]
 struct Shared<T: Work> {
     work: Arc<T>,
-    /// The creator's memory, which stays while the thread does.
+    /// The creator's memory, which is kept as long as the thread.
     mm: ARef<MmWithUser>,
-    /// The thread is in [`main`].
+    /// Completed once the thread is in [`main`].
     #[pin]
     entered: Completion,
 }
 
-// SAFETY: a kernel thread may be woken and stopped from any thread; the `Arc` is `Send`, for what it
-// points to is `Send` and `Sync`.
+// SAFETY: a kernel thread may be woken and stopped from any thread; the `Arc` is `Send`, since its
+// content is `Send` and `Sync`.
 unsafe impl Send for Kthread {}
-// SAFETY: waking is the only operation on a shared reference, and safe from anywhere.
+// SAFETY: waking is the only operation on a shared reference, and is allowed from any context.
 unsafe impl Sync for Kthread {}
 
 impl Kthread {
-    /// Starts a thread in the memory and cgroups of the calling process, named `name` (cut to 15
-    /// bytes).
+    /// Starts a thread in the memory and cgroups of the calling process, named `name`, of which the
+    /// first 15 bytes are used.
     ///
     /// # Errors
     ///
@@ -69,8 +69,8 @@ impl Kthread {
         )?;
         // CAST: C passes the pointer through as `void *`; `main` only reads from it.
         let arg = Arc::as_ptr(&shared).cast_mut().cast::<c_void>();
-        // SAFETY: `main` takes what `arg` points to, which lives until the drop has seen the thread
-        // end, or, without a drop, for ever, for it borrows nothing; the format takes one string,
+        // SAFETY: `main` takes what `arg` points to. That lives until the drop has seen the thread
+        // end, or, without a drop, for ever, as it borrows nothing. The format takes one string,
         // which is copied.
         let task = from_err_ptr(unsafe {
             bindings::kthread_create_on_node(
@@ -82,14 +82,15 @@ impl Kthread {
             )
         })?;
         let task = NonNull::new(task).ok_or(ENOMEM)?;
-        // SAFETY: the thread waits for this, or for being stopped.
+        // SAFETY: the new thread waits to be woken or stopped.
         unsafe { bindings::wake_up_process(task.as_ptr()) };
         // INVARIANT: created for `main` above.
         let thread = Self {
             task,
             _shared: shared.clone(),
         };
-        // On its way to `main` a thread sets its affinity, which is the cgroup's business then.
+        // Before it enters `main`, a thread sets its affinity. Afterwards, the affinity is up to
+        // the cgroup.
         shared.entered.wait_for_completion();
         // SAFETY: the calling task is alive, and so is the thread until it is stopped.
         to_result(unsafe {
@@ -98,10 +99,11 @@ impl Kthread {
         Ok(thread)
     }
 
-    /// Wakes the thread, so that it looks for work. Any context.
+    /// Wakes the thread, so that it looks for work, in any context.
     #[inline]
     pub(crate) fn wake(&self) {
-        // SAFETY: by the type invariant the thread has not been stopped, and it does not end before.
+        // SAFETY: by the type invariant the thread has not been stopped, and it does not end before
+        // that.
         unsafe { bindings::wake_up_process(self.task.as_ptr()) };
     }
 }
@@ -114,7 +116,7 @@ impl Drop for Kthread {
     }
 }
 
-/// The thread.
+/// The main function of the thread.
 ///
 /// # Safety
 ///
@@ -122,12 +124,13 @@ impl Drop for Kthread {
 unsafe extern "C" fn main<T: Work>(data: *mut c_void) -> c_int {
     // SAFETY: by the requirement.
     let Shared { work, mm, entered } = unsafe { &*data.cast::<Shared<T>>() };
-    // SAFETY: a kernel thread without user memory so far; `mm` has users as long as it is used.
+    // SAFETY: the current task is a kernel thread without user memory so far; `mm` has users as
+    // long as this thread uses it.
     unsafe { bindings::kthread_use_mm(mm.as_raw()) };
     entered.complete_all();
     loop {
-        // SAFETY: called in the task itself, as are those below. The state is set before the looks
-        // at the reasons to wake up, so that no wake-up gets lost.
+        // SAFETY: called in the task itself, as are the calls below. The state is set before the
+        // reasons to wake up are checked, so that no wake-up gets lost.
         unsafe { shim::rnet_set_sleeping() };
         // SAFETY: called in a kernel thread.
         if unsafe { bindings::kthread_should_stop() } {
@@ -145,7 +148,7 @@ unsafe extern "C" fn main<T: Work>(data: *mut c_void) -> c_int {
     }
     // SAFETY: as above.
     unsafe { shim::rnet_set_running() };
-    // SAFETY: undoes the use above.
+    // SAFETY: undoes `kthread_use_mm()` above.
     unsafe { bindings::kthread_unuse_mm(mm.as_raw()) };
     0
 }

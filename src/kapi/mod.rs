@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Kernel facilities that `rust/kernel` does not offer yet, as safe types.
+//! Safe types for kernel interfaces that `rust/kernel` does not offer yet.
 //!
-//! This is the only part of the module with `unsafe` code and the only one that names
-//! `kernel::bindings`; each file could go upstream by itself.
+//! Only this part of the module has `unsafe` code and uses `kernel::bindings`. Each file could go
+//! upstream separately.
 
 #![deny(unsafe_op_in_unsafe_fn, clippy::undocumented_unsafe_blocks)]
 
@@ -37,27 +37,27 @@ pub(crate) use timer::Timer;
 pub(crate) use user::{access_ok, OwnerMemory};
 pub(crate) use vhost_task::{VhostTask, Work};
 
-/// Whether another line may be logged now; the kernel's usual limit for guest-triggered messages.
+/// Whether another line may be logged now, by the kernel's default limit for repeated messages.
 pub(crate) fn log_allowed() -> bool {
     // SAFETY: no requirements.
     unsafe { shim::rnet_log_allowed() }
 }
 
-/// Lets other tasks run if one is waiting for the CPU. Task context only.
+/// Lets other tasks run if one is waiting for the CPU; only for task context.
 pub(crate) fn cond_resched() {
-    // SAFETY: sleeping is fine in task context, which the callers are in: they hold mutexes at most.
+    // SAFETY: the callers are in task context and hold at most mutexes, so they may sleep.
     unsafe { shim::rnet_cond_resched() }
 }
 
-/// Whether the current task has been killed, and is about to end.
+/// Whether the current task has been killed and is about to end.
 pub(crate) fn is_dying() -> bool {
-    // SAFETY: looks at the signals of the current task.
+    // SAFETY: only reads the signals of the current task.
     unsafe { shim::rnet_is_dying() }
 }
 
-/// `index` if it is less than `len`, also for a processor that runs ahead of the check
+/// Returns `index` if it is less than `len`, also under speculative execution
 /// (`array_index_nospec()`).
 pub(crate) fn index_nospec(index: usize, len: usize) -> Option<usize> {
-    // SAFETY: only computes.
+    // SAFETY: only computes a number.
     (index < len).then(|| unsafe { shim::rnet_index_nospec(index, len) })
 }

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Buffers cut from pages, which are used again once all their buffers have been freed.
+//! Buffers cut from pages, which are reused once all their buffers have been freed.
 //!
-//! Who gets a buffer frees it like any page fragment. Allocating pages costs, and more so where the
-//! kernel zeroes them first: a page that came back is worth remembering. Only data of the same
-//! device can be found in it.
+//! The receiver of a buffer frees it like any page fragment. Reusing pages saves the cost of
+//! allocating them, and of zeroing them where the kernel is configured to. A reused page may only
+//! contain data of the same device.
 //!
-//! Pages are charged to the memory cgroup of the task that allocates them. Large pages are taken
-//! where they lie ready; a machine whose memory is in small pieces serves single pages instead.
+//! Pages are charged to the memory cgroup of the task that allocates them. Large pages are used if
+//! they are available without reclaim; if memory is fragmented, single pages are used.
 
 use core::mem::{offset_of, ManuallyDrop, MaybeUninit};
 use core::ptr::NonNull;
@@ -18,36 +18,38 @@ use kernel::prelude::*;
 
 use super::shim;
 
-/// Order of the pages that are tried first: that of the network stack's own fragments.
+/// Order of the pages that are tried first, which is that of the network stack's own fragments.
 const ORDER: u32 = 3;
-/// The most pages that are kept, so that a queue keeps at most 2 MiB: what a burst of 32 of the
-/// longest frames takes. With more in flight, pages come from the allocator and go back to it.
+/// The most pages that are kept.
+///
+/// A queue thus keeps at most 2 MiB, which a burst of 32 of the longest frames takes. With more in
+/// flight, pages come from the allocator and go back to it.
 const SLOTS: usize = 64;
-/// References taken at once, so that handing out a buffer needs no atomic operation.
+/// References taken at once, so that cutting off a buffer needs no atomic operation.
 const REFS: i32 = 1 << 12;
-/// Buffers are as long as a multiple of this, in bytes, so that what is left of a page has room for
-/// the header of a packet.
+/// Buffers are multiples of this in length, in bytes, so that the rest of a page has room for the
+/// header of a packet.
 const GRAIN: usize = 64;
-/// Pages that are begun before the next try of a large one, after there was none.
+/// Number of pages to use before a large page is tried again, after there was none.
 ///
-/// A try in vain searches all free lists and wakes the kernel's compaction: once for 1 MiB of frames
-/// is rare enough, and soon enough to have large pages back.
+/// A failed try searches all free lists and wakes the kernel's compaction. One for each 1 MiB of
+/// frames is rare enough, and finds large pages again soon enough.
 const LARGE_PAUSE: u32 = 256;
-/// Tries of a page that fail at once, after there was none.
+/// Number of tries of a page that fail at once, after there was none.
 ///
-/// A real try reclaims memory first; in a memory cgroup at its limit, each would do so. Frames then
-/// go from guest memory, for which the backend allocates on its own account.
+/// A real try reclaims memory first, each time if the memory cgroup is at its limit. Meanwhile,
+/// frames are sent from guest memory, for which the backend allocates memory itself.
 const PAUSE: u32 = 64;
 
 /// Up to [`SLOTS`] pages that buffers are cut from.
 pub(super) struct Pool {
-    /// Its capacity is [`SLOTS`]; the page of [`Pool::current`] is there if any is.
+    /// The pages, with a capacity of [`SLOTS`]; the page of [`Pool::current`] exists if any does.
     pages: KVec<Pages>,
-    /// The page that buffers are cut from.
+    /// Index of the page that buffers are cut from.
     current: usize,
-    /// What is left of [`LARGE_PAUSE`].
+    /// Rest of the current [`LARGE_PAUSE`].
     large_pause: u32,
-    /// What is left of [`PAUSE`].
+    /// Rest of the current [`PAUSE`].
     pause: u32,
 }
 
@@ -55,9 +57,8 @@ pub(super) struct Pool {
 ///
 /// # Invariants
 ///
-/// `start` is the address of a compound page of `size` bytes, of which `refs` references are owned,
-/// at least one. Bytes from `used` on are in no buffer that still exists. `used` is a multiple of
-/// [`GRAIN`].
+/// `start` is the address of a compound page of `size` bytes. `refs` of its references are owned,
+/// at least one. No existing buffer has bytes from `used` on. `used` is a multiple of [`GRAIN`].
 struct Pages {
     start: NonNull<c_void>,
     size: usize,
@@ -69,9 +70,10 @@ struct Pages {
 ///
 /// # Invariants
 ///
-/// `start` points to `len` bytes of a page, of which a reference is owned. Nobody else has them.
+/// `start` points to `len` bytes of a page, to which a reference is owned. Nothing else accesses
+/// these bytes.
 ///
-/// C knows it as `struct rnet_buffer`, as asserted below.
+/// Its C type is `struct rnet_buffer`, as asserted below.
 #[repr(C)]
 pub(super) struct Buffer {
     start: NonNull<u8>,
@@ -84,9 +86,9 @@ const _: () = {
     assert!(offset_of!(Buffer, len) == offset_of!(shim::CBuffer, len));
 };
 
-// SAFETY: pages belong to nobody in particular.
+// SAFETY: pages do not belong to a particular thread.
 unsafe impl Send for Pages {}
-// SAFETY: a shared reference only looks at how many references there are.
+// SAFETY: a shared reference only reads the number of references.
 unsafe impl Sync for Pages {}
 // SAFETY: as for `Pages`.
 unsafe impl Send for Buffer {}
@@ -94,7 +96,7 @@ unsafe impl Send for Buffer {}
 unsafe impl Sync for Buffer {}
 
 impl Pool {
-    /// An empty pool.
+    /// Makes an empty pool.
     ///
     /// # Errors
     ///
@@ -120,10 +122,10 @@ impl Pool {
         }
     }
 
-    /// Cuts off a buffer of `len` bytes, or of at least [`GRAIN`] if the page ends before.
+    /// Cuts off a buffer of `len` bytes, or of at least [`GRAIN`] if the page ends earlier.
     ///
-    /// A buffer that is too short ends where its page does, so the next one begins a page.
-    /// `None` if there is no memory.
+    /// A buffer that is shorter than `len` ends where its page does, so the next one begins at the
+    /// start of a page. `None` if there is no memory.
     pub(super) fn take_some(&mut self, len: usize) -> Option<Buffer> {
         match self.current().and_then(|pages| pages.take_some(len)) {
             None => self.turn()?.take_some(len),
@@ -136,15 +138,15 @@ impl Pool {
         self.pages.get_mut(self.current)
     }
 
-    /// Goes on to a page without buffers: one that came back, or a new one.
+    /// Moves on to a page without buffers, either a reused one or a new one.
     #[cold]
     fn turn(&mut self) -> Option<&mut Pages> {
-        // The pages are used in turn, so the next is out longest.
+        // The pages are used in turn, so the next one has been in use for longest.
         let mut next = match self.current.wrapping_add(1) {
             next if next < SLOTS => next.min(self.pages.len()),
             _ => 0,
         };
-        // Early on, a few pages are enough: go back to the first while it is back.
+        // At first a few pages are enough: return to the first one if it has no buffers.
         if next == self.pages.len() && self.pages.first().is_some_and(Pages::is_back) {
             next = 0;
         }
@@ -152,7 +154,7 @@ impl Pool {
         self.large_pause = self.large_pause.saturating_sub(1);
         let slot = self.pages.get_mut(next);
         let back = slot.is_some_and(Pages::reuse);
-        // A single page gives way to a large one once there may be some again.
+        // A single page is replaced by a large one once there may be large ones again.
         if !back || (large_again && self.is_single(next)) {
             match (self.allocate(large_again, back), self.pages.get_mut(next)) {
                 (Some(new), Some(pages)) => *pages = new,
@@ -171,7 +173,8 @@ impl Pool {
         pages.is_some_and(|pages| pages.size == PAGE_SIZE)
     }
 
-    /// A new page: a large one if `large` and there is one, else a single one unless `only_large`.
+    /// Allocates a large page if `large` and there is one, otherwise a single one unless
+    /// `only_large`.
     fn allocate(&mut self, large: bool, only_large: bool) -> Option<Pages> {
         if large {
             if let Some(pages) = Pages::new(ORDER, false) {
@@ -199,7 +202,7 @@ impl Pool {
         !self.pages.is_empty()
     }
 
-    /// Gives all pages back; those with buffers are freed with the last of these.
+    /// Frees all pages; those with buffers are freed with the last of these.
     pub(super) fn clear(&mut self) {
         self.pages.clear();
         self.current = 0;
@@ -207,11 +210,11 @@ impl Pool {
 }
 
 impl Pages {
-    /// Allocates a page of order `order`; `reclaim` says whether memory may be reclaimed for it.
+    /// Allocates a page of order `order`, for which memory may be reclaimed if `reclaim`.
     fn new(order: u32, reclaim: bool) -> Option<Self> {
         // SAFETY: no requirements.
         let start = NonNull::new(unsafe { shim::rnet_pages_alloc(order, reclaim, REFS) })?;
-        // INVARIANT: allocated with this many references; no buffers yet.
+        // INVARIANT: the page is allocated with this many references; it has no buffers yet.
         Some(Self {
             start,
             size: PAGE_SIZE << order,
@@ -223,7 +226,7 @@ impl Pages {
     /// Cuts off a buffer of `len` bytes, a multiple of [`GRAIN`].
     #[inline(always)]
     fn take(&mut self, len: usize) -> Option<Buffer> {
-        // One reference stays with the page.
+        // The page itself keeps one reference.
         if self.refs <= 1 || len > self.size.checked_sub(self.used)? {
             return None;
         }
@@ -238,18 +241,20 @@ impl Pages {
     fn take_some(&mut self, len: usize) -> Option<Buffer> {
         let left = self.size.checked_sub(self.used).filter(|left| *left != 0)?;
         let mut buffer = self.take(len.checked_next_multiple_of(GRAIN)?.min(left))?;
-        // INVARIANT: fewer bytes than it has.
+        // INVARIANT: the buffer has at least these bytes.
         buffer.len = buffer.len.min(len);
         Some(buffer)
     }
 
-    /// Whether all buffers have been freed. Stores to the page may follow: they depend on it.
+    /// Whether all buffers have been freed.
+    ///
+    /// Stores to the page may follow without a barrier, since they depend on the result.
     fn is_back(&self) -> bool {
         // SAFETY: at least one reference is owned.
         unsafe { shim::rnet_pages_refs(self.start.as_ptr()) == self.refs }
     }
 
-    /// Starts again from the first byte; `false` if there are buffers.
+    /// Starts to cut buffers from the first byte again; returns `false` if there are still buffers.
     fn reuse(&mut self) -> bool {
         if !self.is_back() {
             return false;
@@ -257,7 +262,7 @@ impl Pages {
         let more = REFS.wrapping_sub(self.refs);
         // SAFETY: at least one reference is owned.
         unsafe { shim::rnet_pages_get(self.start.as_ptr(), more) };
-        // INVARIANT: nobody else has a reference, so there are no buffers.
+        // INVARIANT: there is no other reference, so there are no buffers.
         self.refs = REFS;
         self.used = 0;
         true
@@ -272,14 +277,16 @@ impl Drop for Pages {
 }
 
 impl Buffer {
-    /// Its bytes.
+    /// The bytes of the buffer.
     #[inline]
     pub(super) fn content(&mut self) -> &mut [MaybeUninit<u8>] {
-        // SAFETY: they are nobody else's, and need not be initialized.
+        // SAFETY: by the type invariant nothing else accesses the bytes, and they need not be
+        // initialized.
         unsafe { core::slice::from_raw_parts_mut(self.start.as_ptr().cast(), self.len) }
     }
 
-    /// Its first byte, and its reference to be freed as a page fragment's.
+    /// Returns the address of the first byte, with a reference that has to be freed like a page
+    /// fragment's.
     #[inline]
     pub(super) fn into_raw(self) -> NonNull<u8> {
         ManuallyDrop::new(self).start

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Waiting for a file's events without a thread: a callback in the file's wait queue.
+//! Waiting for a file's events without a thread, by a callback in the file's wait queue.
 //!
 //! C headers: `include/linux/poll.h`, `include/linux/wait.h`.
 
@@ -16,43 +16,44 @@ use kernel::sync::aref::ARef;
 
 use super::shim;
 
-/// There is something to read (`EPOLLIN`).
+/// There is data to read (`EPOLLIN`).
 pub(crate) const POLLIN: u32 = 0x1;
 /// There is room to write (`EPOLLOUT`).
 pub(crate) const POLLOUT: u32 = 0x4;
-/// As [`POLLIN`], of ordinary priority (`EPOLLRDNORM`).
+/// There is data of normal priority to read (`EPOLLRDNORM`).
 pub(crate) const POLLRDNORM: u32 = 0x40;
-/// The file is broken (`EPOLLERR`).
+/// The file has an error (`EPOLLERR`).
 const POLLERR: u32 = 0x8;
 
-/// What a [`Poller`] does when an event comes.
+/// The action of a [`Poller`] on an event.
 ///
-/// It borrows nothing: a [`Poller`] that is forgotten while armed goes on with it.
+/// It borrows nothing, since a [`Poller`] that is forgotten while armed goes on using it.
 pub(crate) trait Wake: Send + Sync + 'static {
-    /// Called with interrupts off and a spinlock held: must not sleep, allocate or free.
+    /// Wakes the waiter; called with interrupts off and a spinlock held, it must not sleep,
+    /// allocate or free.
     fn wake(&self);
 }
 
 /// A file that a [`Poller`] may wait for.
 ///
-/// Some kinds of files, such as signalfds, name wait queues that go before the file does, and expect
-/// who waits there to see them go.
+/// Some kinds of files, such as signalfds, use wait queues that are freed before the file, and
+/// expect waiters to notice that.
 ///
 /// # Invariants
 ///
-/// The wait queues that the file's `poll` operation names live as long as the file.
+/// The wait queues that the file's `poll` operation uses live as long as the file.
 #[derive(Clone)]
 pub(crate) struct PollFile(ARef<File>);
 
 impl PollFile {
-    /// The file as one to wait for.
+    /// Marks a file as one that may be waited for.
     ///
     /// # Safety
     ///
-    /// The wait queues that its `poll` operation names live as long as the file. It has no position
-    /// that `fdget_pos` would lock, as only regular files and directories have one.
+    /// The wait queues that its `poll` operation uses live as long as the file. The file has no
+    /// position that `fdget_pos` would lock; only regular files and directories have one.
     pub(super) unsafe fn new(file: ARef<LocalFile>) -> Self {
-        // SAFETY: by the requirement, nobody is in an `fdget_pos` region of the file.
+        // SAFETY: by the requirement, no thread is in an `fdget_pos` region of the file.
         let file = unsafe { LocalFile::assume_no_fdget_pos(file) };
         // INVARIANT: by the requirement.
         Self(file)
@@ -67,18 +68,18 @@ impl Deref for PollFile {
     }
 }
 
-/// A file, and a callback for events on it that can be armed and disarmed.
+/// A file, with a callback for its events that can be armed and disarmed.
 ///
 /// # Invariants
 ///
-/// `entry` comes from a `KBox`. `entry.head` is the wait queue of `file` that `entry.wait` is in, or
-/// null when it is in none.
+/// `entry` comes from a `KBox`. `entry.head` is the wait queue of `file` that `entry.wait` is in,
+/// or null when it is in none.
 pub(crate) struct Poller<W: Wake> {
     entry: NonNull<Entry<W>>,
     file: PollFile,
 }
 
-/// The part that the wait queue points to.
+/// The part of a poller that the wait queue points to.
 struct Entry<W> {
     wait: bindings::wait_queue_entry,
     table: bindings::poll_table_struct,
@@ -94,7 +95,7 @@ unsafe impl<W: Wake> Send for Poller<W> {}
 unsafe impl<W: Wake> Sync for Poller<W> {}
 
 impl<W: Wake> Poller<W> {
-    /// A poller for `events` ([`POLLIN`], [`POLLOUT`]) of `file`, not armed.
+    /// Makes a poller for `events` ([`POLLIN`], [`POLLOUT`]) of `file`, which is not armed.
     ///
     /// # Errors
     ///
@@ -116,7 +117,7 @@ impl<W: Wake> Poller<W> {
             },
             GFP_KERNEL,
         )?;
-        // INVARIANT: in no wait queue yet.
+        // INVARIANT: the entry is in no wait queue yet.
         Ok(Self {
             entry: NonNull::new(KBox::into_raw(entry)).ok_or(ENOMEM)?,
             file,
@@ -128,11 +129,12 @@ impl<W: Wake> Poller<W> {
         &self.file
     }
 
-    /// Starts waiting; wakes at once for an event that is there already. Does nothing if armed.
+    /// Starts waiting, unless armed already, and wakes at once for an event that is already there.
     ///
     /// # Errors
     ///
-    /// `EINVAL`, and not armed, if the file is broken (for a tap: its device is gone).
+    /// `EINVAL` if the file has an error (for a tap: its device is gone); the poller is not armed
+    /// then.
     pub(crate) fn arm(&mut self) -> Result {
         if self.is_armed() {
             return Ok(());
@@ -154,15 +156,17 @@ impl<W: Wake> Poller<W> {
         Ok(())
     }
 
-    /// Whether it waits.
+    /// Whether the poller is armed.
     #[inline]
     pub(crate) fn is_armed(&mut self) -> bool {
         // SAFETY: `&mut self` gives the only access to `head`.
         !unsafe { (*self.entry.as_ptr()).head }.is_null()
     }
 
-    /// Replaces the waker, from the next event on. Armed afterwards if it was before and the file is
-    /// not broken; the new waker is then woken at once for an event that is there already.
+    /// Replaces the waker, from the next event on.
+    ///
+    /// The poller stays armed if it was, unless the file has an error. The new waker is then woken
+    /// at once for an event that is already there.
     pub(crate) fn set_waker(&mut self, waker: W) {
         let armed = self.is_armed();
         let entry = self.entry.as_ptr();
@@ -170,12 +174,12 @@ impl<W: Wake> Poller<W> {
         // SAFETY: the entry is in no queue now, so that `&mut self` gives the only access to it.
         unsafe { (*entry).waker = waker };
         if armed {
-            // A broken file has no more events.
+            // A file with an error has no more events.
             let _ = self.arm();
         }
     }
 
-    /// Stops waiting. No callback is running or will run when it returns.
+    /// Stops waiting; no callback is running or will run when this returns.
     pub(crate) fn disarm(&mut self) {
         let entry = self.entry.as_ptr();
         // SAFETY: `&mut self` gives the only access to `head`; by the type invariant the entry is
@@ -197,12 +201,12 @@ impl<W: Wake> Drop for Poller<W> {
     }
 }
 
-/// Called by a file's `poll` operation for the wait queue it will wake.
+/// Adds a poller to a wait queue; called by a file's `poll` operation.
 ///
 /// # Safety
 ///
-/// `table` is that of an [`Entry<W>`], to which the caller has the only access; `head` outlives the
-/// file's last reference.
+/// `table` is that of an [`Entry<W>`], which only the caller accesses; `head` outlives the file's
+/// last reference.
 unsafe extern "C" fn enqueue<W: Wake>(
     _file: *mut bindings::file,
     head: *mut bindings::wait_queue_head,
@@ -210,7 +214,8 @@ unsafe extern "C" fn enqueue<W: Wake>(
 ) {
     // SAFETY: by the requirement on `table`.
     let entry = unsafe { container_of!(table, Entry<W>, table) };
-    // SAFETY: the caller has the only access. A file that names a second queue keeps the first.
+    // SAFETY: only the caller accesses the entry. If a file uses a second queue, the entry stays in
+    // the first.
     unsafe {
         if (*entry).head.is_null() {
             (*entry).head = head;
@@ -219,7 +224,7 @@ unsafe extern "C" fn enqueue<W: Wake>(
     }
 }
 
-/// Called by the wait queue.
+/// Handles an event; called by the wait queue.
 ///
 /// # Safety
 ///
@@ -234,7 +239,7 @@ unsafe extern "C" fn wake<W: Wake>(
     let entry = unsafe { container_of!(wait, Entry<W>, wait) };
     // SAFETY: the two fields do not change while the entry is in a queue.
     let (events, waker) = unsafe { ((*entry).events, &(*entry).waker) };
-    // CAST: the key is a set of 32 event bits in a pointer's clothes.
+    // CAST: the key is a set of 32 event bits, passed as a pointer.
     if key as usize as u32 & events != 0 {
         waker.wake();
     }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The ring of packets that a tap has for its reader, consumed many at a time.
+//! The ring in which a tap keeps packets for its reader, consumed many at a time.
 //!
 //! C headers: `include/linux/ptr_ring.h`, `include/linux/if_tun.h`.
 
@@ -12,25 +12,25 @@ use kernel::prelude::*;
 
 use super::{shim, PollFile};
 
-/// Packets taken from the ring at once.
+/// The most packets taken from the ring at once.
 const BATCH: usize = 64;
 
 /// A packet taken from a ring.
 ///
-/// A tun's ring has `sk_buff`s and `xdp_frame`s, as the pointer's low bit says, any other tap's only
-/// `sk_buff`s: a packet is for the very socket that it came from, so [`Socket`](super::Socket) keeps
-/// it to itself.
+/// A tun's ring has `sk_buff`s and `xdp_frame`s, which the pointer's low bit tells apart; any other
+/// tap's ring has only `sk_buff`s. A packet may only be passed to the socket that it came from, so
+/// [`Socket`](super::Socket) keeps it private.
 ///
 /// # Invariants
 ///
-/// Owns what the pointer names; null names the next packet in the socket's own queue.
+/// Owns what the pointer refers to. Null stands for the next packet in the socket's own queue.
 pub(super) struct Packet(*mut c_void);
 
 impl Packet {
     /// The next packet of a socket without a ring.
     pub(super) const QUEUED: Self = Self(null_mut());
 
-    /// Gives up ownership.
+    /// Returns the pointer, with ownership of the packet.
     pub(super) fn into_raw(self) -> *mut c_void {
         let packet = self.0;
         core::mem::forget(self);
@@ -51,8 +51,8 @@ impl Drop for Packet {
 ///
 /// # Invariants
 ///
-/// `ring` belongs to `file`. `packets[next..len]` came from it, in order, and are owned, with their
-/// `lens`; `next` and `len` are at most `BATCH`.
+/// `ring` belongs to `file`. `packets[next..len]` came from it, in order, and are owned; `lens` has
+/// their lengths. `next` and `len` are at most `BATCH`.
 pub(super) struct Ring {
     file: PollFile,
     ring: NonNull<shim::CPtrRing>,
@@ -70,13 +70,13 @@ impl Ring {
     ///
     /// `ENOTSOCK` for any other file.
     pub(super) fn of_tap(file: PollFile) -> Result<impl Init<Self>> {
-        // SAFETY: both functions look at what kind of file it is first; the file is open.
+        // SAFETY: both functions check the kind of the file first; the file is open.
         let ring = from_err_ptr(unsafe { shim::tun_get_tx_ring(file.as_ptr()) })
             // SAFETY: as above.
             .or_else(|_| from_err_ptr(unsafe { shim::tap_get_ptr_ring(file.as_ptr()) }))
             .map_err(|_| ENOTSOCK)?;
         let ring = NonNull::new(ring).ok_or(ENOTSOCK)?;
-        // INVARIANT: the file's own ring; no packets yet.
+        // INVARIANT: `ring` is the file's own; there are no packets yet.
         Ok(init!(Self {
             file,
             ring,
@@ -87,7 +87,8 @@ impl Ring {
         }))
     }
 
-    /// Number of packets taken from the ring and not handed out, from a new batch if there are none.
+    /// Number of packets taken from the ring and not handed out, after taking a new batch if there
+    /// are none.
     #[inline]
     pub(super) fn backlog(&mut self) -> usize {
         self.fill();
@@ -100,8 +101,8 @@ impl Ring {
         self.next < self.len
     }
 
-    /// Takes a batch of packets from the ring if there are none left of the last; whether there are
-    /// any then.
+    /// Takes a batch of packets from the ring if none of the last batch are left; returns whether
+    /// there are any then.
     #[inline]
     fn fill(&mut self) -> bool {
         if self.next < self.len {
@@ -109,7 +110,7 @@ impl Ring {
         }
         self.next = 0;
         // SAFETY: the file keeps its ring alive; up to `BATCH` pointers and lengths are written.
-        // INVARIANT: they are ours now.
+        // INVARIANT: the packets are owned now.
         self.len = unsafe {
             shim::rnet_ring_consume(
                 self.ring.as_ptr(),
@@ -122,7 +123,7 @@ impl Ring {
         self.len != 0
     }
 
-    /// Length in bytes of the packet that is next, VLAN tag included.
+    /// Length in bytes of the next packet, including a VLAN tag.
     #[inline]
     pub(super) fn next_len(&mut self) -> Option<usize> {
         if !self.fill() {
@@ -133,7 +134,7 @@ impl Ring {
         Some(unsafe { *self.lens.get_unchecked(self.next) } as usize)
     }
 
-    /// Takes the packet that is next, if [`Ring::next_len`] has found one.
+    /// Takes the next packet, if [`Ring::next_len`] has found one.
     #[inline]
     pub(super) fn take(&mut self) -> Option<Packet> {
         if self.next >= self.len {
@@ -141,7 +142,7 @@ impl Ring {
         }
         // SAFETY: `next` is less than `len`, which is at most `BATCH`.
         let packet = unsafe { *self.packets.get_unchecked(self.next) };
-        // INVARIANT: moved out of the range, which shrinks by it.
+        // INVARIANT: the packet is moved out of the range, which shrinks by it.
         self.next = self.next.wrapping_add(1);
         Some(Packet(packet))
     }
@@ -150,8 +151,8 @@ impl Ring {
 impl Drop for Ring {
     fn drop(&mut self) {
         if let Some(rest) = self.packets.get_mut(self.next..self.len) {
-            // SAFETY: the file keeps its ring alive, and these came from it. What no longer fits is
-            // freed.
+            // SAFETY: the file keeps its ring alive, and the packets came from it. Those that no
+            // longer fit are freed.
             unsafe { shim::rnet_ring_unconsume(self.ring.as_ptr(), rest.as_mut_ptr(), rest.len()) };
         }
     }

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Declarations of C functions: those of `src/shim/helpers.h`, and exported ones that the kernel's
-//! bindings do not cover. `make check` compares the former with the header.
+//! Declarations of C functions, both of `src/shim/helpers.h` and exported ones without kernel
+//! bindings.
+//!
+//! `make check` compares the former with the header.
 
 use kernel::bindings;
 use kernel::ffi::{c_char, c_int, c_uint, c_void};
@@ -41,22 +43,23 @@ const _: () = {
     assert!(core::mem::offset_of!(Segment, len) == core::mem::offset_of!(bindings::iovec, iov_len));
 };
 
-// These are arrays of C as well.
+// These types are arrays in C as well.
 const _: fn(RawDesc) -> [u64; 2] = |desc| desc;
 const _: fn(RawUsed) -> [u32; 2] = |used| used;
 
-/// Frames sent at once.
+/// The most frames sent at once.
 pub(super) const RNET_FRAMES: usize = 64;
-/// Buffers of a frame that is sent in pages.
+/// The most buffers of a frame that is sent in pages.
 pub(super) const RNET_BUFFERS: usize = 18;
-/// What is sent to the socket goes through XDP programs.
+/// The socket runs XDP programs on what is sent to it.
 pub(super) const RNET_SOCK_XDP: c_uint = 1;
 /// The socket does not account for what is in flight.
 pub(super) const RNET_SOCK_UNLIMITED: c_uint = 2;
 
-// Without lock debugging, kernel structures contain empty ones: no concern behind a pointer.
+// Without lock debugging, kernel structures contain empty ones, which does not matter behind a
+// pointer.
 //
-// SAFETY: the signatures are those of `src/shim/helpers.h`, as `make check` makes sure, and of the
+// SAFETY: the signatures are those of `src/shim/helpers.h`, as `make check` verifies, and of the
 // files named below.
 #[allow(improper_ctypes)]
 unsafe extern "C" {

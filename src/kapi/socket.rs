@@ -17,39 +17,41 @@ use super::ring::{Packet, Ring};
 use super::shim;
 use super::tun;
 
-/// A socket that carries Ethernet frames, or a tun's that carries IP packets.
+/// A socket that carries Ethernet frames, or that of a tun, which carries IP packets.
 ///
 /// # Invariants
 ///
-/// `sock` belongs to `file`, which keeps it alive. If `tap`, it is one of tun's or tap's, which
+/// `sock` belongs to `file`, which keeps it alive. If `tap`, it is a socket of tun or tap, which
 /// take the messages of `include/linux/if_tun.h`.
 pub(crate) struct Socket {
     file: PollFile,
     sock: NonNull<bindings::socket>,
     tap: bool,
-    /// A tap's, and what is sent are Ethernet frames, as far as could be found out.
+    /// The socket is a tap's, and is known to carry Ethernet frames.
     ethernet_tap: bool,
-    /// A tap's. Boxed, for it holds a batch of packets, and sockets are moved.
+    /// The ring of a tap, boxed since it holds a batch of packets and sockets are moved.
     ring: Option<KBox<Ring>>,
 }
 
-// SAFETY: the file keeps the socket alive from whatever thread, and sockets lock themselves.
+// SAFETY: the file keeps the socket alive in any thread, and sockets lock themselves.
 unsafe impl Send for Socket {}
-// SAFETY: as above; what is not safe to share takes `&mut self`.
+// SAFETY: as above; operations that are not safe to share take `&mut self`.
 unsafe impl Sync for Socket {}
 
-/// What a socket is like to send to; it may change at any time.
+/// Properties of a socket to send to, which may change at any time.
 pub(crate) struct SendState {
-    /// Whether frames can be sent through [`Frames`](super::Frames): a tap whose send buffer is not
-    /// limited, since that interface does not account for it, and that carries Ethernet frames, since
-    /// it takes packets for such.
+    /// Whether frames can be sent through [`Frames`](super::Frames).
+    ///
+    /// That needs a tap whose send buffer is not limited, since the interface does not account for
+    /// it. The tap has to carry Ethernet frames, since the interface takes every packet for one.
     pub(crate) takes_frames: bool,
-    /// Whether the tap runs XDP programs on what it is sent.
+    /// Whether the tap runs XDP programs on the packets sent to it.
     pub(crate) has_xdp: bool,
 }
 
 impl Socket {
-    /// Looks up `fd`, once, in the caller's table: a tap's file or an `AF_PACKET` `SOCK_RAW` socket.
+    /// Looks up `fd`, once, in the caller's file table, as a tap's file or an `AF_PACKET`
+    /// `SOCK_RAW` socket.
     ///
     /// # Errors
     ///
@@ -74,9 +76,10 @@ impl Socket {
                 ring: None,
             });
         }
-        // SAFETY: the function looks at what kind of file it is first.
+        // SAFETY: the function checks the kind of the file first.
         let (sock, ethernet) = match from_err_ptr(unsafe { shim::tun_get_socket(file.as_ptr()) }) {
-            // Else packets go one by one, which tun takes for what they are.
+            // If the kind is unknown, packets are sent one by one, and tun handles either kind
+            // then.
             Ok(sock) => (sock, tun::is_ethernet(&file).unwrap_or(false)),
             Err(_) => {
                 // SAFETY: as above.
@@ -99,24 +102,25 @@ impl Socket {
         })
     }
 
-    /// The file, for its events.
+    /// The file whose events can be waited for.
     pub(crate) fn file(&self) -> &PollFile {
         &self.file
     }
 
-    /// Whether both are the same socket.
+    /// Whether `other` is the same socket.
     pub(crate) fn is(&self, other: &Self) -> bool {
         self.sock == other.sock
     }
 
-    /// Forgets the error that the socket keeps for its next user, such as that its link went down.
-    /// `false` if there was none.
+    /// Clears the error that the socket keeps for its next user, such as that its link went down.
+    ///
+    /// Returns `false` if there was none.
     pub(crate) fn take_error(&self) -> bool {
         // SAFETY: the socket is alive.
         unsafe { shim::rnet_sock_error(self.as_ptr()) != 0 }
     }
 
-    /// What the socket is like to send to.
+    /// The properties of the socket to send to.
     #[inline]
     pub(crate) fn send_state(&self) -> SendState {
         // SAFETY: the socket is alive.
@@ -127,14 +131,15 @@ impl Socket {
         }
     }
 
-    /// Sends one packet from user memory: the segments, of `len` bytes together, without their
-    /// first `skip` bytes. Does not wait.
+    /// Sends one packet from user memory, without waiting.
+    ///
+    /// The packet is the segments, of `len` bytes together, without their first `skip` bytes.
     ///
     /// # Errors
     ///
-    /// Those of the socket. `EAGAIN` says to try again when there is room, `EFAULT` that the memory
-    /// could not be read. `ENOBUFS` and `ENOMEM` are a tap's word for want of memory; of a packet
-    /// socket they may also say that the packet has been dropped on its way out.
+    /// Those of the socket. `EAGAIN` means to try again when there is room, `EFAULT` that the
+    /// memory could not be read. From a tap, `ENOBUFS` and `ENOMEM` mean a lack of memory; from a
+    /// packet socket they may also mean that the packet was dropped on its way out.
     pub(crate) fn send(&self, segments: &[Segment], len: usize, skip: usize) -> Result {
         // SAFETY: the socket is alive. C copies from the segments' user addresses and handles any.
         let ret = unsafe {
@@ -149,7 +154,7 @@ impl Socket {
         kernel::error::to_result(ret.min(0))
     }
 
-    /// Whether there is a packet to be received.
+    /// Whether there is a packet to receive.
     pub(crate) fn has_packet(&mut self) -> bool {
         match &mut self.ring {
             Some(ring) => ring.backlog() != 0,
@@ -157,19 +162,19 @@ impl Socket {
         }
     }
 
-    /// Number of packets known to wait, up to 64; `None` from a socket that does not tell.
+    /// Number of packets known to wait, up to 64; `None` for a socket that does not report it.
     #[inline]
     pub(crate) fn backlog(&mut self) -> Option<usize> {
         self.ring.as_mut().map(|ring| ring.backlog())
     }
 
-    /// Whether there are packets left of those that have been found to wait.
+    /// Whether there are packets left in the current batch.
     #[inline]
     pub(crate) fn has_left(&self) -> bool {
         self.ring.as_ref().is_some_and(|ring| ring.has_left())
     }
 
-    /// Length in bytes of the packet that [`Socket::receive`] is to receive, without header.
+    /// Length in bytes of the next packet for [`Socket::receive`], without header.
     #[inline]
     pub(crate) fn next_len(&mut self) -> Option<usize> {
         match &mut self.ring {
@@ -178,7 +183,7 @@ impl Socket {
         }
     }
 
-    /// Takes the packet that [`Socket::next_len`] has told of.
+    /// Takes the packet that [`Socket::next_len`] has reported.
     #[inline]
     fn take(&mut self) -> Option<Packet> {
         match &mut self.ring {
@@ -187,21 +192,22 @@ impl Socket {
         }
     }
 
-    /// Length in bytes of the next packet in the queue of a socket without a ring; 0 if there is none.
+    /// Length in bytes of the next packet in the queue of a socket without a ring, or 0.
     fn queued_len(&self) -> usize {
         // SAFETY: the socket is alive.
         unsafe { shim::rnet_sock_peek_len(self.as_ptr()) }
     }
 
-    /// Receives a packet into user memory: `len` bytes of the segments, behind their first `skip`
-    /// bytes. Does not wait. Gives the packet's length in bytes, with the header that the socket puts
-    /// before it.
+    /// Receives a packet into user memory, without waiting.
+    ///
+    /// It is written to `len` bytes of the segments, behind their first `skip` bytes. Returns the
+    /// packet's length in bytes, including the header that the socket puts before it.
     ///
     /// # Errors
     ///
-    /// Those of the socket; the packet is gone. `EFAULT` when the memory could not be written, also where
-    /// a tap does not tell. `EAGAIN` when [`Socket::next_len`] has not told of a packet, or it has been
-    /// received by somebody else.
+    /// Those of the socket; the packet is lost. `EFAULT` when the memory could not be written, even
+    /// where a tap does not report that. `EAGAIN` when [`Socket::next_len`] has not reported a
+    /// packet, or when another reader has received it.
     #[inline]
     pub(crate) fn receive(
         &mut self,
@@ -210,8 +216,8 @@ impl Socket {
         len: usize,
     ) -> Result<usize> {
         let packet = self.take().ok_or(EAGAIN)?;
-        // SAFETY: the socket is alive and takes over the packet, if it is one of the tap's, which
-        // came from its own ring. C copies to the segments' user addresses and handles any.
+        // SAFETY: the socket is alive. It takes over the packet, which came from its own ring
+        // unless it is null. C copies to the segments' user addresses and handles any.
         let ret = unsafe {
             shim::rnet_sock_recv(
                 self.as_ptr(),
@@ -225,7 +231,7 @@ impl Socket {
         usize::try_from(ret).map_err(|_| Error::from_errno(ret))
     }
 
-    /// Throws away the packet that [`Socket::next_len`] has told of.
+    /// Discards the packet that [`Socket::next_len`] has reported.
     pub(crate) fn discard(&mut self) {
         if self.ring.is_none() {
             // SAFETY: the socket is alive; nothing is copied into an empty list.
@@ -234,7 +240,7 @@ impl Socket {
         drop(self.take());
     }
 
-    /// Whether it is a tap's.
+    /// Whether the socket is a tap's.
     #[inline]
     pub(crate) fn is_tap(&self) -> bool {
         self.tap

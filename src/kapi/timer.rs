@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A timer that wakes a worker once, after a while.
+//! A one-shot timer that wakes a worker.
 //!
-//! `rust/kernel/time/hrtimer.rs` has the timer itself; a handle that is dropped cancels it there, so
+//! The timer itself is that of `rust/kernel/time/hrtimer.rs`. Dropping its handle cancels it, so
 //! that no callback outlives the module.
 
 use kernel::impl_has_hr_timer;
@@ -20,11 +20,11 @@ use super::poller::Wake;
 /// A one-shot timer that wakes `W` when it expires; dropping it cancels it.
 pub(crate) struct Timer<W: Wake + 'static> {
     shared: Arc<Shared<W>>,
-    /// Present from a start on, until it is cancelled or has been seen to expire.
+    /// Present from a start until the timer is cancelled or has been seen to expire.
     handle: Option<ArcHrTimerHandle<Shared<W>>>,
 }
 
-/// What the callback sees.
+/// The data that the callback uses.
 #[pin_data]
 struct Shared<W: Wake + 'static> {
     #[pin]
@@ -35,7 +35,7 @@ struct Shared<W: Wake + 'static> {
 }
 
 impl<W: Wake + 'static> Timer<W> {
-    /// A timer for `waker`, not started.
+    /// Makes a timer for `waker`, which is not started.
     ///
     /// # Errors
     ///
@@ -55,16 +55,16 @@ impl<W: Wake + 'static> Timer<W> {
         })
     }
 
-    /// Lets the timer expire in `millis` milliseconds, whether or not it runs now.
+    /// Starts the timer, or restarts it, to expire in `millis` milliseconds.
     pub(crate) fn start(&mut self, millis: u32) {
         self.cancel();
         let delay = Delta::from_millis(i64::from(millis));
         self.handle = Some(self.shared.clone().start(delay));
     }
 
-    /// Stops the timer. No callback is running or will run when it returns.
+    /// Stops the timer; no callback is running or will run when this returns.
     pub(crate) fn cancel(&mut self) {
-        // First, since dropping a handle cancels whatever start the timer has had last.
+        // This comes first, since dropping a handle cancels the most recent start of the timer.
         self.handle = None;
         self.shared.expired.take();
     }
@@ -75,7 +75,7 @@ impl<W: Wake + 'static> Timer<W> {
         self.handle.is_some() && !self.shared.expired.is_set()
     }
 
-    /// Whether the timer has expired since it was started; once for each start.
+    /// Returns whether the timer has expired, once for each start.
     pub(crate) fn take_expired(&mut self) -> bool {
         if self.shared.expired.take() {
             self.handle = None;
@@ -92,7 +92,7 @@ impl<W: Wake + 'static> HrTimerCallback for Shared<W> {
         this: ArcBorrow<'_, Self>,
         _context: HrTimerCallbackContext<'_, Self>,
     ) -> HrTimerRestart {
-        // Before the wake-up, so that who is woken sees it.
+        // The flag is set before the wake-up, so that the woken worker sees it.
         this.expired.set();
         this.waker.wake();
         HrTimerRestart::NoRestart

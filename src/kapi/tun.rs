@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What kind of device a tun file is attached to.
+//! The kind of device that a tun file is attached to.
 //!
 //! C header: `include/uapi/linux/if_tun.h`.
 
@@ -15,7 +15,7 @@ use kernel::uaccess::{UserPtr, UserSlice};
 const TUNGETIFF: u32 = 0x8004_54d2;
 /// Offset of `ifr_flags` in a `struct ifreq`, behind the name, in bytes.
 const FLAGS_OFFSET: usize = 16;
-/// The device carries IP packets without Ethernet header.
+/// The device carries IP packets without an Ethernet header.
 const IFF_TUN: u16 = 0x0001;
 
 /// `PROT_READ | PROT_WRITE`.
@@ -23,15 +23,15 @@ const PROT_READ_WRITE: c_ulong = 0x3;
 /// `MAP_PRIVATE | MAP_ANONYMOUS`.
 const MAP_PRIVATE_ANONYMOUS: c_ulong = 0x22;
 
-/// A page of the calling process's memory, unmapped when it is dropped.
+/// A page of the calling process's memory, which is unmapped when this is dropped.
 ///
 /// # Invariants
 ///
-/// The page at `addr` has been mapped into the memory of the current process, which is that of the
-/// task that drops this.
+/// The page at `addr` has been mapped into the memory of the current process, which is also that of
+/// the task that drops this.
 struct UserPage {
     addr: usize,
-    /// Another task may have other memory.
+    /// Not `Send`: another task may have other memory.
     _not_send: core::marker::PhantomData<*mut ()>,
 }
 
@@ -40,12 +40,14 @@ impl UserPage {
     ///
     /// # Errors
     ///
-    /// `ENOMEM` when the process may have no more, and `EINVAL` without user memory.
+    /// `ENOMEM` when the process may not map more memory, `EINVAL` when the caller has no user
+    /// memory.
     fn new() -> Result<Self> {
         if current!().mm().is_none() {
             return Err(EINVAL);
         }
-        // SAFETY: the current task has user memory, and asks for a new mapping of no file anywhere.
+        // SAFETY: the current task has user memory, and requests a new anonymous mapping at any
+        // address.
         let addr = unsafe {
             bindings::vm_mmap(
                 core::ptr::null_mut(),
@@ -56,7 +58,7 @@ impl UserPage {
                 0,
             )
         };
-        // An error number is no multiple of a page.
+        // An error number is not a multiple of a page.
         if addr % PAGE_SIZE != 0 {
             return Err(ENOMEM);
         }
@@ -70,26 +72,25 @@ impl UserPage {
 
 impl Drop for UserPage {
     fn drop(&mut self) {
-        // SAFETY: mapped by `new`, in the same process. If the process has replaced it since, it has
-        // asked for what it gets.
+        // SAFETY: `new` mapped the page in the same process. If the process has replaced the
+        // mapping since, losing the new one is its own doing.
         unsafe { bindings::vm_munmap(self.addr, PAGE_SIZE) };
     }
 }
 
-/// Whether what is sent to a file of tun is an Ethernet frame, rather than an IP packet.
+/// Whether packets sent to a tun file are Ethernet frames, rather than IP packets.
 ///
-/// The kernel tells of a tun device's kind in an answer to its user only, so the question is asked as a
-/// user would. The kind of a device never changes.
+/// The kernel reports the kind of a tun device only by an ioctl that writes to user memory, so this
+/// function makes that ioctl. The kind of a device never changes.
 ///
 /// # Errors
 ///
-/// `EBADFD` when the file has no device, and those of mapping a page of the calling process.
+/// `EBADFD` when the file has no device, and the errors of mapping a page of the calling process.
 pub(super) fn is_ethernet(file: &LocalFile) -> Result<bool> {
     let page = UserPage::new()?;
     // SAFETY: an open file has operations.
     let ioctl = unsafe { (*(*file.as_ptr()).f_op).unlocked_ioctl }.ok_or(ENOTTY)?;
-    // SAFETY: the file is open and these are its operations; the address is one of user memory, which
-    // the operation takes whatever it is.
+    // SAFETY: the file is open and these are its operations. The ioctl accepts any user address.
     let ret = unsafe { ioctl(file.as_ptr(), TUNGETIFF, page.addr) };
     if ret != 0 {
         return Err(EBADFD);

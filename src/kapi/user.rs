@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Memory of the calling task, as a ring sees it.
+//! User memory of the calling task, with the accesses that a ring needs.
 
 use core::cell::Cell;
 use core::marker::PhantomData;
@@ -17,27 +17,29 @@ use vring::{
 
 use super::{cond_resched, is_dying, shim};
 
-/// How often a page is faulted in that the next access does not find: it may go again before that,
-/// but not each time.
+/// How often a page is faulted in for one access.
+///
+/// The page may go away again before the access, but not each time.
 const MAX_FAULTS: u32 = 8;
 
-/// How often bits are tried to be set in a word that others change at the same time. Each try is
-/// many on the architectures on which it can fail.
+/// How often setting bits is tried in a word that others change at the same time.
+///
+/// Where it can fail, each try is itself many tries of the architecture.
 const MAX_TRIES: u32 = 1 << 10;
 
-/// Whether `len` bytes from `addr` lie in the range that user space can have mapped.
+/// Whether `len` bytes from `addr` lie in the range of user addresses.
 pub(crate) fn access_ok(addr: UserAddr, len: u64) -> bool {
     // SAFETY: only compares numbers.
     unsafe { shim::rnet_access_ok(addr.0, len) }
 }
 
-/// The memory of the running task: the owner, or a worker in the owner's memory.
+/// The user memory of the running task: the owner, or a worker that uses the owner's memory.
 ///
-/// A kernel thread has none of its own. What it would reach is that of whatever process ran before
-/// it. So the type stands for the fact that there is some: it is made where that is certain, or has
-/// been found out, and stays in that task.
+/// A kernel thread has no user memory of its own, and would access that of the process which ran
+/// before it. A value of this type proves that there is user memory. It is made only where that is
+/// certain or has been checked, and stays in that task.
 ///
-/// Accesses may fault pages in, so they sleep.
+/// Accesses may fault in pages, so they may sleep.
 ///
 /// # Invariants
 ///
@@ -46,7 +48,7 @@ pub(crate) fn access_ok(addr: UserAddr, len: u64) -> bool {
 pub(crate) struct OwnerMemory<'a>(PhantomData<&'a CurrentTask>);
 
 impl<'a> OwnerMemory<'a> {
-    /// The memory of the calling task; `None` if it has none.
+    /// The memory of the calling task; `None` if it has no user memory.
     pub(crate) fn of_caller(task: &'a CurrentTask) -> Option<Self> {
         // INVARIANT: the task cannot change its memory while it is borrowed as the current one.
         task.mm().map(|_| Self(PhantomData))
@@ -73,11 +75,11 @@ impl<'a> OwnerMemory<'a> {
         to_result(unsafe { shim::rnet_clear_user(addr.0, len) })
     }
 
-    /// Copies `from` into the segments, from byte `offset` of them on.
+    /// Copies `from` into the segments, starting at byte `offset` of them.
     ///
     /// # Errors
     ///
-    /// [`Unmapped`] when not all could be written or the segments are too short.
+    /// [`Unmapped`] when not all bytes could be written or the segments are too short.
     pub(crate) fn scatter(
         self,
         segments: &[Segment],
@@ -123,8 +125,8 @@ impl Memory for OwnerMemory<'_> {
     #[inline]
     fn load_acquire(&self, addr: UserAddr) -> Result<u16, Unmapped> {
         let value = Cell::new(0u16);
-        // Entries are read after the index that made them available. Pairs with the write barrier
-        // in the guest's driver.
+        // Orders reading the index before reading the entries that it made available. Pairs with
+        // the write barrier in the guest's driver.
         //
         // SAFETY: writes one value through a valid pointer. Any user address may be given.
         let ret = unsafe { shim::rnet_get_u16_acquire(addr.0, value.as_ptr()) };
@@ -140,8 +142,8 @@ impl Memory for OwnerMemory<'_> {
 
     #[inline]
     fn store_release(&self, addr: UserAddr, value: u16) -> Result<(), Unmapped> {
-        // Data and used entries are written before the index that gives them to the driver. Pairs
-        // with the read barrier in the guest's driver.
+        // Orders writing data and used entries before writing the index that gives them to the
+        // driver. Pairs with the read barrier in the guest's driver.
         //
         // SAFETY: any user address may be given.
         check(unsafe { shim::rnet_put_u16_release(addr.0, value) }, addr)
@@ -218,8 +220,8 @@ impl Memory for OwnerMemory<'_> {
         index_addr: UserAddr,
         index: u16,
     ) -> Result<(), Unmapped> {
-        // Data and used entries are written before the index that gives them to the driver. Pairs
-        // with the read barrier in the guest's driver.
+        // Orders writing data and used entries before writing the index that gives them to the
+        // driver. Pairs with the read barrier in the guest's driver.
         //
         // SAFETY: reads `used.len()` elements of `used`. Any user addresses may be given.
         let ret = unsafe {
@@ -245,8 +247,8 @@ impl Memory for OwnerMemory<'_> {
         out: &mut [RawDesc],
     ) -> Result<usize, Unmapped> {
         let (mask, bits) = packed_availability(wrap);
-        // The rest of a descriptor is read after the flags that make it available. Pairs with the write
-        // barrier in the guest's driver.
+        // Orders reading the flags of a descriptor before reading the rest of it. Pairs with the
+        // write barrier in the guest's driver.
         //
         // SAFETY: writes up to `out.len()` descriptors to `out`. Any user address may be given.
         let ret =
@@ -262,11 +264,11 @@ impl Memory for OwnerMemory<'_> {
         at: Position,
         used: &[RawUsed],
     ) -> Result<Position, Unmapped> {
-        // Data and the other used descriptors are written before the one that the driver looks for. Pairs
-        // with the read barrier in the guest's driver.
+        // Orders writing data and the other used descriptors before writing the one that the driver
+        // polls. Pairs with the read barrier in the guest's driver.
         //
-        // SAFETY: reads `used.len()` entries of `used`. Any user address may be given; within that, the
-        // ring is not left, since `at` is a position of a ring of `size`.
+        // SAFETY: reads `used.len()` entries of `used`. Any user address may be given. C does not
+        // write outside of the ring at that address, since `at` is a position in a ring of `size`.
         let ret = unsafe {
             shim::rnet_publish_packed(
                 ring.0,
@@ -281,7 +283,7 @@ impl Memory for OwnerMemory<'_> {
     }
 
     fn touch(&self, addr: UserAddr) -> Result<(), Unmapped> {
-        // The second word.
+        // The device writes only the second word of a descriptor.
         let word = addr.wrapping_add(8);
         // SAFETY: any user address may be given.
         check(unsafe { shim::rnet_touch_u64(word.0) }, addr)
@@ -342,7 +344,7 @@ impl OwnerAccess for OwnerMemory<'_> {
                 Err(e) if e == EAGAIN && !is_dying() => {}
                 Err(e) if e == EFAULT && faults < MAX_FAULTS => {
                     faults += 1;
-                    // SAFETY: any user address may be given; changes nothing but mappings.
+                    // SAFETY: any user address may be given; only mappings change.
                     let ret = unsafe { shim::rnet_fault_in_writable(addr.0, size_of_val(&bits)) };
                     check(ret, addr)?;
                 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * What C headers offer only as macros or inline functions, as functions that Rust can call. No
- * policy: every decision is made by the caller. Guest and owner addresses come as u64.
+ * Functions that Rust can call for what C headers offer only as macros or inline functions. They
+ * make no decisions; the caller makes them all. Guest and owner addresses are passed as u64.
  */
 
 #include <linux/bvec.h>
@@ -44,7 +44,7 @@ void rnet_set_running(void)
 	__set_current_state(TASK_RUNNING);
 }
 
-/* A wake-up after this is not lost, even before the task has gone to sleep. */
+/* A wake-up after this call is not lost, even if the task does not sleep yet. */
 void rnet_set_sleeping(void)
 {
 	set_current_state(TASK_INTERRUPTIBLE);
@@ -118,8 +118,9 @@ size_t rnet_sock_peek_len(struct socket *sock)
 }
 
 /*
- * A message of len bytes of the segments, of which the first are skipped. All but the iterator is
- * cleared: a string operation over all of it would cost more than the rest.
+ * Initializes a message of len bytes of the segments, and skips the first skip of them. Everything
+ * but the iterator is cleared: a string operation over the whole message would cost more than
+ * all the rest.
  */
 static __always_inline void init_msg(struct msghdr *msg, unsigned int direction,
 				     const struct iovec *seg, size_t n, size_t len, size_t skip)
@@ -128,7 +129,7 @@ static __always_inline void init_msg(struct msghdr *msg, unsigned int direction,
 
 	memset(msg, 0, offsetof(struct msghdr, msg_iter));
 	memset_after(msg, 0, msg_iter);
-	/* One segment is the common case, and cheaper to walk. */
+	/* A single segment is the common case; it is cheaper to iterate over as ITER_UBUF. */
 	if (n == 1 && len <= seg->iov_len)
 		iov_iter_ubuf(iter, direction, seg->iov_base, len);
 	else
@@ -155,7 +156,7 @@ int rnet_sock_recv(struct socket *sock, void *packet, const struct iovec *seg, s
 	init_msg(&msg, ITER_DEST, seg, n, skip + len, skip);
 	msg.msg_control = packet;
 	ret = sock->ops->recvmsg(sock, &msg, len, MSG_DONTWAIT | MSG_TRUNC);
-	/* Of a payload that it could not write a tap does not tell: the rest is left over. */
+	/* A tap does not report a payload that it could not write: it leaves it in the iterator. */
 	if (ret == (int)len && iov_iter_count(&msg.msg_iter))
 		return -EFAULT;
 	return ret;
@@ -177,7 +178,7 @@ size_t rnet_ring_consume(struct ptr_ring *ring, struct file *file, void **packet
 
 	spin_lock(&ring->consumer_lock);
 	got = __ptr_ring_consume_batched(ring, packets, n);
-	/* A tap with IFF_BACKPRESSURE stays stopped unless its consumer says so. */
+	/* A tap with IFF_BACKPRESSURE stays stopped until its consumer wakes it. */
 	if (got)
 		tun_wake_queue(file, got);
 	spin_unlock(&ring->consumer_lock);
@@ -191,7 +192,7 @@ void rnet_ring_unconsume(struct ptr_ring *ring, void **packets, size_t n)
 	ptr_ring_unconsume(ring, packets, n, tun_ptr_free);
 }
 
-/* Pages that buffers are cut from: compound, so that any part of one keeps all of it */
+/* Pages that buffers are cut from: compound, so that a reference to any part keeps the whole */
 
 void *rnet_pages_alloc(unsigned int order, bool reclaim, int refs)
 {
@@ -223,7 +224,7 @@ void rnet_pages_put(void *pages, int refs)
 /* Frames for tun's and tap's XDP-buffer interface (struct tun_msg_ctl, TUN_MSG_PTR) */
 
 struct rnet_frames {
-	/* The message that hands the frames over, all but their number the same each time. */
+	/* The message that passes the frames; only their number changes between calls. */
 	struct msghdr msg;
 	struct tun_msg_ctl ctl;
 	struct xdp_buff xdp[RNET_FRAMES];
@@ -254,7 +255,7 @@ void rnet_frames_free(struct rnet_frames *frames)
 	kfree(frames);
 }
 
-/* Room before the payload of a frame, and the size of a buffer with that and its overhead. */
+/* Room before the payload of a frame, and the overhead behind it. */
 unsigned int rnet_frame_room(void)
 {
 	return NET_IP_ALIGN + NET_SKB_PAD;
@@ -274,7 +275,7 @@ static __always_inline void put_frame(struct rnet_frames *frames, size_t index, 
 	xdp_prepare_buff(xdp, buf, pad, len, true);
 }
 
-/* Apart, so that the usual frame is put without a call, and without saving registers for one. */
+/* A separate function, so that the common frame needs no call, and no registers saved for one. */
 static noinline void put_unusual(struct rnet_frames *frames, size_t index, void *buf,
 				 unsigned int size, unsigned int pad, unsigned int header,
 				 unsigned int len)
@@ -307,17 +308,17 @@ int rnet_frames_send(struct rnet_frames *frames, size_t count, struct socket *so
 /*
  * A frame in pages (struct tun_msg_ctl, TUN_MSG_UBUF)
  *
- * The flags of the ubuf_info say nothing of zero copy: the pages belong to the skb like any others,
- * so it is neither orphaned nor copied on its way, and nobody calls back. The skb names the
- * ubuf_info all the same, in destructor_arg, and may outlive this module. That is sound, for it is
- * never followed: skb_zcopy(), through which skbuff.h, net/core, net/ipv4, net/ipv6, net/xfrm and
- * io_uring ask for it, answers NULL without SKBFL_ZEROCOPY_ENABLE, and skb_uarg() is used behind
- * that only. Whoever reads destructor_arg itself (sctp, xsk, xen-netback, mhi_wwan_ctrl, cdc-wdm)
- * does so with skbs that it made. Copying an skb's shared info copies the pointer and no more.
- * (Linux 7.3)
+ * The flags of the ubuf_info do not request zero copy: the pages belong to the skb like any others,
+ * so the skb is neither orphaned nor copied on its way, and there is no callback. The skb still has
+ * a pointer to the ubuf_info, in destructor_arg, and may outlive this module. That is sound, since
+ * nothing dereferences the pointer. skbuff.h, net/core, net/ipv4, net/ipv6, net/xfrm and io_uring
+ * get it through skb_zcopy(), which returns NULL without SKBFL_ZEROCOPY_ENABLE; skb_uarg() is only
+ * used after that. Code that reads destructor_arg directly (sctp, xsk, xen-netback, mhi_wwan_ctrl,
+ * cdc-wdm) does so only with skbs that it made. Copying the shared info of an skb copies only the
+ * pointer. (Linux 7.3)
  */
 
-/* Called at once, by a tap that has copied the pages or refuses to take them. */
+/* Called at once, by a tap that has copied the pages or refuses them. */
 static void ubuf_complete(struct sk_buff *skb, struct ubuf_info *ubuf, bool zerocopy_success)
 {
 }
@@ -326,8 +327,8 @@ static const struct ubuf_info_ops ubuf_ops = { .complete = ubuf_complete };
 static struct ubuf_info ubuf = { .ops = &ubuf_ops };
 
 /*
- * The iterator has more segments than a tap with IFF_NAPI_FRAGS accepts, which takes them for user
- * memory: the rest are empty.
+ * The iterator has more segments than a tap with IFF_NAPI_FRAGS accepts, since that tap would take
+ * them for user memory. The segments behind the buffers are empty.
  */
 static_assert(RNET_BUFFERS < MAX_SKB_FRAGS + 2);
 

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0 */
-/* Declared once more, for Rust, in src/kapi/shim.rs: `make check` compares the two. */
+/* src/kapi/shim.rs repeats these declarations in Rust; `make check` compares the two. */
 #ifndef RNET_HELPERS_H
 #define RNET_HELPERS_H
 
@@ -11,10 +11,10 @@ struct ptr_ring;
 struct rnet_frames;
 struct socket;
 
-/* Frames sent at once. */
+/* The most frames sent at once. */
 #define RNET_FRAMES 64
 
-/* Buffers of a frame that is sent in pages. */
+/* The most buffers of a frame that is sent in pages. */
 #define RNET_BUFFERS 18
 
 struct rnet_buffer {
@@ -22,7 +22,7 @@ struct rnet_buffer {
 	size_t len;
 };
 
-/* What a socket is like to send to. */
+/* Properties of a socket to send to. */
 #define RNET_SOCK_XDP 1 /* runs XDP programs */
 #define RNET_SOCK_UNLIMITED 2 /* does not account for what is in flight */
 

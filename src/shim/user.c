@@ -41,7 +41,7 @@ efault:
 	return -EFAULT;
 }
 
-/* Whatever is read after this is read after the value. */
+/* The value is read before everything that is read after this call. */
 int rnet_get_u16_acquire(u64 addr, u16 *value)
 {
 	int ret = rnet_get_u16(addr, value);
@@ -50,24 +50,24 @@ int rnet_get_u16_acquire(u64 addr, u16 *value)
 	return ret;
 }
 
-/* Whatever was written before this is seen by others before the value is read. */
+/* Everything that was written before this call is visible to others before the value is read. */
 int rnet_get_u16_after_mb(u64 addr, u16 *value)
 {
 	smp_mb();
 	return rnet_get_u16(addr, value);
 }
 
-/* What comes before this is done with before what is written after it. */
+/* Orders all earlier accesses before later writes. */
 static __always_inline void rnet_release_mb(void)
 {
-	/* No store of x86 passes an earlier access. */
+	/* On x86, no store is reordered before an earlier access. */
 	if (IS_ENABLED(CONFIG_X86))
 		smp_wmb();
 	else
 		smp_mb();
 }
 
-/* Whatever was read or written before this is done with before the value is written. */
+/* Everything that was read or written before this call is ordered before the write of the value. */
 int rnet_put_u16_release(u64 addr, u16 value)
 {
 	rnet_release_mb();
@@ -75,8 +75,8 @@ int rnet_put_u16_release(u64 addr, u16 value)
 }
 
 /*
- * Up to n entries of an available ring, and for each the descriptor it names; fewer when one names
- * none of the table's.
+ * Reads up to n entries of an available ring, and the descriptor of each. It stops at an entry that
+ * is outside of the table, and returns the number before it.
  */
 int rnet_get_entries(u64 ring, u64 table, u32 size, u16 *index, u64 (*descs)[2], size_t n)
 {
@@ -85,7 +85,7 @@ int rnet_get_entries(u64 ring, u64 table, u32 size, u16 *index, u64 (*descs)[2],
 	size_t i;
 
 	might_fault();
-	/* The scope vets its first address only, and moves no other out of harm's way. */
+	/* The scope checks and masks only its first address. */
 	if (!access_ok(from, n * sizeof(*from)) || !access_ok(desc, size * sizeof(*desc)))
 		return -EFAULT;
 	scoped_user_read_access_size(from, n * sizeof(*from), efault) {
@@ -113,7 +113,7 @@ int rnet_gather_descs(u64 table, const u16 *index, u64 (*descs)[2], size_t n)
 	might_fault();
 	scoped_user_read_access_size(from, sizeof(*from), efault) {
 		for (i = 0; i < n; i++) {
-			/* The scope has vetted the first one only. */
+			/* The scope has checked only the first address. */
 			if (!access_ok(from[index[i]], sizeof(*from)))
 				goto efault;
 			unsafe_get_user(descs[i][0], &from[index[i]][0], efault);
@@ -144,7 +144,7 @@ efault:
 	return -EFAULT;
 }
 
-/* Whatever was read or written before this, and the elements, are before the index. */
+/* All earlier reads and writes, and those of the elements, are ordered before the index. */
 int rnet_publish_used(u64 addr, const u32 (*used)[2], size_t n, u64 index_addr, u16 index)
 {
 	u32 __user (*to)[2] = (u32 __user (*)[2])addr;
@@ -152,7 +152,7 @@ int rnet_publish_used(u64 addr, const u32 (*used)[2], size_t n, u64 index_addr, 
 	size_t i;
 
 	might_fault();
-	/* The scope vets its first address only. */
+	/* The scope checks only its first address. */
 	if (!access_ok(to, n * sizeof(*to)) || !access_ok(index_to, sizeof(*index_to)))
 		return -EFAULT;
 	scoped_user_write_access_size(to, n * sizeof(*to), efault) {
@@ -169,8 +169,8 @@ efault:
 }
 
 /*
- * Up to n descriptors of a packed ring, as long as the masked bits of their second word, which has
- * their flags, are those given. Whatever is read after such a word is read after it.
+ * Reads up to n descriptors of a packed ring, as long as their second word, which has the
+ * flags, has the given bits under the mask. That word is read before everything that follows.
  */
 int rnet_get_available(u64 ring, u64 mask, u64 bits, u64 (*descs)[2], size_t n)
 {
@@ -200,11 +200,11 @@ efault:
 	return -EFAULT;
 }
 
-/* Flags of a used descriptor, as bits of its second word: on a lap of wrap counter 1, and if written. */
+/* Flags in the second word of a used descriptor: on laps of wrap counter 1, and if written to. */
 #define PACKED_LAP (BIT_ULL(48 + VRING_PACKED_DESC_F_AVAIL) | BIT_ULL(48 + VRING_PACKED_DESC_F_USED))
 #define PACKED_WRITE ((u64)VRING_DESC_F_WRITE << 48)
 
-/* The second word of a used descriptor: length and id, and the flags instead of the rest. */
+/* The second word of a used descriptor: length and id, with the flags in the upper bits. */
 static __always_inline __le64 packed_word(u64 used, u64 lap)
 {
 	u64 flags = (u32)used ? lap | PACKED_WRITE : lap;
@@ -213,10 +213,11 @@ static __always_inline __le64 packed_word(u64 used, u64 lap)
 }
 
 /*
- * Marks descriptors of a packed ring as used, from a position on: the offset of a descriptor, and the
- * wrap counter. Of each there are its length, its id and how many descriptors it is to the next, in a
- * word from the low end upwards. Whatever was read or written before this, and the others, are before
- * the first. The result is the position of the next one.
+ * Marks descriptors of a packed ring as used, from a position on, which is the offset of a
+ * descriptor and the wrap counter. Each used entry is one word. From the low end upwards, it has
+ * the length, the id, and the number of descriptors to the next one. Everything that was read or
+ * written before this call, and the other descriptors, are ordered before the first descriptor.
+ * Returns the position after the last one.
  */
 int rnet_publish_packed(u64 ring, u32 size, u32 position, const u32 (*used)[2], size_t n)
 {
@@ -230,7 +231,7 @@ int rnet_publish_packed(u64 ring, u32 size, u32 position, const u32 (*used)[2], 
 	might_fault();
 	if (!n)
 		return position;
-	/* The scope vets its first address only. */
+	/* The scope checks only its first address. */
 	if (!access_ok(to, size * sizeof(*to)))
 		return -EFAULT;
 	scoped_user_write_access_size(to, size * sizeof(*to), efault) {
@@ -257,7 +258,7 @@ efault:
 	return -EFAULT;
 }
 
-/* Writes a value that nobody else writes, as it is: whether that can be done. */
+/* Tests whether a word can be written, by writing its own value back; nothing else writes it. */
 int rnet_touch_u64(u64 addr)
 {
 	u64 __user *at = (u64 __user *)addr;
@@ -285,7 +286,7 @@ efault:
 	return -EFAULT;
 }
 
-/* Whatever was written before this is seen by others before the value is read. */
+/* Everything that was written before this call is visible to others before the value is read. */
 int rnet_get_u32_after_mb(u64 addr, u32 *value)
 {
 	smp_mb();
@@ -305,8 +306,8 @@ efault:
 }
 
 /*
- * The unchecked-object forms of the copies: the kernel side is a buffer that the caller sized for
- * this very copy, so hardened usercopy has nothing to find and costs a page lookup per packet.
+ * These use the copies without object checks. The caller sized the kernel buffer for the same copy,
+ * so hardened usercopy would find nothing and would cost a page lookup per packet.
  */
 int rnet_copy_from_user(void *to, u64 from, size_t len)
 {
@@ -320,7 +321,7 @@ int rnet_copy_to_user(u64 to, const void *from, size_t len)
 
 int rnet_copy_from_segments(void *to, size_t room, const struct iovec *seg, size_t n, size_t skip)
 {
-	/* All from one is the common case. */
+	/* In the common case, one segment has all bytes. */
 	if (n && skip < seg->iov_len && seg->iov_len - skip >= room)
 		return _inline_copy_from_user(to, seg->iov_base + skip, room) ? -EFAULT : 0;
 	for (; n && room; n--, seg++) {
@@ -346,9 +347,10 @@ int rnet_clear_user(u64 addr, u64 len)
 }
 
 /*
- * Sets bits of a word that others change too. Whatever was written before this is written before
- * the bits. One try: -EAGAIN if others were faster, -EFAULT if the word is not mapped or, on some
- * architectures, only not yet; -EINVAL for an address that no word can have.
+ * Sets bits of a word that others change, too. Everything that was written before this call is
+ * written before the bits. It tries once: -EAGAIN if others were faster, -EFAULT if the word is not
+ * mapped, or, on some architectures, not faulted in yet, -EINVAL for an address that no word can
+ * have.
  *
  * A futex operation is the one atomic access to user memory that every architecture has.
  */
@@ -358,14 +360,14 @@ int rnet_user_or_u32(u64 addr, u32 mask)
 	int old;
 
 	might_fault();
-	/* Not all futex operations look at the address. */
+	/* Not all futex operations check the address. */
 	if (!IS_ALIGNED(addr, sizeof(*to)) || !access_ok(to, sizeof(*to)))
 		return -EINVAL;
 	smp_wmb();
 	return arch_futex_atomic_op_inuser(FUTEX_OP_OR, mask, &old, to);
 }
 
-/* Faults memory in as for writing, without writing. */
+/* Faults in memory for writing, without writing to it. */
 int rnet_fault_in_writable(u64 addr, size_t len)
 {
 	return fault_in_safe_writeable((const char __user *)addr, len) ? -EFAULT : 0;
