@@ -28,7 +28,9 @@ pub(crate) const CASES: &[Case] = &[
     case("workers.attach_idle", 60, |ctx| {
         with_workers(ctx, attach_idle)
     }),
-    case("workers.reset_owner", 60, reset_owner),
+    case("workers.reset_owner", 60, |ctx| {
+        with_workers(ctx, reset_owner)
+    }),
     case("workers.close", 90, |ctx| with_workers(ctx, close)),
     case("workers.kill", 120, |ctx| with_workers(ctx, killed)),
     case("workers.migration", 120, |ctx| with_workers(ctx, migration)),
