@@ -1,22 +1,22 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Guest addresses and user addresses, as two types that cannot be mixed up.
+//! Guest addresses and user addresses, as two distinct types.
 
 /// An address as the guest names it: guest-physical, in bytes.
 ///
-/// It is an allegation until a [`Translate`](crate::Translate) has confirmed it.
+/// It is not trusted until a [`Translate`](crate::Translate) has translated it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct GuestAddr(pub u64);
 
 /// An address in the owner's address space, in bytes.
 ///
-/// It may be unmapped at any time: only [`Memory`](crate::Memory) follows it.
+/// It may be unmapped at any time: only a [`Memory`](crate::Memory) accesses it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(transparent)]
 pub struct UserAddr(pub u64);
 
 impl UserAddr {
-    /// The address `bytes` further on; past the end of the address space it wraps.
+    /// The address `bytes` further on; it wraps at the end of the address space.
     ///
     /// A wrapped address is not accessible to user space, so an access to it fails like any other
     /// access outside the owner's memory.

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Descriptor chains: the buffers of one request, direct or in an indirect table.
+//! Descriptor chains: the buffers of one request, in the ring or in an indirect table.
 
 use crate::addr::GuestAddr;
 use crate::desc::{
@@ -10,16 +10,16 @@ use crate::fault::Fault;
 use crate::memory::Memory;
 use crate::segment::{Access, Hint, Segments, Translate};
 
-/// The most segments that one chain may have, as `UIO_MAXIOV` limits the in-tree vhost.
+/// The most segments that one chain may have: `UIO_MAXIOV`, the limit of the in-tree vhost.
 pub const MAX_CHAIN_SEGMENTS: usize = 1024;
 
 /// The most descriptors that one chain may have, indirect ones included.
 ///
-/// More than segments, since a descriptor may be empty; bounded, since following one costs time. A
-/// chain that is refused has cost no more than this.
+/// The limit is higher than that on segments, since a descriptor may be empty. It bounds the time
+/// that a chain can cost before it is refused.
 pub const MAX_CHAIN_DESCS: u32 = 2048;
 
-/// The most descriptors of an indirect table: as many as `next` can name.
+/// The most descriptors of an indirect table: as many as the 16-bit `next` can address.
 const MAX_TABLE: u32 = 1 << 16;
 
 /// Descriptors of an indirect table read at once, a power of two.
@@ -27,17 +27,18 @@ const WINDOW: usize = 16;
 
 /// A descriptor chain that the driver made available.
 ///
-/// Its segments are in the list given to [`GetWork::next_chain`](crate::GetWork::next_chain), readable ones first.
+/// Its segments are in the list passed to [`GetWork::next_chain`](crate::GetWork::next_chain),
+/// readable ones first.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Chain {
-    /// What the driver knows it by, to complete it with: in a split ring the index of its first
-    /// descriptor, in a packed one what its last descriptor says.
+    /// The id to complete the chain with: in a split ring the index of its first descriptor, in a
+    /// packed ring the buffer id of its last descriptor.
     pub id: u16,
-    /// Number of descriptors that it occupies in the ring itself: one for a single buffer and for an
-    /// indirect table.
+    /// Number of descriptors that the chain occupies in the ring or descriptor table itself: one
+    /// for a single buffer or an indirect table.
     pub slots: u16,
-    /// Number of descriptors that were visited for it, as a measure of its cost: those of indirect
-    /// tables, those that name such tables and those of empty buffers included.
+    /// Number of descriptors that were read for the chain, as a measure of its cost, including
+    /// those in indirect tables, those that refer to such tables and those of empty buffers.
     pub descs: u32,
     /// Number of segments that the device reads.
     pub readable: usize,
@@ -48,7 +49,7 @@ pub struct Chain {
 }
 
 impl Chain {
-    /// A chain without buffers; of one descriptor, unless it is told otherwise.
+    /// A chain of one descriptor, without buffers yet.
     #[inline]
     pub(crate) fn new(id: u16) -> Self {
         Self {
@@ -92,19 +93,19 @@ impl Chain {
     }
 }
 
-/// Descriptors of an indirect table, read ahead; memory that a ring keeps from chain to chain.
+/// A buffer for descriptors read ahead from an indirect table; a ring keeps it from chain to chain.
 pub(crate) type Window = [RawDesc; WINDOW];
 
-/// A chain being put together, descriptor by descriptor.
+/// A chain under construction, descriptor by descriptor.
 pub(crate) struct Walk<'a, 'b, M, T> {
     pub(crate) memory: &'a M,
     pub(crate) table: &'a T,
     pub(crate) hint: &'a mut Hint,
     pub(crate) window: &'a mut Window,
     pub(crate) out: &'a mut Segments<'b>,
-    /// What there is of the chain.
+    /// The chain so far.
     chain: Chain,
-    /// How many descriptors it may still take.
+    /// Number of descriptors that may still be read.
     left: u32,
 }
 
@@ -129,19 +130,19 @@ impl<'a, 'b, M: Memory, T: Translate> Walk<'a, 'b, M, T> {
         }
     }
 
-    /// The whole chain, which had `slots` descriptors in the ring's own table.
+    /// The finished chain, which occupies `slots` descriptors of the ring itself.
     #[inline]
     pub(crate) fn end(self, id: u16, slots: u16) -> Chain {
         Chain {
             id,
             slots,
-            // No wrap: it only goes down.
+            // No wrap: `left` starts there and only decreases.
             descs: MAX_CHAIN_DESCS.wrapping_sub(self.left),
             ..self.chain
         }
     }
 
-    /// Appends what a descriptor of a split ring names, a buffer or a table of buffers.
+    /// Appends the buffer or the indirect table of a split ring's descriptor.
     #[inline]
     pub(crate) fn append(&mut self, desc: &Desc) -> Result<(), Fault> {
         if desc.has(DESC_F_INDIRECT) {
@@ -152,7 +153,7 @@ impl<'a, 'b, M: Memory, T: Translate> Walk<'a, 'b, M, T> {
         }
     }
 
-    /// Appends what a descriptor of a packed ring names, a buffer or a table of buffers.
+    /// Appends the buffer or the indirect table of a packed ring's descriptor.
     #[inline]
     pub(crate) fn append_packed(&mut self, desc: &Desc) -> Result<(), Fault> {
         if desc.has(DESC_F_INDIRECT) {
@@ -185,7 +186,7 @@ impl<'a, 'b, M: Memory, T: Translate> Walk<'a, 'b, M, T> {
     fn append_table(&mut self, indirect: &Desc) -> Result<(), Fault> {
         let count = table_len(indirect)?;
         let mut index = 0u32;
-        // The first of the descriptors that the window shows.
+        // The index of the first descriptor in the window.
         let mut shown = None;
         // More steps than the table has descriptors are a loop.
         for _ in 0..count {
@@ -206,8 +207,8 @@ impl<'a, 'b, M: Memory, T: Translate> Walk<'a, 'b, M, T> {
         Err(Fault::ChainTooLong)
     }
 
-    /// Appends the buffers of a packed ring's indirect table: all of them, one after the other, and of
-    /// their flags only one has a meaning (virtio 1.3, section 2.8.7).
+    /// Appends all buffers of a packed ring's indirect table in order; the write flag is the only
+    /// flag that has a meaning there (virtio 1.3, section 2.8.7).
     fn append_list(&mut self, indirect: &Desc) -> Result<(), Fault> {
         let count = table_len(indirect)?;
         let mut shown = None;
@@ -219,8 +220,8 @@ impl<'a, 'b, M: Memory, T: Translate> Walk<'a, 'b, M, T> {
         Ok(())
     }
 
-    /// Descriptor `index` of an indirect table of `count`. `shown` is the first of those that the window
-    /// shows.
+    /// Descriptor `index` of an indirect table of `count` descriptors; `shown` is the index of the
+    /// first descriptor in the window.
     #[inline(always)]
     fn table_desc(
         &mut self,
@@ -229,8 +230,9 @@ impl<'a, 'b, M: Memory, T: Translate> Walk<'a, 'b, M, T> {
         index: u32,
         shown: &mut Option<u32>,
     ) -> Result<RawDesc, Fault> {
-        // CAST: widens, and constants that fit. No check, which a processor may take for passed and then
-        // load from wherever the guest likes (Spectre v1): each place is there.
+        // CAST: widens, and constants that fit. There is no bounds check for a processor to
+        // speculate past and load from an address that the guest chooses (Spectre v1): every value
+        // of `slot` is in bounds.
         let slot = index as usize % WINDOW;
         let first = index.wrapping_sub(slot as u32);
         if *shown != Some(first) {
@@ -242,7 +244,8 @@ impl<'a, 'b, M: Memory, T: Translate> Walk<'a, 'b, M, T> {
         Ok(self.window.get(slot).copied().unwrap_or_default())
     }
 
-    /// Reads `count` descriptors from number `first` on of the table at guest address `table`.
+    /// Reads into the window `count` descriptors, from index `first` on, of the table at guest
+    /// address `table`.
     fn read_window(&mut self, table: u64, first: u32, count: u32) -> Result<(), Fault> {
         // No wrap: at most 2^16 descriptors.
         let bytes = count.wrapping_mul(DESC_SIZE as u32);
@@ -254,12 +257,12 @@ impl<'a, 'b, M: Memory, T: Translate> Walk<'a, 'b, M, T> {
         read
     }
 
-    /// Reads `bytes` bytes into the window; the list of segments serves as scratch memory behind
-    /// its first `before`.
+    /// Reads `bytes` bytes into the window, with the list of segments behind its first `before` as
+    /// scratch memory.
     fn read_at(&mut self, at: GuestAddr, bytes: u32, before: usize) -> Result<(), Fault> {
         self.table
             .translate(self.hint, at, bytes, Access::Read, self.out)?;
-        // CAST: `bytes` is that of at most a window.
+        // CAST: `bytes` is at most the size of the window.
         let count = (bytes >> DESC_SIZE.trailing_zeros()) as usize;
         let window = self.window.get_mut(..count).unwrap_or_default();
         let pieces = self.out.from(before);
@@ -267,7 +270,7 @@ impl<'a, 'b, M: Memory, T: Translate> Walk<'a, 'b, M, T> {
             self.memory.load_descs(whole.addr, window)?;
             return Ok(());
         }
-        // Cut by regions, perhaps within a descriptor.
+        // The table crosses a region boundary, perhaps within a descriptor.
         let mut buffer = [0u8; WINDOW * DESC_SIZE as usize];
         let mut rest = &mut buffer[..];
         for piece in pieces {

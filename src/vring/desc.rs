@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Layout of rings and their entries (virtio 1.3, sections 2.7.5, 2.7.8 and 2.8;
+//! Memory layout of rings and their entries (virtio 1.3, sections 2.7.5, 2.7.8 and 2.8;
 //! `include/uapi/linux/virtio_ring.h`).
 
 /// The buffer continues with the descriptor in `next`.
 pub const DESC_F_NEXT: u16 = 1;
-/// The device writes the buffer; without it the device reads.
+/// The device writes the buffer; without this flag the device reads it.
 pub const DESC_F_WRITE: u16 = 2;
 /// The buffer is a table of descriptors.
 pub const DESC_F_INDIRECT: u16 = 4;
@@ -25,17 +25,17 @@ pub(crate) const OFFSET_ENTRIES: u64 = 4;
 pub(crate) const AVAIL_ENTRY_SIZE: u64 = 2;
 pub(crate) const USED_ENTRY_SIZE: u64 = 8;
 
-// Flags of a packed ring's descriptors that say whose a descriptor is, as bits of their second word
-// (`VRING_PACKED_DESC_F_AVAIL`, `VRING_PACKED_DESC_F_USED`).
+// Flags of a packed ring's descriptors that say whether one is available or used, as bits of the
+// second word (`VRING_PACKED_DESC_F_AVAIL`, `VRING_PACKED_DESC_F_USED`).
 const PACKED_AVAIL: u64 = 1 << (48 + 7);
 const PACKED_USED: u64 = 1 << (48 + 15);
 
 // Values of a packed ring's event flags.
-/// `VRING_PACKED_EVENT_FLAG_ENABLE`: all is told of.
+/// `VRING_PACKED_EVENT_FLAG_ENABLE`: notify for every descriptor.
 pub(crate) const EVENT_ENABLE: u16 = 0;
-/// `VRING_PACKED_EVENT_FLAG_DISABLE`: nothing is.
+/// `VRING_PACKED_EVENT_FLAG_DISABLE`: do not notify.
 pub(crate) const EVENT_DISABLE: u16 = 1;
-/// `VRING_PACKED_EVENT_FLAG_DESC`: one descriptor is, whose position goes with it.
+/// `VRING_PACKED_EVENT_FLAG_DESC`: notify for the descriptor at the position in the event.
 pub(crate) const EVENT_DESC: u16 = 2;
 
 /// A descriptor as it lies in memory, two little-endian words.
@@ -43,18 +43,20 @@ pub(crate) const EVENT_DESC: u16 = 2;
 /// Any bit pattern is valid.
 pub type RawDesc = [u64; 2];
 
-/// A used entry, as the ring's format makes it ([`CompleteWork::used_entry`](crate::CompleteWork)).
+/// A used entry in the form that the ring's format needs
+/// ([`CompleteWork::used_entry`](crate::CompleteWork)).
 ///
-/// It is two little-endian words. Of a split ring they are an element of the used ring as it lies in
-/// memory: id, then length in bytes. Of a packed ring they are the length, and then the id with, in the
-/// upper 16 bits, the number of descriptors to go on by.
+/// It is two little-endian words. For a split ring they are an element of the used ring as it lies
+/// in memory: the id, then the length in bytes. For a packed ring they are the length, then the id
+/// in the lower 16 bits and the number of descriptors to advance by in the upper 16.
 pub type RawUsed = [u32; 2];
 
-/// Byte order of a ring: little-endian, but for legacy devices of big-endian guests (virtio 1.3,
+/// Byte order of a ring: little-endian, except for legacy devices of big-endian guests (virtio 1.3,
 /// section 2.4.3; `VHOST_SET_VRING_ENDIAN`).
 ///
-/// The ring takes values as they lie in little-endian memory. The functions here turn a value found
-/// in a ring of this order into that, and one to be stored there back: both are the same swap.
+/// The ring code takes values as they lie in little-endian memory. The functions here convert a
+/// value loaded from a ring of this order to that form, and a value to be stored back: both are the
+/// same swap.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ByteOrder {
     /// Least significant byte first.
@@ -65,7 +67,7 @@ pub enum ByteOrder {
 }
 
 impl ByteOrder {
-    /// A 16-bit value: an index, flags, an event, an entry of the available ring.
+    /// Converts a 16-bit value: an index, flags, an event, an entry of the available ring.
     #[inline(always)]
     #[must_use]
     pub const fn half(self, raw: u16) -> u16 {
@@ -83,7 +85,7 @@ impl ByteOrder {
             Self::Little => raw,
             Self::Big => {
                 let [addr, rest] = raw;
-                // The length, the flags and the index of the next.
+                // The length, the flags and `next`.
                 let [a, b, c, d, e, f, g, h] = rest.to_ne_bytes();
                 let rest = u64::from_ne_bytes([d, c, b, a, f, e, h, g]);
                 [addr.swap_bytes(), rest]
@@ -105,7 +107,7 @@ impl ByteOrder {
     }
 }
 
-/// A descriptor in host byte order, as a split ring or an indirect table of one has it.
+/// A descriptor of a split ring or of its indirect table, in host byte order.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Desc {
     /// Guest-physical address of the buffer.
@@ -142,7 +144,7 @@ impl Desc {
         [self.addr.to_le(), rest.to_le()]
     }
 
-    /// Decodes a packed ring's descriptor: what it says of the buffer, without `next`, and its id.
+    /// Decodes a packed ring's descriptor into the buffer, with `next` 0, and the id.
     #[inline]
     #[must_use]
     pub const fn from_packed(raw: RawDesc) -> (Self, u16) {
@@ -158,8 +160,8 @@ impl Desc {
         (desc, (rest >> 32) as u16)
     }
 
-    /// Encodes the descriptor as a driver writes it to a packed ring, available on a lap of the wrap
-    /// counter `wrap`; `next` is not written.
+    /// Encodes the descriptor as a driver with the wrap counter `wrap` makes it available in a
+    /// packed ring; `next` is not used.
     #[must_use]
     pub const fn to_packed(self, id: u16, wrap: bool) -> RawDesc {
         let whose = if wrap { PACKED_AVAIL } else { PACKED_USED };
@@ -174,8 +176,8 @@ impl Desc {
     }
 }
 
-/// Which bits of the second word of a packed ring's descriptor say whether it is available, and what
-/// they are if it is, on a lap of the wrap counter `wrap`. As they lie in memory.
+/// A mask of the bits that say whether a packed ring's descriptor is available, and their value if
+/// it is available at the wrap counter `wrap`; both for its second word as it lies in memory.
 #[inline]
 #[must_use]
 pub const fn packed_availability(wrap: bool) -> (u64, u64) {
@@ -183,21 +185,21 @@ pub const fn packed_availability(wrap: bool) -> (u64, u64) {
     ((PACKED_AVAIL | PACKED_USED).to_le(), bits.to_le())
 }
 
-/// The second word of a packed ring's descriptor that is given back by the used entry `used`, on a lap of
-/// the wrap counter `wrap`, as it lies in memory; and the number of descriptors to go on by.
+/// The second word of a packed ring's descriptor, as it lies in memory, that marks it used by the
+/// entry `used` at the wrap counter `wrap`; and the number of descriptors to advance by.
 #[inline]
 #[must_use]
 pub const fn packed_used(used: RawUsed, wrap: bool) -> (u64, u16) {
     let [len, id] = [u32::from_le(used[0]), u32::from_le(used[1])];
     let whose = if wrap { PACKED_AVAIL | PACKED_USED } else { 0 };
-    // Virtio 1.3, section 2.8.4: of a buffer that was not written to, the length says nothing.
+    // Virtio 1.3, section 2.8.4: the length is valid only with the write flag.
     let write = if len == 0 { 0 } else { DESC_F_WRITE };
     // CAST: the halves of a word.
     let word = len as u64 | (id as u16 as u64) << 32 | (write as u64) << 48 | whose;
     (word.to_le(), (id >> 16) as u16)
 }
 
-/// The descriptor of which these are the bytes, as they lie in memory.
+/// Makes a descriptor of its bytes as they lie in memory.
 #[inline]
 pub(crate) fn raw_from_bytes(bytes: &[u8; DESC_SIZE as usize]) -> RawDesc {
     let (addr, rest) = bytes.split_first_chunk::<8>().unwrap_or((&[0; 8], &[]));
@@ -205,8 +207,8 @@ pub(crate) fn raw_from_bytes(bytes: &[u8; DESC_SIZE as usize]) -> RawDesc {
     [u64::from_ne_bytes(*addr), u64::from_ne_bytes(*rest)]
 }
 
-/// Offset of an entry in the available or the used ring; of the event field behind the last one,
-/// for `position` equal to the ring's size.
+/// Offset of an entry in the available or the used ring; for `position` equal to the ring's size,
+/// that of the event field behind the last entry.
 #[inline(always)]
 pub(crate) fn offset_of_entry(position: u16, entry_size: u64) -> u64 {
     // No wrap: 2^16 entries of at most 8 bytes.

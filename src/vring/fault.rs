@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Why a ring stopped.
+//! The reasons why a ring stops.
 
 use core::fmt;
 use core::mem::size_of;
@@ -8,69 +8,71 @@ use core::mem::size_of;
 use crate::addr::UserAddr;
 use crate::memory::Unmapped;
 
-/// A guest broke the rules of the ring, or its memory cannot be reached: the queue has to stop.
+/// A guest broke the rules of the ring, or its memory cannot be accessed, so the queue has to stop.
 ///
-/// A fault says nothing about the host and never ends more than its own queue. It has 16 bytes, so
+/// A fault does not mean a problem of the host, and stops only its own queue. It has 16 bytes, so
 /// that functions on the packet path return it in registers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Fault {
     /// The available index moved by more than the ring has entries.
     AvailIndex {
-        /// Index up to which chains were taken.
+        /// Index up to which chains have been taken.
         last: u16,
-        /// Index the driver published.
+        /// Index that the driver published.
         avail: u16,
     },
-    /// The owner's base has a position that a packed ring of this size does not have.
+    /// The owner's base has a position beyond the end of a packed ring of this size.
     Base {
         /// The base.
         base: u32,
         /// Number of descriptors.
         size: u16,
     },
-    /// A packed ring's chain goes on with a descriptor that is not available.
+    /// A packed ring's chain continues with a descriptor that is not available.
     Unavailable {
         /// Offset of that descriptor.
         offset: u16,
     },
-    /// A head or a `next` names a descriptor that the table does not have.
+    /// A head or a `next` is an index beyond the end of the descriptor table.
     DescIndex {
-        /// The index named.
+        /// The index.
         index: u32,
         /// Number of descriptors in the table.
         size: u32,
     },
-    /// A chain has more descriptors than its table: it loops, or is longer than any ring allows.
+    /// A chain has more descriptors than its table: it loops, or exceeds
+    /// [`MAX_CHAIN_DESCS`](crate::MAX_CHAIN_DESCS).
     ChainTooLong,
     /// A chain has more than [`MAX_CHAIN_SEGMENTS`](crate::MAX_CHAIN_SEGMENTS) pieces of memory.
     TooManySegments,
-    /// An indirect table's length is zero, no multiple of a descriptor's, or too large.
+    /// An indirect table's length is zero, not a multiple of a descriptor's, or too large.
     IndirectLength {
         /// The length, in bytes.
         len: u32,
     },
-    /// An indirect table has a descriptor of an indirect table.
+    /// A descriptor in an indirect table refers to another indirect table.
     NestedIndirect,
-    /// The descriptor of an indirect table in a packed ring is not the last of its chain.
+    /// A packed ring's descriptor has both the indirect and the next flag.
     IndirectNext,
     /// A descriptor that the device reads follows one that it writes.
     ReadableAfterWritable,
-    /// A range of guest addresses is not (wholly) covered by the memory table or the IOTLB, or wraps.
+    /// A range of guest addresses is not (wholly) covered by the memory table or the IOTLB, or
+    /// wraps.
     OutsideMemory {
         /// First address that no region or mapping covers.
         addr: u64,
-        /// Bytes wanted from there, up to what 32 bits tell.
+        /// Bytes wanted from there, capped at what 32 bits hold.
         len: u32,
     },
     /// The owner's IOTLB does not allow the access.
     Denied {
-        /// First IO virtual address that may not be read, or not be written.
+        /// First IO virtual address without the permission.
         addr: u64,
     },
     /// User memory of the owner could not be accessed.
     Unmapped(Unmapped),
-    /// A write could not be entered in the owner's dirty log, or its log has no place for it.
+    /// A write could not be recorded in the owner's dirty log, or the log does not cover it.
     Unlogged(UserAddr),
     /// A transmit chain has writable descriptors, or a receive chain has readable ones or none.
     Direction,
@@ -84,7 +86,7 @@ pub enum Fault {
 const _: () = assert!(size_of::<Fault>() == 16);
 
 impl Fault {
-    /// `len` bytes from `addr` on are [outside memory](Self::OutsideMemory).
+    /// The fault that `len` bytes from `addr` on are [outside memory](Self::OutsideMemory).
     #[must_use]
     pub fn outside(addr: u64, len: u64) -> Self {
         Self::OutsideMemory {
@@ -93,7 +95,7 @@ impl Fault {
         }
     }
 
-    /// A short name for counters and traces, one word.
+    /// A one-word name for counters and traces.
     #[must_use]
     pub const fn name(&self) -> &'static str {
         match self {

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The IOTLB: IO virtual addresses of a guest behind a virtual IOMMU, as far as the owner has told.
+//! The IOTLB: the mappings of a guest behind a virtual IOMMU that the owner has entered.
 //!
 //! The owner enters and deletes mappings (`VHOST_IOTLB_UPDATE`, `VHOST_IOTLB_INVALIDATE` of
-//! `include/uapi/linux/vhost_types.h`), the device asks for those that it misses. As in the in-tree
-//! vhost (`drivers/vhost/iotlb.c`, with `VHOST_IOTLB_FLAG_RETIRE`), a full table forgets the oldest
-//! mapping, which costs another miss when it is needed again.
+//! `include/uapi/linux/vhost_types.h`), and the device asks for those that it misses. As in the
+//! in-tree vhost (`drivers/vhost/iotlb.c`, with `VHOST_IOTLB_FLAG_RETIRE`), a full table drops the
+//! oldest mapping, which costs another miss when it is needed again.
 
 use core::mem;
 
@@ -13,7 +13,7 @@ use crate::addr::{GuestAddr, UserAddr};
 use crate::fault::Fault;
 use crate::segment::{Access, Hint, Segment, Segments, Translate};
 
-/// What the device may do with memory: the bits of `VHOST_ACCESS_RO` and `VHOST_ACCESS_WO`.
+/// The accesses that the device may make, as bits of `VHOST_ACCESS_RO` and `VHOST_ACCESS_WO`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Permission(u8);
 
@@ -33,20 +33,20 @@ impl Permission {
         Self(bits & Self::READ_WRITE.0)
     }
 
-    /// As in `perm` of `struct vhost_iotlb_msg`.
+    /// The bits, as in `perm` of `struct vhost_iotlb_msg`.
     #[must_use]
     pub const fn bits(self) -> u8 {
         self.0
     }
 
-    /// Whether it covers `access`.
+    /// Whether it permits `access`.
     #[inline]
     #[must_use]
     pub const fn allows(self, access: Access) -> bool {
         self.0 & Self::needed_for(access).0 != 0
     }
 
-    /// What has to be allowed for `access`.
+    /// The permission that `access` needs.
     #[inline]
     #[must_use]
     pub const fn needed_for(access: Access) -> Self {
@@ -57,7 +57,7 @@ impl Permission {
     }
 }
 
-/// A run of IO virtual addresses and where the owner has the memory behind it.
+/// A range of IO virtual addresses and the user address that it maps to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Mapping {
     /// First IO virtual address.
@@ -66,16 +66,16 @@ pub struct Mapping {
     pub last: GuestAddr,
     /// User address of the first byte.
     pub user: UserAddr,
-    /// What the device may do there.
+    /// The accesses that the device may make there.
     pub permission: Permission,
 }
 
-/// A mapping or a range to forget is empty or ends beyond the address space.
+/// A mapping, or a range to invalidate, is empty or ends beyond the address space.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct InvalidMapping;
 
 impl Mapping {
-    /// A mapping of `size` bytes, as `struct vhost_iotlb_msg` has it.
+    /// Makes a mapping of `size` bytes, as in `struct vhost_iotlb_msg`.
     ///
     /// # Errors
     ///
@@ -96,32 +96,32 @@ impl Mapping {
         Ok(mapping)
     }
 
-    /// Whether it has a byte, and does not wrap in user space.
+    /// Checks that it is not empty and does not wrap in user space.
     fn check(&self) -> Result<(), InvalidMapping> {
         let more = self.last.0.checked_sub(self.iova.0);
         let end = more.and_then(|more| self.user.0.checked_add(more));
         end.map(|_| ()).ok_or(InvalidMapping)
     }
 
-    /// Whether it has `addr`.
+    /// Whether it contains `addr`.
     #[inline]
     fn has(&self, addr: GuestAddr) -> bool {
         self.iova <= addr && addr <= self.last
     }
 
-    /// Where `addr` lies, one of its own.
+    /// The user address of `addr`, which the mapping contains.
     #[inline]
     fn user_of(&self, addr: GuestAddr) -> UserAddr {
         self.user.wrapping_add(addr.0.wrapping_sub(self.iova.0))
     }
 
-    /// What it has before `addr`.
+    /// The part of it before `addr`.
     fn before(&self, addr: GuestAddr) -> Option<Self> {
         let last = GuestAddr(addr.0.checked_sub(1)?);
         (self.iova <= last).then_some(Self { last, ..*self })
     }
 
-    /// What it has behind `addr`.
+    /// The part of it behind `addr`.
     fn behind(&self, addr: GuestAddr) -> Option<Self> {
         let iova = GuestAddr(addr.0.checked_add(1)?);
         (iova <= self.last).then_some(Self {
@@ -137,31 +137,31 @@ fn last_of(first: GuestAddr, size: u64) -> Option<GuestAddr> {
     first.0.checked_add(size.checked_sub(1)?).map(GuestAddr)
 }
 
-/// A place in the table's storage, for one mapping.
+/// An element of the table's storage, for one mapping.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct IotlbEntry {
     mapping: Mapping,
-    /// Number of the update that entered it.
+    /// Sequence number of the update that entered it.
     age: u64,
 }
 
-/// An address that no mapping has: the owner may be asked for it (`VHOST_IOTLB_MISS`).
+/// An address that no mapping contains, to ask the owner for (`VHOST_IOTLB_MISS`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Miss {
-    /// First IO virtual address that is missing.
+    /// First IO virtual address without a mapping.
     pub addr: GuestAddr,
     /// Bytes wanted from there.
     pub len: u64,
-    /// What they are wanted for.
+    /// The access that needs them.
     pub access: Access,
 }
 
 /// Why a range has no translation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Untranslated {
-    /// The table does not know; it may after the owner's next update.
+    /// There is no mapping; the owner may add one.
     Miss(Miss),
-    /// Asking the owner is of no use: [`Fault::Denied`], [`Fault::TooManySegments`], or
+    /// Asking the owner does not help: [`Fault::Denied`], [`Fault::TooManySegments`], or
     /// [`Fault::OutsideMemory`] for a range that wraps.
     Fault(Fault),
 }
@@ -181,7 +181,7 @@ impl From<Untranslated> for Fault {
     }
 }
 
-/// Mappings, sorted and free of overlap, in storage of the caller's choice and of fixed size.
+/// Mappings, sorted and free of overlap, in fixed-size storage of the caller's choice.
 ///
 /// # Invariants
 ///
@@ -191,12 +191,12 @@ impl From<Untranslated> for Fault {
 pub struct Iotlb<S> {
     entries: S,
     len: usize,
-    /// Number of updates.
+    /// Number of updates so far.
     updates: u64,
 }
 
 impl<S: AsRef<[IotlbEntry]> + AsMut<[IotlbEntry]>> Iotlb<S> {
-    /// A table without mappings, for as many as `entries` has; what is in them does not matter.
+    /// An empty table for up to `entries.len()` mappings; the contents of `entries` do not matter.
     pub fn new(entries: S) -> Self {
         // INVARIANT: there are no mappings.
         Self {
@@ -208,12 +208,13 @@ impl<S: AsRef<[IotlbEntry]> + AsMut<[IotlbEntry]>> Iotlb<S> {
 
     /// Enters a mapping.
     ///
-    /// Addresses that older mappings have belong to the new one from now on; what older ones have
-    /// around it they keep, with their age. (The in-tree vhost keeps both, and which of them it
-    /// finds is left to the shape of its tree. Owners invalidate first, then there is no difference.)
+    /// The new mapping replaces older ones where they overlap; older mappings keep the rest of
+    /// their addresses, and their age. (The in-tree vhost keeps both, and the shape of its tree
+    /// decides which one it finds. There is no difference if the owner invalidates first, as owners
+    /// do.)
     ///
-    /// If there is no room, the oldest mappings are forgotten, as many as need be. A table without
-    /// storage forgets the new one.
+    /// If there is no room, as many of the oldest mappings as needed are dropped. A table without
+    /// storage drops the new one.
     ///
     /// # Errors
     ///
@@ -243,7 +244,8 @@ impl<S: AsRef<[IotlbEntry]> + AsMut<[IotlbEntry]>> Iotlb<S> {
         };
         self.updates = self.updates.wrapping_add(1);
         let age = self.updates;
-        // INVARIANT: what the new mapping hits goes; it and the parts around it take that place.
+        // INVARIANT: the mappings that overlap the new one are removed; the new one and the
+        // remaining parts take their place.
         self.delete(iova, last);
         let new = Some(IotlbEntry { mapping, age });
         for entry in [behind, new, before].into_iter().flatten() {
@@ -252,9 +254,9 @@ impl<S: AsRef<[IotlbEntry]> + AsMut<[IotlbEntry]>> Iotlb<S> {
         Ok(())
     }
 
-    /// Forgets every mapping, as a whole, that has one of `size` addresses from `iova` on.
+    /// Drops every mapping that contains any of `size` addresses from `iova` on, as a whole.
     ///
-    /// As `vhost_iotlb_del_range()`: an owner may invalidate less than it has entered.
+    /// The same as `vhost_iotlb_del_range()`: an owner may invalidate only part of a mapping.
     ///
     /// # Errors
     ///
@@ -265,19 +267,19 @@ impl<S: AsRef<[IotlbEntry]> + AsMut<[IotlbEntry]>> Iotlb<S> {
         Ok(())
     }
 
-    /// Forgets all mappings.
+    /// Drops all mappings.
     pub fn clear(&mut self) {
         self.len = 0;
     }
 
-    /// Removes what has an address from `iova` to `last`.
+    /// Removes the mappings that contain any address from `iova` to `last`.
     fn delete(&mut self, iova: GuestAddr, last: GuestAddr) {
         let (first, count) = self.position(iova, last);
         // INVARIANT: the others keep their order.
         self.remove(first, count);
     }
 
-    /// Removes the oldest mapping; of one that was cut, the part with the lowest address.
+    /// Removes the oldest mapping; of a mapping that was split, the part with the lowest address.
     ///
     /// `false` if there is none.
     fn forget_oldest(&mut self) -> bool {
@@ -324,7 +326,7 @@ impl<S: AsRef<[IotlbEntry]>> Iotlb<S> {
         self.len
     }
 
-    /// Whether there are none.
+    /// Whether there are no mappings.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len == 0
@@ -337,8 +339,8 @@ impl<S: AsRef<[IotlbEntry]>> Iotlb<S> {
 
     /// Appends the segments that make up `len` bytes from `iova` to `out`.
     ///
-    /// Mappings that follow each other in user space as well give one segment. A zero length appends
-    /// nothing and is always right. `hint` speeds up the next translation and may be anything.
+    /// Mappings that are contiguous in user space as well give one segment. A zero length appends
+    /// nothing and always succeeds. `hint` speeds up the next translation and may be anything.
     ///
     /// # Errors
     ///
@@ -355,7 +357,7 @@ impl<S: AsRef<[IotlbEntry]>> Iotlb<S> {
         self.walk(hint, iova, len, access, |segment| out.push(segment))
     }
 
-    /// As [`Iotlb::translate_range`], for who only wants to know whether there is a translation.
+    /// Checks whether [`Iotlb::translate_range`] has a translation, without appending segments.
     ///
     /// # Errors
     ///
@@ -370,7 +372,7 @@ impl<S: AsRef<[IotlbEntry]>> Iotlb<S> {
         self.walk(hint, iova, len, access, |_| Ok(()))
     }
 
-    /// Gives `push` the segments that make up `len` bytes from `iova`.
+    /// Passes the segments that make up `len` bytes from `iova` to `push`.
     #[inline]
     fn walk(
         &self,
@@ -425,7 +427,7 @@ impl<S: AsRef<[IotlbEntry]>> Iotlb<S> {
         }
     }
 
-    /// The mapping that has `addr`.
+    /// The mapping that contains `addr`.
     #[inline]
     fn find(&self, hint: &mut Hint, addr: GuestAddr) -> Option<&Mapping> {
         let entries = self.as_entries();
@@ -434,15 +436,16 @@ impl<S: AsRef<[IotlbEntry]>> Iotlb<S> {
             return Some(mapping);
         }
         let position = entries.partition_point(|entry| entry.mapping.last < addr);
-        // Not a branch, which could be guessed wrong: the last is as good as none.
+        // Clamped in place of a branch, which could be mispredicted: the check below rejects the
+        // last mapping.
         let position = position.min(entries.len().saturating_sub(1));
         let mapping = &entries.get(position)?.mapping;
         *hint = Hint(position);
         mapping.has(addr).then_some(mapping)
     }
 
-    /// Position of the first mapping that has an address from `iova` to `last`, and how many have;
-    /// with none, the position where such a mapping belongs.
+    /// Position of the first mapping that contains an address from `iova` to `last`, and the number
+    /// of such mappings; if there are none, the position at which one would be inserted.
     fn position(&self, iova: GuestAddr, last: GuestAddr) -> (usize, usize) {
         let entries = self.as_entries();
         let first = entries.partition_point(|entry| entry.mapping.last < iova);

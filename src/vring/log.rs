@@ -1,32 +1,33 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Where the dirty log has the bits of guest memory (`VHOST_F_LOG_ALL`).
+//! The place of guest memory in the dirty log (`VHOST_F_LOG_ALL`).
 //!
 //! The log has a bit for each page of guest memory, from guest address 0 on, low bits first, as
-//! `log_write()` of the in-tree vhost sets them. Its owner clears bits meanwhile: they have to be set
-//! atomically, here a word of them at a time.
+//! `log_write()` of the in-tree vhost sets them. The owner may clear bits at any time, so they have
+//! to be set atomically, here one word at a time.
 
 use crate::addr::{GuestAddr, UserAddr};
 use crate::memory::Unmapped;
 
-/// Bytes of guest memory for each bit: two to this (`VHOST_PAGE_SIZE`).
+/// Binary logarithm of the bytes of guest memory for each bit (`VHOST_PAGE_SIZE`).
 const PAGE_SHIFT: u32 = 12;
-/// Pages for each byte of the log: two to this.
+/// Binary logarithm of the pages for each byte of the log.
 const BYTE_SHIFT: u32 = 3;
-/// Bytes of a word, less one.
+/// Length of a word in bytes, less one.
 const WORD_MASK: u64 = 3;
 
-/// The first and the last page that have one of `len` bytes from `addr` on; at least one.
+/// The first and the last page of `len` bytes from `addr` on; `None` if `len` is zero or the range
+/// wraps.
 #[inline]
 fn pages(addr: GuestAddr, len: u64) -> Option<(u64, u64)> {
     let last = addr.0.checked_add(len.checked_sub(1)?)?;
     Some((addr.0 >> PAGE_SHIFT, last >> PAGE_SHIFT))
 }
 
-/// The part of the log that `len` bytes of guest memory from `addr` on have: its offset from the
-/// start of the log and its length, both in bytes.
+/// The part of the log for `len` bytes of guest memory from `addr` on: its offset from the start of
+/// the log and its length, both in bytes.
 ///
-/// `None` when the range wraps. Nothing has no bytes in the log.
+/// `None` when the range wraps. The length is 0 for a `len` of 0.
 #[must_use]
 pub fn log_extent(addr: GuestAddr, len: u64) -> Option<(u64, u64)> {
     if len == 0 {
@@ -38,18 +39,18 @@ pub fn log_extent(addr: GuestAddr, len: u64) -> Option<(u64, u64)> {
     Some((first, last.wrapping_sub(first).wrapping_add(1)))
 }
 
-/// Calls `set` for each word of the log at `log` that has bits of the `len` bytes of guest memory
-/// from `addr` on, which were written.
+/// Calls `set` for each word of the log at `log` that has bits of `len` written bytes of guest
+/// memory from `addr` on.
 ///
 /// `set` is given the word's address, a multiple of four, and the bits to set there, as they lie in
-/// memory (little-endian). A log at an odd address is right as well; its words then begin before it,
-/// and none of their bits there is set. A log has one bit for 4 KiB, so the work is in proportion to
-/// what was written.
+/// memory (little-endian). The log need not be aligned: its first word may then begin before it,
+/// and no bit outside the log is set. Each bit stands for 4 KiB, so the work is proportional to
+/// `len`.
 ///
 /// # Errors
 ///
-/// [`Unmapped`] when the range or its place in the log wraps, and what `set` answers; words before
-/// that have been set.
+/// [`Unmapped`] when the range or its place in the log wraps, and those that `set` returns; earlier
+/// words have been set.
 #[inline]
 pub fn for_each_log_word(
     log: UserAddr,
@@ -63,7 +64,7 @@ pub fn for_each_log_word(
     let (mut page, last) = pages(addr, len).ok_or(Unmapped(log))?;
     loop {
         let byte = log.0.checked_add(page >> BYTE_SHIFT).ok_or(Unmapped(log))?;
-        // The page's bit in the word: the bytes before its own have eight each.
+        // The page's bit in the word: each byte before the page's own has eight bits.
         let bit = (byte & WORD_MASK) << BYTE_SHIFT | page & 7;
         // No wrap: bit < 32, page <= last. CAST: at most 32.
         let count = 32u64

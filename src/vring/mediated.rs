@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Guest memory that is not simply the owner's: behind an IOTLB, with a dirty log, or with rings in
-//! big-endian byte order.
+//! Guest memory behind an IOTLB, with a dirty log, or with rings in big-endian byte order.
 //!
-//! The ring code knows nothing of it: it is given this in place of the owner's memory.
+//! The ring code is not aware of these: it uses a [`Mediated`] in place of the owner's memory.
 
 mod memory;
 
@@ -18,8 +17,8 @@ use crate::memory::{Memory, Unmapped};
 use crate::ring::RingAddrs;
 use crate::segment::{Access, Hint, Segment, Segments, Translate};
 
-/// The most pieces that a descriptor or an element of the used ring may be cut into: one for each of
-/// its bytes.
+/// The most pieces that a descriptor or an element of the used ring may be cut into: one for each
+/// of its bytes.
 const PIECES: usize = DESC_SIZE as usize;
 
 /// Length of a field of a split ring that is accessed at once, in bytes.
@@ -27,10 +26,10 @@ const HALF: u64 = 2;
 /// Length of an event of a packed ring, in bytes.
 const EVENT: u64 = 4;
 
-// Nothing else that is accessed through pieces is longer.
+// A descriptor is the longest field that is accessed in pieces.
 const _: () = assert!(USED_ENTRY_SIZE <= DESC_SIZE);
 
-/// What mediation needs of the owner's memory, besides what a ring needs.
+/// The accesses to the owner's memory that mediation needs in addition to those of [`Memory`].
 pub trait OwnerAccess: Memory {
     /// Stores bytes.
     ///
@@ -39,8 +38,10 @@ pub trait OwnerAccess: Memory {
     /// [`Unmapped`].
     fn store_bytes(&self, addr: UserAddr, from: &[u8]) -> Result<(), Unmapped>;
 
-    /// Sets bits of an aligned little-endian 32-bit word, atomically: the owner takes them out at any
-    /// time. Earlier accesses stay before it.
+    /// Sets bits of an aligned little-endian 32-bit word atomically, since the owner may clear bits
+    /// at any time.
+    ///
+    /// Earlier accesses are ordered before it.
     ///
     /// # Errors
     ///
@@ -48,13 +49,14 @@ pub trait OwnerAccess: Memory {
     fn set_bits(&self, addr: UserAddr, bits: u32) -> Result<(), Unmapped>;
 }
 
-/// The guest-physical addresses of user memory; a [`MemTable`](crate::MemTable) has them.
+/// The reverse translation, from user memory to guest-physical addresses, as
+/// [`MemTable`](crate::MemTable) has it.
 pub trait GuestRanges {
     /// As [`MemTable::guest_ranges`](crate::MemTable::guest_ranges).
     ///
     /// # Errors
     ///
-    /// What `visit` answers.
+    /// Those that `visit` returns.
     fn guest_ranges<E>(
         &self,
         user: UserAddr,
@@ -63,42 +65,44 @@ pub trait GuestRanges {
     ) -> Result<bool, E>;
 }
 
-/// Where writes are logged: a bitmap in the owner's memory, a bit for each page of guest memory.
+/// The dirty log: a bitmap in the owner's memory with one bit for each page of guest memory.
 #[derive(Clone, Copy, Debug)]
 pub struct DirtyLog {
     /// The byte with the bit of guest page 0 (`VHOST_SET_LOG_BASE`).
     pub base: UserAddr,
     /// Whether writes to buffers are logged (`VHOST_F_LOG_ALL`).
     pub buffers: bool,
-    /// Whether writes to the ring are logged (`VHOST_VRING_F_LOG`), and the guest address that the device
-    /// area has in the log; with an IOTLB it is looked up instead, as that of a packed ring's descriptors
-    /// always is.
+    /// Whether writes to the ring are logged (`VHOST_VRING_F_LOG`), and the guest address of the
+    /// device area in the log.
+    ///
+    /// With an IOTLB the guest address is looked up instead, and for the descriptors of a packed
+    /// ring always.
     pub used: Option<GuestAddr>,
 }
 
 /// The owner's memory `M`, seen through an IOTLB with entries in `S`, logging writes to memory that
 /// `T` describes.
 ///
-/// It translates for the ring as well as for the buffers: with an IOTLB the addresses of the ring
-/// are IO addresses. Nothing that it refers to may change while it exists.
+/// It translates the addresses of the ring as well as those of buffers: with an IOTLB both are IO
+/// virtual addresses. Nothing that it refers to may change while it exists.
 pub struct Mediated<'a, M, T, S> {
     /// The owner's memory.
     pub memory: M,
     /// Guest-physical memory.
     pub table: &'a T,
-    /// Translates all addresses of the guest, if there is one.
+    /// The IOTLB that translates all addresses of the guest, if it has a virtual IOMMU.
     pub iotlb: Option<&'a Iotlb<S>>,
-    /// What is logged.
+    /// Where writes are logged, and which.
     pub log: DirtyLog,
-    /// Byte order of ring and packet headers.
+    /// Byte order of the ring and of packet headers.
     pub order: ByteOrder,
     /// Where the ring lies.
     pub ring: RingAddrs,
-    /// What came of it.
+    /// What the accesses leave for the owner.
     pub notes: Notes,
 }
 
-/// What an owner has to be told after a round.
+/// What the owner has to be told after a round.
 #[derive(Debug, Default)]
 pub struct Notes {
     hint: Cell<Hint>,
@@ -108,7 +112,8 @@ pub struct Notes {
     owed: Cell<Option<Owed>>,
 }
 
-/// Guest memory with all writes that could not be logged, to be logged when the log is there again.
+/// A range of guest memory that covers all writes that could not be logged, to be logged when the
+/// log is accessible again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Owed {
     first: GuestAddr,
@@ -116,7 +121,7 @@ pub struct Owed {
 }
 
 impl Owed {
-    /// What both are, and perhaps more: a page too many in the log is only copied for nothing.
+    /// The smallest range that covers both; logging a page too many only costs a useless copy.
     #[must_use]
     pub fn and(self, other: Option<Self>) -> Self {
         match other {
@@ -130,10 +135,11 @@ impl Owed {
 }
 
 impl Notes {
-    /// The IO address that the owner has to be asked for, if that is what `fault` is about.
+    /// The IO virtual address to ask the owner for, if a missing translation caused `fault`.
     #[must_use]
     pub fn missed(&self, fault: Fault) -> Option<Miss> {
-        // What is done after it, to end the round, may go well.
+        // A later access, made to end the round, may have succeeded: the noted miss need not be the
+        // cause.
         let missed = self.missed.take();
         match fault {
             Fault::OutsideMemory { addr, .. } => missed.filter(|miss| miss.addr.0 == addr),
@@ -148,28 +154,30 @@ impl Notes {
         self.logged.get()
     }
 
-    /// What could not be logged, and can be another time.
+    /// Writes that could not be logged, to be retried later.
     #[must_use]
     pub fn owed(&self) -> Option<Owed> {
         self.owed.get()
     }
 
-    /// A write that could not be logged, if there was one.
+    /// The fault of a write that could not be logged, if there was one.
     #[must_use]
     pub fn unlogged(&self) -> Option<Fault> {
         self.unlogged.get().map(Fault::Unlogged)
     }
 }
 
-/// Pieces of memory that were written one after the other, to be logged in as few runs as they make.
+/// Collects pieces of memory written one after the other, so that contiguous ones are logged as one
+/// run.
 #[derive(Default)]
 struct Written {
-    /// The last run; not logged yet.
+    /// The current run, not logged yet.
     run: Segment,
 }
 
 impl Written {
-    /// Adds a piece. If it does not go on where the run ends, that run is logged.
+    /// Adds a piece; if it does not start where the run ends, that run is logged and a new one
+    /// begins.
     fn add(&mut self, piece: Segment, log: impl FnOnce(Segment)) {
         if self.run.addr.0.checked_add(self.run.len) == Some(piece.addr.0) {
             self.run.len = self.run.len.wrapping_add(piece.len);
@@ -192,19 +200,20 @@ where
     T: GuestRanges,
     S: AsRef<[IotlbEntry]>,
 {
-    /// Makes sure that a ring of these extents can be reached as a whole, so that a round need not
-    /// stop between sending a packet and completing its chain. `descs` is how the device accesses its
-    /// descriptors: those that it writes it has read before.
+    /// Checks that a ring of these extents is translated as a whole, so that a round does not stop
+    /// between sending a packet and completing its chain.
+    ///
+    /// `descs` is how the device accesses descriptors: those that it writes it also reads.
     ///
     /// # Errors
     ///
-    /// [`Fault::OutsideMemory`] or another reason why there is no translation.
+    /// [`Fault::OutsideMemory`] or another fault of the translation.
     pub fn prefetch(&self, extents: [u64; 3], descs: Access) -> Result<(), Fault> {
         let Some(iotlb) = self.iotlb else {
             return Ok(());
         };
         let [desc, avail, used] = extents;
-        // Behind the other, so that the owner is asked for leave to write.
+        // After the write access, so that the owner is asked for write permission first.
         let read_as_well = (descs == Access::Write).then_some((self.ring.desc, desc, Access::Read));
         let parts = [
             (self.ring.desc, desc, descs),
@@ -234,13 +243,13 @@ where
         }
     }
 
-    /// A 16-bit field of a packet header as it lies in memory.
+    /// A 16-bit field of a packet header, converted to how it lies in memory.
     #[must_use]
     pub fn field(&self, value: u16) -> u16 {
         self.order.half(value.to_le())
     }
 
-    /// Remembers what a translation missed.
+    /// Records the address that a translation missed.
     fn note(&self, translated: Result<(), Untranslated>) -> Result<(), Fault> {
         if let Err(Untranslated::Miss(miss)) = translated {
             self.notes.missed.set(Some(miss));
@@ -248,7 +257,7 @@ where
         translated.map_err(Fault::from)
     }
 
-    /// Does `f` with the pieces of the owner's memory that `len` bytes of the ring lie in.
+    /// Calls `f` with the pieces of the owner's memory that hold `len` bytes of the ring at `addr`.
     fn with_pieces<R>(
         &self,
         addr: UserAddr,
@@ -269,8 +278,8 @@ where
         f(pieces.as_slice())
     }
 
-    /// Where a field of the ring lies that may not be cut, since it is accessed at once. `len` is its length
-    /// in bytes.
+    /// The user address of a field of the ring that is `len` bytes long and must be contiguous,
+    /// since one access covers it.
     fn whole(&self, addr: UserAddr, len: u64, access: Access) -> Result<UserAddr, Unmapped> {
         self.with_pieces(addr, len, access, |pieces| match pieces {
             [whole] => Ok(whole.addr),
@@ -287,7 +296,7 @@ where
             self.log_user(piece);
             return;
         }
-        // Wraps only for a ring or a log address that does.
+        // Wraps only if the ring or the log address wraps.
         let offset = piece.addr.0.wrapping_sub(self.ring.used.0);
         let logged = self.log_range(GuestAddr(used.0.wrapping_add(offset)), piece.len);
         if let Err(Unmapped(at)) = logged {
@@ -295,15 +304,17 @@ where
         }
     }
 
-    /// Logs a write to a piece of the owner's memory that is part of a packed ring. That has no address in
-    /// the log: the owner tells only where the device area is.
+    /// Logs a write to a piece of the owner's memory that is part of a packed ring.
+    ///
+    /// The owner sets the log address of the device area only, so the descriptors' guest address is
+    /// looked up.
     fn log_desc(&self, piece: Segment) {
         if self.log.used.is_some() {
             self.log_user(piece);
         }
     }
 
-    /// Logs a write that is known by its user address, at every guest address that it has.
+    /// Logs a write to a piece of user memory, at every guest address that maps to it.
     fn log_user(&self, piece: Segment) {
         let log = |addr, len| self.log_range(addr, len);
         match self.table.guest_ranges(piece.addr, piece.len, log) {
@@ -317,7 +328,7 @@ where
         self.notes.logged.set(true);
         let set = |word, bits| self.memory.set_bits(word, bits);
         let logged = for_each_log_word(self.log.base, addr, len, set);
-        // A range that wraps has no place in any log.
+        // A range that wraps cannot be logged later either.
         let last = len.checked_sub(1).and_then(|len| addr.0.checked_add(len));
         if let (Err(_), Some(last)) = (&logged, last) {
             let owed = Owed {
@@ -329,13 +340,13 @@ where
         logged
     }
 
-    /// Logs what could not be logged before.
+    /// Retries writes that could not be logged before.
     ///
     /// # Errors
     ///
-    /// [`Fault::Unlogged`]; it is still owed.
+    /// [`Fault::Unlogged`]; the range then has to be retried again.
     pub fn log_owed(&self, owed: Owed) -> Result<(), Fault> {
-        // No wrap: the last byte lies behind the first, and all of the address space cannot be owed.
+        // No wrap: `last` is not below `first`, and the range is never the whole address space.
         let len = owed.last.0.wrapping_sub(owed.first.0).wrapping_add(1);
         self.log_range(owed.first, len).map_err(|Unmapped(at)| {
             self.notes.unlogged.set(Some(at));

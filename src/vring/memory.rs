@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What a ring needs from memory.
+//! The memory accesses that a ring needs.
 
 use crate::addr::UserAddr;
 use crate::desc::{ByteOrder, RawDesc, RawUsed};
@@ -12,40 +12,42 @@ pub struct Unmapped(pub UserAddr);
 
 /// The owner's memory, shared with a guest that may write it at any time.
 ///
-/// Values are as they lie in little-endian memory; the ring converts. Where a ring is big-endian, an
-/// implementation says so with [`Memory::byte_order`] and swaps all values but bytes ([`ByteOrder`]).
+/// Values are as they lie in little-endian memory; the ring converts. For a big-endian ring, an
+/// implementation returns that from [`Memory::byte_order`] and swaps all values except plain bytes
+/// ([`ByteOrder`]).
 ///
-/// Every access may fail with [`Unmapped`], and a failed access may have been done in part. Accesses named
-/// `gather` or given a slice exist so that many values cost one user-access section.
+/// Every access may fail with [`Unmapped`], and a failed access may have been done in part.
+/// Accesses named `gather` or given a slice exist so that many values cost one user-access section.
 ///
 /// # Ordering
 ///
-/// The rules of virtio 1.3, sections 2.7.13 and 2.7.14, are in the names: [`Memory::load_acquire`]
-/// orders the load before every later access, [`Memory::store_release`] orders every earlier
-/// access before the store, and [`Memory::full_barrier`] orders all earlier accesses before all
-/// later ones. [`Memory::load_available`] and [`Memory::publish_packed`] do the same for the flags of a
-/// packed ring's descriptors. Each pairs with a barrier in the guest's driver.
+/// The rules of virtio 1.3, sections 2.7.13 and 2.7.14, are in the names of the functions:
+/// [`Memory::load_acquire`] orders the load before every later access, [`Memory::store_release`]
+/// orders every earlier access before the store, and [`Memory::full_barrier`] orders all earlier
+/// accesses before all later ones. [`Memory::load_available`] and [`Memory::publish_packed`] do the
+/// same for the flags of a packed ring's descriptors. Each pairs with a barrier in the guest's
+/// driver.
 pub trait Memory {
     /// Loads a 16-bit value.
     fn load(&self, addr: UserAddr) -> Result<u16, Unmapped>;
 
-    /// Loads a 16-bit value; later accesses stay behind it. For the available index.
+    /// Loads a 16-bit value and orders later accesses after it, for the available index.
     fn load_acquire(&self, addr: UserAddr) -> Result<u16, Unmapped>;
 
     /// Stores a 16-bit value.
     fn store(&self, addr: UserAddr, value: u16) -> Result<(), Unmapped>;
 
-    /// Stores a 16-bit value; earlier accesses stay before it. For the used index.
+    /// Stores a 16-bit value and orders earlier accesses before it, for the used index.
     fn store_release(&self, addr: UserAddr, value: u16) -> Result<(), Unmapped>;
 
-    /// Loads consecutive entries of the available ring at `ring`, and for each the descriptor of the
-    /// table at `table` that it names.
+    /// Loads consecutive entries of the available ring at `ring`, and the descriptor in the table
+    /// at `table` that each entry names.
     ///
-    /// Both are loaded from the first on, as many as both slices have room for, up to the first
-    /// entry that is not below `size`, the number of descriptors. That entry is in `indexes` as
-    /// well. The result is the number of descriptors. Indexes are in host byte order.
+    /// It loads as many as both slices have room for, and stops at the first entry that is not
+    /// below `size`, the number of descriptors in the table. That entry is stored in `indexes` as
+    /// well. The result is the number of descriptors loaded. Indexes are in host byte order.
     ///
-    /// All loads of entries together may come before all loads of descriptors.
+    /// An implementation may load all entries before it loads the first descriptor.
     fn load_entries(
         &self,
         ring: UserAddr,
@@ -55,7 +57,7 @@ pub trait Memory {
         descs: &mut [RawDesc],
     ) -> Result<usize, Unmapped>;
 
-    /// Loads, for each of `indexes` (host byte order), that descriptor of the table at `table`.
+    /// Loads the descriptor of the table at `table` for each of `indexes` (host byte order).
     ///
     /// Only as many are loaded as both slices have elements.
     fn gather_descs(
@@ -65,20 +67,23 @@ pub trait Memory {
         out: &mut [RawDesc],
     ) -> Result<(), Unmapped>;
 
-    /// Loads `out.len()` consecutive descriptors, which may lie at any address. For indirect tables.
+    /// Loads `out.len()` consecutive descriptors of an indirect table, which may be unaligned.
     fn load_descs(&self, addr: UserAddr, out: &mut [RawDesc]) -> Result<(), Unmapped>;
 
-    /// Loads bytes, as they are. For indirect tables that regions cut, perhaps within a field.
+    /// Loads bytes without conversion, for indirect tables that cross a region boundary, perhaps
+    /// within a field.
     fn load_bytes(&self, addr: UserAddr, out: &mut [u8]) -> Result<(), Unmapped>;
 
     /// Stores `used.len()` consecutive elements of the used ring.
     fn store_used(&self, addr: UserAddr, used: &[RawUsed]) -> Result<(), Unmapped>;
 
-    /// Loads consecutive descriptors of a packed ring at `addr`, as long as they are available on a lap of
-    /// the wrap counter `wrap` ([`packed_availability`](crate::packed_availability)) and `out` has room.
+    /// Loads consecutive descriptors of a packed ring from `addr` on, while they are available at
+    /// the wrap counter `wrap` ([`packed_availability`](crate::packed_availability)) and `out` has
+    /// room.
     ///
-    /// The result is how many there are; the slot behind them may have been written to. Each is read
-    /// once: first, and at once, the word with its flags; all later accesses stay behind that.
+    /// The result is the number of descriptors loaded; the element of `out` behind them may have
+    /// been overwritten. Each descriptor is read once. The word with the flags is read first, in a
+    /// single load, and all later accesses are ordered after it.
     fn load_available(
         &self,
         addr: UserAddr,
@@ -86,12 +91,12 @@ pub trait Memory {
         out: &mut [RawDesc],
     ) -> Result<usize, Unmapped>;
 
-    /// Marks descriptors of the packed ring at `ring`, which has `size` of them, as used: for each of
-    /// `used` that at which it stands, from `at` on ([`packed_used`](crate::packed_used)). The result is
-    /// where the next one goes.
+    /// Writes one used descriptor for each of `used` ([`packed_used`](crate::packed_used)) to the
+    /// packed ring at `ring` of `size` descriptors, the first at position `at`; returns the
+    /// position of the next one.
     ///
-    /// Of a descriptor the second word is stored at once and the address not at all. That at `at` is
-    /// stored last, and earlier accesses stay before it. The offset of `at` is below `size`.
+    /// Only the second word of a descriptor is written, in a single store. The one at `at` is
+    /// stored last, and earlier accesses are ordered before it. The offset of `at` is below `size`.
     fn publish_packed(
         &self,
         ring: UserAddr,
@@ -100,17 +105,17 @@ pub trait Memory {
         used: &[RawUsed],
     ) -> Result<Position, Unmapped>;
 
-    /// Loads the second word of the descriptor of a packed ring at `addr`, which the device has taken, and
-    /// stores it as it was: to find out whether the page that it lies in can be written.
+    /// Checks that the page of a packed ring's descriptor at `addr`, which the device has taken,
+    /// can be written, by loading its second word and storing it unchanged.
     fn touch(&self, addr: UserAddr) -> Result<(), Unmapped>;
 
-    /// Loads a 32-bit value at once. For a packed ring's event.
+    /// Loads a packed ring's event, 32 bits, in a single load.
     fn load_event(&self, addr: UserAddr) -> Result<u32, Unmapped>;
 
-    /// Stores a 32-bit value at once. For a packed ring's event.
+    /// Stores a packed ring's event, 32 bits, in a single store.
     fn store_event(&self, addr: UserAddr, value: u32) -> Result<(), Unmapped>;
 
-    /// Full memory barrier.
+    /// Issues a full memory barrier.
     fn full_barrier(&self);
 
     /// Byte order of what [`Memory::load_bytes`] loads.

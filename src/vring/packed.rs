@@ -2,18 +2,19 @@
 
 //! Packed virtqueues (virtio 1.3, section 2.8).
 //!
-//! One ring has it all. The driver makes a descriptor available by its flags, the device gives it back
-//! by overwriting them, together with id and length; whose it is on which way round the ring, two bits
-//! and a wrap counter say ([`Position`]). The device has two positions in it: where it takes the next
-//! chain, and where the next used descriptor goes. Both go on by the descriptors that chains occupy,
-//! not by chains, and used descriptors leave gaps. Between the two lies what the device has taken and
-//! not given back.
+//! One ring holds available and used descriptors. The driver makes a descriptor available by
+//! setting its flags; the device gives it back by overwriting flags, id and length. Two bits of the
+//! flags, compared with a wrap counter, say whether a descriptor is available or used
+//! ([`Position`]). The device has two positions in the ring: that of the next chain to take, and
+//! that of the next used descriptor to write. Both advance by the number of descriptors that a
+//! chain occupies, although one used descriptor completes the whole chain. The descriptors between
+//! the two positions are those that the device has taken and not given back.
 //!
-//! The ring's size is any number: there are no masks.
+//! The ring's size need not be a power of two, so positions are not masked.
 //!
-//! What the ring knows of memory (what was read ahead, `kicks`, `since`) it knows of the memory at its
-//! addresses, as its features lay it out: calls that change either make it forget that. The positions
-//! stay, since nothing in memory tells them: they are the owner's to move.
+//! What was read ahead, `kicks` and `since` describe the memory at the ring's addresses, in the
+//! layout of its features: calls that change addresses or features discard them. The positions
+//! stay, since memory does not record them: only the owner moves them.
 
 mod ahead;
 mod avail;
@@ -31,10 +32,10 @@ use crate::segment::{Access, Hint};
 use ahead::Ahead;
 use events::Kicks;
 
-/// Length of the driver's and the device's event, in bytes.
+/// Length of the driver's or the device's event suppression structure, in bytes.
 const EVENT_SIZE: u64 = 4;
 
-/// Descriptors used since a decision that was never made, or no longer counts.
+/// Value of `since` when there is no earlier decision, or it no longer counts.
 const LONG_AGO: u32 = u32::MAX;
 
 /// The device side of a packed ring.
@@ -44,11 +45,11 @@ pub struct PackedRing {
     size: u16,
     addrs: RingAddrs,
     event_idx: bool,
-    /// Where the next chain is, and what of it has been read already.
+    /// Position of the next chain, and the descriptors read ahead from there.
     ahead: Ahead,
-    /// Where the next used descriptor goes.
+    /// Position of the next used descriptor to write.
     used: Position,
-    /// Descriptors used since the last decision whether to call.
+    /// Number of descriptors used since the last decision whether to call.
     since: u32,
     kicks: Kicks,
     window: Window,
@@ -56,8 +57,8 @@ pub struct PackedRing {
 }
 
 impl Default for PackedRing {
-    /// A ring of one descriptor, without addresses: as a device starts.
-    // Inline, so that it is made where it stays: it is large for the kernel's stack.
+    /// A ring of one descriptor without addresses, as in a new device.
+    // Inline, so that it is constructed in place: it is large for the kernel's stack.
     #[inline(always)]
     fn default() -> Self {
         Self {
@@ -79,9 +80,11 @@ impl PackedRing {
     /// How the device accesses descriptors.
     pub const DESC_ACCESS: Access = Access::Write;
 
-    /// Back to the state of [`PackedRing::default`]. What was read ahead stays where it is, unused.
+    /// Resets to the state of [`PackedRing::default`].
+    ///
+    /// The buffers for reading ahead keep their contents, which are not used.
     pub fn reset(&mut self) {
-        // All of them named, so that none is forgotten.
+        // A new field does not compile until it is named here.
         let Self {
             size,
             addrs,
@@ -103,16 +106,16 @@ impl PackedRing {
         *hint = Hint::default();
     }
 
-    /// Forgets where the last buffer was found: buffers are looked up in another table from now on.
+    /// Forgets where the last buffer was found; to be called when the translation table changes.
     pub fn forget_hint(&mut self) {
         self.hint = Hint::default();
     }
 
-    /// Sets the number of descriptors; `false`, and no change, unless it is one from 1 to
+    /// Sets the number of descriptors; returns `false` without a change unless it is from 1 to
     /// [`MAX_RING_SIZE`].
     ///
-    /// The positions stay as the owner has set them; whether a ring of this size has them,
-    /// [`PackedRing::start`] finds out.
+    /// The positions stay as the owner has set them; [`PackedRing::start`] checks them against the
+    /// size.
     #[must_use]
     pub fn set_size(&mut self, size: u32) -> bool {
         match u16::try_from(size) {
@@ -125,18 +128,18 @@ impl PackedRing {
         }
     }
 
-    /// Moves the ring; nothing at the old place is accessed any more, and nothing known of it counts
-    /// at the new one.
+    /// Moves the ring; the old memory is not accessed any more, and what was known of it is
+    /// discarded.
     pub fn set_addrs(&mut self, addrs: RingAddrs) {
         self.addrs = addrs;
         self.forget_memory();
     }
 
-    /// Forgets all that is known of memory: it is read again, and the driver is told again whether to
-    /// kick.
+    /// Discards all that is known of memory: descriptors are read again, and the driver is told
+    /// again whether to kick.
     ///
-    /// For a ring whose addresses stay, while what they mean changes: their translation. The other half
-    /// of that is [`PackedRing::forget_hint`].
+    /// To be called when the translation of the ring's addresses changes, together with
+    /// [`PackedRing::forget_hint`].
     pub fn forget_memory(&mut self) {
         let at = self.position();
         self.ahead.go_to(at);
@@ -150,7 +153,8 @@ impl PackedRing {
         self.addrs
     }
 
-    /// Lengths of the ring, the driver's event and the device's event, in bytes.
+    /// Lengths of the ring and of the driver's and the device's event suppression structure, in
+    /// bytes.
     #[must_use]
     pub fn extents(&self) -> [u64; 3] {
         // No wrap: at most 2^15 descriptors.
@@ -158,23 +162,23 @@ impl PackedRing {
         [ring, EVENT_SIZE, EVENT_SIZE]
     }
 
-    /// Takes over what driver and owner negotiated: `VIRTIO_F_EVENT_IDX`.
+    /// Applies the negotiated `VIRTIO_F_EVENT_IDX`.
     pub fn set_features(&mut self, event_idx: bool) {
         if event_idx != self.event_idx {
-            // The driver has been told in a way that no longer counts, and what it wished so far was
-            // about other calls.
+            // The last request for kicks had the form of the old features, and the driver's
+            // requests so far were about earlier calls.
             self.kicks = Kicks::Unknown;
             self.since = LONG_AGO;
         }
         self.event_idx = event_idx;
     }
 
-    /// Sets both positions to continue with: in the lower half of `base` that of the next chain, in the
-    /// upper one that of the next used descriptor, each with its wrap counter in bit 15.
+    /// Sets the positions to continue at: the lower half of `base` is that of the next chain, the
+    /// upper half that of the next used descriptor, each with its wrap counter in bit 15.
     ///
-    /// An upper half of 0 beside another lower one is none (DPDK's virtio-user): all that was taken has
-    /// been given back, so both are the same. Positions that the ring does not have are kept as they
-    /// are, since its size may yet be set.
+    /// An upper half of 0 means that the owner has set no used position (DPDK's virtio-user): every
+    /// chain taken has been given back, so both positions are the same. Positions beyond the end of
+    /// the ring are accepted, since the owner may still set the size.
     pub fn set_base(&mut self, base: u32) {
         // CAST: the halves of a word.
         let (avail, used) = (base as u16, (base >> 16) as u16);
@@ -182,22 +186,23 @@ impl PackedRing {
         self.used = Position::from_bits(if used == 0 { avail } else { used });
     }
 
-    /// The positions to continue with, as [`PackedRing::set_base`] takes them: chains handed out and not
-    /// rewound are before that of the next chain.
+    /// The positions to continue at, as [`PackedRing::set_base`] takes them; chains handed out and
+    /// not rewound count as taken.
     #[must_use]
     pub fn base(&self) -> u32 {
         u32::from(self.position().bits()) | u32::from(self.used.bits()) << 16
     }
 
-    /// Starts the ring: tells the driver whether to kick, as it was when the ring stopped; if that is not
-    /// known, to kick.
+    /// Starts the ring: repeats the last request about kicks to the driver, or asks for kicks if
+    /// the last request is not known.
     ///
-    /// The positions are those of the base, or where the ring stopped: memory does not tell them.
+    /// The ring continues at the positions that the owner has set, or else where it stopped: memory
+    /// does not record them.
     ///
     /// # Errors
     ///
-    /// [`Fault::Base`] when the ring does not have them; [`Fault::Unmapped`] when the device's event
-    /// cannot be written.
+    /// [`Fault::Base`] when a position is beyond the end of the ring; [`Fault::Unmapped`] when the
+    /// device's event cannot be written.
     pub fn start<M: Memory>(&mut self, memory: &M) -> Result<(), Fault> {
         self.check(self.position())?;
         self.check(self.used)?;
@@ -206,11 +211,11 @@ impl PackedRing {
             Kicks::On | Kicks::Awaited(_) | Kicks::Unknown => (Kicks::On, EVENT_ENABLE),
         };
         self.set_kicks(memory, kicks, flags, None)?;
-        // For `kicks_are_on`: the driver knows before any look for work. Pairs with its full barrier
-        // between making a chain available and reading the wish.
+        // For `kicks_are_on`: the request is visible before any look for work. Pairs with the
+        // driver's full barrier between making a chain available and reading the request.
         memory.full_barrier();
         self.since = LONG_AGO;
-        // Others may have served the ring meanwhile.
+        // Another backend may have served the ring meanwhile.
         let at = self.position();
         self.ahead.go_to(at);
         Ok(())
@@ -218,13 +223,13 @@ impl PackedRing {
 }
 
 impl PackedRing {
-    /// Where the next chain is.
+    /// Position of the next chain.
     #[inline]
     fn position(&self) -> Position {
         self.ahead.position(self.size)
     }
 
-    /// Makes sure that the ring has a position: the owner may have set any.
+    /// Checks that a position is within the ring, since the owner may have set any.
     #[inline]
     fn check(&self, at: Position) -> Result<(), Fault> {
         if at.offset() < self.size {
@@ -237,7 +242,7 @@ impl PackedRing {
         }
     }
 
-    /// User address of the descriptor at a position that the ring has.
+    /// User address of the descriptor at a position within the ring.
     #[inline]
     fn desc_at(&self, at: Position) -> UserAddr {
         desc_at(self.addrs.desc, at)

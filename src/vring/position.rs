@@ -1,17 +1,18 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Places in a packed ring.
+//! Positions in a packed ring.
 
 /// The bit of a position that is the wrap counter.
 const WRAP: u16 = 1 << 15;
 
-/// A place in a packed ring: the offset of a descriptor, and the wrap counter of who gets there.
+/// A position in a packed ring: the offset of a descriptor, and the wrap counter of the side
+/// (driver or device) that reaches it.
 ///
-/// The wrap counter is 1 on the first way round the ring, 0 on the second, and so on. So there are twice
-/// as many positions as the ring has descriptors. A position is laid out as events and the owner's base
-/// have it: the wrap counter is bit 15.
+/// The wrap counter is 1 on the first lap of the ring, 0 on the second, and so on, so there are
+/// twice as many positions as descriptors. The layout is that of events and of the owner's base:
+/// the wrap counter is bit 15.
 ///
-/// Any bits make one: whether the offset is one of a ring's, its size tells.
+/// Any bits are a position; whether the offset is within a ring depends on the ring's size.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Position(u16);
 
@@ -26,7 +27,7 @@ impl Position {
         Self(bits)
     }
 
-    /// The offset, and the wrap counter in bit 15.
+    /// The offset in bits 0 to 14, and the wrap counter in bit 15.
     #[inline(always)]
     #[must_use]
     pub const fn bits(self) -> u16 {
@@ -54,7 +55,7 @@ impl Position {
         Self(self.0 & WRAP)
     }
 
-    /// The position `by` descriptors on, in a ring of `size`.
+    /// The position `by` descriptors further on, in a ring of `size`.
     #[inline(always)]
     #[must_use]
     pub fn advance(self, size: u16, by: u16) -> Self {
@@ -74,7 +75,7 @@ impl Position {
         match self.offset().checked_sub(by) {
             Some(to) => Self(to | self.0 & WRAP),
             None => {
-                // On instead, by as many whole laps as it takes, of which two are none.
+                // Advance instead: a step of two laps changes nothing, so `-by` is `2 * size - by`.
                 let ring = u32::from(size).wrapping_mul(2);
                 let missing = u32::from(by.wrapping_sub(self.offset()));
                 // No wrap: the remainder is less than two laps.
@@ -84,7 +85,8 @@ impl Position {
         }
     }
 
-    /// How many descriptors on from `from` it is, in a ring of `size`: less than two laps.
+    /// How many descriptors this position is ahead of `from` in a ring of `size`: less than two
+    /// laps.
     #[inline(always)]
     #[must_use]
     pub fn distance(self, size: u16, from: Self) -> u32 {
@@ -100,7 +102,7 @@ impl Position {
         }
     }
 
-    /// The position `to` descriptors on from the start of this one's lap.
+    /// The position `to` descriptors after the start of this position's lap.
     #[inline(never)]
     fn lapped(self, size: u16, to: u32) -> Self {
         let size = u32::from(size);
@@ -116,7 +118,7 @@ impl Position {
 mod tests {
     use super::*;
 
-    /// All positions of a ring, in the order in which one gets there.
+    /// All positions of a ring, in ring order.
     fn positions(size: u16) -> Vec<Position> {
         let lap = |wrap| (0..size).map(move |offset| Position(offset | wrap));
         lap(WRAP).chain(lap(0)).collect()

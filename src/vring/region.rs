@@ -6,7 +6,7 @@ use crate::addr::{GuestAddr, UserAddr};
 use crate::fault::Fault;
 use crate::segment::{Access, Hint, Segment, Segments, Translate};
 
-/// A run of guest-physical memory and where the owner has it mapped.
+/// A range of guest-physical memory and the user address at which the owner maps it.
 ///
 /// As `struct vhost_memory_region` of `include/uapi/linux/vhost.h`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -19,16 +19,16 @@ pub struct Region {
     pub user: UserAddr,
 }
 
-/// A region is empty or ends beyond the guest's address space.
+/// A region is empty, or ends beyond the guest's address space.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct InvalidRegion;
 
 /// Regions, sorted and free of overlap, in storage of the caller's choice.
 ///
-/// An index divides the guest addresses from the first region to the last into blocks of the same
-/// size, as many as the largest power of two that it has entries for, and has for each the first
-/// region that ends in it or behind it, or else the last. It only speeds up a search: without
-/// entries, or with wrong ones, the same is found.
+/// An index divides the guest addresses from the first region to the last into blocks of equal
+/// size; their number is the largest power of two not above the number of index entries. The entry
+/// of a block is the first region that ends in or behind the block, or else the last region. The
+/// index only speeds up a search: without entries, or with wrong ones, the result is the same.
 ///
 /// # Invariants
 ///
@@ -39,11 +39,11 @@ pub struct MemTable<S, I = [u16; 0]> {
     regions: S,
     len: usize,
     index: I,
-    /// One less than the number of blocks, a power of two; zero if there are none, too.
+    /// The number of blocks, a power of two, less one; zero without an index.
     mask: usize,
-    /// The lowest guest address.
+    /// The lowest guest address of the regions.
     base: u64,
-    /// The size of a block is two to this.
+    /// Binary logarithm of the size of a block.
     shift: u32,
 }
 
@@ -65,9 +65,9 @@ where
 {
     /// Builds a table from regions in any order.
     ///
-    /// Where regions overlap, the one with the lower guest address has the bytes they share, and of
-    /// two with the same address the earlier in the list: what the in-tree vhost's interval tree
-    /// finds.
+    /// Where regions overlap, the shared bytes belong to the region with the lower guest address,
+    /// or to the earlier in the list of two with the same address. The in-tree vhost's interval
+    /// tree finds the same.
     ///
     /// # Errors
     ///
@@ -79,7 +79,8 @@ where
         }
         sort(list);
 
-        // Cut off what an earlier region has, close the gaps that swallowed regions leave.
+        // Cut off what an earlier region covers, and close the gaps that fully covered regions
+        // leave.
         let mut len = 0usize;
         let mut end: Option<u64> = None;
         for from in 0..list.len() {
@@ -118,7 +119,7 @@ where
         Ok(table)
     }
 
-    /// Fills the index, for regions that end with guest address `end`.
+    /// Fills the index for regions whose last guest address is `end`.
     fn fill_index(&mut self, end: u64) {
         let regions = self.regions.as_ref().get(..self.len).unwrap_or_default();
         let index = self.index.as_mut();
@@ -128,7 +129,7 @@ where
         self.mask = 1usize.wrapping_shl(log).wrapping_sub(1);
         self.base = first.guest.0;
         let span = end.wrapping_sub(self.base);
-        // CAST: widens. The mask has to hold the number of the last block.
+        // CAST: widens. The number of the last block must not exceed the mask.
         while span.checked_shr(self.shift).unwrap_or(0) > self.mask as u64 {
             self.shift = self.shift.wrapping_add(1);
         }
@@ -144,7 +145,7 @@ where
             while regions.get(position).is_some_and(ends_before) {
                 position = position.wrapping_add(1);
             }
-            // Behind the last region as well it is the position of one.
+            // A block behind the last region also gets the position of a region.
             *entry = u16::try_from(position.min(last)).unwrap_or(0);
         }
     }
@@ -157,16 +158,16 @@ impl<S: AsRef<[Region]>, I: AsRef<[u16]>> MemTable<S, I> {
         self.regions.as_ref().get(..self.len).unwrap_or_default()
     }
 
-    /// Calls `visit` with each run of guest addresses, and its length, that shows one of `len` bytes
-    /// of user memory from `user` on; whether every byte shows somewhere.
+    /// Calls `visit` with the start and length of each range of guest addresses that maps to any of
+    /// `len` bytes of user memory from `user` on; returns whether every byte is mapped.
     ///
-    /// The reverse of translation, for the dirty log of what is known by user address: the same byte
-    /// may show at several guest addresses, and all of them are reported. Nothing shows nowhere, and
-    /// every byte of it does; of a range that wraps, nothing is reported and not every byte shows.
+    /// This is the reverse of translation, for logging writes by user address. A byte may be mapped
+    /// at several guest addresses; all are reported. For a `len` of 0 nothing is reported and the
+    /// result is `true`; for a range that wraps nothing is reported and the result is `false`.
     ///
     /// # Errors
     ///
-    /// What `visit` answers.
+    /// Those that `visit` returns.
     pub fn guest_ranges<E>(
         &self,
         user: UserAddr,
@@ -186,7 +187,7 @@ impl<S: AsRef<[Region]>, I: AsRef<[u16]>> MemTable<S, I> {
             }
         }
         let (mut next, mut left) = (user, len);
-        // Through the region that shows most from here on; each time at least a byte further.
+        // Advance by the region that maps the most bytes from here on, at least one byte each time.
         loop {
             let runs = self.regions().iter().filter_map(|r| r.run_from(next));
             match runs.max() {
@@ -200,12 +201,13 @@ impl<S: AsRef<[Region]>, I: AsRef<[u16]>> MemTable<S, I> {
         }
     }
 
-    /// The region that has `addr`, and its position.
+    /// The region that contains `addr`, and its position.
     #[inline]
     fn find(&self, addr: GuestAddr) -> Option<(usize, &Region)> {
         let regions = self.regions();
         let after = regions.partition_point(|region| region.guest <= addr);
-        // Not a branch, which could be guessed wrong: the first is as good as none.
+        // Saturates in place of a branch, which could be mispredicted: the check below rejects the
+        // first region.
         let position = after.saturating_sub(1);
         let region = regions.get(position)?;
         region.offset_of(addr).map(|_| (position, region))
@@ -229,9 +231,9 @@ impl<S: AsRef<[Region]>, I: AsRef<[u16]>> Translate for MemTable<S, I> {
                 return out.push(Segment { addr: user, len });
             }
         }
-        // CAST: the mask leaves fewer bits. It is no check, which a processor may take for passed and
-        // then load from wherever the guest likes (Spectre v1): any address has an entry, and only
-        // that of an address in the table is of use.
+        // CAST: the mask leaves fewer bits. A mask in place of a bounds check, which a processor
+        // could speculate past to load from an address that the guest chooses (Spectre v1): every
+        // address selects an entry, and the region found is checked below.
         let block = addr.0.wrapping_sub(self.base).wrapping_shr(self.shift) as usize & self.mask;
         if let Some(&position) = self.index.as_ref().get(block) {
             let position = usize::from(position);
@@ -247,7 +249,8 @@ impl<S: AsRef<[Region]>, I: AsRef<[u16]>> Translate for MemTable<S, I> {
 }
 
 impl<S: AsRef<[Region]>, I: AsRef<[u16]>> MemTable<S, I> {
-    /// Translates what may be empty, cross regions, or lie in another region than the last.
+    /// Translates a range that may be empty, cross regions, or lie in a region that neither hint
+    /// nor index found.
     #[cold]
     fn translate_pieces(
         &self,
@@ -284,7 +287,8 @@ impl Region {
         self.guest.0.checked_add(self.size.checked_sub(1)?)
     }
 
-    /// The user address of `addr`, if the region has `len` bytes from there on; at least one.
+    /// The user address of `addr`, if `len` is not zero and the region contains `len` bytes from
+    /// there on.
     #[inline]
     fn user_of(&self, addr: GuestAddr, len: u64) -> Option<UserAddr> {
         let offset = addr.0.wrapping_sub(self.guest.0);
@@ -293,21 +297,23 @@ impl Region {
         (len > 0 && end <= self.size).then_some(self.user.wrapping_add(offset))
     }
 
-    /// How many bytes of the region follow user address `user`, which is in it.
+    /// The number of bytes of the region from user address `user` on, if the region contains it.
     fn run_from(&self, user: UserAddr) -> Option<u64> {
         let offset = user.0.wrapping_sub(self.user.0);
         self.size.checked_sub(offset).filter(|run| *run > 0)
     }
 
-    /// The parts of the region in which `len` bytes of user memory from `user` on show, as guest
-    /// address and length. They are two if the region wraps in user space.
+    /// The parts of the region that map to `len` bytes of user memory from `user` on, as guest
+    /// address and length.
+    ///
+    /// There can be two if the region wraps in user space.
     fn parts_in(&self, user: UserAddr, len: u64) -> impl Iterator<Item = (GuestAddr, u64)> {
         let first = self.run_from(user).map(|run| {
             // No wrap: within the region.
             let offset = self.size.wrapping_sub(run);
             (GuestAddr(self.guest.0.wrapping_add(offset)), run.min(len))
         });
-        // From the region's start, if that lies behind the range's.
+        // From the region's start, if that lies behind the start of the range.
         let gap = self.user.0.wrapping_sub(user.0);
         let rest = len.checked_sub(gap).filter(|rest| gap > 0 && *rest > 0);
         let second = rest.map(|rest| (self.guest, rest.min(self.size)));
@@ -322,9 +328,9 @@ impl Region {
     }
 }
 
-/// Sorts by guest address and keeps the order of equals.
+/// Sorts by guest address, and keeps the order of equal ones.
 ///
-/// Insertion sort: tables are short and come sorted, or nearly so, and it needs no memory.
+/// Insertion sort: tables are short and arrive sorted or nearly so, and no memory is allocated.
 fn sort(regions: &mut [Region]) {
     for end in 1..regions.len() {
         for right in (1..=end).rev() {

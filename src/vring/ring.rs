@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The device side of a virtqueue, whatever its format: what a round does with it.
+//! The device side of a virtqueue in either format, as a round uses it.
 //!
-//! Who runs a round is generic over this, and compiled once for each format: which one a virtqueue has
-//! is looked at once a round, not once a packet. Setting a ring up differs from format to format, and
-//! is the format's own.
+//! The code of a round is generic over [`Ring`] and compiled once for each format, so that the
+//! format is looked up once per round, not once per packet. Set-up differs between formats and is
+//! not part of these traits.
 
 use crate::addr::UserAddr;
 use crate::chain::Chain;
@@ -16,17 +16,17 @@ use crate::segment::{Segments, Translate};
 /// The largest ring, in descriptors (virtio 1.3, sections 2.7 and 2.8).
 pub const MAX_RING_SIZE: u16 = 32768;
 
-/// How many descriptors of the ring are read ahead, at most.
+/// The largest number of descriptors of the ring that are read ahead.
 pub const PREFETCH: usize = 64;
 
 /// Where the three parts of a ring lie in the owner's memory.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RingAddrs {
-    /// The descriptors: of a split ring the table, of a packed ring the ring itself.
+    /// The descriptor area: the descriptor table of a split ring, or the packed ring itself.
     pub desc: UserAddr,
-    /// The driver area: the available ring, or the driver's event.
+    /// The driver area: the available ring, or the driver event suppression structure.
     pub avail: UserAddr,
-    /// The device area: the used ring, or the device's event.
+    /// The device area: the used ring, or the device event suppression structure.
     pub used: UserAddr,
 }
 
@@ -35,8 +35,9 @@ pub trait GetWork {
     /// Number of descriptors.
     fn size(&self) -> u16;
 
-    /// Takes the next available chain; its segments are appended to `out`. `None` when the driver has
-    /// made nothing more available.
+    /// Takes the next available chain and appends its segments to `out`.
+    ///
+    /// `None` when the driver has made nothing more available.
     ///
     /// # Errors
     ///
@@ -48,11 +49,11 @@ pub trait GetWork {
         out: &mut Segments<'_>,
     ) -> Result<Option<Chain>, Fault>;
 
-    /// Gives back the last `chains` chains taken, which had `slots` descriptors of the ring together
-    /// ([`Chain::slots`]): they are available again.
+    /// Makes the last `chains` chains taken available again; together they occupied `slots`
+    /// descriptors of the ring ([`Chain::slots`]).
     fn rewind(&mut self, chains: u16, slots: u16);
 
-    /// Whether a chain can be taken, as far as can be told without taking it.
+    /// Whether there is an available chain; taking it may still fail.
     ///
     /// # Errors
     ///
@@ -63,30 +64,37 @@ pub trait GetWork {
     fn is_drained(&self) -> bool;
 }
 
-/// What goes with getting work: the driver is asked for kicks, or for none.
+/// The control of the driver's kicks.
 pub trait KickControl {
-    /// Whether the driver kicks for all that it makes available: since before the device last looked
-    /// for work, so that who has been kicked for nothing more may wait.
+    /// Whether the driver kicks for every chain that it makes available, and has been asked to
+    /// since before the device last looked for work.
+    ///
+    /// A caller that found no work then may wait without a second look.
     fn kicks_are_on(&self) -> bool;
 
-    /// Asks the driver not to kick: the device is looking anyway.
+    /// Asks the driver not to kick, because the device polls the ring.
     ///
     /// # Errors
     ///
     /// [`Fault::Unmapped`]; the driver may then kick or not.
     fn disable_kick<M: Memory>(&mut self, memory: &M) -> Result<(), Fault>;
 
-    /// Asks the driver to kick when it makes more available than the device has seen. `true`: more came
-    /// meanwhile, for which no kick may come; look again.
+    /// Asks the driver to kick when it makes more available than the device has seen.
+    ///
+    /// `true` if the driver has made more available meanwhile; it may not kick for that, so the
+    /// caller has to look again.
     ///
     /// # Errors
     ///
-    /// Any [`Fault`] of what the driver has made available meanwhile.
+    /// Any [`Fault`] in what the driver has made available meanwhile.
     #[must_use = "what came meanwhile is lost unless looked for again"]
     fn enable_kick<M: Memory>(&mut self, memory: &M) -> Result<bool, Fault>;
 
-    /// Asks the driver to kick when it publishes something, whatever it is: for a queue that stops for a
-    /// [`Fault`] of the guest. `true`: something came meanwhile; look again.
+    /// Asks the driver to kick for whatever it publishes next, for a queue that stops at a
+    /// [`Fault`] of the guest.
+    ///
+    /// `true` if the driver may have published something meanwhile, so that the caller has to look
+    /// again.
     ///
     /// # Errors
     ///
@@ -95,30 +103,32 @@ pub trait KickControl {
     fn await_kick<M: Memory>(&mut self, memory: &M) -> Result<bool, Fault>;
 }
 
-/// The half that completes work, and tells whether the driver wants a call for it.
+/// The half that completes work and decides whether the driver wants a call for it.
 pub trait CompleteWork {
-    /// The used entry of a chain into which `len` bytes were written: `id` and `slots` are those of the
-    /// [`Chain`].
+    /// The used entry of a chain into which `len` bytes were written; `id` and `slots` are those of
+    /// the [`Chain`].
     fn used_entry(id: u16, slots: u16, len: u32) -> RawUsed;
 
-    /// One entry for the chains of all `entries`, which were made available one after the other.
+    /// One entry for the chains of all `entries`, which were made available consecutively.
     fn group(entries: &[RawUsed]) -> RawUsed;
 
-    /// How many descriptors of the ring the chains of `entries` have together, if the format's entries
-    /// tell: it is what [`GetWork::rewind`] has to be given to give them back.
+    /// The number of ring descriptors that the chains of `entries` occupy together, as
+    /// [`GetWork::rewind`] needs it; 0 in a format whose entries do not record it.
     fn slots(entries: &[RawUsed]) -> u16;
 
-    /// Gives chains back to the driver, which sees all of them at once; `used` has their entries.
+    /// Gives the chains of the entries in `used` back to the driver, which sees all of them at
+    /// once.
     ///
     /// # Errors
     ///
-    /// [`Fault::Unmapped`]; the driver then sees none of them, and the same call may be made again when
-    /// the memory is back.
+    /// [`Fault::Unmapped`]; the driver then sees none of them, and the caller may retry when the
+    /// memory is mapped again.
     fn complete<M: Memory>(&mut self, memory: &M, used: &[RawUsed]) -> Result<(), Fault>;
 
-    /// As [`CompleteWork::complete`], with `VIRTIO_F_IN_ORDER` and in groups of chains that were made
-    /// available one after the other: `used` has an entry for each ([`CompleteWork::group`]), `chains` the
-    /// number of chains in it.
+    /// As [`CompleteWork::complete`], for groups of chains under `VIRTIO_F_IN_ORDER`.
+    ///
+    /// The chains of a group were made available consecutively. For each group `used` has one entry
+    /// ([`CompleteWork::group`]) and `chains` the number of chains.
     ///
     /// # Errors
     ///
@@ -130,13 +140,15 @@ pub trait CompleteWork {
         chains: &[u16],
     ) -> Result<(), Fault>;
 
-    /// Decides, after [`CompleteWork::complete`], whether the driver wants a call. When it cannot be
-    /// found out the answer is to call: a missing one hangs the guest.
+    /// Decides, after [`CompleteWork::complete`], whether the driver wants a call.
+    ///
+    /// `true` as well when the driver's request cannot be read, because a missing call hangs the
+    /// guest.
     #[must_use]
     fn needs_call<M: Memory>(&mut self, memory: &M) -> bool;
 }
 
-/// A ring, in a format.
+/// A ring of either format.
 pub trait Ring: GetWork + KickControl + CompleteWork {}
 
 impl<R: GetWork + KickControl + CompleteWork> Ring for R {}

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A ring in the format that driver and owner have negotiated.
+//! A virtqueue's ring in the format that driver and owner have negotiated.
 
 use crate::fault::Fault;
 use crate::memory::Memory;
@@ -9,13 +9,14 @@ use crate::ring::{GetWork, RingAddrs};
 use crate::segment::Access;
 use crate::split::SplitRing;
 
-/// A ring of each format, of which one is in force: that which the owner sets up and a round runs.
+/// A ring of each format; the owner sets up, and a round uses, the one in force.
 #[derive(Debug)]
 pub struct Rings {
     split: SplitRing,
     packed: PackedRing,
     is_packed: bool,
-    /// The number of descriptors that the owner has set, perhaps for a ring of the other format.
+    /// The number of descriptors that the owner has set; the ring in force may not be able to have
+    /// it.
     size: u16,
 }
 
@@ -28,7 +29,7 @@ pub enum InForce<'a> {
     Packed(&'a mut PackedRing),
 }
 
-/// Does the same with the ring in force, whichever it is.
+/// Evaluates an expression with the ring in force.
 macro_rules! with_ring {
     ($rings:expr, |$ring:ident| $what:expr) => {
         if $rings.is_packed {
@@ -51,8 +52,8 @@ macro_rules! with_ring {
 }
 
 impl Default for Rings {
-    /// A split ring of one descriptor, without addresses: as a device starts.
-    // Inline, so that it is made where it stays: it is large for the kernel's stack.
+    /// A split ring of one descriptor without addresses, as in a new device.
+    // Inline, so that it is constructed in place: it is large for the kernel's stack.
     #[inline(always)]
     fn default() -> Self {
         Self {
@@ -94,9 +95,9 @@ impl Rings {
         self.is_packed
     }
 
-    /// Back to the state of [`Rings::default`].
+    /// Resets to the state of [`Rings::default`].
     pub fn reset(&mut self) {
-        // All of them named, so that none is forgotten.
+        // A new field does not compile until it is named here.
         let Self {
             split,
             packed,
@@ -109,11 +110,12 @@ impl Rings {
         *size = 1;
     }
 
-    /// Takes over what driver and owner negotiated: `VIRTIO_F_RING_PACKED`, `VIRTIO_F_EVENT_IDX` and
-    /// `VIRTIO_F_NOTIFY_ON_EMPTY`, of which packed rings know nothing.
+    /// Applies the negotiated `VIRTIO_F_RING_PACKED`, `VIRTIO_F_EVENT_IDX` and
+    /// `VIRTIO_F_NOTIFY_ON_EMPTY`; packed rings do not have the last.
     ///
-    /// A ring of another format comes in force with the size and the addresses that the owner has set,
-    /// and else as after a reset: a base means something else to it.
+    /// When the format changes, the ring that comes into force takes the size and the addresses
+    /// that the owner has set, and is otherwise as after a reset: a base has another meaning in the
+    /// other format.
     pub fn set_features(&mut self, is_packed: bool, event_idx: bool, notify_on_empty: bool) {
         if is_packed != self.is_packed {
             let addrs = self.addrs();
@@ -122,7 +124,7 @@ impl Rings {
             with_ring!(self, |mut ring| {
                 ring.reset();
                 ring.set_addrs(addrs);
-                // If it cannot have that, `has_size` tells.
+                // `has_size` reports a size that this format does not have.
                 let _ = ring.set_size(size);
             });
         }
@@ -130,8 +132,8 @@ impl Rings {
         self.packed.set_features(event_idx);
     }
 
-    /// Sets the number of descriptors; `false`, and no change, unless a ring of the format in force may
-    /// have so many.
+    /// Sets the number of descriptors; returns `false` without a change if the format in force does
+    /// not allow it.
     #[must_use]
     pub fn set_size(&mut self, size: u32) -> bool {
         let is_set = with_ring!(self, |mut ring| ring.set_size(size));
@@ -141,8 +143,10 @@ impl Rings {
         is_set
     }
 
-    /// Whether the ring in force has the number of descriptors that the owner has set, perhaps before it
-    /// told of the format. If not it has one.
+    /// Whether the ring in force has the number of descriptors that the owner has set.
+    ///
+    /// The owner may have set a number before the format that the format does not allow; the ring
+    /// then has one descriptor.
     #[must_use]
     pub fn has_size(&self) -> bool {
         self.size() == self.size
@@ -165,8 +169,10 @@ impl Rings {
         with_ring!(self, |ring| ring.addrs())
     }
 
-    /// Whether a ring in the format in force may lie at `addrs`, by their alignment (virtio 1.3, sections
-    /// 2.7 and 2.8.10). That of a split ring's descriptors does not matter, as with the in-tree vhost.
+    /// Whether `addrs` are aligned as the format in force needs (virtio 1.3, sections 2.7 and
+    /// 2.8.10).
+    ///
+    /// The alignment of a split ring's descriptor table is not checked, as in the in-tree vhost.
     #[must_use]
     pub const fn is_aligned(&self, addrs: &RingAddrs) -> bool {
         let RingAddrs { desc, avail, used } = addrs;
@@ -193,8 +199,8 @@ impl Rings {
         }
     }
 
-    /// Sets where to continue, as [`SplitRing::set_base`] or [`PackedRing::set_base`] takes it; `false`,
-    /// and no change, when a ring of the format in force has no such base.
+    /// Sets where to continue, by [`SplitRing::set_base`] or [`PackedRing::set_base`]; returns
+    /// `false` without a change if the format in force has no such base.
     #[must_use]
     pub fn set_base(&mut self, base: u32) -> bool {
         if self.is_packed {

@@ -17,7 +17,7 @@ pub struct Segment {
     pub len: u64,
 }
 
-/// What the device does with a range of memory.
+/// The way in which the device accesses a range of memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {
     /// The device reads.
@@ -55,7 +55,7 @@ impl<'a> Segments<'a> {
         Ok(())
     }
 
-    /// Drops all segments from position `len` on.
+    /// Removes all segments from position `len` on.
     #[inline]
     pub fn truncate(&mut self, len: usize) {
         self.len = self.len.min(len);
@@ -68,7 +68,7 @@ impl<'a> Segments<'a> {
         self.len
     }
 
-    /// Whether there are none.
+    /// Whether there are no segments.
     #[inline]
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -92,8 +92,8 @@ impl<'a> Segments<'a> {
 
 /// Position of the region, or of the mapping in an IOTLB, that a queue used last.
 ///
-/// A hint is never trusted: a wrong one costs a search. A processor may trust it for a moment, though
-/// (Spectre v1), so that it must not go from one table to another: see
+/// A hint is always checked: a wrong one only costs a search. A processor may speculate past the
+/// check, though (Spectre v1), so a hint must not be carried from one table to another: see
 /// [`SplitRing::forget_hint`](crate::SplitRing::forget_hint).
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Hint(pub(crate) usize);
@@ -105,13 +105,14 @@ pub struct Hint(pub(crate) usize);
 pub trait Translate {
     /// Appends the segments that make up `len` bytes from `addr` to `out`.
     ///
-    /// A zero length appends nothing and is always right. `hint` speeds up the next translation
-    /// and may be anything.
+    /// A zero length appends nothing and always succeeds. `hint` speeds up the next translation and
+    /// may be anything.
     ///
     /// # Errors
     ///
-    /// [`Fault::OutsideMemory`] when not every byte translates, [`Fault::Denied`] when the access is
-    /// not allowed, [`Fault::TooManySegments`] when `out` is full. `out` may then have gained segments.
+    /// [`Fault::OutsideMemory`] when not every byte translates, [`Fault::Denied`] when the access
+    /// is not allowed, [`Fault::TooManySegments`] when `out` is full. `out` may then have gained
+    /// segments.
     fn translate(
         &self,
         hint: &mut Hint,

@@ -3,13 +3,13 @@
 //! Split virtqueues (virtio 1.3, section 2.7).
 //!
 //! Index arithmetic: `last_avail`, `avail` and `last_used` count modulo 2^16 and are masked to a
-//! ring position only when an address is made. The driver owns the entries of the available ring
-//! from `avail` on; the device owns those from `last_avail` up to `avail`, the first
+//! ring position only when an address is computed. The driver owns the entries of the available
+//! ring from `avail` on; the device owns those from `last_avail` up to `avail`, the first
 //! `prefetch.len - prefetch.next` of which it has already read.
 //!
-//! What the ring knows of memory (`avail` and `seen`, the prefetch, `kicks`, `called`) it knows of the
-//! memory at its addresses, as its features lay it out: calls that change either make it forget that.
-//! `last_avail` and `last_used` stay, as with the in-tree vhost: they are the owner's to move.
+//! `avail`, `seen`, the prefetch, `kicks` and `called` describe the memory at the ring's addresses,
+//! in the layout of its features: calls that change addresses or features discard them.
+//! `last_avail` and `last_used` stay, as in the in-tree vhost: only the owner moves them.
 
 mod avail;
 mod used;
@@ -27,14 +27,14 @@ use crate::ring::{RingAddrs, PREFETCH};
 use crate::segment::{Access, Hint};
 use kicks::Kicks;
 
-/// Chains read ahead of being asked for.
+/// Heads and first descriptors of chains that have been read and not handed out yet.
 #[derive(Debug)]
 struct Prefetch {
     heads: [u16; PREFETCH],
     descs: [RawDesc; PREFETCH],
-    /// The next to hand out.
+    /// Index of the next chain to hand out.
     next: usize,
-    /// How many there are.
+    /// Number of chains read.
     len: usize,
 }
 
@@ -48,13 +48,14 @@ pub struct SplitRing {
     notify_on_empty: bool,
     /// The next entry of the available ring to hand out.
     last_avail: u16,
-    /// The driver's index as last read and found good.
+    /// The driver's index as last read and found valid.
     avail: u16,
-    /// The driver's index as last read, good or not.
+    /// The driver's index as last read, valid or not.
     seen: u16,
     /// The next entry of the used ring to fill.
     last_used: u16,
-    /// `last_used` at the last decision whether to call; `None` when that is too long ago to count.
+    /// `last_used` at the last decision whether to call; `None` when there is none, or it no longer
+    /// counts.
     called: Option<u16>,
     kicks: Kicks,
     prefetch: Prefetch,
@@ -63,8 +64,8 @@ pub struct SplitRing {
 }
 
 impl Default for SplitRing {
-    /// A ring of one descriptor, without addresses: as a device starts.
-    // Inline, so that it is made where it stays: it is large for the kernel's stack.
+    /// A ring of one descriptor without addresses, as in a new device.
+    // Inline, so that it is constructed in place: it is large for the kernel's stack.
     #[inline(always)]
     fn default() -> Self {
         Self {
@@ -95,9 +96,11 @@ impl SplitRing {
     /// How the device accesses descriptors.
     pub const DESC_ACCESS: Access = Access::Read;
 
-    /// Back to the state of [`SplitRing::default`]. What was read ahead stays where it is, unused.
+    /// Resets to the state of [`SplitRing::default`].
+    ///
+    /// The buffers for reading ahead keep their contents, which are not used.
     pub fn reset(&mut self) {
-        // All of them named, so that none is forgotten.
+        // A new field does not compile until it is named here.
         let Self {
             size,
             addrs,
@@ -127,13 +130,13 @@ impl SplitRing {
         self.forget_prefetch();
     }
 
-    /// Forgets where the last buffer was found: buffers are looked up in another table from now on.
+    /// Forgets where the last buffer was found; to be called when the translation table changes.
     pub fn forget_hint(&mut self) {
         self.hint = Hint::default();
     }
 
-    /// Sets the number of descriptors; `false`, and no change, unless it is a power of two from 1
-    /// to [`MAX_RING_SIZE`](crate::MAX_RING_SIZE).
+    /// Sets the number of descriptors; returns `false` without a change unless it is a power of two
+    /// from 1 to [`MAX_RING_SIZE`](crate::MAX_RING_SIZE).
     #[must_use]
     pub fn set_size(&mut self, size: u32) -> bool {
         match u16::try_from(size) {
@@ -146,18 +149,18 @@ impl SplitRing {
         }
     }
 
-    /// Moves the ring; nothing at the old place is accessed any more, and nothing known of it counts
-    /// at the new one.
+    /// Moves the ring; the old memory is not accessed any more, and what was known of it is
+    /// discarded.
     pub fn set_addrs(&mut self, addrs: RingAddrs) {
         self.addrs = addrs;
         self.forget_memory();
     }
 
-    /// Forgets all that is known of memory: it is read again, and the driver is told again whether to
-    /// kick.
+    /// Discards all that is known of memory: the ring is read again, and the driver is told again
+    /// whether to kick.
     ///
-    /// For a ring whose addresses stay, while what they mean changes: their translation, or the order
-    /// of the bytes there. The other half of that is [`SplitRing::forget_hint`].
+    /// To be called when the translation of the ring's addresses or the byte order changes,
+    /// together with [`SplitRing::forget_hint`].
     pub fn forget_memory(&mut self) {
         self.forget_prefetch();
         self.forget_index();
@@ -165,11 +168,11 @@ impl SplitRing {
         self.called = None;
     }
 
-    /// Forgets the driver's index: all that is before it is looked for again.
+    /// Discards the driver's index, so that everything up to it is looked for again.
     #[inline]
     fn forget_index(&mut self) {
         self.avail = self.last_avail;
-        // With the index in memory there, nothing is available.
+        // An index in memory equal to `last_avail` means that nothing is available.
         self.seen = self.last_avail;
     }
 
@@ -197,12 +200,11 @@ impl SplitRing {
         ]
     }
 
-    /// Takes over what driver and owner negotiated: `VIRTIO_F_EVENT_IDX` and
-    /// `VIRTIO_F_NOTIFY_ON_EMPTY`.
+    /// Applies the negotiated `VIRTIO_F_EVENT_IDX` and `VIRTIO_F_NOTIFY_ON_EMPTY`.
     pub fn set_features(&mut self, event_idx: bool, notify_on_empty: bool) {
         if event_idx != self.event_idx {
-            // The driver has been told in a way that no longer counts, and what it wished so far was
-            // about other calls.
+            // The last request for kicks had the form of the old features, and the driver's
+            // requests so far were about earlier calls.
             self.kicks = Kicks::Unknown;
             self.called = None;
         }
@@ -210,38 +212,39 @@ impl SplitRing {
         self.notify_on_empty = notify_on_empty;
     }
 
-    /// Sets the entry of the available ring to continue with.
+    /// Sets the index of the available ring to continue at.
     pub fn set_base(&mut self, base: u16) {
         self.last_avail = base;
         self.forget_index();
         self.forget_prefetch();
     }
 
-    /// The entry of the available ring to continue with: chains handed out and not rewound are
-    /// before it.
+    /// The index of the available ring to continue at; chains handed out and not rewound are before
+    /// it.
     #[must_use]
     pub const fn base(&self) -> u16 {
         self.last_avail
     }
 
-    /// Starts the ring: takes over the used index found in memory and tells the driver whether to
-    /// kick, as it was when the ring stopped; if that is not known, to kick.
+    /// Starts the ring: loads the used index from memory and repeats the last request about kicks
+    /// to the driver, or asks for kicks if the last request is not known.
     ///
     /// # Errors
     ///
-    /// [`Fault::Unmapped`] when the used ring cannot be accessed; the ring then goes on where it was.
+    /// [`Fault::Unmapped`] when the used ring cannot be accessed; the ring then keeps its used
+    /// index.
     pub fn start<M: Memory>(&mut self, memory: &M) -> Result<(), Fault> {
         let (kicks, flags) = match self.kicks {
             Kicks::Off => (Kicks::Off, USED_F_NO_NOTIFY),
             Kicks::On | Kicks::Unknown => (Kicks::On, 0),
         };
         self.set_kicks(memory, kicks, OFFSET_FLAGS, flags)?;
-        // For `kicks_are_on`: the driver knows before any look for work. Pairs with its full barrier
-        // between moving the index and reading the wish.
+        // For `kicks_are_on`: the request is visible before any look for work. Pairs with the
+        // driver's full barrier between moving the index and reading the request.
         memory.full_barrier();
         self.last_used = u16::from_le(memory.load(self.used_at(OFFSET_INDEX))?);
         self.called = None;
-        // Others may have served the ring meanwhile.
+        // Another backend may have served the ring meanwhile.
         self.forget_index();
         self.forget_prefetch();
         Ok(())

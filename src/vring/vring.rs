@@ -5,25 +5,25 @@
 //! Everything a guest can write passes through this crate before anything else looks at it: ring
 //! indexes, descriptors, guest-physical addresses. The crate has no `unsafe` code, no dependencies
 //! and allocates nothing. It does not panic on any guest input: it neither indexes nor slices, and
-//! guest values take part in wrapping or checked arithmetic only. The lints below hold it to that.
+//! guest values take part in wrapping or checked arithmetic only. The lints below enforce this.
 //!
 //! How the parts fit together:
 //!
-//! - [`Memory`] is the owner's memory as the host sees it, with the few access operations a ring
-//!   needs, memory ordering included. The kernel module and the host tests each bring their own.
-//! - [`Translate`] turns a guest address range into [`Segment`]s of user addresses. [`MemTable`] is
-//!   the translation by memory regions, [`Iotlb`] that of a guest behind a virtual IOMMU.
-//! - [`for_each_log_word`] says where the dirty log has the bits of what was written;
-//!   [`MemTable::guest_ranges`] leads there from a user address.
-//! - [`Ring`] is what a round does with a ring: a *get work* half, [`GetWork`]; a *complete work* half,
-//!   [`CompleteWork`]; and [`KickControl`], which turns the driver's kicks off and on:
-//!   [`KickControl::enable_kick`] when there is no work, [`KickControl::await_kick`] when there is some
-//!   that cannot be done. Its formats, [`SplitRing`] and [`PackedRing`], are set up each in its own way;
-//!   [`Rings`] has one of each.
+//! - [`Memory`] is the owner's memory as the host sees it: the few access operations a ring needs,
+//!   with their memory ordering. The kernel module and the host tests each implement it.
+//! - [`Translate`] turns a guest address range into [`Segment`]s of user addresses. [`MemTable`]
+//!   translates by memory regions; [`Iotlb`] translates for a guest behind a virtual IOMMU.
+//! - [`for_each_log_word`] finds the dirty log bits of written guest memory;
+//!   [`MemTable::guest_ranges`] finds the guest addresses of user memory.
+//! - [`Ring`] is the interface of a ring to a round: a *get work* half, [`GetWork`]; a *complete
+//!   work* half, [`CompleteWork`]; and [`KickControl`], which turns the driver's kicks off and on.
+//!   A round calls [`KickControl::enable_kick`] when there is no work, and
+//!   [`KickControl::await_kick`] when there is work that cannot be done. [`SplitRing`] and
+//!   [`PackedRing`] implement it and have different set-up functions; [`Rings`] has one of each.
 //!
 //! Source of behaviour: virtio specification 1.3, sections 2.7 (split virtqueues) and 2.8 (packed
-//! virtqueues); where it leaves a choice, the in-tree vhost (`drivers/vhost/vhost.c`), and for packed
-//! rings, which that does not have, what drivers and owners expect (Linux, DPDK, QEMU).
+//! virtqueues); where it leaves a choice, the in-tree vhost (`drivers/vhost/vhost.c`). The in-tree
+//! vhost has no packed rings: for these, what drivers and owners (Linux, DPDK, QEMU) expect.
 
 #![cfg_attr(not(any(test, kernel)), no_std)]
 #![forbid(unsafe_code)]

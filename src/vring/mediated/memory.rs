@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The accesses of a ring to memory that is mediated.
+//! [`Memory`] through a [`Mediated`]: the ring's accesses.
 
 use super::{GuestRanges, Mediated, OwnerAccess, Written, EVENT, HALF};
 use crate::addr::UserAddr;
@@ -38,8 +38,9 @@ where
         Ok(self.order.desc(raw_from_bytes(&bytes)))
     }
 
-    /// Marks the descriptor at `at` of a packed ring as used, and adds to `written` where. Earlier accesses
-    /// stay before it.
+    /// Marks the descriptor at `at` of a packed ring as used, and adds its memory to `written`.
+    ///
+    /// Earlier accesses are ordered before the store.
     fn publish_one(
         &self,
         ring: UserAddr,
@@ -50,18 +51,18 @@ where
         // No wrap: at most 2^15 descriptors.
         let offset = u64::from(at.offset()).wrapping_mul(DESC_SIZE);
         let desc = self.whole(ring.wrapping_add(offset), DESC_SIZE, Access::Write)?;
-        // A ring by itself, on the lap of the other.
+        // The descriptor is passed as a ring of one, on the same lap.
         let stored = self.memory.publish_packed(desc, 1, at.lap(), &[used]);
         let piece = Segment {
             addr: desc,
             len: DESC_SIZE,
         };
-        // One that failed may have been done in part.
+        // A store that failed may have been done in part.
         written.add(piece, |run| self.log_desc(run));
         stored.map(|_| ())
     }
 
-    /// Stores one element of the used ring, and adds to `written` where.
+    /// Stores one element of the used ring, and adds its memory to `written`.
     fn store_one(
         &self,
         addr: UserAddr,
@@ -79,7 +80,7 @@ where
                     .split_at_checked(piece.len as usize)
                     .ok_or(Unmapped(addr))?;
                 let stored = self.memory.store_bytes(piece.addr, now);
-                // One that failed may have been done in part.
+                // A store that failed may have been done in part.
                 written.add(*piece, |run| self.log_ring(run));
                 stored?;
                 rest = later;
@@ -161,7 +162,7 @@ where
         Ok(())
     }
 
-    /// Those of an indirect table, whose address has been translated.
+    /// The descriptors are those of an indirect table, whose address is already translated.
     fn load_descs(&self, addr: UserAddr, out: &mut [RawDesc]) -> Result<(), Unmapped> {
         self.memory.load_descs(addr, out)?;
         for desc in out {
@@ -186,12 +187,13 @@ where
             at = at.wrapping_add(USED_ENTRY_SIZE);
             Ok(())
         });
-        // What lies before one that failed has been written.
+        // Entries before a failed one have been written.
         written.end(|run| self.log_ring(run));
         stored
     }
 
-    /// A packed ring is little-endian, whatever the order of others: it comes with `VIRTIO_F_VERSION_1`.
+    /// The byte order does not apply: a packed ring implies `VIRTIO_F_VERSION_1`, which is
+    /// little-endian.
     fn load_available(
         &self,
         addr: UserAddr,
@@ -233,7 +235,7 @@ where
             Ok(())
         });
         let stored = stored.and_then(|()| self.publish_one(ring, at, *first, &mut written));
-        // What lies before one that failed has been written.
+        // Entries before a failed one have been written.
         written.end(|run| self.log_desc(run));
         stored.map(|()| next)
     }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Descriptors read ahead of being asked for.
+//! The prefetch: descriptors that have been read and not handed out yet.
 
 use super::desc_at;
 use crate::addr::UserAddr;
@@ -10,27 +10,27 @@ use crate::memory::Memory;
 use crate::position::Position;
 use crate::ring::PREFETCH;
 
-/// A run of available descriptors, which follow each other in the ring, and what is known of the ring
-/// behind them.
+/// A run of consecutive available descriptors, and what is known of the ring behind them.
 #[derive(Debug)]
 pub(super) struct Ahead {
-    /// The descriptors, as far as `len` tells.
+    /// The descriptors; the first `len` are valid.
     descs: [RawDesc; PREFETCH],
-    /// Position of the first.
+    /// Position of the first descriptor.
     start: Position,
-    /// The next to hand out.
+    /// Index in `descs` of the next descriptor to hand out.
     next: usize,
-    /// How many there are.
+    /// Number of descriptors read.
     len: usize,
-    /// The first position that no look for work found available. After chains were given back there
-    /// may be others between it and the run.
+    /// The first position that no look for work found available.
+    ///
+    /// After a rewind there may be available descriptors between the run and this position.
     front: Position,
-    /// Whether the last look for work ended there because nothing was available.
+    /// Whether the last look for work ended at `front` because nothing was available there.
     ended: bool,
 }
 
 impl Default for Ahead {
-    // Inline, so that it is made where it stays.
+    // Inline, so that it is constructed in place.
     #[inline(always)]
     fn default() -> Self {
         Self {
@@ -45,13 +45,13 @@ impl Default for Ahead {
 }
 
 impl Ahead {
-    /// Goes on at `at`, with nothing known of what is there.
+    /// Continues at `at`; nothing is known of the descriptors there.
     pub(super) fn go_to(&mut self, at: Position) {
         self.go_back_to(at);
         self.front = at;
     }
 
-    /// Goes on at `at`, which is not behind `front`.
+    /// Continues at `at`, which is at `front` or before it.
     pub(super) fn go_back_to(&mut self, at: Position) {
         self.start = at;
         self.next = 0;
@@ -59,11 +59,11 @@ impl Ahead {
         self.ended = false;
     }
 
-    /// Where the next descriptor is, in a ring of `size`.
+    /// Position of the next descriptor, in a ring of `size`.
     #[inline]
     pub(super) fn position(&self, size: u16) -> Position {
         match self.next {
-            // As it is: the owner may have set one that the ring does not have.
+            // Unchanged: the owner may have set a position beyond the end of the ring.
             0 => self.start,
             // CAST: at most `PREFETCH`.
             next => self.start.advance(size, next as u16),
@@ -76,13 +76,14 @@ impl Ahead {
         self.front
     }
 
-    /// Takes note that the descriptor there has become available.
+    /// Records that the descriptor at `front` has become available.
     #[inline]
     pub(super) fn goes_on(&mut self) {
         self.ended = false;
     }
 
-    /// Whether all that the last look for work found has been handed out, and there was nothing behind.
+    /// Whether all that the last look for work found has been handed out, and nothing was available
+    /// behind it.
     #[inline]
     pub(super) fn is_drained(&self) -> bool {
         self.ended && self.is_empty()
@@ -94,13 +95,13 @@ impl Ahead {
         self.next >= self.len
     }
 
-    /// The next descriptor, which stays the next.
+    /// The next descriptor, without handing it out.
     #[inline(always)]
     pub(super) fn peek(&self) -> Option<RawDesc> {
         self.descs.get(self.next).copied()
     }
 
-    /// Goes on behind the next descriptor, which is there.
+    /// Hands out the next descriptor, which has to exist.
     #[inline(always)]
     pub(super) fn step(&mut self) {
         self.next = self.next.wrapping_add(1);
@@ -114,17 +115,18 @@ impl Ahead {
         }
     }
 
-    /// Forgets what was read ahead.
+    /// Discards what was read ahead.
     #[inline]
     pub(super) fn forget(&mut self, size: u16) {
-        // Else nothing is forgotten, and it may still be that there was nothing behind.
+        // When all is handed out there is nothing to discard, and `ended` stays valid.
         if !self.is_empty() {
             self.go_back_to(self.position(size));
         }
     }
 
-    /// Reads the next descriptors of the ring of `size` at `ring`, when there is nothing to hand out;
-    /// whether there is then.
+    /// Reads the next descriptors of the ring of `size` at `ring`; `false` if none are available.
+    ///
+    /// Only to be called when there is nothing to hand out.
     #[inline]
     pub(super) fn fill<M: Memory>(
         &mut self,
@@ -145,7 +147,7 @@ impl Ahead {
         };
         self.go_back_to(at);
         let want = left.min(PREFETCH);
-        // One page of many may be out of reach: then what lies before it still counts.
+        // A later page may be unmapped; descriptors before it are still served.
         if self.read(memory, ring, want).is_err() {
             self.read(memory, ring, 1)?;
         }
@@ -154,7 +156,7 @@ impl Ahead {
         Ok(self.len != 0)
     }
 
-    /// Reads up to `want` descriptors from where the next one is.
+    /// Reads up to `want` descriptors from `start` on.
     #[inline]
     fn read<M: Memory>(&mut self, memory: &M, ring: UserAddr, want: usize) -> Result<(), Fault> {
         let descs = self.descs.get_mut(..want).unwrap_or_default();

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Get work: from descriptors that the driver made available to chains.
+//! The *get work* half: reads available descriptors and makes chains of them.
 
 use super::PackedRing;
 use crate::chain::{Chain, Walk};
@@ -45,7 +45,7 @@ impl GetWork for PackedRing {
             Ok(chain) => Ok(Some(chain)),
             Err(fault) => {
                 out.truncate(first);
-                // Read it again when asked again: the driver may have mended it.
+                // Read it again next time: the driver may have corrected it.
                 self.forget_prefetch();
                 Err(fault)
             }
@@ -56,7 +56,7 @@ impl GetWork for PackedRing {
         self.ahead.rewind(self.size, slots);
     }
 
-    /// It is read, to be handed out.
+    /// What is found is read ahead.
     #[inline]
     fn has_work<M: Memory>(&mut self, memory: &M) -> Result<bool, Fault> {
         Ok(!self.ahead.is_empty() || self.read_ahead(memory)?)
@@ -69,23 +69,25 @@ impl GetWork for PackedRing {
 }
 
 impl PackedRing {
-    /// Forgets what was read ahead: the next chain's descriptors are read from memory again.
+    /// Discards what was read ahead, so that the next chain's descriptors are read from memory
+    /// again.
     ///
-    /// For a chain that is given back because it is of no use to the device, which the ring cannot
-    /// know: with [`GetWork::rewind`] alone it comes again as it was, although the driver may have
-    /// mended it. After a [`Fault`] of the ring's own there is no need.
+    /// For a chain that the caller rejects and gives back. After [`GetWork::rewind`] alone the ring
+    /// would hand out the old copy, although the driver may have corrected the chain in memory.
+    /// When the ring itself returns a [`Fault`] it does this by itself.
     #[inline]
     pub fn forget_prefetch(&mut self) {
         self.ahead.forget(self.size);
     }
 
-    /// Reads the next descriptors when there are none left; `false` if nothing is available.
+    /// Reads the next descriptors when none are left; `false` if none are available.
     #[inline]
     fn read_ahead<M: Memory>(&mut self, memory: &M) -> Result<bool, Fault> {
         self.ahead.fill(memory, self.addrs.desc, self.size)
     }
 
-    /// Translates a chain of more than one buffer, from the next descriptor on.
+    /// Translates a chain of several descriptors or of an indirect table, from the next descriptor
+    /// on.
     #[inline(never)]
     fn walk<M: Memory, T: Translate>(
         &mut self,
@@ -93,7 +95,8 @@ impl PackedRing {
         table: &T,
         out: &mut Segments<'_>,
     ) -> Result<Chain, Fault> {
-        // Read once more from what was read ahead: handing it over costs chains of one buffer more.
+        // Taken from the prefetch a second time: as a parameter it would slow down chains of one
+        // buffer.
         let (desc, id) = Desc::from_packed(self.ahead.peek().unwrap_or_default());
         if desc.has(DESC_F_NEXT) {
             return self.walk_descs(memory, table, out);
@@ -104,7 +107,8 @@ impl PackedRing {
         Ok(walk.end(id, 1))
     }
 
-    /// Translates a chain of more than one descriptor, or goes back to its first.
+    /// Translates a chain of several descriptors; after a fault its first descriptor is the next
+    /// again.
     #[inline(never)]
     fn walk_descs<M: Memory, T: Translate>(
         &mut self,
@@ -120,7 +124,7 @@ impl PackedRing {
         chain
     }
 
-    /// Translates a chain, and may stop within it.
+    /// Translates a chain; after a fault the position may be within the chain.
     fn try_walk<M: Memory, T: Translate>(
         &mut self,
         memory: &M,
@@ -130,7 +134,7 @@ impl PackedRing {
         let Self { size, ahead, .. } = self;
         let ring = self.addrs.desc;
         let mut walk = Walk::new(memory, table, &mut self.hint, &mut self.window, out);
-        // A chain has no more descriptors than the ring.
+        // A chain cannot have more descriptors than the ring.
         for before in 0..*size {
             if ahead.is_empty() && !ahead.fill(memory, ring, *size)? {
                 let offset = ahead.position(*size).offset();

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Kicks on and off: the device's event.
+//! Kicks on and off: the device's event suppression structure, here called its event.
 
 use super::PackedRing;
 use crate::desc::{RawDesc, EVENT_DESC, EVENT_DISABLE, EVENT_ENABLE};
@@ -9,28 +9,30 @@ use crate::memory::Memory;
 use crate::position::Position;
 use crate::ring::KickControl;
 
-/// What the driver has been asked for, as the device's event in memory says.
+/// The last request to the driver, as stored in the device's event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kicks {
-    /// To kick: for all, or with event indexes for one descriptor.
+    /// Kick: for every chain, or with event indexes for one descriptor.
     On,
-    /// To kick for all, since before the device looked at the chain there, for whose fault it stopped.
+    /// Kick for every chain: stored before the device last looked at the chain at this position, at
+    /// whose fault the queue stopped.
     Awaited(Position),
-    /// Not to kick; with event indexes the event was only left behind.
+    /// Do not kick; with event indexes, the event is merely not moved on.
     Off,
-    /// Not known: it was at another place, or in another way, or the last store failed.
+    /// Not known: the addresses or the features have changed since, or the last store failed.
     Unknown,
 }
 
 impl KickControl for PackedRing {
-    /// Never with event indexes, which name the one next kick, nor when it is not known.
+    /// Never with event indexes, which ask for one kick only, nor when the last request is not
+    /// known.
     #[inline]
     fn kicks_are_on(&self) -> bool {
         matches!(self.kicks, Kicks::On | Kicks::Awaited(_)) && !self.event_idx
     }
 
-    /// Not while the chain is the next for which the queue has stopped: [`KickControl::await_kick`] needs
-    /// the kicks until it has been taken.
+    /// Does nothing while the next chain is the one that the queue has stopped at:
+    /// [`KickControl::await_kick`] relies on kicks until that chain has been taken.
     #[inline]
     fn disable_kick<M: Memory>(&mut self, memory: &M) -> Result<(), Fault> {
         match self.kicks {
@@ -39,14 +41,15 @@ impl KickControl for PackedRing {
             Kicks::Awaited(_) | Kicks::On | Kicks::Unknown => {}
         }
         if self.event_idx {
-            // Not moving the event is enough.
+            // It is enough not to move the event on.
             self.kicks = Kicks::Off;
             return Ok(());
         }
         self.set_kicks(memory, Kicks::Off, EVENT_DISABLE, None)
     }
 
-    /// With event indexes the kick is for the first descriptor that no look for work has found available.
+    /// With event indexes, the event is the first descriptor that no look for work has found
+    /// available.
     #[inline]
     fn enable_kick<M: Memory>(&mut self, memory: &M) -> Result<bool, Fault> {
         let front = self.ahead.front();
@@ -56,8 +59,8 @@ impl KickControl for PackedRing {
         } else {
             self.set_kicks(memory, Kicks::On, EVENT_ENABLE, None)?;
         }
-        // The wish has to be visible before the descriptor is read. Pairs with the driver's full barrier
-        // between making it available and reading the wish.
+        // The request has to be visible before the descriptor is read. Pairs with the driver's full
+        // barrier between making it available and reading the request.
         memory.full_barrier();
         let mut desc = [RawDesc::default()];
         let found = memory.load_available(self.desc_at(front), front.wrap(), &mut desc)?;
@@ -68,30 +71,33 @@ impl KickControl for PackedRing {
         Ok(true)
     }
 
-    /// The kick is for whatever the driver publishes, also with event indexes.
+    /// The driver kicks for whatever it publishes, also with event indexes.
     ///
-    /// `true`: the queue has to look again, at descriptors that are read anew; the ring does not find out
-    /// whether they have changed. `false` when it has done so, and the chain that it has stopped for is
-    /// still the next.
+    /// `true`: the queue has to look again and reads the descriptors anew; the ring does not find
+    /// out whether they have changed. `false`: the queue has looked again, and the chain that it
+    /// stopped at is still the next.
     ///
     /// # No publication is missed
     ///
-    /// To publish, or to mend what it has published, a driver stores descriptors and then, behind a full
-    /// barrier, loads the device's event. Here what was read ahead is forgotten, the event is stored, and
-    /// there is a full barrier: all descriptors that the queue looks at from then on are loaded after it. So
-    /// of the driver's load and those of the device at least one sees the other side's store:
+    /// To publish, or to correct what it has published, a driver stores descriptors and then,
+    /// behind a full barrier, loads the device's event. This function discards what was read ahead,
+    /// stores the event and issues a full barrier: the device loads all descriptors that the queue
+    /// looks at from then on after it. So at least one of the driver's load and the device's loads
+    /// sees the other side's store:
     ///
-    /// - The device sees what the driver has stored when it looks again, which it is told to.
+    /// - The device sees what the driver has stored when it looks again, which `true` tells it to
+    ///   do.
     /// - Or the driver sees the event, whose flags are zero, and kicks.
     ///
-    /// The event stays as it is until the device has got beyond the chain that it has stopped at: until
-    /// then [`disable_kick`](KickControl::disable_kick) does nothing. So whatever the queue looks at
-    /// meanwhile, it looks at with kicks on since before, and may wait when it finds the same chain: that is
-    /// `false`. It is `true` only once for a chain, which ends what else would be an endless loop. Since a
-    /// queue that waits has forgotten what it had read, it looks at the chain itself when a kick comes.
+    /// The event stays as it is until the device has passed the chain that it stopped at: until
+    /// then [`disable_kick`](KickControl::disable_kick) does nothing. So kicks were on before each
+    /// look at that chain in the meantime, and a queue that finds the same chain again may wait:
+    /// the answer is `false`. The answer is `true` only once for a chain, which prevents an endless
+    /// loop. What was read ahead has been discarded before the queue waits, so after a kick it
+    /// reads the chain from memory.
     ///
-    /// [`enable_kick`](KickControl::enable_kick) is for a queue that has taken all there is, and has its
-    /// own proof: it looks behind its barrier.
+    /// [`enable_kick`](KickControl::enable_kick) is for a queue that has taken every available
+    /// chain. It misses nothing because it looks again after its barrier.
     #[cold]
     fn await_kick<M: Memory>(&mut self, memory: &M) -> Result<bool, Fault> {
         self.forget_prefetch();
@@ -106,7 +112,7 @@ impl KickControl for PackedRing {
 }
 
 impl PackedRing {
-    /// Tells the driver whether to kick, by the device's event, perhaps for the descriptor at a position.
+    /// Stores the device's event, which tells the driver whether to kick, or for which descriptor.
     #[inline(always)]
     pub(super) fn set_kicks<M: Memory>(
         &mut self,
@@ -115,7 +121,7 @@ impl PackedRing {
         flags: u16,
         at: Option<Position>,
     ) -> Result<(), Fault> {
-        // A store that fails may have been done, or not.
+        // A store that fails may still have taken effect.
         self.kicks = Kicks::Unknown;
         let offset = at.map_or(0, Position::bits);
         let event = u32::from(offset) | u32::from(flags) << 16;

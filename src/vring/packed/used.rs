@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Complete work: used descriptors, and calls for them.
+//! The *complete work* half: used descriptors, and calls for them.
 
 use super::PackedRing;
 use crate::desc::{RawUsed, DESC_SIZE, EVENT_DESC, EVENT_DISABLE};
@@ -9,7 +9,7 @@ use crate::memory::Memory;
 use crate::position::Position;
 use crate::ring::CompleteWork;
 
-/// Length of the smallest page that memory may have, in bytes, less one.
+/// Length of the smallest page of any architecture, in bytes, less one.
 const PAGE_MASK: u64 = 0xfff;
 
 impl CompleteWork for PackedRing {
@@ -19,7 +19,7 @@ impl CompleteWork for PackedRing {
         [len.to_le(), id.to_le()]
     }
 
-    /// The id and the length of the last, with the descriptors of all.
+    /// The group has the id and the length of the last entry, and the descriptor count of all.
     #[inline]
     fn group(entries: &[RawUsed]) -> RawUsed {
         let last = entries.last().copied().unwrap_or_default();
@@ -30,7 +30,7 @@ impl CompleteWork for PackedRing {
 
     #[inline]
     fn slots(entries: &[RawUsed]) -> u16 {
-        // Wraps for a driver that made descriptors available again before it got them back.
+        // Wraps only if the driver reuses descriptors before they are given back.
         // CAST: the upper half.
         let slots = entries
             .iter()
@@ -38,13 +38,12 @@ impl CompleteWork for PackedRing {
         slots.fold(0, u16::wrapping_add)
     }
 
-    /// The driver sees all of them at once, when the first is there: it looks for used descriptors one
-    /// after the other, and that is the next for it.
+    /// The driver sees all entries at once when the first is written, since it reads used
+    /// descriptors in ring order.
     ///
-    /// A call that fails has written nothing, so that the chains may be given back as well: a descriptor
-    /// that is used is no longer the chain's that was there. Only memory that goes away between two
-    /// accesses of the same call makes an exception; the driver sees nothing of it even so, and the call
-    /// may be made again.
+    /// A call that fails has written nothing, so that the chains can also be rewound: a used
+    /// descriptor would overwrite the chain's own. The only exception is memory that is unmapped
+    /// during the call; even then the driver sees none of the entries, and the caller may retry.
     #[inline]
     fn complete<M: Memory>(&mut self, memory: &M, used: &[RawUsed]) -> Result<(), Fault> {
         if used.is_empty() {
@@ -59,8 +58,8 @@ impl CompleteWork for PackedRing {
         Ok(())
     }
 
-    /// The used descriptor of a group is where that of its first chain would be, with the id of its last,
-    /// and the others' are skipped (virtio 1.3, section 2.8.8).
+    /// A group's used descriptor is written at the place of the group's first chain with the id of
+    /// the last; the rest of the group is skipped (virtio 1.3, section 2.8.8).
     #[inline]
     fn complete_in_order<M: Memory>(
         &mut self,
@@ -68,18 +67,20 @@ impl CompleteWork for PackedRing {
         used: &[RawUsed],
         _chains: &[u16],
     ) -> Result<(), Fault> {
-        // The entries say by how many descriptors to go on.
+        // Each entry holds the number of descriptors to advance by.
         self.complete(memory, used)
     }
 
     /// When a whole ring has been used since the last decision, the driver's event has been passed
-    /// wherever it is. Flags that say neither yes nor no, and an event that no ring of this size has, are
-    /// taken for yes.
+    /// wherever it is.
+    ///
+    /// Reserved flags, and an event offset beyond the end of the ring, count as a request for a
+    /// call.
     #[inline]
     fn needs_call<M: Memory>(&mut self, memory: &M) -> bool {
         let since = core::mem::replace(&mut self.since, 0);
-        // The used descriptors have to be visible before the driver's wish is read, and before a call.
-        // Pairs with the driver's full barrier between stating its wish and looking for used
+        // The used descriptors have to be visible before the driver's event is read, and before a
+        // call. Pairs with the driver's full barrier between writing its event and looking for used
         // descriptors.
         let Ok(event) = memory.load_event_after_barrier(self.addrs.avail) else {
             return true;
@@ -97,16 +98,16 @@ impl CompleteWork for PackedRing {
 }
 
 impl PackedRing {
-    /// Number of descriptors that the device has taken.
+    /// Number of descriptors that the device has taken and not given back.
     #[inline]
     fn taken(&self) -> u32 {
         let taken = self.position().distance(self.size, self.used);
-        // More only for a driver that does not wait for its buffers.
+        // It exceeds the size only if the driver reuses descriptors before they are given back.
         taken.min(u32::from(self.size))
     }
 
-    /// Whether all descriptors that the device has taken lie in the same page of memory: if one of them
-    /// can be written, then all can.
+    /// Whether all descriptors that the device has taken lie in one page, so that all can be
+    /// written if one can.
     #[inline]
     fn is_within_a_page(&self) -> bool {
         let [ring, ..] = self.extents();
@@ -130,10 +131,11 @@ impl PackedRing {
         while left > 0 {
             let addr = self.desc_at(at);
             memory.touch(addr)?;
-            // On to the next page, or to the start of the ring: no wrap, below a page and a ring.
+            // Advance to the next page, or to the start of the ring. No wrap: below a page and a
+            // ring.
             let page = PAGE_MASK.wrapping_sub(addr.0 & PAGE_MASK) >> DESC_SIZE.trailing_zeros();
             let end = self.size.wrapping_sub(at.offset());
-            // CAST: at most a page's descriptors, with a first one that may lie across its start.
+            // CAST: at most a page's descriptors, and one that crosses into the page.
             let step = (page as u16).wrapping_add(1).min(end);
             at = at.advance(self.size, step);
             left = left.saturating_sub(u32::from(step));
@@ -141,7 +143,7 @@ impl PackedRing {
         Ok(())
     }
 
-    /// Takes note of where the next used descriptor goes.
+    /// Updates the used position and the number of descriptors used since the last decision.
     #[inline]
     fn count_used(&mut self, new: Position) {
         let count = new.distance(self.size, self.used);
@@ -149,8 +151,8 @@ impl PackedRing {
         self.used = new;
     }
 
-    /// Whether the descriptor at `event` is one of those that were used by going on by the last `since`
-    /// descriptors, those that were skipped included.
+    /// Whether `event` is one of the last `since` positions before the used position, including
+    /// those that used descriptors skipped.
     #[inline]
     fn has_passed(&self, event: Position, since: u32) -> bool {
         if since >= u32::from(self.size) || event.offset() >= self.size {

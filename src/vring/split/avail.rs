@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Get work: the available ring, from the driver's index to chains.
+//! The *get work* half: the available ring, from the driver's index to chains.
 
 use super::SplitRing;
 use crate::chain::{Chain, Walk};
@@ -51,7 +51,7 @@ impl GetWork for SplitRing {
             }
             Err(fault) => {
                 out.truncate(first);
-                // Read it again when asked again: the driver may have mended it.
+                // Read it again next time: the driver may have corrected it.
                 self.forget_prefetch();
                 Err(fault)
             }
@@ -84,18 +84,19 @@ impl GetWork for SplitRing {
 }
 
 impl SplitRing {
-    /// Forgets what was read ahead: the next chain's entry and descriptors are read from memory again.
+    /// Discards what was read ahead, so that the next chain's entry and descriptors are read from
+    /// memory again.
     ///
-    /// For a chain that is given back because it is of no use to the device, which the ring cannot
-    /// know: with [`GetWork::rewind`] alone it comes again as it was, although the driver may have
-    /// mended it. After a [`Fault`] of the ring's own there is no need.
+    /// For a chain that the caller rejects and gives back. After [`GetWork::rewind`] alone the ring
+    /// would hand out the old copy, although the driver may have corrected the chain in memory.
+    /// When the ring itself returns a [`Fault`] it does this by itself.
     #[inline]
     pub fn forget_prefetch(&mut self) {
         self.prefetch.next = 0;
         self.prefetch.len = 0;
     }
 
-    /// Reads the driver's index; whether it moved since it was last read.
+    /// Reads the driver's index; returns whether it has moved since it was last read.
     #[inline]
     pub(super) fn read_avail_index<M: Memory>(&mut self, memory: &M) -> Result<bool, Fault> {
         let avail = self.load_avail_index(memory)?;
@@ -108,8 +109,9 @@ impl SplitRing {
         }
         let moved = avail != self.avail;
         self.avail = avail;
-        // No driver may move its index back. One that does takes back what was read ahead: else the
-        // device would run past the index, and 2^16 entries on before it looked at it again.
+        // A driver must not move its index back. If one does, chains read ahead beyond the new
+        // index are dropped: otherwise the device would run past the index and on for 2^16 entries
+        // before it met the index again.
         let ahead = usize::from(avail.wrapping_sub(self.last_avail));
         let end = self.prefetch.next.wrapping_add(ahead);
         self.prefetch.len = self.prefetch.len.min(end);
@@ -125,13 +127,14 @@ impl SplitRing {
         ))
     }
 
-    /// Whether the driver's index may be `avail`: it makes no more available than the ring has entries.
+    /// Whether `avail` is a valid index of the driver: it makes no more chains available than the
+    /// ring has entries.
     #[inline(always)]
     pub(super) fn is_in_bounds(&self, avail: u16) -> bool {
         avail.wrapping_sub(self.last_avail) <= self.size
     }
 
-    /// Fills the empty prefetch; `false` if nothing is available.
+    /// Fills the empty prefetch; `false` if no chain is available.
     #[inline]
     fn read_ahead<M: Memory>(&mut self, memory: &M) -> Result<bool, Fault> {
         if !self.has_work(memory)? {
@@ -142,7 +145,7 @@ impl SplitRing {
         let run = self.size.wrapping_sub(position);
         let want = usize::from(self.avail.wrapping_sub(self.last_avail).min(run)).min(PREFETCH);
         self.forget_prefetch();
-        // One page of many may be out of reach: then what lies before it still counts.
+        // A later page may be unmapped; chains before it are still served.
         if self.read_entries(memory, position, want).is_err() {
             self.read_entries(memory, position, 1)?;
         }
@@ -161,7 +164,7 @@ impl SplitRing {
         let entry = self.avail_at(offset_of_entry(position, AVAIL_ENTRY_SIZE));
         let heads = self.prefetch.heads.get_mut(..want).unwrap_or_default();
         let descs = self.prefetch.descs.get_mut(..want).unwrap_or_default();
-        // Up to the first bad index, so that the chains before it are served.
+        // It stops at the first invalid index, so that the chains before it are served.
         let good = memory.load_entries(entry, self.addrs.desc, size, heads, descs)?;
         if let (0, Some(&head)) = (good, heads.first()) {
             return Err(Fault::DescIndex {

@@ -8,19 +8,20 @@ use crate::fault::Fault;
 use crate::memory::Memory;
 use crate::ring::KickControl;
 
-/// What the driver has been asked for, as the flags in memory say or, with event indexes, the event.
+/// The last request to the driver, as stored in the flags or, with event indexes, in the event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kicks {
-    /// To kick.
+    /// Kick.
     On,
-    /// Not to kick.
+    /// Do not kick.
     Off,
-    /// Not known: it was at another place, or in another way, or the last store failed.
+    /// Not known: the addresses or the features have changed since, or the last store failed.
     Unknown,
 }
 
 impl KickControl for SplitRing {
-    /// Never with event indexes, which name the one next kick, nor when it is not known.
+    /// Never with event indexes, which ask for one kick only, nor when the last request is not
+    /// known.
     #[inline]
     fn kicks_are_on(&self) -> bool {
         self.kicks == Kicks::On && !self.event_idx
@@ -32,7 +33,7 @@ impl KickControl for SplitRing {
             return Ok(());
         }
         if self.event_idx {
-            // Not moving the event is enough.
+            // It is enough not to move the event on.
             self.kicks = Kicks::Off;
             return Ok(());
         }
@@ -45,32 +46,33 @@ impl KickControl for SplitRing {
         self.read_avail_index(memory)
     }
 
-    /// The kick is for a move of the driver's index, wherever that stands and whatever is wrong with it.
+    /// The driver kicks for the next move of its index, wherever the index is and whether or not it
+    /// is valid.
     ///
-    /// `true`: the index is not where the device has last read it, and no kick may come for that; look
-    /// again. Neither the index that the ring goes by nor the chains read ahead change: what the queue
-    /// has stopped at is still the next.
+    /// `true`: the index differs from the one that the device read last, and the driver may not
+    /// kick for that, so the caller has to look again. The index that the ring uses and the chains
+    /// read ahead do not change: the chain that the queue has stopped at is still the next.
     ///
     /// # No publication is missed
     ///
-    /// Let `seen` be the index as the device has last read it, in a look for work or here. To publish,
+    /// Let `seen` be the index as the device read it last, in a look for work or here. To publish,
     /// a driver stores another index and then, behind a full barrier, loads the flags or the event.
-    /// Here flags or event are stored, and then, behind a full barrier, the index is loaded. So of the
-    /// two loads at least one sees the other side's store:
+    /// This function stores the flags or the event and then, behind a full barrier, loads the
+    /// index. So at least one of the two loads sees the other side's store:
     ///
-    /// - The load here sees another index than `seen`. The answer is `true`, and that index is `seen`
-    ///   for the next call of this function.
-    /// - Or it sees `seen` still, and the driver's load, for whatever it publishes from there, sees
-    ///   what was stored here. If that is flags, they are zero, and it kicks.
-    /// - If it is an event and `seen` is an index that the ring takes, the event is `seen`. Any step
-    ///   that leads on from it passes it, back or out of bounds as well: `new - seen - 1` is less than
-    ///   `new - seen` modulo 2^16 for all `new` but `seen`. So does a step over it, by a driver that
-    ///   looks once for many chains.
-    /// - If `seen` is out of bounds, the event is `avail`, the last index that was not. A driver comes
-    ///   back in bounds by a step from `seen`, or from `avail` if `seen` was never an index of its own.
-    ///   Either passes `avail` on its way to any index that makes more available than `avail` did,
-    ///   since no such index lies between `seen` and `avail`, modulo 2^16. Steps that stay out of
-    ///   bounds may go without a kick: there is nothing to look for.
+    /// - This function's load sees another index than `seen`. The answer is `true`, and that index
+    ///   is `seen` for the next call of this function.
+    /// - Or it still sees `seen`, and the driver's load, for whatever it publishes from there, sees
+    ///   what this function stored. If these are flags, they are zero, and the driver kicks.
+    /// - If it is an event and `seen` is in bounds, the event is `seen`. Any step from `seen`
+    ///   passes it, also a step back or out of bounds: `new - seen - 1` is less than `new - seen`
+    ///   modulo 2^16 for all `new` but `seen`. So does a step over `seen`, by a driver that reads
+    ///   the event once for many chains.
+    /// - If `seen` is out of bounds, the event is `avail`, the last index in bounds. A driver comes
+    ///   back in bounds by a step from `seen`, or from `avail` if the driver itself never stored
+    ///   `seen`. Either passes `avail` on its way to any index that makes more available than
+    ///   `avail` did, since no such index lies between `seen` and `avail`, modulo 2^16. Steps that
+    ///   stay out of bounds may cause no kick: there is no work to find.
     ///
     /// A driver whose index is back at `seen` before the load has published nothing.
     #[cold]
@@ -88,8 +90,8 @@ impl KickControl for SplitRing {
 }
 
 impl SplitRing {
-    /// Asks the driver to kick, with event indexes when it moves its index on from `event`; the index
-    /// has to be read after it.
+    /// Asks the driver to kick, with event indexes when its index moves on from `event`; the caller
+    /// has to read the index afterwards.
     #[inline(always)]
     fn ask_for_kick<M: Memory>(&mut self, memory: &M, event: u16) -> Result<(), Fault> {
         let (offset, value) = if self.event_idx {
@@ -98,13 +100,13 @@ impl SplitRing {
             (OFFSET_FLAGS, 0)
         };
         self.set_kicks(memory, Kicks::On, offset, value)?;
-        // The wish has to be visible before the index is read. Pairs with the driver's full barrier
-        // between moving the index and reading the wish.
+        // The request has to be visible before the index is read. Pairs with the driver's full
+        // barrier between moving the index and reading the request.
         memory.full_barrier();
         Ok(())
     }
 
-    /// Tells the driver whether to kick, by a value in the used ring.
+    /// Tells the driver whether to kick, by storing `value` at `offset` in the used ring.
     #[inline(always)]
     pub(super) fn set_kicks<M: Memory>(
         &mut self,
@@ -113,7 +115,7 @@ impl SplitRing {
         offset: u64,
         value: u16,
     ) -> Result<(), Fault> {
-        // A store that fails may have been done, or not.
+        // A store that fails may still have taken effect.
         self.kicks = Kicks::Unknown;
         memory.store(self.used_at(offset), value.to_le())?;
         self.kicks = kicks;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Complete work: the used ring, and calls for what is in it.
+//! The *complete work* half: the used ring, and calls for what is in it.
 
 use super::SplitRing;
 use crate::desc::{
@@ -22,13 +22,13 @@ impl CompleteWork for SplitRing {
         entries.last().copied().unwrap_or_default()
     }
 
-    /// None are told: chains are counted.
+    /// Always 0: a split ring rewinds by chains.
     #[inline]
     fn slots(_entries: &[RawUsed]) -> u16 {
         0
     }
 
-    /// The driver sees all of them at once, when the index moves.
+    /// The driver sees all entries at once when the index moves.
     #[inline]
     fn complete<M: Memory>(&mut self, memory: &M, used: &[RawUsed]) -> Result<(), Fault> {
         // CAST: batches are far smaller than 2^16.
@@ -46,8 +46,8 @@ impl CompleteWork for SplitRing {
         self.publish_used(memory, new)
     }
 
-    /// The entry of a group is where that of its first chain would be, and the others are skipped (virtio
-    /// 1.3, section 2.7.8).
+    /// A group's entry is written at the place of the group's first chain; the rest of the group is
+    /// skipped (virtio 1.3, section 2.7.8).
     fn complete_in_order<M: Memory>(
         &mut self,
         memory: &M,
@@ -58,7 +58,7 @@ impl CompleteWork for SplitRing {
         let mut used = used;
         let mut chains = chains;
         while !used.is_empty() {
-            // Entries follow each other up to the first group of more than one chain.
+            // Entries are contiguous up to and including the first group of more than one chain.
             let ones = chains.iter().take_while(|count| **count == 1).count();
             let run = ones.wrapping_add(1).min(used.len());
             let (now, later) = used.split_at_checked(run).unwrap_or((used, &[]));
@@ -73,8 +73,9 @@ impl CompleteWork for SplitRing {
 
     #[inline]
     fn needs_call<M: Memory>(&mut self, memory: &M) -> bool {
-        // The used index has to be visible before the driver's wish is read, and before a call. Pairs
-        // with the driver's full barrier between stating its wish and looking for used buffers.
+        // The used index has to be visible before the driver's request for calls is read, and
+        // before a call. Pairs with the driver's full barrier between storing that request and
+        // looking for used buffers.
         if self.notify_on_empty && self.avail == self.last_avail {
             memory.full_barrier();
             return true;
@@ -104,7 +105,8 @@ impl SplitRing {
     fn store_used<M: Memory>(&self, memory: &M, at: u16, used: &[RawUsed]) -> Result<(), Fault> {
         let mut at = at;
         let mut rest = used;
-        // A driver that does not wait for its buffers may be owed more than the ring has entries.
+        // There may be more elements than ring entries if the driver reuses descriptors before they
+        // are given back.
         while !rest.is_empty() {
             let position = at & self.mask();
             // No wrap: position < size.
@@ -119,7 +121,7 @@ impl SplitRing {
         Ok(())
     }
 
-    /// Moves the used index to `new`, behind the elements that have been stored.
+    /// Moves the used index to `new`, after the elements have been stored.
     #[inline]
     fn publish_used<M: Memory>(&mut self, memory: &M, new: u16) -> Result<(), Fault> {
         // Pairs with the driver's read barrier between seeing the index and reading the entries.
@@ -128,12 +130,12 @@ impl SplitRing {
         Ok(())
     }
 
-    /// Takes note of the used index that the driver has been told.
+    /// Records the used index that has been published.
     #[inline]
     fn count_used(&mut self, new: u16) {
         let old = self.last_used;
         self.last_used = new;
-        // Without a call for 2^16 completions the old mark would come round again.
+        // After 2^16 completions without a decision, `called` would look recent again.
         if let Some(called) = self.called {
             if new.wrapping_sub(called) < new.wrapping_sub(old) {
                 self.called = None;
@@ -142,7 +144,7 @@ impl SplitRing {
     }
 }
 
-/// Whether moving an index from `old` to `new` passed `event` (virtio 1.3, section 2.7.10).
+/// Whether an index that moved from `old` to `new` has passed `event` (virtio 1.3, section 2.7.10).
 #[inline(always)]
 fn passed_event(event: u16, new: u16, old: u16) -> bool {
     new.wrapping_sub(event).wrapping_sub(1) < new.wrapping_sub(old)
