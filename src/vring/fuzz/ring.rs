@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What the targets of both formats of rings have in common.
+//! The common part of the fuzz targets of both ring formats.
 
 use libfuzzer_sys::arbitrary::{self, Arbitrary};
 use vring::{MemTable, Region, RingAddrs, UserAddr};
@@ -8,15 +8,15 @@ use vring::{MemTable, Region, RingAddrs, UserAddr};
 use crate::mock::{region, MockMemory};
 use crate::watch::{Deed, Watch, Watched, AREAS, GOOD, MAX_SIZE};
 
-/// What input means in a format.
+/// The meaning of fuzz input in a format.
 pub trait Target: Watched {
-    /// Bytes of a descriptor of the ring, or of a table; `next` is its id where it is followed by none.
+    /// Bytes of a descriptor of the ring or of a table; in a packed ring `next` is the id.
     fn desc_bytes(desc: vring::Desc) -> Vec<u8>;
 
-    /// Makes more available, or takes some back.
+    /// Makes more chains available, or makes some unavailable again.
     fn step(memory: &MockMemory, steps: i8);
 
-    /// Changes what is said of what is available at `entry`, below [`MAX_SIZE`].
+    /// Changes the head, or whether a descriptor is available, at `entry`, below [`MAX_SIZE`].
     fn put_head(memory: &MockMemory, entry: u16, head: u16);
 
     /// Makes the first half of the descriptors available, one by one.
@@ -26,7 +26,7 @@ pub trait Target: Watched {
     fn base(bits: u16) -> u32;
 }
 
-/// A descriptor that may lead somewhere.
+/// A descriptor whose address may be valid.
 #[derive(Arbitrary, Clone, Copy, Debug)]
 struct Desc {
     addr: Addr,
@@ -37,7 +37,7 @@ struct Desc {
 
 #[derive(Arbitrary, Clone, Copy, Debug)]
 enum Addr {
-    /// In guest memory or a little beyond.
+    /// An address in guest memory or a little beyond.
     Near(u16),
     Any(u64),
 }
@@ -54,9 +54,10 @@ enum Len {
 #[derive(Arbitrary, Clone, Copy, Debug)]
 enum Write {
     Nothing,
-    /// What is available, by steps that may lead back.
+    /// Changes what is available, by steps that may lead back.
     Index(i8),
-    /// An entry of a split ring's available ring, or whose descriptor a packed ring's is.
+    /// An entry of a split ring's available ring, or the availability of a packed ring's
+    /// descriptor.
     Head {
         entry: u8,
         head: u16,
@@ -83,7 +84,7 @@ enum Write {
 #[derive(Arbitrary, Clone, Copy, Debug)]
 enum Call {
     Next,
-    /// Up to all that is available.
+    /// Takes up to all available chains.
     NextMany(u8),
     Rewind(u8),
     Complete(u8),
@@ -118,7 +119,7 @@ pub struct Input {
     regions: Vec<(u16, u16, u8, u16)>,
     setup: Vec<Write>,
     calls: Vec<Call>,
-    /// One for each access of the ring.
+    /// The guest's writes, one for each access of the ring.
     meanwhile: Vec<Write>,
 }
 
@@ -134,7 +135,7 @@ impl From<Desc> for vring::Desc {
                 Len::Descs(count) => 16 * u32::from(count),
                 Len::Any(len) => len,
             },
-            // Mostly no bits but those with a meaning.
+            // Mostly only flags that have a meaning.
             flags: if desc.flags < 0xf000 {
                 desc.flags & 7
             } else {
@@ -182,7 +183,7 @@ impl Place {
 }
 
 impl Call {
-    /// The calls that it stands for; none if it is the guest's turn.
+    /// The calls that this input stands for; none if it is a write of the guest.
     fn deeds<F: Target>(self) -> Vec<Deed> {
         let deed = match self {
             Self::Next => Deed::Next,
@@ -216,7 +217,7 @@ impl Call {
     }
 }
 
-/// Guest memory, and what else the owner took for it.
+/// The table of guest memory, with further regions that the owner may have set.
 fn table(more: &[(u16, u16, u8, u16)]) -> MemTable<Vec<Region>> {
     let mut regions = vec![
         region((0, 0x1000, AREAS[1].0)),
@@ -252,7 +253,7 @@ fn memory<F: Target>() -> MockMemory {
     memory
 }
 
-/// Does with a ring what `input` says.
+/// Runs the calls of `input` on a ring.
 pub fn run<F: Target>(input: Input) {
     let memory = memory::<F>();
     for write in input.setup.iter().take(200) {

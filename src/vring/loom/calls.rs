@@ -13,7 +13,7 @@ use crate::device::{give_back, started};
 use crate::driver::Driver;
 use crate::{explore, with_ring, Broken, Kind, Shared, CHAINS, PACKED, PREEMPTIONS, SPLIT};
 
-/// One round of the driver, after which it waits for a call.
+/// One round of the driver, which ends when it may wait for a call.
 fn round(driver: &mut Driver<'_>) {
     loop {
         driver.disable_calls();
@@ -24,11 +24,11 @@ fn round(driver: &mut Driver<'_>) {
     }
 }
 
-/// No used buffer is left when both sides have come to rest.
+/// Checks that no used buffer is left when both sides wait.
 fn no_call_is_lost(kind: Kind, broken: Broken) {
     explore(PREEMPTIONS, move || {
         let shared = Arc::new(Shared::new(broken));
-        // As an eventfd, which loses none: read and written in one go by both sides.
+        // Models an eventfd, which loses no signal: both sides access it atomically.
         let called = Arc::new(AtomicBool::new(false));
         let mut ring = started(&shared, kind);
         // With event indexes the first decision is always to call.
@@ -76,7 +76,7 @@ fn no_call_for_a_packed_ring_is_lost() {
     }
 }
 
-/// A test of a rule that is not kept.
+/// Makes a test in which one rule is broken.
 macro_rules! broken {
     ($($name:ident: $kind:expr, $broken:ident, $words:literal;)+) => {
         $(#[test]

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The device's side: rounds of a worker, as in `rx.rs` and `tx.rs`.
+//! The device side: rounds of a worker, as in `rx.rs` and `tx.rs`.
 
 use std::sync::Arc;
 
@@ -23,7 +23,7 @@ pub enum Worker {
     OffWhenBusy,
 }
 
-/// What a round ends with.
+/// The result of a round.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Next {
     /// A kick or the backend will wake the queue.
@@ -32,15 +32,15 @@ pub enum Next {
     Again,
 }
 
-/// Where packets come from, or go to.
+/// The source or the sink of packets.
 pub trait Backend {
     /// Whether there is a packet, or room for one.
     fn is_ready(&self) -> bool;
 
-    /// Wakes the queue when it is ready, at once if it is now.
+    /// Wakes the queue when the backend becomes ready, or at once if it is ready now.
     fn arm(&self);
 
-    /// No longer wakes the queue.
+    /// Stops waking the queue.
     fn disarm(&self);
 }
 
@@ -54,7 +54,7 @@ pub fn started(shared: &Shared, kind: Kind) -> Rings {
     ring
 }
 
-/// Gives back the chains of these ids, without length.
+/// Gives back the chains with these ids, with length 0.
 ///
 /// # Errors
 ///
@@ -82,7 +82,7 @@ pub struct Device {
     shared: Arc<Shared>,
     /// Chains taken.
     pub taken: u16,
-    /// Those of them that have been given back.
+    /// Chains given back.
     completed: u16,
 }
 
@@ -167,7 +167,7 @@ impl Device {
         Next::Again
     }
 
-    /// Takes the next chain; whether there is one.
+    /// Takes the next chain; returns whether there is one.
     fn take(&mut self) -> bool {
         let region = Region {
             guest: GuestAddr(0),
@@ -196,7 +196,7 @@ impl Device {
         true
     }
 
-    /// Gives back what has been taken.
+    /// Gives back the taken chains.
     fn complete(&mut self) {
         let ids = self.completed..self.taken;
         with_ring!(self.ring, |ring| give_back(ring, &self.shared, ids)).unwrap();

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The driver's side, with the barriers of virtio 1.3, sections 2.7.13, 2.7.14 and 2.8.
+//! The driver side, with the barriers of virtio 1.3, sections 2.7.13, 2.7.14 and 2.8.
 
 use loom::sync::atomic::fence;
 use loom::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
@@ -11,7 +11,7 @@ use crate::{Kind, Shared};
 
 /// A driver that gives each descriptor to the device once.
 pub struct Driver<'a> {
-    /// What it shares with the device.
+    /// The memory that it shares with the device.
     pub shared: &'a Shared,
     /// The ring's kind.
     pub kind: Kind,
@@ -33,14 +33,14 @@ pub fn buffer(head: u16) -> Desc {
     }
 }
 
-/// The word of an event of a packed ring, as it lies in memory.
+/// The word of a packed ring's event as it lies in memory.
 fn event(flags: u16, at: u16) -> u32 {
-    // All on the first lap.
+    // All positions are on the first lap.
     (u32::from(flags) << 16 | u32::from(at | 1 << 15)).to_le()
 }
 
 impl<'a> Driver<'a> {
-    /// A driver before anything happened.
+    /// A driver that has made nothing available yet.
     pub fn new(shared: &'a Shared, kind: Kind) -> Self {
         Self {
             shared,
@@ -51,7 +51,7 @@ impl<'a> Driver<'a> {
         }
     }
 
-    /// Makes the next chain available; whether the device has to be kicked.
+    /// Makes the next chain available; returns whether the device has to be kicked.
     pub fn add(&mut self) -> bool {
         self.write(self.avail, buffer(self.avail));
         self.offer()
@@ -61,7 +61,7 @@ impl<'a> Driver<'a> {
     pub fn write(&self, head: u16, desc: Desc) {
         let words = if self.kind.packed {
             let [addr, rest] = desc.to_packed(head, true);
-            // Only one that has been made available says so.
+            // The availability bits are left clear until the descriptor is published.
             let (available, _) = packed_availability(true);
             let hidden = if head < self.avail { 0 } else { available };
             [addr, rest & !hidden]
@@ -74,8 +74,8 @@ impl<'a> Driver<'a> {
         }
     }
 
-    /// Makes the next chain available, whose descriptor is there; whether the device has to be
-    /// kicked.
+    /// Makes the next chain available, whose descriptor is written; returns whether the device has
+    /// to be kicked.
     pub fn offer(&mut self) -> bool {
         let head = self.avail;
         self.avail = head + 1;
@@ -89,14 +89,15 @@ impl<'a> Driver<'a> {
         self.publish(self.avail)
     }
 
-    /// Moves the index to behind what is available; whether the device has to be kicked.
+    /// Publishes the index; returns whether the device has to be kicked.
     pub fn publish(&mut self, index: u16) -> bool {
         let shared = self.shared;
         let old = std::mem::replace(&mut self.published, index);
         if !self.kind.packed {
             shared.avail_index.store(index.to_le(), Release);
         }
-        // It is visible before the device's wish is read. Pairs with `enable_kick` and `await_kick`.
+        // The chain is visible before the device's request is read. Pairs with `enable_kick` and
+        // `await_kick`.
         fence(SeqCst);
         if self.kind.packed {
             let wish = u32::from_le(shared.device_event.load(Relaxed));
@@ -115,7 +116,7 @@ impl<'a> Driver<'a> {
         }
     }
 
-    /// Whether there is a used buffer to look at.
+    /// Whether there is a used buffer.
     fn has_used(&self) -> bool {
         let shared = self.shared;
         if self.kind.packed {
@@ -125,11 +126,11 @@ impl<'a> Driver<'a> {
         u16::from_le(shared.used_index.load(Acquire)) != self.last_used
     }
 
-    /// Looks at all used buffers that there are.
+    /// Takes all used buffers.
     ///
     /// # Panics
     ///
-    /// When one is not what the device completed.
+    /// When one is not as the device completed it.
     pub fn poll(&mut self) {
         while self.has_used() {
             let place = usize::from(self.last_used % SIZE);
@@ -164,7 +165,7 @@ impl<'a> Driver<'a> {
         }
     }
 
-    /// Asks to be called for the next used buffer; whether there already is one.
+    /// Asks to be called for the next used buffer; returns whether there already is one.
     pub fn enable_calls(&self) -> bool {
         let shared = self.shared;
         if self.kind.packed {
@@ -177,7 +178,7 @@ impl<'a> Driver<'a> {
         } else {
             shared.avail_flags.store(0, Relaxed);
         }
-        // The wish is visible before the device is looked for. Pairs with `needs_call`.
+        // The request is visible before used buffers are looked for. Pairs with `needs_call`.
         fence(SeqCst);
         self.has_used()
     }

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! For every reason why a queue stops, something that is certain to come starts it again.
+//! For every reason why a queue stops, an event that is certain to occur starts it again.
 //!
-//! The driver kicks only when flags or event ask for it, and makes nothing available beyond what it
-//! has: a kick that was not asked for never comes.
+//! The driver kicks only when flags or event ask for it, and makes only a fixed number of chains
+//! available: a kick that was not asked for never comes.
 
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ use crate::driver::{buffer, Driver};
 use crate::stopped::{Queue, Reason, Wrong, CHAINS};
 use crate::{explore, Broken, Kind, Shared, PACKED, SPLIT};
 
-/// Preemptions tried, with up to three threads. Every broken rule shows with two.
+/// Preemptions tried, with up to three threads; two are enough to detect every broken rule.
 const PREEMPTIONS: usize = 2;
 
 /// The driver's thread.
@@ -52,8 +52,9 @@ fn drive(reason: Reason, kind: Kind, shared: &Shared, queue: &Queue) {
     }
 }
 
-/// All chains are taken and given back; with one left, the worker sleeps for ever, which loom calls a
-/// deadlock.
+/// Checks that all chains are taken and given back.
+///
+/// If one is left, the worker sleeps for ever, which loom reports as a deadlock.
 fn goes_on_with(reason: Reason, kind: Kind, wrong: Wrong, broken: Broken) {
     explore(PREEMPTIONS, move || {
         let shared = match reason {
@@ -69,7 +70,7 @@ fn goes_on_with(reason: Reason, kind: Kind, wrong: Wrong, broken: Broken) {
             let queue = queue.clone();
             move || queue.work()
         });
-        // With nothing else to do, this thread is the driver.
+        // If nothing happens outside, this thread is the driver.
         let outside = !matches!(
             reason,
             Reason::Direction | Reason::Nonsense | Reason::Unbuffered
@@ -87,14 +88,14 @@ fn goes_on_with(reason: Reason, kind: Kind, wrong: Wrong, broken: Broken) {
     });
 }
 
-/// With all rules kept.
+/// Runs the model with all rules kept.
 fn goes_on(reason: Reason) {
     for kind in [SPLIT, PACKED].concat() {
         goes_on_with(reason, kind, Wrong::Nothing, Broken::Nothing);
     }
 }
 
-/// With one rule not kept, in either format: both show it.
+/// Runs the model with one rule broken, which each format has to detect.
 fn broken(reason: Reason, wrong: Wrong) {
     let packed = std::panic::catch_unwind(|| {
         goes_on_with(reason, PACKED[0], wrong, Broken::Nothing);
@@ -103,7 +104,7 @@ fn broken(reason: Reason, wrong: Wrong) {
     broken_for_split_rings(reason, wrong);
 }
 
-/// With one rule not kept that packed rings do without.
+/// Runs the model with a broken rule that packed rings do not need.
 fn broken_for_split_rings(reason: Reason, wrong: Wrong) {
     goes_on_with(reason, SPLIT[0], wrong, Broken::Nothing);
 }
@@ -125,7 +126,8 @@ fn a_chain_of_the_wrong_direction_needs_another_look() {
     broken(Reason::Direction, Wrong::Deaf);
 }
 
-/// A packed ring that awaits a kick forgets what it has read by itself.
+/// A packed ring discards what it has read ahead when it awaits a kick, so only split rings need
+/// the rule.
 #[test]
 #[should_panic(expected = "deadlock")]
 fn a_chain_of_the_wrong_direction_has_to_be_read_again() {
@@ -277,7 +279,8 @@ fn features_of_another_driver() {
     goes_on(Reason::Features);
 }
 
-/// The driver of a packed ring goes by what the event says, whatever the features are.
+/// The driver of a packed ring follows the event flags whatever the features are, so only split
+/// rings need the rule.
 #[test]
 #[should_panic(expected = "deadlock")]
 fn new_features_have_to_wake() {

@@ -25,16 +25,16 @@ impl Backend for Ready {
     fn disarm(&self) {}
 }
 
-/// What one kick is worth: a round, and more as long as there may be more to do.
+/// The rounds for one kick: one, and further ones while there may be more to do.
 fn rounds(device: &mut Device, worker: Worker) {
     while device.round(worker, u16::MAX, &Ready) == Next::Again {}
 }
 
-/// No chain is left when both sides have come to rest.
+/// Checks that no chain is left when both sides wait.
 fn no_kick_is_lost(worker: Worker, kind: Kind, broken: Broken) {
     explore(PREEMPTIONS, move || {
         let shared = Arc::new(Shared::new(broken));
-        // As an eventfd, which loses none: read and written in one go by both sides.
+        // Models an eventfd, which loses no signal: both sides access it atomically.
         let kick = Arc::new(AtomicBool::new(false));
         let mut device = Device::new(shared.clone(), kind);
         let driver = thread::spawn({
@@ -48,7 +48,7 @@ fn no_kick_is_lost(worker: Worker, kind: Kind, broken: Broken) {
                 }
             }
         });
-        // The first round comes with the backend, later ones with kicks.
+        // Setting the backend starts the first round, kicks start later ones.
         loop {
             rounds(&mut device, worker);
             if !kick.swap(false, AcqRel) {
@@ -63,7 +63,7 @@ fn no_kick_is_lost(worker: Worker, kind: Kind, broken: Broken) {
     });
 }
 
-/// With all rules kept.
+/// Runs the model with all rules kept.
 fn no_kick_is_lost_with_any(kinds: [Kind; 2]) {
     for kind in kinds {
         for worker in [Worker::Off, Worker::OffWhenBusy] {
@@ -82,7 +82,7 @@ fn no_kick_of_a_packed_ring_is_lost() {
     no_kick_is_lost_with_any(PACKED);
 }
 
-/// A test of a rule that is not kept.
+/// Makes a test in which one rule is broken.
 macro_rules! broken {
     ($($name:ident: $worker:ident, $kind:expr, $broken:ident, $words:literal;)+) => {
         $(#[test]

@@ -4,9 +4,9 @@
 //!
 //! Both sides are threads over the same memory. No chain may be left while the device waits for a
 //! kick that is not coming ([`kicks`]), also when the owner stops the device and starts it again
-//! ([`stop`]) or the queue stops for another reason ([`go_on`]), and no used buffer while the driver
-//! waits for a call ([`calls`]). With one of the barriers left out, or one of the rules not kept, each
-//! model has to fail: else it proves nothing.
+//! ([`stop`]) or the queue stops for another reason ([`go_on`]). No used buffer may be left while
+//! the driver waits for a call ([`calls`]). With a barrier left out or a rule broken, each model
+//! has to fail, or it proves nothing.
 
 #![cfg(test)]
 
@@ -21,7 +21,7 @@ mod stopped;
 
 use memory::{Broken, Shared};
 
-/// A format of rings, and how its two sides tell each other what they wish for.
+/// A ring format, and the way in which its two sides request notifications.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Kind {
     /// Whether it is a packed ring.
@@ -49,7 +49,7 @@ const fn kinds(packed: bool) -> [Kind; 2] {
     [flags, events]
 }
 
-/// Does something with the ring in force, whatever its format.
+/// Evaluates an expression with the ring in force.
 macro_rules! with_ring {
     ($rings:expr, |$ring:ident| $what:expr) => {
         match $rings.in_force() {
@@ -60,15 +60,15 @@ macro_rules! with_ring {
 }
 use with_ring;
 
-/// Chains that pass through the ring: the transmit worker turns kicks off at the second and on when
-/// none is left.
+/// Number of chains that pass through the ring: the transmit worker turns kicks off at the second
+/// chain, and on when none is left.
 const CHAINS: u16 = 3;
 
-/// Preemptions tried with two threads. Every broken rule shows with two.
+/// Preemptions tried with two threads; two preemptions are enough to detect every broken rule.
 const PREEMPTIONS: usize = 3;
 
-/// Runs `model` in every order of accesses, with as many preemptions as `LOOM_MAX_PREEMPTIONS` says,
-/// or else `preemptions`.
+/// Runs `model` in every order of accesses with up to `LOOM_MAX_PREEMPTIONS`, or else
+/// `preemptions`, preemptions.
 fn explore(preemptions: usize, model: impl Fn() + Sync + Send + 'static) {
     let mut builder = loom::model::Builder::new();
     builder.preemption_bound = builder.preemption_bound.or(Some(preemptions));

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Memory that a driver and a device share, with the orders of access that the language allows.
+//! Memory that a driver and a device share, with the access orders that the memory model allows.
 
 use std::sync::atomic::AtomicBool as Unmodelled;
 
@@ -16,17 +16,17 @@ use crate::{Kind, CHAINS};
 /// Number of descriptors.
 pub const SIZE: u16 = CHAINS.next_power_of_two();
 
-/// Where the parts of the ring lie, for the device.
+/// Addresses of the parts of the ring, as the device sees them.
 pub const PLACE: RingAddrs = RingAddrs {
     desc: UserAddr(0x1000),
     avail: UserAddr(0x2000),
     used: UserAddr(0x3000),
 };
 
-/// What of [`Memory`]'s rules is not kept, to see that it is noticed.
+/// The rule of [`Memory`] that is broken on purpose, to check that the model detects it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Broken {
-    /// All are.
+    /// No rule is broken.
     Nothing,
     /// [`Memory::full_barrier`] orders nothing.
     FullBarrier,
@@ -38,9 +38,9 @@ pub enum Broken {
 
 /// The ring itself, in either format.
 ///
-/// Of a split ring there are flags, index, entries and the event of the driver's part, then the
-/// device's; of a packed ring, whose descriptors take the table's place, the driver's event and the
-/// device's.
+/// For a split ring it holds flags, index, entries and event of the available ring, then those of
+/// the used ring. For a packed ring it holds the driver's event and the device's; the descriptors
+/// take the place of the table.
 pub struct Shared {
     pub desc: Vec<[AtomicU64; 2]>,
     pub avail_flags: AtomicU16,
@@ -53,12 +53,15 @@ pub struct Shared {
     pub avail_event: AtomicU16,
     pub driver_event: AtomicU32,
     pub device_event: AtomicU32,
-    /// What the device writes to the buffers of the chains, by their ids.
+    /// The data that the device writes to the buffers of the chains, by id.
     pub data: Vec<AtomicU16>,
-    /// Whether the device may access it. Orders nothing: an access that nothing else keeps before a
-    /// change may see the change.
+    /// Whether the device may access the memory.
+    ///
+    /// It orders nothing: an access that nothing else orders before a change may see the change.
     pub mapped: AtomicBool,
-    /// Whether it is away; without, it never is. Swapped, not loaded: who looks again sees it return.
+    /// Whether the memory is unmapped; `None` if it never is.
+    ///
+    /// It is swapped, not loaded, so that a later look sees it mapped again.
     away: Option<AtomicBool>,
     /// Whether [`Memory::full_barrier`] orders something.
     barriers: Unmodelled,
@@ -90,7 +93,7 @@ impl Shared {
         }
     }
 
-    /// As [`Shared::new`], with memory that may be away.
+    /// As [`Shared::new`], with memory that may be unmapped.
     pub fn sometimes_away(broken: Broken) -> Self {
         Self {
             away: Some(AtomicBool::new(false)),
@@ -98,35 +101,35 @@ impl Shared {
         }
     }
 
-    /// Takes the memory away from the device, or gives it back.
+    /// Unmaps the memory for the device, or maps it again.
     pub fn set_away(&self, away: bool) {
         if let Some(flag) = &self.away {
             flag.swap(away, AcqRel);
         }
     }
 
-    /// Leaves flags and event as who served the ring before may have left them: they ask for no kick.
+    /// Sets flags and event to ask for no kick, as a previous backend may have left them.
     pub fn ask_for_no_kick(&self) {
         self.used_flags.store(1u16.to_le(), Relaxed);
         self.avail_event.store(u16::MAX, Relaxed);
         self.device_event.store((1u32 << 16).to_le(), Relaxed);
     }
 
-    /// Sets whether [`Memory::full_barrier`] orders something; by a thread that no other uses the
-    /// ring besides.
+    /// Sets whether [`Memory::full_barrier`] orders something; no other thread may use the ring
+    /// meanwhile.
     pub fn set_barriers(&self, barriers: bool) {
         self.barriers.store(barriers, Relaxed);
     }
 
-    /// Comes with every access of the device, to what is at `addr`.
+    /// Checks an access of the device to `addr`.
     ///
     /// # Errors
     ///
-    /// [`Unmapped`] when the memory is away.
+    /// [`Unmapped`] when the memory is unmapped.
     ///
     /// # Panics
     ///
-    /// When there may be no access.
+    /// When the device must not access the memory.
     fn check(&self, addr: UserAddr) -> Result<(), Unmapped> {
         assert!(
             self.mapped.load(Relaxed),
@@ -138,7 +141,7 @@ impl Shared {
         }
     }
 
-    /// How many chains have been given back, when both sides have come to rest.
+    /// Number of chains that have been given back, when both sides wait.
     pub fn used(&self, kind: Kind) -> u16 {
         if !kind.packed {
             return u16::from_le(self.used_index.load(Relaxed));
@@ -165,13 +168,13 @@ impl Shared {
     }
 }
 
-/// Whether a packed descriptor of this second word was used on the first lap.
+/// Whether a packed descriptor with this second word was used on the first lap.
 pub fn is_used(rest: u64) -> bool {
     let used = packed_used([0, 0], true).0;
     rest & used == used
 }
 
-/// The number of the entry of `size` bytes at `addr` of a list at `start`.
+/// The index of the entry of `size` bytes at `addr` in a list at `start`.
 fn position(addr: UserAddr, start: u64, size: u64) -> usize {
     let offset = addr.0 - start;
     assert_eq!(offset % size, 0);

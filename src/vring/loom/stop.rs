@@ -3,7 +3,7 @@
 //! The owner stops the device and starts it again, while the driver makes chains available and the
 //! worker takes them.
 //!
-//! What is not of `vring` is modelled here after the file that each part names.
+//! Parts that are not in `vring` are modelled here; each names the file that it follows.
 
 use std::sync::Arc;
 
@@ -16,13 +16,15 @@ use crate::device::{Backend, Device, Next, Worker};
 use crate::driver::Driver;
 use crate::{explore, Broken, Kind, Shared, CHAINS, PACKED, SPLIT};
 
-/// Preemptions tried: with a third, three threads take minutes. Every broken rule shows with two.
+/// Preemptions tried: with three, three threads take minutes.
+///
+/// Two are enough to detect every broken rule.
 const PREEMPTIONS: usize = 2;
 
-/// The most chains of a round: one that is full ends with kicks off, and leaves a chain.
+/// The most chains of a round: a full round ends with kicks off and leaves a chain.
 const MAX_ROUND: u16 = 2;
 
-/// The backend that the owner starts the queue with again.
+/// The backend with which the owner restarts the queue.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Second {
     /// It is ready, and wakes the queue at once.
@@ -31,16 +33,16 @@ enum Second {
     Late,
 }
 
-/// What of the module's rules is not kept, to see that it is noticed.
+/// The rule of the module that is broken on purpose, to check that the model detects it.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Wrong {
-    /// All are.
+    /// No rule is broken.
     Nothing,
-    /// A start wakes nobody.
+    /// A start does not wake the queue.
     NoWake,
     /// A start wakes the queue before it takes the mutex.
     EarlyWake,
-    /// A start without the barrier of `Rings::start`.
+    /// A start lacks the barrier of `Rings::start`.
     NoBarrier,
     /// A stop does not take the mutex.
     StopUnlocked,
@@ -50,28 +52,28 @@ enum Wrong {
     LateTake,
     /// The flag orders nothing.
     RelaxedFlag,
-    /// The worker says that it sleeps after it has looked at the flag.
+    /// The worker sets its sleeping state after it has checked the flag.
     LateSleep,
 }
 
-/// A flag, with the orders of `kapi/flag.rs`.
+/// A flag with the memory ordering of `kapi/flag.rs`.
 struct Flag {
     value: AtomicBool,
     relaxed: bool,
 }
 
 impl Flag {
-    /// Sets the flag; whether it was clear.
+    /// Sets the flag; returns whether it was clear.
     fn set(&self) -> bool {
         !self.exchange(true)
     }
 
-    /// Clears the flag; whether it was set.
+    /// Clears the flag; returns whether it was set.
     fn take(&self) -> bool {
         self.is_set() && self.exchange(false)
     }
 
-    /// Whether it is set; as `READ_ONCE()`.
+    /// Whether it is set, as by `READ_ONCE()`.
     fn is_set(&self) -> bool {
         self.value.load(Relaxed)
     }
@@ -90,8 +92,8 @@ impl Flag {
 
 /// The worker's thread, as `kapi/kthread.rs` and the kernel's scheduler see it.
 ///
-/// The state is swapped, not stored: for loom, stores of two threads that know nothing of each other
-/// have no order, while swaps come one after the other.
+/// The state is swapped, not stored: loom does not order unsynchronized stores of two threads, but
+/// it does order swaps.
 struct Task {
     asleep: AtomicBool,
     woken: Notify,
@@ -104,19 +106,19 @@ impl Task {
         fence(SeqCst);
     }
 
-    /// `rnet_set_running()`, with none.
+    /// `rnet_set_running()`, without a barrier.
     fn set_running(&self) {
         self.asleep.swap(false, Relaxed);
     }
 
-    /// `schedule()`: returns when it has been woken since it said that it sleeps.
+    /// `schedule()`: returns when the thread has been woken since it set its sleeping state.
     fn schedule(&self) {
         while self.asleep.load(Acquire) {
             self.woken.wait();
         }
     }
 
-    /// `wake_up_process()`: does nothing to who does not sleep.
+    /// `wake_up_process()`: does nothing if the thread does not sleep.
     fn wake(&self) {
         fence(SeqCst);
         if self.asleep.swap(false, AcqRel) {
@@ -125,8 +127,8 @@ impl Task {
     }
 }
 
-/// A socket, under the lock of its wait queue: that who joins that and then looks at the socket
-/// misses no event is the socket's business.
+/// A socket under the lock of its wait queue; the socket itself guarantees that a waiter that joins
+/// the wait queue and then polls misses no event.
 struct Socket {
     ready: bool,
     /// Whether the queue waits for it to become ready (`kapi/poller.rs`).
@@ -140,16 +142,16 @@ struct Queue {
     second: Second,
     wrong: Wrong,
     device: Mutex<Device>,
-    /// Whether there is a backend: changed and looked at under the mutex, but for what is wrong.
+    /// Whether there is a backend; written and read under the mutex, except where a rule is broken.
     bound: AtomicBool,
     pending: Flag,
     task: Task,
-    /// That of the backend; not looked at when it is always ready.
+    /// The backend's socket; not used when the backend is always ready.
     socket: Mutex<Socket>,
 }
 
 impl Queue {
-    /// A queue that has just been started the first time.
+    /// A queue that has just been started for the first time.
     fn new(worker: Worker, kind: Kind, second: Second, wrong: Wrong) -> Self {
         let shared = Arc::new(Shared::new(Broken::Nothing));
         Self {
@@ -174,15 +176,16 @@ impl Queue {
         }
     }
 
-    /// What a kick does, or an event of the backend: `Waker::wake()` of `worker.rs`.
+    /// The effect of a kick or of an event of the backend: `Waker::wake()` of `worker.rs`.
     fn wake(&self) {
         if self.pending.set() {
             self.task.wake();
         }
     }
 
-    /// The worker's thread: `main()` of `kapi/kthread.rs`, and vhost tasks do the same. It leaves when
-    /// it has taken all chains.
+    /// The worker's thread: `main()` of `kapi/kthread.rs`, which vhost tasks match.
+    ///
+    /// It returns when it has taken all chains.
     fn work(&self) {
         loop {
             let pending = if self.wrong == Wrong::LateSleep {
@@ -204,7 +207,7 @@ impl Queue {
         }
     }
 
-    /// `Job::serve()` of `worker.rs`; whether all chains have been taken.
+    /// `Job::serve()` of `worker.rs`; returns whether all chains have been taken.
     fn serve(&self) -> bool {
         let late = self.wrong == Wrong::LateTake;
         let pending = match late {
@@ -230,7 +233,9 @@ impl Queue {
         device.taken == CHAINS
     }
 
-    /// `Owner::set_backend()` of `owner.rs`, with none. When it returns, the memory is the owner's.
+    /// `Owner::set_backend()` of `owner.rs` without a backend.
+    ///
+    /// After it returns, the device must not access the memory.
     fn stop(&self) {
         let device = (self.wrong != Wrong::StopUnlocked).then(|| self.device.lock().unwrap());
         self.bound.store(false, Relaxed);
@@ -241,7 +246,7 @@ impl Queue {
     /// `Owner::set_backend()` of `owner.rs`, with a backend.
     fn start(&self) {
         if self.second == Second::Late {
-            // Another one.
+            // A new socket.
             *self.socket.lock().unwrap() = Socket {
                 ready: false,
                 armed: false,
@@ -252,7 +257,7 @@ impl Queue {
         }
         let mut device = self.device.lock().unwrap();
         self.shared.mapped.store(true, Relaxed);
-        // QEMU sets what it read when it had stopped the queue.
+        // QEMU sets the base that it read when it stopped the queue.
         let base = device.ring.base();
         assert!(device.ring.set_base(base));
         self.shared.set_barriers(self.wrong != Wrong::NoBarrier);
@@ -264,7 +269,7 @@ impl Queue {
         self.bound.store(true, Relaxed);
     }
 
-    /// The second backend has packets, or room for some.
+    /// The second backend becomes ready: it has packets, or room for some.
     fn become_ready(&self) {
         if self.second == Second::Late {
             let mut socket = self.socket.lock().unwrap();
@@ -301,8 +306,10 @@ impl Backend for Queue {
     }
 }
 
-/// All chains are taken and given back; with one lost, the worker sleeps for ever, which loom calls a
-/// deadlock. Nothing accesses the ring while it is stopped.
+/// Checks that all chains are taken and given back, and that nothing accesses the ring while it is
+/// stopped.
+///
+/// If a chain is lost, the worker sleeps for ever, which loom reports as a deadlock.
 fn no_chain_is_lost(worker: Worker, kind: Kind, second: Second, wrong: Wrong) {
     explore(PREEMPTIONS, move || {
         let queue = Arc::new(Queue::new(worker, kind, second, wrong));
@@ -322,7 +329,7 @@ fn no_chain_is_lost(worker: Worker, kind: Kind, second: Second, wrong: Wrong) {
             }
         });
         queue.stop();
-        // QEMU may serve it itself meanwhile, without kicks.
+        // QEMU may serve the ring itself meanwhile, without kicks.
         queue.shared.ask_for_no_kick();
         queue.start();
         queue.become_ready();
@@ -336,7 +343,7 @@ fn no_chain_is_lost(worker: Worker, kind: Kind, second: Second, wrong: Wrong) {
     });
 }
 
-/// With all rules kept, and either backend.
+/// Runs the model with all rules kept and with each backend.
 fn no_chain_is_lost_with_any(worker: Worker, kinds: [Kind; 2]) {
     for kind in kinds {
         for second in [Second::Ready, Second::Late] {
@@ -345,7 +352,7 @@ fn no_chain_is_lost_with_any(worker: Worker, kinds: [Kind; 2]) {
     }
 }
 
-/// With one rule not kept, and the backend that shows it.
+/// Runs the model with one rule broken, and with the backend that detects it.
 fn broken(second: Second, wrong: Wrong) {
     no_chain_is_lost(Worker::OffWhenBusy, SPLIT[0], second, wrong);
 }
@@ -382,7 +389,8 @@ fn a_start_has_to_wake_under_the_mutex() {
     broken(Second::Ready, Wrong::EarlyWake);
 }
 
-/// With a backend that is ready it would not show: to wake the queue is a full barrier, too.
+/// With a ready backend the missing barrier would not be detected: waking the queue is a full
+/// barrier, too.
 #[test]
 #[should_panic(expected = "deadlock")]
 fn a_start_needs_the_full_barrier() {

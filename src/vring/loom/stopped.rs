@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A queue that stops for one of many reasons, and its worker, which does what it takes to go on.
+//! A queue that stops for one of many reasons, and its worker, which arranges to be started again.
 
 use std::sync::Arc;
 
@@ -15,24 +15,29 @@ use crate::driver::buffer;
 use crate::memory::PLACE;
 use crate::{with_ring, Broken, Kind, Shared};
 
-/// Chains that pass through the ring: the queue stops for want of the second, or at the first.
+/// Number of chains that pass through the ring: the queue stops at the first, or because the second
+/// is missing.
 pub const CHAINS: u16 = 2;
 
-/// Memory that has the buffers of all chains, and of the first only, in bytes.
+/// Bytes of memory that hold the buffers of all chains, and of the first only.
 const ALL: u64 = 0x1000;
 const FIRST: u64 = 0x180;
 
-/// Why the queue stops.
+/// The reason why the queue stops.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reason {
-    /// The first chain has the wrong direction. The driver mends it before it adds the next one.
+    /// The first chain has the wrong direction.
+    ///
+    /// The driver corrects it before it adds the next one.
     Direction,
-    /// The ring itself makes no sense: the driver's index, or a packed ring's chain goes on where nothing
-    /// is available. The driver mends that with its next chain, or before.
+    /// The ring itself is invalid: the driver's index is out of bounds, or a packed ring's chain
+    /// continues where nothing is available.
+    ///
+    /// The driver corrects that with its next chain, or before.
     Nonsense,
-    /// Memory is away for a while.
+    /// Memory is unmapped for a while.
     Away,
-    /// A packet takes two chains.
+    /// A packet needs two chains.
     Unbuffered,
     /// There are no packets for a while.
     Packets,
@@ -40,51 +45,51 @@ pub enum Reason {
     Translation,
     /// The owner has a memory table that lacks a region.
     Table,
-    /// The owner still has the ring where the driver's is not.
+    /// The owner has set another place for the ring than the driver's.
     Place,
-    /// The owner still has the features of another driver.
+    /// The owner has set the features of another driver.
     Features,
 }
 
-/// What of the module's rules is not kept, to see that it is noticed.
+/// The rule of the module that is broken on purpose, to check that the model detects it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wrong {
-    /// All are.
+    /// No rule is broken.
     Nothing,
-    /// No kick is asked for.
+    /// The queue does not ask for a kick.
     NoAsk,
-    /// What came while a kick was asked for is not looked for.
+    /// The queue ignores the request to look again after it has asked for a kick.
     Deaf,
-    /// A chain that was found bad is not read again.
+    /// A chain that was rejected is not read again.
     NoForget,
-    /// With memory away, the queue waits for a kick.
+    /// With memory unmapped, the queue waits for a kick.
     NoTimer,
-    /// What could not be completed is forgotten.
+    /// Chains whose completion failed count as completed.
     Forgetful,
     /// With no packets, the queue does not wait for the backend.
     NoArm,
-    /// The owner wakes nobody.
+    /// The owner does not wake the queue.
     NoWake,
     /// The owner wakes the queue before it takes the mutex.
     EarlyWake,
-    /// The queue believes that kicks are on, as they were before the owner changed something.
+    /// The queue assumes that kicks are still on after the owner has changed something.
     Believe,
 }
 
-/// What a round ends with.
+/// The result of a round.
 #[derive(PartialEq, Eq)]
 enum Next {
     /// Something will wake the queue.
     Wait,
     /// There may be more to do.
     Again,
-    /// Memory may be back later.
+    /// Memory may be mapped again later.
     Timer,
-    /// The owner has to translate an address, and wakes the queue when it has.
+    /// The owner has to translate an address, and then wakes the queue.
     Translate,
 }
 
-/// Wakes a thread, which loses no wake-up: as its flag and its scheduler do together, which
+/// Wakes a thread without losing a wake-up, like the flag and the scheduler that
 /// [`stop`](crate::stop) models.
 pub struct Bell {
     rung: Mutex<bool>,
@@ -105,7 +110,7 @@ impl Bell {
         self.woken.notify_one();
     }
 
-    /// Returns when it has been rung since the last time.
+    /// Returns when the bell has been rung since the last wait.
     fn wait(&self) {
         let mut rung = self.rung.lock().unwrap();
         while !*rung {
@@ -125,13 +130,13 @@ struct Socket {
 struct State {
     ring: Rings,
     shared: Arc<Shared>,
-    /// Bytes of guest memory that the owner told of.
+    /// Bytes of guest memory in the owner's memory table.
     memory: u64,
-    /// Chains of whole packets that were taken.
+    /// Chains taken, of whole packets only.
     taken: u16,
-    /// Those of them that were given back.
+    /// Chains given back.
     completed: u16,
-    /// Whether kicks are believed to be on, whatever the ring says.
+    /// Whether kicks are assumed to be on, whatever the ring says.
     believes: bool,
 }
 
@@ -143,12 +148,12 @@ pub struct Queue {
     /// Wakes the worker.
     pub bell: Bell,
     socket: Mutex<Socket>,
-    /// Rung for the owner, when it has to translate.
+    /// Rung when the owner has to translate.
     messages: Bell,
 }
 
 impl Queue {
-    /// A queue that has just been started, on the driver's ring or on one that has no driver.
+    /// A queue that has just been started, on the driver's ring or on a ring without a driver.
     pub fn new(reason: Reason, wrong: Wrong, kind: Kind, shared: &Arc<Shared>) -> Self {
         let shared = match reason {
             Reason::Place => Arc::new(Shared::new(Broken::Nothing)),
@@ -180,7 +185,7 @@ impl Queue {
         }
     }
 
-    /// The worker's thread; it leaves when it has given back all chains.
+    /// The worker's thread; it returns when it has given back all chains.
     pub fn work(&self) {
         loop {
             self.bell.wait();
@@ -193,7 +198,7 @@ impl Queue {
                 Next::Wait => {}
                 Next::Again => self.bell.ring(),
                 Next::Timer => {
-                    // A while later, at which the others had their turn.
+                    // The timer expires later, after the other threads have run.
                     thread::yield_now();
                     self.bell.ring();
                 }
@@ -202,7 +207,7 @@ impl Queue {
         }
     }
 
-    /// A round, and what it stops for.
+    /// Runs a round and handles the reason why it stops.
     fn round(&self, state: &mut State) -> Next {
         let looked = self.look(state);
         let completed = self.complete(state);
@@ -213,7 +218,7 @@ impl Queue {
                 Next::Translate
             }
             Err(_) if self.wrong == Wrong::NoAsk => Next::Wait,
-            // Of the guest: what it publishes next may be better.
+            // A fault of the guest: what the driver publishes next may correct it.
             Err(_) => match with_ring!(state.ring, |ring| ring.await_kick(&*state.shared)) {
                 Ok(more) => self.more(more),
                 Err(_) => self.timer(),
@@ -221,7 +226,7 @@ impl Queue {
         }
     }
 
-    /// What a round ends with that asked for a kick, if there is `more` already.
+    /// The result of a round that has asked for a kick; `more` says whether to look again.
     fn more(&self, more: bool) -> Next {
         if more && self.wrong != Wrong::Deaf {
             Next::Again
@@ -237,8 +242,10 @@ impl Queue {
         }
     }
 
-    /// Takes what there is. Kicks are off meanwhile, or, where the owner changes what the ring knows
-    /// of them, from the second chain on.
+    /// Takes all available packets.
+    ///
+    /// Kicks are off meanwhile or, where the owner changes what the ring knows of them, from the
+    /// second chain on.
     fn look(&self, state: &mut State) -> Result<Next, Fault> {
         let shared = state.shared.clone();
         let when_busy = matches!(self.reason, Reason::Place | Reason::Features);
@@ -269,7 +276,7 @@ impl Queue {
         }
     }
 
-    /// Takes the chains of a packet; whether there are enough.
+    /// Takes the chains of a packet; returns whether there are enough.
     fn take_packet(&self, state: &mut State) -> Result<bool, Fault> {
         let chains = if self.reason == Reason::Unbuffered {
             2
@@ -289,7 +296,7 @@ impl Queue {
         Ok(true)
     }
 
-    /// Takes the next chain, the one that starts at `head`; whether there is one.
+    /// Takes the next chain, which starts at `head`; returns whether there is one.
     fn take(&self, state: &mut State, head: u16) -> Result<bool, Fault> {
         let region = Region {
             guest: GuestAddr(0),
@@ -321,7 +328,7 @@ impl Queue {
         Ok(true)
     }
 
-    /// Gives back what has been taken.
+    /// Gives back the taken chains.
     fn complete(&self, state: &mut State) -> Result<(), Fault> {
         let ids = state.completed..state.taken;
         let completed = with_ring!(state.ring, |ring| give_back(ring, &state.shared, ids));
@@ -332,7 +339,7 @@ impl Queue {
         Ok(())
     }
 
-    /// Wakes the queue when there are packets, at once if there are some now.
+    /// Wakes the queue when there are packets, or at once if there are some now.
     fn arm(&self) {
         let mut socket = self.socket.lock().unwrap();
         socket.armed = true;
@@ -341,7 +348,7 @@ impl Queue {
         }
     }
 
-    /// What comes from outside, without regard to what the queue is doing.
+    /// The events from outside, which are independent of what the queue is doing.
     pub fn outside(&self, kind: Kind, shared: &Arc<Shared>) {
         match self.reason {
             Reason::Direction | Reason::Nonsense | Reason::Unbuffered => {}
@@ -371,7 +378,7 @@ impl Queue {
         }
     }
 
-    /// A call of the owner on a queue that runs.
+    /// A call of the owner on a running queue.
     fn call(&self, change: impl FnOnce(&mut State)) {
         if self.wrong == Wrong::EarlyWake {
             self.bell.ring();

@@ -14,7 +14,7 @@ mod oracle;
 
 use oracle::{Deed, Pair, MAX_RANGE};
 
-/// Where addresses are close to each other.
+/// The part of the address space that all addresses are close to.
 #[derive(Arbitrary, Clone, Copy, Debug)]
 enum Base {
     Bottom,
@@ -49,7 +49,7 @@ enum Call {
 }
 
 impl Base {
-    /// The range from `at` on that goes `more` bytes beyond its first, as far as there is room.
+    /// The range of `more + 1` bytes from `at` on, cut at the end of the address space.
     fn range(self, at: u8, more: u8) -> (u64, u64) {
         let base = match self {
             Self::Bottom => 0,
@@ -77,7 +77,7 @@ impl Base {
                 permission,
             } => {
                 let range = self.range(at, more);
-                // Half of them follow each other in user space as they do here.
+                // Half of the mappings have the same order and distance in user space.
                 let user = match user & 1 {
                     0 => 0x1000 + u64::from(at),
                     _ => u64::from(user),

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Any range of guest memory and its bits in the dirty log, and the way back from user addresses.
+//! Any range of guest memory and its bits in the dirty log, and the reverse translation of user
+//! addresses.
 
 #![no_main]
 
@@ -17,7 +18,7 @@ use oracle::{check_log, check_way_back, GUEST_BYTES, PAGE};
 /// The most pages that are counted one by one.
 const MAX_PAGES: u64 = 2000;
 
-/// Where user addresses are close to each other.
+/// The part of the address space that all user addresses are close to.
 #[derive(Arbitrary, Clone, Copy, Debug)]
 enum Base {
     Bottom,
@@ -43,7 +44,7 @@ enum Input {
 /// Whether neither the range nor its log wraps.
 fn is_sound(base: u64, addr: u64, len: u64) -> bool {
     let log = log_extent(GuestAddr(addr), len);
-    // Of an empty range nothing is looked at, wherever it would be.
+    // An empty range is valid at any address.
     len == 0
         || log.is_some_and(|(from, bytes)| {
             let last = from

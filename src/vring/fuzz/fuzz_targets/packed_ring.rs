@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Any calls to a packed ring on memory that a guest wrote and that changes between two looks.
+//! Any calls to a packed ring on memory that a guest writes at any time.
 
 #![no_main]
 
@@ -19,15 +19,15 @@ use mock::{MockMemory, Packed};
 use ring::{run, Input, Target};
 use watch::{GOOD, MAX_SIZE};
 
-/// The flags of a descriptor that say whose it is.
+/// The flags of a descriptor that say whether it is available or used.
 const OWNERS: [u16; 4] = [1 << 7, 1 << 15, 1 << 7 | 1 << 15, 0];
 
-/// Where the flags of a descriptor of the ring are.
+/// Address of the flags of the ring's descriptor at `offset`.
 fn flags_at(offset: u16) -> u64 {
     GOOD.desc.0 + 16 * u64::from(offset % MAX_SIZE) + 14
 }
 
-/// Changes whose a descriptor is, and keeps its other flags.
+/// Sets the available and the used flag of a descriptor, and keeps its other flags.
 fn put_owner(memory: &MockMemory, offset: u16, owner: u16) {
     let at = flags_at(offset);
     let rest = memory.peek16(at) & !(1 << 7 | 1 << 15);

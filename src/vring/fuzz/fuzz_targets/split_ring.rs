@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Any calls to a split ring on memory that a guest wrote and that changes between two looks.
+//! Any calls to a split ring on memory that a guest writes at any time.
 
 #![no_main]
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A queue that has stopped for a fault of the guest is kicked for what the driver publishes next.
+//! A queue that has stopped at a fault of the guest is kicked for what the driver publishes next.
 
 use vring::{Fault, GetWork, KickControl, Unmapped, UserAddr};
 
@@ -17,20 +17,20 @@ fn bench(index: u16, event_idx: bool) -> Bench {
     })
 }
 
-/// Puts an index where the driver's stands.
+/// Writes an index in place of the driver's.
 fn put_index(bench: &Bench, index: u16) {
     bench.memory.poke16(PLACE.avail.0 + 2, index);
 }
 
-/// Whether a driver that obeys the rules kicks for moving the index from `old` to `new`.
+/// Whether a driver that follows the specification kicks when it moves the index from `old` to
+/// `new`.
 fn kicks(bench: &mut Bench, old: u16, new: u16) -> bool {
     bench.driver.published = old;
     bench.driver.avail = new;
     bench.driver.publish(&bench.memory)
 }
 
-/// A ring whose kicks are off, with two chains ahead of the device, at the second of which it has
-/// stopped.
+/// A ring with kicks off and two chains available, whose device has stopped at the second.
 fn stopped(event_idx: bool, index: u16) -> Bench {
     let mut bench = bench(index, event_idx);
     bench.ring.disable_kick(&bench.memory).unwrap();
@@ -52,14 +52,14 @@ fn stopped(event_idx: bool, index: u16) -> Bench {
 #[test]
 fn a_queue_that_stopped_is_kicked_for_any_move_of_the_index() {
     for event_idx in [false, true] {
-        // Around the bounds, and some between.
+        // Indexes around the bounds, and some between.
         let far = (0..0xffff).step_by(1023);
         for step in (1..12).chain(far.skip(1)).chain(0xfff4..=0xffff) {
             let mut bench = stopped(event_idx, 0xfffd);
             assert_eq!(bench.ring.await_kick(&bench.memory), Ok(false));
             let old = bench.driver.published;
             assert!(kicks(&mut bench, old, old.wrapping_add(step)), "{step}");
-            // News once, whatever they are.
+            // Any other index is reported once.
             assert_eq!(bench.ring.await_kick(&bench.memory), Ok(true));
             assert_eq!(bench.ring.await_kick(&bench.memory), Ok(false));
         }
@@ -69,7 +69,7 @@ fn a_queue_that_stopped_is_kicked_for_any_move_of_the_index() {
 #[test]
 fn what_comes_while_a_kick_is_awaited_is_seen() {
     for event_idx in [false, true] {
-        // Ahead, out of bounds, one back; before each access in turn.
+        // The index moves ahead, out of bounds, or one back; before each access in turn.
         for step in [1u16, 100, 0xffff] {
             for access in 0..3 {
                 let mut bench = stopped(event_idx, 0xfffe);
@@ -95,11 +95,11 @@ fn what_comes_while_a_kick_is_awaited_is_seen() {
 fn what_came_before_a_kick_is_awaited_is_seen() {
     for event_idx in [false, true] {
         let mut bench = stopped(event_idx, 0);
-        // Kicks are off, and the device has found its fault in what it has read ahead.
+        // Kicks are off, and the device has found the fault in a chain that it had read ahead.
         bench.driver.add(&bench.memory, &[BUF]).unwrap();
         assert!(!bench.driver.publish(&bench.memory));
         assert_eq!(bench.ring.await_kick(&bench.memory), Ok(true));
-        // Nothing that was not there for the next chain, nor for what is behind it.
+        // There is nothing new, for the next chain or behind it.
         assert_eq!(bench.ring.await_kick(&bench.memory), Ok(false));
         for base in 1..4 {
             assert_eq!(bench.ring.base(), base);
@@ -124,14 +124,15 @@ fn a_kick_is_awaited_with_any_index() {
             assert_eq!(bench.ring.await_kick(&bench.memory), Ok(false), "{bad}");
             assert_eq!(bench.next(), Err(fault), "nothing has changed");
             assert_eq!(bench.ring.await_kick(&bench.memory), Ok(false));
-            // Another bad one is news, once.
+            // Another invalid index is reported once.
             put_index(&bench, bad.wrapping_sub(1) | 0x4000);
             assert_eq!(bench.ring.await_kick(&bench.memory), Ok(true));
             assert_eq!(bench.ring.await_kick(&bench.memory), Ok(false));
             put_index(&bench, bad);
             assert_eq!(bench.ring.await_kick(&bench.memory), Ok(true));
             assert_eq!(bench.ring.await_kick(&bench.memory), Ok(false));
-            // Mended from there, or by a driver that knows nothing of that index.
+            // The driver returns to a valid index from there, or without ever having stored that
+            // index itself.
             for good in 1..=8 {
                 assert!(kicks(&mut bench, bad, good), "{bad} to {good}");
                 assert!(kicks(&mut bench, 0, good), "{good}");
@@ -146,8 +147,8 @@ fn a_kick_is_awaited_with_any_index() {
 
 #[test]
 fn a_kick_is_awaited_behind_chains_that_were_taken() {
-    // The index turns bad when chains have been taken that come back: the one to go on from is not
-    // where the device stands.
+    // The index turns invalid while taken chains are rewound: the index to continue from is not the
+    // device's position.
     for event_idx in [false, true] {
         let mut bench = bench(0xfffa, event_idx);
         bench.ring.disable_kick(&bench.memory).unwrap();
@@ -177,7 +178,7 @@ fn awaiting_a_kick_disturbs_nothing() {
             let _ = bench.ring.await_kick(&bench.memory).unwrap();
             assert_eq!(bench.ring.is_drained(), drained);
             bench.memory.take_log();
-            // The two that were read ahead, without any access.
+            // The two chains that were read ahead are taken without any access.
             assert_eq!(bench.ring.base(), 6);
             assert_eq!([(); 2].map(|()| bench.head()), [1, 2]);
             assert_eq!(bench.memory.take_log(), []);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A ring in big-endian memory, as a legacy device of a big-endian guest has it.
+//! A big-endian ring, as of a legacy device of a big-endian guest.
 
 use vring::{
     ByteOrder, CompleteWork, Desc, GetWork, KickControl, Memory, Position, RawDesc, RawUsed,
@@ -137,7 +137,7 @@ fn desc(addr: u64, len: u32, flags: u16, next: u16) -> Desc {
     }
 }
 
-/// A started ring with event indexes and its memory, with these descriptors from the first on.
+/// A started ring with event indexes, and its memory, whose descriptor table starts with `descs`.
 fn machine(descs: &[Desc]) -> (MockMemory, SplitRing) {
     let memory = MockMemory::default();
     let mut ring = SplitRing::default();

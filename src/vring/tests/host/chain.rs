@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Walking descriptor chains, direct and indirect, and every way in which a guest gets them wrong.
+//! Walking descriptor chains, direct and indirect, and every malformed chain that a guest can
+//! write.
 
 use vring::{
     Chain, Desc, Fault, GetWork, Unmapped, UserAddr, DESC_F_INDIRECT, DESC_F_NEXT, MAX_CHAIN_DESCS,
@@ -13,19 +14,19 @@ use crate::mock::{
     indirect, segment, table, Bench, Buf, DriverSide, Format, Rig, SetUp, RAM, RAM_SIZE,
 };
 
-/// Makes the chain at `head` available, whose descriptors the test wrote itself.
+/// Makes the chain at `head` available; the test has written its descriptors.
 pub fn push(bench: &mut Bench, head: u16) {
     bench.driver.push_head(&bench.memory, head);
     bench.driver.publish(&bench.memory);
 }
 
-/// Writes an indirect table at guest address `at` of the plain guest memory.
+/// Writes an indirect table at guest address `at`.
 pub fn write_table(bench: &Bench, at: u64, descs: &[Desc]) {
     let bytes: Vec<_> = descs.iter().flat_map(|desc| desc_bytes(*desc)).collect();
     bench.memory.poke(RAM + at, &bytes);
 }
 
-/// Expects `fault` twice, then a good chain in its place.
+/// Expects `fault` twice, then takes a valid chain in place of the faulty one.
 pub fn refused(bench: &mut Bench, fault: Fault) {
     let base = bench.ring.base();
     assert_eq!(bench.next(), Err(fault));
@@ -40,7 +41,7 @@ pub fn refused(bench: &mut Bench, fault: Fault) {
     assert_eq!(segments, [segment(RAM + 3, 4)]);
 }
 
-/// Expects `fault` twice, of a chain that stays available.
+/// Expects `fault` twice, for a chain that stays available.
 fn refused_by<F: Format>(bench: &mut Rig<F>, fault: Fault) {
     let base = bench.ring.base();
     assert_eq!(bench.next(), Err(fault));
@@ -55,18 +56,18 @@ fn a_chain_tells_what_it_cost() {
         let (chain, _) = bench.next().unwrap().unwrap();
         (chain.slots, chain.descs)
     };
-    // One buffer, with bytes and without.
+    // One buffer, not empty and empty.
     bench.offer(&[Buf::read(0, 1)]);
     assert_eq!(cost(&mut bench), (1, 1));
     bench.offer(&[Buf::write(0, 0)]);
     assert_eq!(cost(&mut bench), (1, 1));
-    // As many as there may be, all but one of them empty.
+    // The largest number of buffers, all but one of them empty.
     let mut bufs = vec![Buf::write(0, 0); MAX_CHAIN_DESCS as usize - 1];
     bufs.push(Buf::write(0, 1));
     bench.offer(&bufs);
     assert_eq!(cost(&mut bench), (2048, 2048));
 
-    // The descriptor of a table is one more, but the only one of the ring.
+    // The descriptor of the table counts in `descs`, and is the only one in `slots`.
     let mut bench = Bench::new(8);
     let user = UserAddr(RAM + 0x1000);
     for count in [1, 17, MAX_CHAIN_DESCS as usize - 1] {
@@ -77,7 +78,7 @@ fn a_chain_tells_what_it_cost() {
         assert_eq!(cost(&mut bench), (1, 1 + count as u32));
     }
 
-    // Buffers around a table of two, in which they are not one after the other.
+    // Buffers before and after a table of two, whose descriptors are not consecutive.
     let first = Buf::write(0x20, 2).desc(Some(3));
     let last = Buf::write(0x30, 3).desc(None);
     write_table(&bench, 0x1000, &[first, last, last, last]);
@@ -209,7 +210,7 @@ fn a_thousand_one_byte_descriptors_make_a_chain<F: Format>() {
     let expect: Vec<_> = (0..1000).map(|i| segment(RAM + 3 * i, 1)).collect();
     let mut bench = Rig::<F>::new(1024);
     bench.offer(&bufs);
-    // The same in a table.
+    // The same loop in a table.
     let user = UserAddr(RAM + 0x8000);
     bench
         .driver
@@ -241,7 +242,7 @@ fn a_full_list_refuses_the_chain<F: Format>() {
 
 fn empty_descriptors_are_nothing<F: Format>() {
     let mut bench = Rig::<F>::new(8);
-    // Their address does not matter.
+    // The address of empty buffers does not matter.
     let empty = Buf::read(u64::MAX, 0);
     bench.offer(&[
         empty,
@@ -253,7 +254,7 @@ fn empty_descriptors_are_nothing<F: Format>() {
     let (chain, segments) = bench.next().unwrap().unwrap();
     assert_eq!((chain.readable, chain.writable, chain.len), (1, 1, 8));
     assert_eq!(segments, [segment(RAM + 5, 6), segment(RAM + 1, 2)]);
-    // A writable one that is empty has no bytes for a readable one to follow.
+    // An empty writable buffer may be followed by a readable one.
     bench.offer(&[Buf::write(0, 0), Buf::read(1, 1)]);
     assert_eq!(bench.next().unwrap().unwrap().0.readable, 1);
     bench.offer(&[empty]);
@@ -323,7 +324,7 @@ fn a_chain_has_at_most_so_many_segments<F: Format>() {
 }
 
 fn endless_empty_descriptors_are_too_long<F: Format>() {
-    // A ring large enough that its size does not end the walk.
+    // The ring is so large that its size does not end the walk.
     for (count, good) in [(2048, true), (2049, false), (32768, false)] {
         let mut bench = Rig::<F>::new(32768);
         bench.offer(&vec![Buf::read(0, 0); count]);

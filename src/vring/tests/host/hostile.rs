@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Guests and owners out to do harm: any bytes anywhere, any addresses, memory that changes between
-//! two looks. The ring may answer what it likes, but never panics, works without end, or touches
-//! what it was not given.
+//! Malicious guests and owners: any bytes anywhere, any addresses, memory that changes between two
+//! accesses.
+//!
+//! The ring may return anything, but must not panic, run without end, or access memory that it was
+//! not given.
 
 use proptest::prelude::*;
 use vring::{Desc, GetWork, MemTable, Region, RingAddrs, Segment, Segments, UserAddr};
@@ -14,15 +16,15 @@ use crate::mock::packed::packed_bytes;
 use crate::mock::{region, MockMemory, Packed, SetUp, Split};
 use crate::watch::{Deed, Watch, Watched, AREAS, GOOD, MAX_SIZE};
 
-/// What memory has that suits a format more often than not.
+/// Memory contents that are mostly valid for a format.
 trait Hostile: Watched {
     /// Bytes of a descriptor of the ring, or of a table.
     fn desc_bytes(dice: &mut Dice) -> Vec<u8>;
 
-    /// Makes some descriptors available, and those in between not.
+    /// Makes some descriptors available, with others in between that are not.
     fn publish(dice: &mut Dice, memory: &MockMemory);
 
-    /// Makes others available.
+    /// Changes which descriptors are available.
     fn step(dice: &mut Dice, memory: &MockMemory);
 }
 
@@ -42,7 +44,7 @@ impl Hostile for Split {
 
     fn step(dice: &mut Dice, memory: &MockMemory) {
         let index = memory.peek16(GOOD.avail.0 + 2);
-        // Forth, or anywhere near where it began, which may be back.
+        // Ahead, or anywhere near the start, which may be back.
         let index = match dice.roll(3) {
             0 => dice.roll(u64::from(MAX_SIZE)) as u16,
             _ => index.wrapping_add(dice.roll(8) as u16).wrapping_sub(1),
@@ -54,7 +56,7 @@ impl Hostile for Split {
 impl Hostile for Packed {
     fn desc_bytes(dice: &mut Dice) -> Vec<u8> {
         let desc = dice.desc();
-        // Tables are seldom followed by anything, or all of them would be faults.
+        // A table is seldom followed by another descriptor, or all of them would be faults.
         let table = desc.flags & DESC_F_INDIRECT != 0 && dice.roll(8) != 0;
         let flags = desc.flags & !u16::from(table);
         let lap = dice.roll(8) != 0;
@@ -89,7 +91,7 @@ impl Dice {
         (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 16) % below
     }
 
-    /// A descriptor that leads somewhere more often than not.
+    /// A descriptor whose address is mostly valid.
     fn desc(&mut self) -> Desc {
         let wild = self.roll(40) == 0;
         let flags = [0, 1, 1, 1, 1, 2, 2, 3, 3, 5, 4, 6, 7][self.roll(13) as usize];
@@ -166,7 +168,8 @@ fn deed() -> impl Strategy<Value = Deed> {
     ]
 }
 
-/// Tables over the areas and over nothing at all, overlapping, in any order, up to the very top.
+/// Regions over the areas and over unmapped memory, overlapping, in any order, up to the top of the
+/// address space.
 fn regions() -> impl Strategy<Value = Vec<Region>> {
     let sound = vec![
         region((0, 0x1000, 0x4_0000)),
@@ -177,7 +180,7 @@ fn regions() -> impl Strategy<Value = Vec<Region>> {
             let user = match where_to {
                 0 => 0x4_0000 + at,
                 1 => 0x8_0000 + at,
-                // The rings themselves, the null page, the top.
+                // The rings themselves, the null page, and the top of the address space.
                 2 => 0x1_0000 + at,
                 3 => at,
                 _ => u64::MAX - at,
@@ -259,8 +262,8 @@ for_both_formats!(
     memory_that_changes_between_two_looks_does_no_harm,
 );
 
-/// The two above prove little if every chain is refused at its first descriptor: these faults have to
-/// come as well, and chains.
+/// The two tests above prove little if every chain is refused at its first descriptor: chains, and
+/// these faults, have to occur as well.
 fn the_wild_runs_get_somewhere<F: Hostile>(names: &[&str]) {
     let mut dice = Dice(0x9e37_79b9_7f4a_7c15);
     let table = MemTable::new(vec![

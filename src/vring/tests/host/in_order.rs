@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Completing in order: one element for a group of chains, where that of its first would be.
+//! Completing in order: one element for a group of chains, at the place of the group's first chain.
 
 use vring::{CompleteWork, Fault, RawUsed, SplitRing, UserAddr};
 
@@ -9,7 +9,7 @@ use crate::mock::{Bench, Buf, Op, Setup, PLACE};
 
 const BUF: Buf = Buf::read(0x1000, 64);
 const INDEX: UserAddr = PLACE.used.wrapping_add(2);
-/// What lies in the used ring before the device writes to it.
+/// Contents of the used ring before the device writes to it.
 const UNTOUCHED: [u32; 2] = [0xaaaa_aaaa; 2];
 
 fn bench(size: u16, index: u16, event_idx: bool) -> Bench {
@@ -136,7 +136,8 @@ fn runs_of_single_chains_between_groups_cross_the_end() {
 
 #[test]
 fn more_chains_than_the_ring_has_entries_stay_within_it() {
-    // A driver that does not wait for its buffers; later elements go over earlier ones.
+    // The driver reuses descriptors before they are given back; later elements overwrite earlier
+    // ones.
     for groups in [vec![9], vec![6, 1, 3], vec![1; 11], vec![4, 4, 4]] {
         for index in [0, 3, 0xfffd] {
             check(4, index, &groups);
@@ -221,7 +222,7 @@ fn an_element_that_cannot_be_stored_leaves_the_index() {
             }
             assert!(matches!(result, Err(Fault::Unmapped(_))), "{result:?}");
             assert_eq!(bench.driver.used_index(&bench.memory), index);
-            // Nor has the device's own index moved: the same can be done again.
+            // The device's own index has not moved either: the call can be repeated.
             complete(&mut bench, &groups).unwrap();
             assert_eq!(image(&bench, 16), image(&whole, 16), "store {stores}");
             stores += 1;

@@ -161,7 +161,7 @@ fn tables_cross_regions_anywhere() {
     let expect: Vec<_> = (0..40).map(|i| segment(RAM + i * 32, 5)).collect();
     for cut in 1..bytes.len() {
         let mut bench = Bench::new(8);
-        // Guest memory goes on without a gap, the owner's does not.
+        // Guest memory has no gap here, but the owner's memory has.
         let start = 0x10_0000;
         let (low, high) = (0x4000_0000, 0x5000_0001);
         bench.table = table(&[
@@ -224,7 +224,7 @@ fn tables_lie_in_memory() {
 
 #[test]
 fn tables_do_not_wrap() {
-    // Guest memory up to the very top, and a table that ends beyond it.
+    // Guest memory up to the top of the address space, and a table that ends beyond it.
     let top = 0u64.wrapping_sub(0x1000);
     let mut bench = Bench::new(8);
     bench.table = table(&[(0, RAM_SIZE as u64, RAM), (top, 0x1000, 0x4000_0000)]);

@@ -24,7 +24,8 @@ fn iotlb(capacity: usize) -> Iotlb<Vec<IotlbEntry>> {
     Iotlb::new(vec![IotlbEntry::default(); capacity])
 }
 
-/// Deeds close to each other, at the bottom, in the middle or at the top of the address space.
+/// Calls with addresses close to each other, at the bottom, in the middle or at the top of the
+/// address space.
 fn deeds() -> impl Strategy<Value = Vec<Deed>> {
     let near = |base: u64| {
         let range = move || {
@@ -33,11 +34,11 @@ fn deeds() -> impl Strategy<Value = Vec<Deed>> {
                 (base + at, base + last)
             })
         };
-        // Few user addresses, so that mappings often follow each other there as well.
+        // Few user addresses, so that mappings are often contiguous there as well.
         let user = prop_oneof![Just(None), (0..4u64).prop_map(|at| Some(at << 12))];
         let update = (range(), user, 0..8u8).prop_map(move |((iova, last), user, bits)| {
             let user = user.unwrap_or(0x1000 + (iova - base));
-            // Mostly both, else next to nothing can be translated.
+            // Mostly both permissions, or hardly any address could be translated.
             let permission = Permission::from_bits(if bits < 4 { bits } else { 3 });
             Deed::Update(mapping(iova, last, user, permission))
         });
@@ -151,7 +152,7 @@ fn a_full_table_forgets_the_oldest_first() {
     for n in [3, 1, 7, 5] {
         iotlb.update(page(n)).unwrap();
     }
-    // Entered again it is the youngest.
+    // A mapping that is entered again is the youngest.
     iotlb.update(page(3)).unwrap();
     assert_eq!(iotlb.len(), 4);
     for (new, kept) in [
@@ -208,7 +209,7 @@ fn pieces_that_follow_each_other_in_user_space_are_one_segment() {
     assert_eq!(get(5, 30), [segment(0x1005, 25), segment(0x5000, 5)]);
     assert_eq!(get(5, 0), []);
     assert_eq!(get(1000, 0), []);
-    // One segment is as much room as a range takes that is one run.
+    // A contiguous range needs room for one segment only.
     let mut storage = [Segment::default(); 1];
     let mut translate = |len| {
         let mut out = Segments::new(&mut storage);

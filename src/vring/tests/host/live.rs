@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Calls of the owner while the ring runs: what the ring knew of memory no longer counts.
+//! Calls of the owner while the ring runs, after which the ring must not use what it knew of
+//! memory.
 
 use vring::{CompleteWork, GetWork, KickControl, RingAddrs, UserAddr};
 
@@ -24,7 +25,7 @@ fn bench(index: u16, event_idx: bool) -> Bench {
     })
 }
 
-/// Moves the ring to where a driver has its index, and the device's, at `index`.
+/// Moves the ring to memory whose available and used index are both `index`.
 fn move_ring(bench: &mut Bench, index: u16) {
     let extents = bench.ring.extents().map(|len| len as usize);
     for (place, len) in [NEW.desc, NEW.avail, NEW.used].into_iter().zip(extents) {
@@ -36,7 +37,7 @@ fn move_ring(bench: &mut Bench, index: u16) {
     bench.memory.take_log();
 }
 
-/// What the owner may do to a ring that runs, after which other flags may stand in memory.
+/// What the owner may do to a running ring, after which the flags in memory may be others.
 #[derive(Clone, Copy, Debug)]
 enum Change {
     /// Event indexes are turned on and off again.
@@ -67,7 +68,8 @@ impl Change {
 fn flags_that_others_wrote_are_not_relied_on() {
     for change in CHANGES {
         for (off, found) in [(false, 1), (false, 0), (true, 1), (true, 0)] {
-            // To ask for kicks, and for none: both are written, whatever was asked for before.
+            // A request for kicks and a request for none are both written, whatever was requested
+            // before.
             for wish in [false, true] {
                 let mut bench = bench(3, false);
                 if off {
@@ -144,7 +146,7 @@ fn a_kick_is_asked_for_in_the_way_that_counts_now() {
     for event_idx in [false, true] {
         for off in [false, true] {
             let mut bench = bench(0xffff, event_idx);
-            // Both ways at their least helpful: no flag, and an event far away.
+            // Flags and event both ask for no kick: the flag is set, and the event is far away.
             let flags = PLACE.used.0;
             bench.memory.map(flags + 4 + 8 * u64::from(SIZE), 2);
             bench.memory.map(PLACE.avail.0 + 4 + 2 * u64::from(SIZE), 2);
@@ -185,7 +187,7 @@ fn a_moved_ring_is_read_at_the_new_place_only() {
     let mut bench = bench(0, false);
     let heads = [(); 6].map(|()| bench.offer(&[BUF]));
     assert_eq!(bench.head(), heads[0]);
-    // The owner copies the ring elsewhere; its driver then makes the rest different.
+    // The owner copies the ring elsewhere, and the driver there continues differently.
     let extents = bench.ring.extents().map(|len| len as usize);
     let places = [
         (PLACE.desc, NEW.desc),
@@ -228,7 +230,7 @@ fn a_moved_ring_is_read_at_the_new_place_only() {
 
 #[test]
 fn entries_are_taken_up_to_the_index_of_the_new_place_only() {
-    // Fewer than at the old one, as many, and more.
+    // Fewer chains than at the old place, as many, and more.
     for there in 0..=5u16 {
         for read_ahead in [false, true] {
             let mut bench = bench(0xfffe, false);
@@ -243,7 +245,7 @@ fn entries_are_taken_up_to_the_index_of_the_new_place_only() {
                 assert!(bench.ring.has_work(&bench.memory).unwrap());
             }
             move_ring(&mut bench, 0xfffe);
-            // The driver there has begun on entries that it has not made available.
+            // The driver there has filled in entries that it has not made available yet.
             let heads = [(); 5].map(|()| bench.driver.add(&bench.memory, &[BUF]).unwrap());
             let index = 0xfffeu16.wrapping_add(there);
             bench.memory.poke16(NEW.avail.0 + 2, index);
@@ -261,7 +263,7 @@ fn a_ring_that_was_started_again_looks_where_the_index_is() {
     let mut bench = bench(0, false);
     let heads = [(); 4].map(|()| bench.offer(&[BUF]));
     assert_eq!(bench.head(), heads[0]);
-    // Stopped; whoever served it meanwhile took the rest, and took the index back to there.
+    // While the ring was stopped, another backend took the rest, and the index moved back to 1.
     bench.memory.poke16(PLACE.avail.0 + 2, 1);
     bench.ring.start(&bench.memory).unwrap();
     assert_eq!(bench.next(), Ok(None));
@@ -286,7 +288,7 @@ fn a_kick_awaited_at_a_new_place_is_asked_for_there() {
             let mut bench = bench(7, event_idx);
             bench.ring.disable_kick(&bench.memory).unwrap();
             assert_eq!(bench.next(), Ok(None));
-            // The index there is the one that the device knows, or is not.
+            // The index there may or may not equal the one that the device knows.
             move_ring(&mut bench, 7 + moved);
             assert_eq!(bench.ring.await_kick(&bench.memory), Ok(moved != 0));
             assert_eq!(bench.ring.await_kick(&bench.memory), Ok(false));

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The dirty log against a set of bits, and the way back from user addresses.
+//! The dirty log against a set of bits, and the reverse translation of user addresses.
 
 use proptest::prelude::*;
 use vring::{for_each_log_word, log_extent, GuestAddr, MemTable, Region, Unmapped, UserAddr};
@@ -56,7 +56,7 @@ fn ranges_that_wrap_have_no_log() {
     assert_eq!(log_extent(GuestAddr(2), top), None);
     assert_eq!(log_extent(GuestAddr(top), 1), Some(((1 << 49) - 1, 1)));
     assert_eq!(log_extent(GuestAddr(top), 0), Some(((1 << 49) - 1, 0)));
-    // The guest's range, then that of the log.
+    // First the guest's range wraps, then that of the log.
     assert_eq!(log(0, top, 2), Err(Unmapped(UserAddr(0))));
     let end = top - 7;
     assert!(log(end, 8 * 8 * PAGE - 1, 1).is_ok());
@@ -109,7 +109,7 @@ fn a_byte_that_shows_twice_is_reported_twice() {
         guest_ranges(&table, 0x1030, 10),
         (vec![(48, 10), (1000, 8)], true)
     );
-    // The end of the first region shows in both, then there is nothing.
+    // Both regions map the end of the first one; behind it nothing is mapped.
     assert_eq!(
         guest_ranges(&table, 0x1060, 8),
         (vec![(96, 4), (1046, 4)], false)

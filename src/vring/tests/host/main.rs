@@ -2,10 +2,10 @@
 
 //! Host tests of the ring, of address translation and of the dirty log.
 //!
-//! Rules one by one ([`ring`], [`notify`], [`awaited`], [`live`], [`in_order`], [`repeated`],
-//! [`big_endian`], [`chain`], [`indirect`], [`order`], [`table`], [`iotlb`], [`log`],
-//! [`mediated`], [`packed`], [`rings`]), properties of random runs ([`model`], [`hostile`]), and agreement with another
-//! implementation ([`differential`]).
+//! They check single rules ([`ring`], [`notify`], [`awaited`], [`live`], [`in_order`],
+//! [`repeated`], [`big_endian`], [`chain`], [`indirect`], [`order`], [`table`], [`iotlb`], [`log`],
+//! [`mediated`], [`packed`], [`rings`]), properties of random runs ([`model`], [`hostile`]), and
+//! agreement with another implementation ([`differential`]).
 
 mod awaited;
 mod big_endian;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Kicks and calls: suppressed when not wanted, never lost, not true for ever.
+//! Kicks and calls: suppressed when not wanted, never lost, and "look again" is not answered for
+//! ever.
 
 use vring::{CompleteWork, Fault, GetWork, KickControl, SplitRing, Unmapped, UserAddr};
 
@@ -18,7 +19,7 @@ fn bench(size: u16, index: u16, event_idx: bool, notify_on_empty: bool) -> Bench
     })
 }
 
-/// Passes `count` chains through the ring and completes them at once.
+/// Passes `count` chains through the ring, completing each at once.
 fn pass(bench: &mut Bench, count: u16) {
     let heads: Vec<_> = (0..count).map(|_| bench.offer(&[BUF])).collect();
     let used: Vec<_> = heads
@@ -65,7 +66,8 @@ fn a_wish_for_kicks_that_cannot_be_written_is_none() {
         bench.memory.fail_in(0);
         assert!(bench.ring.enable_kick(&bench.memory).is_err());
         assert!(!bench.ring.kicks_are_on());
-        // It may have been written all the same: to ask for none is no longer done with.
+        // The store may have taken effect all the same, so a request for no kicks has to be written
+        // again.
         bench.memory.poke16(PLACE.used.0, 0);
         bench.ring.disable_kick(&bench.memory).unwrap();
         assert_eq!(bench.memory.peek16(PLACE.used.0), u16::from(!event_idx));
@@ -81,7 +83,7 @@ fn a_wish_for_no_kicks_that_cannot_be_written_is_none() {
     assert!(bench.ring.kicks_are_on());
     bench.memory.fail_in(0);
     assert!(bench.ring.disable_kick(&bench.memory).is_err());
-    // Nor does the device rely on kicks.
+    // The device does not rely on kicks either.
     assert!(!bench.ring.kicks_are_on());
     bench.ring.disable_kick(&bench.memory).unwrap();
     assert_eq!(bench.memory.peek16(PLACE.used.0), 1);
@@ -95,7 +97,7 @@ fn the_first_decision_is_to_call() {
     assert!(bench.ring.needs_call(&bench.memory));
     pass(&mut bench, 1);
     assert!(!bench.ring.needs_call(&bench.memory));
-    // A restart counts anew.
+    // After a restart the first decision is to call again.
     bench.ring.start(&bench.memory).unwrap();
     assert!(bench.ring.needs_call(&bench.memory));
 }
@@ -138,7 +140,7 @@ fn a_decision_too_long_ago_is_none() {
         assert!(bench.ring.needs_call(&bench.memory), "{extra}");
         assert!(!bench.ring.needs_call(&bench.memory));
     }
-    // One fewer: the interval is still known, and lacks exactly the index before the old one.
+    // With one fewer, the interval is still known, and lacks exactly the index before the old one.
     let mut bench = bench(256, 0xff00, true, false);
     let _ = bench.ring.needs_call(&bench.memory);
     for _ in 0..255 {
@@ -237,7 +239,7 @@ fn kicks_go_off_by_leaving_the_event_behind() {
 fn look_again_is_answered_once_per_news() {
     for event_idx in [false, true] {
         let mut bench = bench(8, 0xfffd, event_idx, false);
-        // A packet needs five buffers, four are there: taken and given back.
+        // A packet needs five buffers but only four are available: they are taken and rewound.
         let heads = [(); 4].map(|()| bench.offer(&[BUF]));
         assert_eq!(heads.map(|_| bench.head()), heads);
         assert_eq!(bench.next(), Ok(None));
@@ -335,7 +337,7 @@ fn kicks_are_on_until_they_are_off() {
         assert_eq!(bench.ring.kicks_are_on(), !event_idx);
         bench.ring.disable_kick(&bench.memory).unwrap();
         assert!(!bench.ring.kicks_are_on());
-        // A ring that was stopped so starts so.
+        // A ring that was stopped in this state starts in it.
         bench.ring.start(&bench.memory).unwrap();
         assert!(!bench.ring.kicks_are_on());
         let _ = bench.ring.enable_kick(&bench.memory).unwrap();

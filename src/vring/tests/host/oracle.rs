@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What the IOTLB and the dirty log have to answer, found the slow way.
+//! Slow reference implementations of the IOTLB and the dirty log.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -20,15 +20,15 @@ pub const MAX_RANGE: u64 = 256;
 pub enum Deed {
     /// [`Iotlb::update`].
     Update(Mapping),
-    /// [`Iotlb::invalidate`], of first and last address.
+    /// [`Iotlb::invalidate`], by first and last address.
     Invalidate(u64, u64),
-    /// [`Iotlb::translate_range`], of first address and length up to [`MAX_RANGE`].
+    /// [`Iotlb::translate_range`], by first address and length up to [`MAX_RANGE`].
     Translate(u64, u64),
     /// [`Iotlb::clear`].
     Clear,
 }
 
-/// An IOTLB and a list that does the same.
+/// An IOTLB, and a list with the same behaviour.
 pub struct Pair {
     iotlb: Iotlb<Vec<IotlbEntry>>,
     naive: Naive,
@@ -85,11 +85,11 @@ impl Pair {
     }
 }
 
-/// Translates behind a segment that has nothing to do with it.
+/// Translates into a list that already holds an unrelated segment.
 ///
 /// # Panics
 ///
-/// When that segment does not stay as it is.
+/// When that segment changes.
 pub fn translate(
     iotlb: &Iotlb<Vec<IotlbEntry>>,
     hint: &mut Hint,
@@ -123,7 +123,8 @@ enum Gap {
 }
 
 impl Naive {
-    /// What is left of `old` where `new` is: nothing, itself, or a part on one or both sides.
+    /// The parts of `old` that `new` does not cover: none, all of it, or a part on one or both
+    /// sides.
     fn without(old: &Mapping, new: &Mapping) -> Vec<Mapping> {
         if old.last < new.iova || new.last < old.iova {
             return vec![*old];
@@ -165,7 +166,7 @@ impl Naive {
             .retain(|old| old.last.0 < iova || last < old.iova.0);
     }
 
-    /// All, in ascending order.
+    /// All mappings in ascending order.
     fn sorted(&self) -> Vec<Mapping> {
         let mut all = self.mappings.clone();
         all.sort_by_key(|mapping| mapping.iova);
@@ -182,7 +183,7 @@ impl Naive {
         }
     }
 
-    /// The translation, one byte after the other.
+    /// The translation, byte by byte.
     fn translate(&self, iova: u64, len: u64, access: Access) -> Result<Vec<Segment>, Untranslated> {
         let mut segments: Vec<Segment> = Vec::new();
         for at in 0..len {
@@ -217,10 +218,10 @@ impl Naive {
 /// Bytes of guest memory for each bit of the log.
 pub const PAGE: u64 = 4096;
 
-/// A log as bytes by address, with what is not zero.
+/// The bytes of a log that are not zero, by address.
 type Bytes = BTreeMap<u64, u8>;
 
-/// The bytes that the words set, and how many words there were.
+/// The bytes of the log that [`for_each_log_word`] sets, and the number of words.
 ///
 /// # Errors
 ///
@@ -228,7 +229,7 @@ type Bytes = BTreeMap<u64, u8>;
 ///
 /// # Panics
 ///
-/// When a word is not one, comes twice or is empty.
+/// When a word is unaligned, is reported twice or has no bits.
 pub fn log(log: u64, addr: u64, len: u64) -> Result<(Bytes, usize), Unmapped> {
     let mut bytes = Bytes::new();
     let mut words = BTreeSet::new();
@@ -256,11 +257,11 @@ fn log_by_page(log: u64, addr: u64, len: u64) -> Bytes {
     bytes
 }
 
-/// Checks the log at `base` of `len` bytes of guest memory from `addr` on; nothing may wrap.
+/// Checks the log at `base` for `len` bytes of guest memory from `addr` on; neither range may wrap.
 ///
 /// # Panics
 ///
-/// When a bit is missing or too much, or there are more words than need be.
+/// When a bit is missing or superfluous, or there are more words than needed.
 pub fn check_log(base: u64, addr: u64, len: u64) {
     let (bytes, words) = log(base, addr, len).unwrap();
     assert_eq!(bytes, log_by_page(base, addr, len));
@@ -269,15 +270,15 @@ pub fn check_log(base: u64, addr: u64, len: u64) {
     assert_eq!(bytes.len() as u64, extent);
     if let (Some((first, _)), Some((last, _))) = (bytes.first_key_value(), bytes.last_key_value()) {
         assert_eq!((*first, *last), (base + from, base + from + (extent - 1)));
-        // No more words than the bytes lie in.
+        // There are no more words than contain the bytes.
         assert_eq!(words as u64, last / 4 - first / 4 + 1);
     }
 }
 
-/// Guest addresses that [`check_way_back`] looks at, from 0 on.
+/// Number of guest addresses, from 0 on, that [`check_way_back`] checks.
 pub const GUEST_BYTES: u64 = 1200;
 
-/// All that [`MemTable::guest_ranges`] reports, as address and length, and its answer.
+/// All ranges that [`MemTable::guest_ranges`] reports, as address and length, and its result.
 pub fn guest_ranges(table: &MemTable<Vec<Region>>, user: u64, len: u64) -> (Vec<(u64, u64)>, bool) {
     let mut found = Vec::new();
     let all = table.guest_ranges(UserAddr(user), len, |guest, len| {
@@ -292,14 +293,14 @@ pub fn guest_ranges(table: &MemTable<Vec<Region>>, user: u64, len: u64) -> (Vec<
 ///
 /// # Panics
 ///
-/// When they are not those that translate there.
+/// When they are not exactly those that translate to the range.
 pub fn check_way_back(table: &MemTable<Vec<Region>>, user: u64, len: u64) {
     let (found, all) = guest_ranges(table, user, len);
     if user.checked_add(len.saturating_sub(1)).is_none() {
         assert_eq!((found, all), (vec![], false));
         return;
     }
-    // Forward, byte by byte: who leads into the range?
+    // Translate all guest addresses, byte by byte, and keep those that lead into the range.
     let mut expect = BTreeSet::new();
     let mut shown = BTreeSet::new();
     for guest in 0..GUEST_BYTES {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What the ring accesses, in which order, and how often.
+//! The ring's accesses: what, in which order, and how often.
 
 use vring::{CompleteWork, KickControl, SplitRing, PREFETCH};
 
@@ -151,8 +151,8 @@ fn every_access_stays_within_the_extents() {
             let [desc, avail, used] =
                 [(PLACE.desc, desc), (PLACE.avail, avail), (PLACE.used, used)]
                     .map(|(at, len)| u128::from(at.0)..u128::from(at.0 + len));
-            // Descriptors and the driver's ring are read, the device's ring is written; of what
-            // the device wrote itself it reads the index alone, when it starts.
+            // The ring reads descriptors and the available ring, and writes the used ring; of the
+            // used ring it reads only the index, when it starts.
             let mut touched_end = [false; 2];
             for op in bench.memory.take_log() {
                 for range in op.ranges() {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Completions that fail for memory that is away, and are made again when it is back.
+//! Completions that fail because memory is unmapped, and are repeated when it is mapped again.
 
 use vring::{
     ByteOrder, CompleteWork, DirtyLog, Fault, GuestAddr, Iotlb, IotlbEntry, KickControl, Mapping,
@@ -10,13 +10,13 @@ use vring::{
 use crate::mock::{Bench, MockMemory, Op, Ram, Setup, PLACE};
 
 const SIZE: u16 = 16;
-/// What lies in the used ring before the device writes to it.
+/// Contents of the used ring before the device writes to it.
 const UNTOUCHED: u8 = 0xaa;
 
-/// What is given back at once.
+/// The chains of one completion.
 #[derive(Clone, Copy, Debug)]
 enum Batch {
-    /// Each of so many chains.
+    /// So many chains, one entry each.
     Chains(u16),
     /// Groups of chains.
     Groups(&'static [u16]),
@@ -66,7 +66,7 @@ fn bench(index: u16) -> Bench {
     bench
 }
 
-/// The used ring, but for its flags and its event.
+/// The used ring without its flags and its event.
 fn image(memory: &MockMemory) -> Vec<u8> {
     memory.peek(PLACE.used.0 + 2, 2 + 8 * usize::from(SIZE))
 }
@@ -76,7 +76,8 @@ fn index(memory: &MockMemory) -> u16 {
     memory.peek16(PLACE.used.0 + 2)
 }
 
-/// Lets a completion fail at each of its accesses in turn, `times` in a row, and makes it again.
+/// Makes a completion fail at each of its accesses in turn, `times` in a row, and repeats it.
+///
 /// `mock` is the memory under `memory`.
 fn check<M: Memory>(memory: &M, mock: &MockMemory, start: u16, batch: Batch, times: usize) {
     let fresh = || {
@@ -89,7 +90,7 @@ fn check<M: Memory>(memory: &M, mock: &MockMemory, start: u16, batch: Batch, tim
         ring.set_addrs(PLACE);
         ring.set_base(start);
         ring.start(memory).unwrap();
-        // From here on the driver's event counts.
+        // From here on decisions depend on the driver's event.
         let _ = ring.needs_call(memory);
         mock.take_log();
         ring
@@ -114,7 +115,7 @@ fn check<M: Memory>(memory: &M, mock: &MockMemory, start: u16, batch: Batch, tim
                 assert!(matches!(fault, Err(Fault::Unmapped(_))), "{batch:?}");
                 assert_eq!(index(mock), start, "{batch:?}, access {access}");
             }
-            // What a round may do meanwhile, with a driver that has added nothing.
+            // What a round may do before the retry, when the driver has added nothing.
             ring.disable_kick(memory).unwrap();
             assert!(!ring.needs_call(memory), "there is nothing to call for");
             mock.take_log();
@@ -124,7 +125,7 @@ fn check<M: Memory>(memory: &M, mock: &MockMemory, start: u16, batch: Batch, tim
             assert_eq!(moves.count(), 1, "the index moves once");
             assert_eq!(image(mock), expect, "{batch:?}, access {access}");
             assert_eq!(ring.needs_call(memory), passed);
-            // The next one goes where it belongs.
+            // The next entry is written at its place.
             let next = SplitRing::used_entry(0x99, 1, 0x77);
             ring.complete(memory, &[next]).unwrap();
             let end = start.wrapping_add(chains);
@@ -157,7 +158,7 @@ fn so_can_one_behind_an_iotlb() {
     for batch in BATCHES {
         for start in [0, 0xfff9] {
             for in_part in [false, true] {
-                // The ring is where it seems to be, but in pieces: half an entry each.
+                // The IOTLB maps the ring to the same addresses, but in pieces of half an entry.
                 let mut iotlb = Iotlb::new(vec![IotlbEntry::default(); 200]);
                 let mut map = |at: UserAddr, size, permission| {
                     let mapping = Mapping::new(GuestAddr(at.0), size, at, permission);

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Getting and completing work: indexes, sizes, reading ahead, rewinding, faults of the ring itself.
+//! Getting and completing work: indexes, sizes, reading ahead, rewinding, faults of the ring
+//! itself.
 
 use vring::{
     CompleteWork, Fault, GetWork, KickControl, SplitRing, Unmapped, UserAddr, MAX_RING_SIZE,
@@ -113,7 +114,7 @@ fn start_fails_without_a_used_ring() {
         assert_eq!(bench.ring.start(&bench.memory), Err(fault));
         bench.memory.mend();
     }
-    // Nothing has changed: the ring goes on.
+    // Nothing has changed, so the ring continues.
     let head = bench.offer(&[BUF]);
     assert_eq!(bench.head(), head);
     bench.complete(head);
@@ -123,14 +124,14 @@ fn start_fails_without_a_used_ring() {
 #[test]
 fn a_chain_that_was_mended_is_read_again_when_told_to() {
     for forget in [false, true] {
-        // At the end of the ring, so that what follows was not read with it.
+        // At the end of the ring, so that the following entries were not read in the same run.
         for index in [0u16, 15] {
             let mut bench = at(16, index);
             let bad = bench.offer(&[BUF]);
             let next = bench.offer(&[BUF]);
             let (chain, _) = bench.next().unwrap().unwrap();
             assert_eq!((chain.id, chain.readable), (bad, 1));
-            // It should have been a writable one, the device finds, and the driver mends it.
+            // The device rejects the chain because it is not writable, and the driver corrects it.
             bench.ring.rewind(1, 0);
             let mended = Buf::write(0x2000, 5).desc(None);
             bench.driver.write_desc(&bench.memory, bad, mended);
@@ -217,7 +218,7 @@ fn good_heads_are_served_before_a_bad_one() {
     assert_eq!(bench.next(), Err(fault));
     assert_eq!(bench.next(), Err(fault), "it is not skipped");
     assert_eq!(bench.ring.base(), 0xfffa + 3);
-    // Mended, it goes on.
+    // After a correction the ring continues.
     bench.driver.avail = 0xfffa + 3;
     bench.driver.push_head(&bench.memory, heads[1]);
     assert_eq!(bench.head(), heads[1]);
@@ -240,7 +241,7 @@ fn the_largest_head_is_bad_too() {
 fn what_lies_before_an_unmapped_page_is_served() {
     let mut bench = at(64, 0xfff0);
     let heads = [(); 10].map(|()| bench.offer(&[BUF]));
-    // Descriptor tables are many pages long: one of them is away.
+    // A descriptor table is many pages long; one of the pages is unmapped.
     let away = PLACE.desc.0 + 16 * u64::from(heads[6]);
     bench.memory.punch(away, 16);
     assert_eq!([(); 6].map(|()| bench.head()), heads[..6]);
@@ -262,7 +263,8 @@ fn what_lies_before_an_unmapped_page_is_served() {
 
 #[test]
 fn a_driver_that_does_not_wait_gets_no_store_behind_the_used_ring() {
-    // It moves its index on before anything is used, so more chains are in flight than entries.
+    // The driver moves its index on before anything is used, so more chains are in flight than the
+    // ring has entries.
     let mut bench = at(4, 2);
     for _ in 0..5 {
         bench.driver = Driver::new(&bench.memory, PLACE, 4, bench.driver.avail, false);
@@ -288,7 +290,7 @@ fn a_driver_that_does_not_wait_gets_no_store_behind_the_used_ring() {
 
 fn every_size_is_gone_round_more_than_once<F: Format>() {
     for &size in F::SIZES {
-        // Three times, across the ends of the ring and of the indexes.
+        // Three times, across the end of the ring and the wrap of the indexes.
         let mut bench = rig::<F>(size, 0u16.wrapping_sub(size / 2 + 1));
         for round in 0..3 {
             let mut ids = Vec::new();
@@ -327,7 +329,7 @@ fn rewound_chains_come_again<F: Format>() {
         assert_eq!(F::go_on(bench.ring.base() as u16, 16, 3, 3), base);
         assert!(bench.ring.has_work(&bench.memory).unwrap());
         assert_eq!([(); 5].map(|()| bench.head()), heads[1..]);
-        // What was read ahead is not read again.
+        // Chains read ahead are not read again.
         assert_eq!(bench.memory.take_log().is_empty(), one_run);
         bench.ring.rewind(0, 0);
         assert_eq!(bench.next(), Ok(None));
@@ -346,7 +348,7 @@ fn rewinding_reaches_beyond_what_was_read_ahead<F: Format>() {
     assert_eq!(bench.ring.base(), base);
     assert_eq!(taken(&mut bench, 150), heads);
     assert_eq!(bench.next(), Ok(None));
-    // One more than was read in the last go.
+    // One more than were read in the last run.
     bench.ring.rewind(PREFETCH as u16 + 1, PREFETCH as u16 + 1);
     assert_eq!(taken(&mut bench, PREFETCH + 1), heads[150 - PREFETCH - 1..]);
     assert_eq!(bench.next(), Ok(None));
@@ -396,7 +398,8 @@ fn whichever_access_fails_nothing_is_lost<F: Format>() {
             break;
         }
     }
-    // A look and the tables; a failed look ahead is made good at once.
+    // Failures show in the look for work and in tables; a failed read ahead is repeated with one
+    // entry.
     assert!(failed >= 1, "{failed}");
 }
 

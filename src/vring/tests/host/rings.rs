@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A ring whose format the owner may change.
+//! [`Rings`], whose format the owner may change.
 
 use vring::{Access, InForce, RingAddrs, Rings, UserAddr};
 
@@ -62,7 +62,7 @@ fn size_and_addresses_outlive_the_format_and_the_base_does_not() {
     assert_eq!((rings.size(), rings.addrs()), (64, ADDRS));
     assert_eq!(rings.base(), 0x8000_8000);
     assert!(rings.set_base(0x3_0003));
-    // The same format again is no change.
+    // Setting the same format again changes nothing.
     rings.set_features(true, true, false);
     assert_eq!(rings.base(), 0x3_0003);
     rings.set_features(false, true, false);
@@ -76,7 +76,7 @@ fn a_size_is_judged_by_the_format_in_force() {
     assert!(!rings.set_size(300));
     assert!(rings.has_size());
     let mut rings = packed(300);
-    // Another format cannot have it, and the first still has.
+    // A split ring cannot have this size; back in the first format the ring has it.
     rings.set_features(false, true, false);
     assert!(!rings.has_size());
     assert_eq!(rings.size(), 1);

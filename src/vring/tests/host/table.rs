@@ -8,7 +8,8 @@ use vring::{Access, Fault, GuestAddr, Hint, InvalidRegion, MemTable, Region, Seg
 
 use crate::mock::{region, segment, table};
 
-/// Where byte `addr` lies: the region with the lowest start has it, of equals the first.
+/// User address of byte `addr`, which belongs to the region with the lowest start, and to the first
+/// of equal ones.
 fn naive(regions: &[Region], addr: u128) -> Option<u64> {
     regions
         .iter()
@@ -16,7 +17,7 @@ fn naive(regions: &[Region], addr: u128) -> Option<u64> {
             let start = u128::from(r.guest.0);
             start <= addr && addr < start + u128::from(r.size)
         })
-        // Of equal keys the first is taken.
+        // `min_by_key()` returns the first of equal keys.
         .min_by_key(|r| r.guest)
         .map(|r| r.user.0.wrapping_add((addr - u128::from(r.guest.0)) as u64))
 }
@@ -70,7 +71,7 @@ fn check_table(
             prop_assert!(hole.is_some(), "{:?}, but every byte is there", fault);
             prop_assert_eq!(fault.name(), "outside_memory");
             let hole = hole.unwrap() as u64;
-            // Behind the top there is no address to tell.
+            // Behind the top there is no address to report.
             if let (Some(first), Fault::OutsideMemory { addr, len: left }) =
                 (addr.checked_add(hole), fault)
             {
@@ -104,7 +105,7 @@ proptest! {
 
     #[test]
     fn every_byte_translates_as_in_the_oracle((regions, ranges) in crowded()) {
-        // The hint goes from table to table.
+        // The hint is carried from table to table.
         let mut hint = Hint::default();
         for (addr, len) in ranges {
             check(&regions, &mut hint, addr, len)?;
@@ -178,7 +179,7 @@ fn no_regions_is_a_table() {
 #[test]
 fn a_thousand_regions_in_any_order() {
     const COUNT: u64 = 1024;
-    // All adjacent; 389 is prime to their number, so each comes once.
+    // All regions are adjacent; 389 is coprime with their number, so each occurs once.
     let regions: Vec<_> = (0..COUNT)
         .map(|i| i * 389 % COUNT)
         .map(|i| region((i * 0x1000, 0x1000, (COUNT - i) << 32)))

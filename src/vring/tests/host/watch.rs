@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What a ring may do, whatever is in memory and whatever happens to it meanwhile.
+//! Checks of what a ring may do, whatever memory contains and however it changes.
 
 use std::collections::BTreeSet;
 
@@ -17,7 +17,7 @@ const WINDOW_PIECES: usize = 16;
 /// The largest ring that is watched, in descriptors.
 pub const MAX_SIZE: u16 = 64;
 
-/// What is mapped: the rings, and two stretches of guest memory.
+/// The mapped areas: the rings, and two areas of guest memory.
 pub const AREAS: [(u64, usize); 3] = [(0x1_0000, 0x1000), (0x4_0000, 0x1000), (0x8_0000, 0x800)];
 
 /// Ring addresses inside the first area, for rings of up to [`MAX_SIZE`].
@@ -32,7 +32,7 @@ pub const GOOD: RingAddrs = RingAddrs {
 pub enum Deed {
     /// [`GetWork::next_chain`].
     Next,
-    /// [`GetWork::rewind`] of so many of the chains taken, as far as there are that many.
+    /// [`GetWork::rewind`] of up to so many of the chains taken.
     Rewind(u16),
     /// [`SetUp::forget_prefetch`].
     ForgetPrefetch,
@@ -69,36 +69,37 @@ pub trait Watched: Format {
     /// What is known of a ring.
     type Known: Default;
 
-    /// The ring has been told where to continue, or to read all again.
+    /// The ring's base was set, or it has to read everything again.
     fn forget(known: &mut Self::Known);
 
     /// The ring has been started.
     fn started(known: &mut Self::Known, ring: &Self::Ring, memory: &MockMemory);
 
-    /// Takes note of what the ring has read; it stood at `base`.
+    /// Records what the ring has read; its base was `base`.
     fn look(known: &mut Self::Known, ring: &Self::Ring, memory: &MockMemory, base: u32);
 
-    /// Checks that the chain that the ring took at `base` was there.
+    /// Checks that the chain that the ring took at `base` was available.
     fn took(known: &mut Self::Known, ring: &Self::Ring, base: u32, chain: &Chain);
 
-    /// The ring has given back `slots` descriptors, and stands where it does.
+    /// The ring has rewound `slots` descriptors to its present position.
     fn rewound(known: &mut Self::Known, ring: &Self::Ring, slots: u16);
 
-    /// Checks what the driver was told by `log`: of `done` completed chains, or groups, or of nothing.
+    /// Checks by `log` that the driver was told of the `done` completed chains or groups, or of
+    /// nothing.
     fn told(known: &mut Self::Known, ring: &Self::Ring, log: &[Op], deed: Deed, done: bool);
 
-    /// Whether the ring may make this access to its own parts; `within` tells whether the access is
-    /// within so many bytes at an address.
+    /// Whether the ring may make this access to its own parts; `within` checks the access against
+    /// an address and a length.
     fn is_allowed(ring: &Self::Ring, op: &Op, within: impl Fn(UserAddr, u64) -> bool) -> bool;
 }
 
 /// What is known of a split ring.
 #[derive(Default)]
 pub struct KnownSplit {
-    /// The driver's index as the ring last read it; `None` since it was told where to continue, or
-    /// that it has to read it again.
+    /// The driver's index as the ring last read it; `None` after its base was set or it has to read
+    /// the index again.
     avail: Option<u16>,
-    /// The device's index as it has to be in memory.
+    /// The used index that memory has to contain.
     used: u16,
 }
 
@@ -120,7 +121,7 @@ impl Watched for Split {
     fn look(known: &mut KnownSplit, ring: &SplitRing, memory: &MockMemory, base: u32) {
         let index = ring.addrs().avail.wrapping_add(2);
         let read = memory.loaded_from(index);
-        // One that is too far ahead is not taken over.
+        // The ring does not accept an index that is too far ahead.
         let taken_over = |avail: &u16| avail.wrapping_sub(base as u16) <= ring.size();
         known.avail = read.filter(taken_over).or(known.avail);
     }
@@ -128,7 +129,7 @@ impl Watched for Split {
     fn took(known: &mut KnownSplit, ring: &SplitRing, base: u32, chain: &Chain) {
         assert!(chain.id < ring.size());
         let avail = known.avail.expect("the index is read before any entry");
-        // After chains were given back it may be more than the ring has entries, never so many.
+        // After a rewind it may be more than the ring has entries, but never so many.
         let ahead = avail.wrapping_sub(base as u16);
         assert!(
             (1..0x8000).contains(&ahead),
@@ -148,7 +149,7 @@ impl Watched for Split {
                 assert_eq!(*index, new, "{deed:?}");
             }
         }
-        // The driver is told of nothing but what was completed, and then once.
+        // The driver is told of completed chains only, and once.
         let completes = matches!(deed, Deed::Complete(_) | Deed::CompleteInOrder(_));
         assert!(told <= usize::from(completes), "{deed:?}");
         assert!(told == 1 || !(completes && done), "{deed:?}");
@@ -163,7 +164,7 @@ impl Watched for Split {
         match op {
             Op::Gather(table, _) => *table == desc && within(desc, desc_len),
             Op::LoadAcquire(_) | Op::LoadSlice(..) => within(avail, avail_len),
-            // The used index when the ring starts, else what the driver wishes.
+            // The used index when the ring starts, or else the driver's flags or event.
             Op::Load(_) => within(avail, avail_len) || within(used, used_len),
             Op::Store(..) | Op::StoreRelease(..) | Op::StoreUsed(..) => {
                 op.ranges().iter().all(|range| range.is_empty()) || within(used, used_len)
@@ -234,7 +235,7 @@ impl Watched for Packed {
         assert_eq!(stores.len(), deed.entries());
         let (last, others) = stores.split_last().expect("at least one");
         assert!(last.1 && others.iter().all(|(_, release)| !release));
-        // The ring stands behind them now.
+        // The ring's used position is behind them now.
         let used = Position::from_bits((ring.base() >> 16) as u16);
         let first = used.retreat(ring.size(), deed.completes());
         let first = 16 * u64::from(first.offset());
@@ -261,7 +262,7 @@ pub struct Watch<F: Watched> {
     memory: MockMemory,
     table: MemTable<Vec<Region>>,
     known: F::Known,
-    /// Descriptors of the chains taken since the ring was told where to continue, and not given back.
+    /// Descriptor counts of the chains taken since the base was set and not given back.
     taken: Vec<u16>,
 }
 
@@ -280,16 +281,16 @@ impl<F: Watched> Watch<F> {
         }
     }
 
-    /// What the ring and the guest share.
+    /// The memory that ring and guest share.
     pub fn memory(&self) -> &MockMemory {
         &self.memory
     }
 
-    /// Makes one call and checks what it did; whether it gave a chain or completed some.
+    /// Makes one call and checks its effects; returns whether it took or completed a chain.
     ///
     /// # Panics
     ///
-    /// When the ring did what it may not.
+    /// When the ring did something that it must not do.
     pub fn check(&mut self, deed: Deed) -> bool {
         self.memory.take_log();
         self.memory.take_loaded();
@@ -314,13 +315,13 @@ impl<F: Watched> Watch<F> {
         F::look(&mut self.known, &self.ring, &self.memory, base);
     }
 
-    /// The ring goes on elsewhere, or reads all again.
+    /// The ring continues elsewhere, or reads everything again.
     fn forget(&mut self) {
         F::forget(&mut self.known);
         self.taken.clear();
     }
 
-    /// Any call but for a chain.
+    /// Makes any call except [`Deed::Next`].
     fn call(&mut self, deed: Deed) -> bool {
         let Self { ring, memory, .. } = self;
         let memory = &*memory;
@@ -354,7 +355,7 @@ impl<F: Watched> Watch<F> {
             Deed::EnableKick => ring.enable_kick(memory).is_ok(),
             Deed::AwaitKick => {
                 let awaits = ring.await_kick(memory).is_ok();
-                // What that finds the ring does not go by.
+                // The ring does not use the index that this finds.
                 memory.take_loaded();
                 awaits
             }
@@ -395,7 +396,7 @@ impl<F: Watched> Watch<F> {
         }
     }
 
-    /// Asks for a chain, behind a segment that has nothing to do with it.
+    /// Takes a chain into a list that already holds an unrelated segment.
     fn next(&mut self) -> bool {
         let base = self.ring.base();
         let kept = segment(7, 7);
@@ -432,7 +433,7 @@ impl<F: Watched> Watch<F> {
         true
     }
 
-    /// Whether `len` bytes at `addr` are the image of guest memory.
+    /// Whether guest memory maps to all `len` bytes at `addr`.
     fn is_guest_memory(&self, addr: u64, len: u64) -> bool {
         self.table.regions().iter().any(|region| {
             let offset = addr.wrapping_sub(region.user.0);
@@ -444,14 +445,14 @@ impl<F: Watched> Watch<F> {
     fn is_allowed(&self, op: &Op) -> bool {
         let within = |place: UserAddr, extent: u64| {
             op.ranges().iter().all(|range| {
-                // CAST: back to where it wrapped.
+                // CAST: reverses the widening, wrapped addresses included.
                 let offset = (range.start as u64).wrapping_sub(place.0);
                 offset < extent && (range.end - range.start) <= u128::from(extent - offset)
             })
         };
         match op {
             Op::Barrier => true,
-            // Of memory that is mediated.
+            // These are accesses of mediated memory only.
             Op::StoreBytes(..) | Op::SetBits(..) => false,
             Op::LoadBytes(addr, len) => self.is_guest_memory(addr.0, *len as u64),
             _ => F::is_allowed(&self.ring, op, within),
@@ -461,9 +462,10 @@ impl<F: Watched> Watch<F> {
     /// The most accesses that one call may make.
     fn budget(&self, deed: Deed) -> usize {
         match deed {
-            // A look, perhaps twice; then each descriptor by itself.
+            // A look for work, perhaps twice; then each descriptor by itself.
             Deed::Next => 5 + MAX_CHAIN_DESCS as usize * (1 + WINDOW_PIECES),
-            // Each by itself, behind a look at up to two pages and a ring's end; or many together.
+            // Each descriptor by itself, after a check of up to two pages and the ring's end; or
+            // many together.
             Deed::Complete(count) => 3 + usize::from(count),
             Deed::CompleteInOrder(groups) => 3 + 2 * groups.len(),
             _ => 3,
@@ -472,7 +474,7 @@ impl<F: Watched> Watch<F> {
 }
 
 impl Deed {
-    /// How many used entries it gives.
+    /// Number of used entries passed to the ring.
     fn entries(self) -> usize {
         match self {
             Self::Complete(count) => usize::from(count),
@@ -481,7 +483,7 @@ impl Deed {
         }
     }
 
-    /// How many chains it completes.
+    /// Number of chains that it completes.
     fn completes(self) -> u16 {
         match self {
             Self::Complete(count) => count,

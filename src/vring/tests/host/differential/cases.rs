@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Every difference by itself, at its very edge, and agreement beside it.
+//! Each difference by itself: the first case that differs, and the last that agrees.
 
 use vring::{Desc, DESC_F_INDIRECT, DESC_F_NEXT, DESC_F_WRITE};
 
@@ -45,7 +45,7 @@ fn sound_chains_make_no_difference() {
     ];
     let mixed = [(0, READ.desc(Some(1))), (1, indirect(0x3ff8, 48))];
     assert_eq!(differences(4, &mixed, &table), none);
-    // The direction of a table's own descriptor counts for neither.
+    // Both ignore the write flag of the descriptor that refers to a table.
     let mut write = indirect(0x3ff8, 48);
     write.flags |= DESC_F_WRITE;
     assert_eq!(differences(4, &[(0, write)], &table), none);
@@ -113,7 +113,7 @@ fn a_table_ends_the_chain() {
 #[test]
 fn limits_differ() {
     let expect = [Difference::Limits];
-    // Bytes: five times the same GiB, of which not a page is touched.
+    // The limit on bytes: five times the same GiB, none of which is accessed.
     let big = [(0, 0x1_0000), (0x4000_0000, 1 << 30)];
     for (count, limit) in [(3u16, false), (4, true), (5, true)] {
         let guest = Guest::new(8, &big);
@@ -124,7 +124,7 @@ fn limits_differ() {
         }
         assert_eq!(!compare(&guest, 0).is_empty(), limit, "{count} GiB");
     }
-    // Entries of a table.
+    // The limit on entries of a table.
     let large = [(0, 0x4000), (0x10_0000, 1 << 20)];
     for (len, limit) in [(0xf_fff0, false), (0x10_0000, true)] {
         let guest = Guest::new(8, &large);
@@ -134,7 +134,7 @@ fn limits_differ() {
         let found = compare(&guest, 0);
         assert_eq!(!found.is_empty(), limit, "{len:#x}");
     }
-    // Pieces of a chain.
+    // The limit on pieces of a chain.
     for (count, limit) in [(1024u16, false), (1025, true)] {
         let guest = Guest::new(8, &RANGES);
         guest.write(DESC, &desc_bytes(indirect(0x4000, u32::from(count) * 16)));
@@ -148,8 +148,8 @@ fn limits_differ() {
     }
 }
 
-/// The ring reads a table sixteen descriptors at a time and needs that many of what the driver
-/// declared to be in memory; `virtio-queue` reads one at a time and never notices.
+/// The ring reads a table sixteen descriptors at a time and needs each such window of the declared
+/// table to be in memory; `virtio-queue` reads one at a time and never notices.
 #[test]
 fn tables_are_read_ahead() {
     let guest = Guest::new(4, &RANGES);

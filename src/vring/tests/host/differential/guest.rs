@@ -14,7 +14,7 @@ use crate::mock::{good_indexes, table};
 /// A chain as guest address, length and direction of its pieces.
 pub type Found = Vec<(u64, u64, bool)>;
 
-/// Where the host has guest address 0.
+/// User address of guest address 0.
 pub const HOST: u64 = 0x7f00_0000_0000;
 /// The descriptor table.
 pub const DESC: u64 = 0;
@@ -29,7 +29,7 @@ pub const STRETCHES: [(u64, u64); 2] = [(0, 0x1_4000), (0x2_0000, 0x2_4000)];
 
 /// The same memory for the ring.
 pub struct Guest {
-    /// What both see.
+    /// The memory that both see.
     pub memory: GuestMemoryMmap,
     ranges: Vec<(u64, usize)>,
     /// Number of descriptors.
@@ -88,7 +88,7 @@ impl Guest {
         })
     }
 
-    /// Where a buffer lies, region by region; `None` when it is not all there.
+    /// The pieces of a buffer, region by region; `None` when it is not wholly in memory.
     pub fn pieces(&self, desc: &Desc) -> Option<Vec<(u64, u64)>> {
         let mut pieces = Vec::new();
         let (mut at, mut left) = (u128::from(desc.addr), u128::from(desc.len));
@@ -117,7 +117,7 @@ impl Guest {
         ring
     }
 
-    /// `virtio-queue`'s on this memory.
+    /// `virtio-queue`'s queue on this memory.
     pub fn queue(&self) -> Queue {
         let mut queue = Queue::new(32768).unwrap();
         queue.set_size(self.size);
@@ -169,7 +169,7 @@ impl Guest {
 }
 
 impl Guest {
-    /// Consecutive entries of an available ring.
+    /// Loads consecutive entries of an available ring.
     fn load_slice(&self, addr: UserAddr, out: &mut [u16]) -> Result<(), Unmapped> {
         for (at, value) in out.iter_mut().enumerate() {
             *value = self.load(addr.wrapping_add(2 * at as u64))?;

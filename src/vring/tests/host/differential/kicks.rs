@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Completing, calls and kicks, side by side.
+//! Completions, calls and kicks of both implementations compared.
 
 use proptest::prelude::*;
 use virtio_queue::QueueT;
@@ -48,7 +48,7 @@ proptest! {
         }
         ring.start(&ours).unwrap();
         queue.set_next_used(start);
-        // The ring's first decision after a start is to call, whatever the driver wishes.
+        // The ring's first decision after a start is always to call.
         prop_assert!(ring.needs_call(&ours));
         let _ = queue.needs_notification(&theirs.memory);
         for (count, event) in steps {
@@ -100,8 +100,9 @@ fn a_whole_turn_is_no_news_there() {
 }
 
 /// `virtio-queue` asks for a kick from the next chain to be taken on, and answers "look again" as
-/// long as one is there: with chains given back it does so for ever. The ring asks from the last
-/// index seen on, and answers so once.
+/// long as one is available: after a rewind it does so for ever.
+///
+/// The ring asks from the last index seen on, and answers "look again" once.
 #[test]
 fn chains_given_back_are_news_there() {
     for event_idx in [false, true] {
@@ -112,7 +113,7 @@ fn chains_given_back_are_news_there() {
         guest.write(DESC, &desc_bytes(Buf::read(0, 1).desc(None)));
         put(&guest, AVAIL + 2, 3);
 
-        // News is told alike, kicks are asked for alike.
+        // Both report new chains and ask for kicks in the same way.
         assert!(ring.enable_kick(&guest).unwrap());
         assert!(queue.enable_notification(&guest.memory).unwrap());
         let base = ring.base();
@@ -123,7 +124,7 @@ fn chains_given_back_are_news_there() {
         assert!(!queue.enable_notification(&guest.memory).unwrap());
         assert_eq!(used_ring(&guest), ours);
 
-        // Three given back.
+        // Three chains are rewound.
         ring.rewind(3, 0);
         queue.set_next_avail(base);
         for _ in 0..3 {

@@ -2,9 +2,9 @@
 
 //! The ring against rust-vmm's `virtio-queue` on the same guest memory.
 //!
-//! Both have to find the same chains. Where they do not, it is by one of the [`Difference`]s, and
-//! exactly as told there: a third walk, [`trace`], naive and sharing no code with either, says for
-//! every chain what each of them has to find.
+//! Both have to find the same chains, except for the [`Difference`]s. A third walk, [`trace`],
+//! which is naive and shares no code with either, computes for every chain what each of them has to
+//! find.
 
 mod cases;
 mod guest;
@@ -23,44 +23,51 @@ use guest::{Found, Guest, AVAIL, DESC, RANGES, STRETCHES};
 /// How `virtio-queue` 0.18 differs on purpose or by omission.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Difference {
-    /// A chain with an error in it ends before the error, as if the driver had ended it there, and
-    /// counts as taken: `DescriptorChain::next` answers every error with `None`. The ring refuses
-    /// the whole chain and leaves it available.
+    /// A chain with an error ends before the error, as if the driver had ended it there, and counts
+    /// as taken: `DescriptorChain::next` returns `None` for every error.
+    ///
+    /// The ring refuses the whole chain and leaves it available.
     ErrorEndsChain,
-    /// Addresses of buffers are not looked at: whoever uses the buffer has to. The ring translates
-    /// them at once.
+    /// Addresses of buffers are not checked before the buffer is used.
+    ///
+    /// The ring translates them at once.
     BuffersUnchecked,
     /// A readable descriptor may follow a writable one, against virtio 1.3, section 2.7.4.2.
     AnyDirection,
-    /// A chain ends with its first indirect table: that the descriptor of the table has a `next`
-    /// is forgotten. A driver must not set both (2.7.5.3.1); the ring goes on, as the in-tree vhost.
+    /// A chain ends with its first indirect table, even if the descriptor of the table has a
+    /// `next`.
+    ///
+    /// A driver must not set both flags (2.7.5.3.1); the ring continues, as the in-tree vhost does.
     TableEndsChain,
     /// Limits: a chain ends before its bytes reach 2^32 (2.7.5.2), and a table has at most 2^16 - 1
-    /// descriptors. The ring has no limit on bytes, takes 2^16 descriptors, as the in-tree vhost,
-    /// and limits the pieces of memory and descriptors of a chain instead.
+    /// descriptors.
+    ///
+    /// The ring has no limit on bytes and takes 2^16 descriptors, as the in-tree vhost does; it
+    /// limits the pieces of memory and the descriptors of a chain instead.
     Limits,
 }
 
 /// What each walk has to find.
 struct Trace {
     ours: Option<Found>,
-    /// Descriptors of the ring's table, and all, that the ring visits for a chain that it finds.
+    /// For a chain that the ring finds: the descriptors read in its own table, and in all.
     slots: u16,
     descs: u32,
     theirs: Vec<Desc>,
     differences: BTreeSet<Difference>,
 }
 
-/// Walks the chain at `head` for both.
+/// Computes what both have to find for the chain at `head`.
 fn trace(guest: &Guest, head: u16) -> Trace {
     use Difference::*;
     let mut differences = BTreeSet::new();
     let mut theirs = Vec::new();
-    // `None` from the ring's first fault on; likewise when theirs has come to its end.
+    // `None` from the ring's first fault on, or after the end of `virtio-queue`'s chain.
     let mut ours = Some(Found::new());
     let mut open = true;
     let mut bytes = 0u64;
-    // Where to read next: table, its length, index, steps left in it; the ring's own to return to.
+    // Where to read next: the table, its length, the index, the steps left in it; and the place in
+    // the ring's own table to return to.
     let (mut base, mut size, mut index, mut steps) = (
         DESC,
         u32::from(guest.size),
@@ -94,7 +101,8 @@ fn trace(guest: &Guest, head: u16) -> Trace {
                 differences.insert(Limits);
                 open = false;
             }
-            // One that has no `next` goes back to a step that is none.
+            // If the descriptor that refers to the table has no `next`, nothing follows it in the
+            // ring.
             let rest = if next { steps } else { u32::MAX };
             back = Some((base, size, u32::from(desc.next), rest));
             (base, size, index, steps) = (desc.addr, desc.len / 16, 0, desc.len / 16);
@@ -148,7 +156,7 @@ fn trace(guest: &Guest, head: u16) -> Trace {
     }
 }
 
-/// Walks the chain at `head` three times and compares; the differences met.
+/// Compares the three walks of the chain at `head`; returns the differences met.
 fn compare(guest: &Guest, head: u16) -> BTreeSet<Difference> {
     guest.write(AVAIL + 2, &1u16.to_le_bytes());
     guest.write(AVAIL + 4, &head.to_le_bytes());
@@ -166,7 +174,7 @@ fn compare(guest: &Guest, head: u16) -> BTreeSet<Difference> {
     assert_eq!(their_head, head);
     assert_eq!(theirs, expect.theirs);
     if expect.differences.is_empty() {
-        // The two, face to face.
+        // Compare the two implementations directly.
         let pieces = theirs.iter().flat_map(|desc| {
             let write = desc.flags & DESC_F_WRITE != 0;
             let pieces = guest.pieces(desc).unwrap();
@@ -181,7 +189,7 @@ fn compare(guest: &Guest, head: u16) -> BTreeSet<Difference> {
     expect.differences
 }
 
-/// An address, most often in memory, often near the end of a region.
+/// An address, mostly in memory and often near the end of a region.
 fn addr() -> impl Strategy<Value = u64> {
     prop_oneof![
         8 => 0x8000..0xf000u64,
@@ -192,7 +200,7 @@ fn addr() -> impl Strategy<Value = u64> {
     ]
 }
 
-/// A descriptor among `count` that is mostly sound; `NEXT` leads to the following one or anywhere.
+/// A mostly valid descriptor among `count`; its `next` is the following one or any.
 fn desc(position: u16, count: u16, indirect: u32) -> impl Strategy<Value = Desc> {
     let flags = prop_oneof![
         8 => Just(DESC_F_NEXT),
@@ -206,7 +214,7 @@ fn desc(position: u16, count: u16, indirect: u32) -> impl Strategy<Value = Desc>
     let indirect = prop_oneof![10 => Just(false), indirect => Just(true)];
     (addr(), flags, write, len, next, indirect, table).prop_map(
         |(addr, more, write, len, next, indirect, table)| Desc {
-            // Tables lie in one place, where there are descriptors.
+            // All tables lie in the one place that holds descriptors.
             addr: if indirect {
                 0x3fe8 + addr % 64 / 16 * 16
             } else {
@@ -227,8 +235,10 @@ fn descs(count: u16, indirect: u32) -> impl Strategy<Value = Vec<Desc>> {
         .collect::<Vec<_>>()
 }
 
-/// Whether a table that ends outside memory, or starts there, is named: the one case in which how
-/// far the ring reads ahead in a table shows. See `cases::tables_are_read_ahead`.
+/// Whether a descriptor refers to a table that starts or ends outside memory: only then does it
+/// show how far the ring reads ahead in a table.
+///
+/// See `cases::tables_are_read_ahead`.
 fn table_out_of_memory(descs: &[Desc]) -> bool {
     descs.iter().any(|desc| {
         let end = desc.addr.checked_add(u64::from(desc.len));
@@ -264,7 +274,7 @@ fn random_chains_are_found_alike() {
             Ok(())
         })
         .unwrap();
-    // The run is worth something only when it meets agreement and each difference often.
+    // The run proves something only if agreement and each difference occur often.
     let seen = seen.into_inner();
     let alike = seen.get(&BTreeSet::new()).copied().unwrap_or(0);
     assert!(alike > 150, "{seen:?}");

@@ -9,10 +9,10 @@ use std::collections::BTreeSet;
 
 use crate::mock::MockMemory;
 
-/// The log.
+/// User address of the dirty log.
 const LOG: u64 = 0x7400_0000_0000;
 
-/// Takes the pages that are logged out of the log, from page `first` on, a multiple of eight.
+/// Returns the logged pages from page `first` on, a multiple of eight, and clears them in the log.
 fn take_pages(memory: &MockMemory, first: u64) -> BTreeSet<u64> {
     let first = first / 8;
     let bytes = memory.peek(LOG + first, 0x200);

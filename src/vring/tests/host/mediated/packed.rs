@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Packed rings: the device writes to the descriptors, and to its event.
+//! Packed rings: the device writes the descriptors and its event.
 
 use std::collections::BTreeSet;
 
@@ -20,24 +20,24 @@ const SIZE: u16 = 700;
 const RING_LEN: u64 = 16 * SIZE as u64;
 /// Pages of the ring.
 const PAGES: u64 = RING_LEN.div_ceil(PAGE);
-/// IO addresses of the ring.
+/// IO virtual addresses of the ring.
 const RING: RingAddrs = RingAddrs {
     desc: UserAddr(0x1_0000),
     avail: UserAddr(0x2_0000),
     used: UserAddr(0x3_0000),
 };
-/// User addresses of the pages of the ring, which are apart, and of the events.
+/// User addresses of the pages of the ring, which are not contiguous, and of the events.
 const PLACES: [u64; PAGES as usize] = [0x7103_0000_0000, 0x7101_0000_0000, 0x7102_0000_0000];
 const DRIVER: u64 = 0x7200_0000_0000;
 const DEVICE: u64 = 0x7300_0000_0000;
-/// Guest addresses of what is at these user addresses.
+/// Base of the guest addresses of these pages.
 const GUEST: u64 = 0x100_0000;
 const PLACE_PAGES: [u64; PAGES as usize] = [GUEST / PAGE + 5, GUEST / PAGE + 1, GUEST / PAGE + 9];
 const DEVICE_PAGE: u64 = GUEST / PAGE + 20;
 
 type Memory<'a> = Mediated<'a, MockMemory, Ram, Vec<IotlbEntry>>;
 
-/// The table of memory: every page is a region of its own.
+/// The memory table: every page is a region of its own.
 fn ram() -> Ram {
     let mut regions: Vec<_> = PLACES
         .iter()
@@ -49,7 +49,7 @@ fn ram() -> Ram {
     Ram(table(&regions))
 }
 
-/// Mappings of all parts of the ring, of that of the descriptors with `permission`.
+/// Mappings of all parts of the ring; that of the descriptors has `permission`.
 fn iotlb(permission: Permission) -> Iotlb<Vec<IotlbEntry>> {
     let mut iotlb = Iotlb::new(vec![IotlbEntry::default(); 20]);
     let mut map = |iova: u64, size, user, permission| {
@@ -75,8 +75,8 @@ fn mock() -> MockMemory {
     memory
 }
 
-/// The ring's memory, with a log of what is written to the ring, whose device area has guest address
-/// `area` in it.
+/// The ring's memory, with a log of writes to the ring, whose device area is logged at guest
+/// address `area`.
 fn memory<'a>(
     ram: &'a Ram,
     iotlb: Option<&'a Iotlb<Vec<IotlbEntry>>>,
@@ -146,7 +146,7 @@ fn descriptors_are_read_and_written_where_they_are_and_logged_there() {
     for (first, count) in [(0, 5), (200, 100), (250, 270), (690, 40)] {
         for slots in [1u16, 2] {
             let (ram, iotlb) = (ram(), iotlb(Permission::READ_WRITE));
-            // The address that the device area has in the log is not looked at.
+            // With an IOTLB the log address of the device area is not used.
             let memory = memory(&ram, Some(&iotlb), Some(GuestAddr(0)));
             let at = Position::START.advance(SIZE, first);
             let mut ring = start(&memory, RING, at);
@@ -158,7 +158,7 @@ fn descriptors_are_read_and_written_where_they_are_and_logged_there() {
             assert_eq!(next(&mut ring, &memory), Ok(None));
             assert_eq!(logged(&memory), [].into(), "nothing was written");
 
-            // One descriptor for as many as there are slots.
+            // One used descriptor for each chain of `slots` descriptors.
             let used: Vec<_> = (0..count / slots)
                 .map(|id| PackedRing::used_entry(id, slots, u32::from(id)))
                 .collect();
@@ -214,7 +214,7 @@ fn without_an_iotlb_descriptors_are_logged_by_translation_and_the_event_as_told(
     let ram = Ram(table(&[
         (guest, 4 * PAGE, place),
         (DEVICE_PAGE * PAGE, PAGE, DEVICE),
-        // The same memory again, as some guests have it.
+        // The same memory at a second guest address, as some guests have it.
         (GUEST + 40 * PAGE, 4 * PAGE, place),
     ]));
     let addrs = RingAddrs {
@@ -272,7 +272,7 @@ fn a_miss_asks_for_leave_to_write() {
         let miss = memory.notes.missed(fault).unwrap();
         assert_eq!((miss.addr, miss.access), (missing, Access::Write));
     }
-    // A round that was let begin goes through.
+    // A round that passed the check completes.
     let iotlb = iotlb(Permission::READ_WRITE);
     let memory = memory(&ram, Some(&iotlb), None);
     assert_eq!(memory.prefetch(extents, PackedRing::DESC_ACCESS), Ok(()));
@@ -295,7 +295,7 @@ fn the_ring_has_to_be_readable_and_writable() {
 fn a_descriptor_that_is_cut_cannot_be_accessed() {
     let ram = ram();
     let mut iotlb = iotlb(Permission::READ_WRITE);
-    // The second half of the second descriptor is elsewhere.
+    // The second half of the second descriptor is mapped elsewhere.
     let iova = GuestAddr(RING.desc.0 + 24);
     let half = Mapping::new(iova, 8, UserAddr(PLACES[1]), Permission::READ_WRITE);
     iotlb.update(half.unwrap()).unwrap();

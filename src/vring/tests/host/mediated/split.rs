@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Split rings: the used ring is what the device writes.
+//! Split rings: the device writes the used ring.
 
 use std::collections::BTreeSet;
 
@@ -14,7 +14,7 @@ use crate::mock::{table, MockMemory, Op, Ram};
 use crate::oracle::PAGE;
 
 const SIZE: u16 = 128;
-/// IO addresses of the ring.
+/// IO virtual addresses of the ring.
 const RING: RingAddrs = RingAddrs {
     desc: UserAddr(0x1_0000),
     avail: UserAddr(0x2_0000),
@@ -32,11 +32,11 @@ const BATCH: u16 = 80;
 
 type Memory<'a> = Mediated<'a, MockMemory, Ram, Vec<IotlbEntry>>;
 
-/// The used ring in pieces: where each byte is.
+/// The used ring cut into pieces, and the place of each byte.
 struct Used {
     /// Bytes of a piece.
     piece: u64,
-    /// Whether the pieces follow each other in user space as well.
+    /// Whether the pieces are contiguous in user space as well.
     joined: bool,
 }
 
@@ -47,7 +47,7 @@ impl Used {
             return USED + offset;
         }
         let pieces = self.pieces();
-        // Neighbours are not on neighbouring pages, nor in the same order.
+        // Adjacent pieces are neither on adjacent pages nor in the same order.
         let page = (offset / self.piece * 7 + 3) % pieces;
         USED + page * PAGE + offset % self.piece
     }
@@ -81,7 +81,7 @@ impl Used {
         iotlb
     }
 
-    /// What lies in the ring at `offset`.
+    /// The `len` bytes of the ring at `offset`.
     fn peek(&self, memory: &MockMemory, offset: u64, len: u64) -> Vec<u8> {
         let bytes = (offset..offset + len).flat_map(|at| memory.peek(self.user(at), 1));
         bytes.collect()
@@ -92,7 +92,7 @@ fn ram() -> Ram {
     Ram(table(&[(USED_GUEST, 0x900 * PAGE, USED)]))
 }
 
-/// The ring's memory, with a log of what is written to the used ring.
+/// The ring's memory, with a log of writes to the used ring.
 fn memory<'a>(ram: &'a Ram, iotlb: &'a Iotlb<Vec<IotlbEntry>>, used: &Used) -> Memory<'a> {
     let memory = MockMemory::default();
     memory.map(DESC, 16 * usize::from(SIZE));
@@ -134,7 +134,7 @@ fn started(memory: &Memory<'_>, used: &Used, index: u16) -> SplitRing {
     ring
 }
 
-/// Takes the pages that are logged out of the log.
+/// Returns the logged pages, and clears them in the log.
 fn take_pages(memory: &MockMemory) -> BTreeSet<u64> {
     super::take_pages(memory, USED_GUEST / PAGE)
 }
@@ -145,21 +145,20 @@ fn batch() -> Vec<RawUsed> {
         .collect()
 }
 
-/// Offset in the ring, and length, of what a batch from `index` on writes, element by element; the
-/// index last.
+/// Offset and length of each write of a batch from `index` on, element by element, then the index.
 fn written(index: u16) -> Vec<(u64, u64)> {
     let slots = (0..BATCH).map(|step| index.wrapping_add(step) % SIZE);
     let elements = slots.map(|slot| (4 + 8 * u64::from(slot), 8));
     elements.chain([(2, 2)]).collect()
 }
 
-/// The pages that have any of `parts`.
+/// The pages that contain any of `parts`.
 fn pages_of(used: &Used, parts: &[(u64, u64)]) -> BTreeSet<u64> {
     let pages = parts.iter().flat_map(|&(at, len)| used.pages(at, len));
     pages.collect()
 }
 
-/// Ways in which the ring may be cut.
+/// Ways of cutting the ring.
 fn cuts() -> impl Iterator<Item = Used> {
     let pieces = [2, 4, 6, 8, 24, 4096];
     let cut = |piece| [false, true].map(|joined| Used { piece, joined });
@@ -220,7 +219,7 @@ fn wishes_are_logged_where_they_are_written() {
     }
 }
 
-/// Completes a batch of which not all can be written; what was logged, and the fault.
+/// Completes a batch that cannot be written as a whole; returns what was logged, and the fault.
 fn complete_in_part(memory: &Memory<'_>, used: &Used) -> (BTreeSet<u64>, Fault) {
     let mut ring = started(memory, used, 0);
     let fault = ring.complete(&memory, &batch()).unwrap_err();
@@ -239,7 +238,7 @@ fn what_was_written_before_memory_failed_is_logged() {
         let at = 4 + 8 * element + half;
         memory.memory.punch(used.user(at), 4);
         let (logged, fault) = complete_in_part(&memory, &used);
-        // The last may have been written in part.
+        // The last element may have been written in part.
         let parts = [(4, at)];
         assert_eq!(logged, pages_of(&used, &parts), "{element} {half}");
         assert!(matches!(fault, Fault::Unmapped(_)), "{fault:?}");
@@ -273,8 +272,8 @@ fn a_piece_that_cannot_be_logged_is_told_of() {
         joined: false,
     };
     let log = |page: u64| LOG + page / 8;
-    // Each piece of a batch in turn, and those of the index: the log has no memory for its page, or
-    // the page is no guest memory.
+    // For each piece of a batch in turn, and for the index, the log is not mapped at its page, or
+    // the page is not guest memory.
     for (at, len) in [(4, 4), (8, 4), (4 + 8 * 79 + 4, 4), (2, 2)] {
         for hole in [false, true] {
             let page = used.pages(at, len).next().unwrap();
@@ -338,7 +337,7 @@ fn without_an_iotlb_the_ring_is_logged_where_the_owner_said() {
     let words = log.iter().filter(|op| matches!(op, Op::SetBits(..)));
     assert_eq!(words.count(), 2, "elements and index");
     assert_eq!(memory.notes.unlogged(), None);
-    // A log that is away.
+    // The log is unmapped.
     memory.memory.punch(LOG, 1 << 20);
     ring.complete(&&memory, &batch()).unwrap();
     let word = LOG + (at / PAGE / 32) * 4;
@@ -348,7 +347,7 @@ fn without_an_iotlb_the_ring_is_logged_where_the_owner_said() {
 
 #[test]
 fn a_field_that_is_cut_cannot_be_accessed() {
-    // Both of its bytes are there, but not to be written at once.
+    // Both of its bytes are mapped, but cannot be written by one store.
     let used = Used {
         piece: 3,
         joined: false,

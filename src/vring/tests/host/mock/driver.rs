@@ -53,7 +53,7 @@ pub fn desc_bytes(desc: Desc) -> Vec<u8> {
     words.iter().flat_map(|word| word.to_ne_bytes()).collect()
 }
 
-/// A driver with its own idea of the ring.
+/// A driver that keeps its own state of the ring.
 #[derive(Debug)]
 pub struct Driver {
     /// Number of descriptors.
@@ -62,7 +62,7 @@ pub struct Driver {
     pub addrs: RingAddrs,
     /// Whether event indexes were negotiated.
     pub event_idx: bool,
-    /// Index behind the last entry filled in.
+    /// Index behind the last entry that was filled in.
     pub avail: u16,
     /// Index last published.
     pub published: u16,
@@ -74,7 +74,7 @@ pub struct Driver {
 }
 
 impl Driver {
-    /// A driver that starts at `index` in both rings, written to memory.
+    /// A driver that starts at `index` in both rings, and writes the indexes to memory.
     pub fn new(memory: &MockMemory, addrs: RingAddrs, size: u16, index: u16, events: bool) -> Self {
         memory.poke16(addrs.avail.0 + 2, index);
         memory.poke16(addrs.used.0 + 2, index);
@@ -109,7 +109,7 @@ impl Driver {
         self.avail = self.avail.wrapping_add(1);
     }
 
-    /// Adds a chain of descriptors in the table; `None` when too few are free.
+    /// Adds a chain of descriptors of the table; `None` when too few are free.
     pub fn add(&mut self, memory: &MockMemory, bufs: &[Buf]) -> Option<u16> {
         let keep = self.free.len().checked_sub(bufs.len())?;
         let indexes = self.free.split_off(keep);
@@ -143,7 +143,7 @@ impl Driver {
         Some(head)
     }
 
-    /// Publishes what was added; whether the device wants a kick for it.
+    /// Publishes the added chains; returns whether the device wants a kick for them.
     pub fn publish(&mut self, memory: &MockMemory) -> bool {
         let old = std::mem::replace(&mut self.published, self.avail);
         memory.poke16(self.addrs.avail.0 + 2, self.avail);
@@ -164,7 +164,7 @@ impl Driver {
     ///
     /// # Panics
     ///
-    /// When the device used a chain that it was not given.
+    /// When the device used a chain that is not in flight.
     pub fn poll(&mut self, memory: &MockMemory) -> Option<(u16, u32)> {
         if self.used_index(memory) == self.last_used {
             return None;
@@ -192,7 +192,7 @@ impl Driver {
     /// Asks for no calls.
     pub fn no_calls(&self, memory: &MockMemory) {
         if self.event_idx {
-            // As far away as can be.
+            // The event that is furthest away.
             self.want_calls(memory, self.last_used.wrapping_sub(1));
         } else {
             memory.poke16(self.addrs.avail.0, 1);
@@ -287,7 +287,7 @@ pub fn indirect(table: u64, count: u32) -> Desc {
     }
 }
 
-/// Whether an index that moves from `old` to `new` leaves `event` behind, counted step by step.
+/// Whether an index that moves from `old` to `new` passes `event`, checked step by step.
 pub fn passed(event: u16, old: u16, new: u16) -> bool {
     let steps = new.wrapping_sub(old);
     (0..steps).any(|step| old.wrapping_add(step) == event)

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The formats of rings, so that one body of tests serves them all.
+//! The ring formats, so that tests can be generic over them.
 
 use std::fmt::Debug;
 
@@ -11,22 +11,23 @@ use super::memory::MockMemory;
 use super::op::Op;
 use super::packed::PackedDriver;
 
-/// A format: its device's side and its driver's.
+/// A ring format, with its device side and its driver side.
 pub trait Format: Debug + 'static {
     /// The device's side.
     type Ring: SetUp;
     /// The driver's side.
     type Driver: DriverSide;
-    /// Sizes that rings of this format may have, the smallest and the largest among them.
+    /// Sizes that rings of this format may have, including the smallest and the largest.
     const SIZES: &'static [u16];
-    /// How many accesses a completion across the end of the ring makes that may fail.
+    /// Number of accesses that may fail in a completion across the end of the ring.
     const COMPLETION: usize;
-    /// Whether what [`vring::KickControl`] tells the device to look for is known from then on. If not, it
-    /// tells of it until the device looks; and awaiting a kick has it look once, whatever there is.
+    /// Whether [`vring::KickControl`] tells the device only once to look for the same chains.
+    ///
+    /// If not, it does so until the device looks, and `await_kick` makes it look once in any case.
     const NEWS_IS_KNOWN: bool;
 
-    /// Where the device's side goes on that was at `at` in a ring of `size` and took `chains` chains of
-    /// `slots` descriptors.
+    /// Where the device continues in a ring of `size` after taking `chains` chains of `slots`
+    /// descriptors from `at` on.
     fn go_on(at: u16, size: u16, chains: u16, slots: u16) -> u16;
 }
 
@@ -42,7 +43,7 @@ impl Format for Split {
     type Ring = SplitRing;
     type Driver = Driver;
     const SIZES: &'static [u16] = &[1, 2, 4, 8, 64, 256, 1024, 16384, 32768];
-    // Elements before and behind the end, and the index.
+    // The elements before the end of the ring, those behind it, and the index.
     const COMPLETION: usize = 3;
     const NEWS_IS_KNOWN: bool = true;
 
@@ -63,7 +64,7 @@ impl Format for Packed {
     }
 }
 
-/// What the owner does to a ring of any format.
+/// The owner's set-up of a ring of any format.
 pub trait SetUp: Ring + Default + Debug {
     /// Sets the number of descriptors.
     fn set_size(&mut self, size: u32) -> bool;
@@ -73,15 +74,15 @@ pub trait SetUp: Ring + Default + Debug {
     fn addrs(&self) -> RingAddrs;
     /// Lengths of its parts.
     fn extents(&self) -> [u64; 3];
-    /// Takes over `VIRTIO_F_EVENT_IDX` and, where there is such a thing, `VIRTIO_F_NOTIFY_ON_EMPTY`.
+    /// Applies `VIRTIO_F_EVENT_IDX` and, if the format has it, `VIRTIO_F_NOTIFY_ON_EMPTY`.
     fn set_features(&mut self, event_idx: bool, notify_on_empty: bool);
-    /// Where it goes on, in the words of the format; where the next chain is, in the lower half.
+    /// The base in the format's own layout; the place of the next chain is in the lower half.
     fn base(&self) -> u32;
-    /// Lets it go on there.
+    /// Sets the base.
     fn set_base(&mut self, base: u32);
-    /// Forgets what it knows of memory.
+    /// Discards what it knows of memory.
     fn forget_memory(&mut self);
-    /// Forgets what it has read ahead.
+    /// Discards what it has read ahead.
     fn forget_prefetch(&mut self);
     /// Starts it.
     fn start<M: Memory>(&mut self, memory: &M) -> Result<(), Fault>;
@@ -148,14 +149,15 @@ set_up!(
 
 /// The driver's side of a ring of any format.
 pub trait DriverSide: Debug {
-    /// A driver of a ring that has gone on by `start` descriptors or chains before, as its memory and the
-    /// base say.
+    /// A driver of a ring that has already advanced by `start` descriptors (packed) or chains
+    /// (split), with memory and base to match.
     fn new(memory: &MockMemory, addrs: RingAddrs, size: u16, start: u16, event_idx: bool) -> Self;
-    /// What the owner has to give the device as the base of the ring as it is, all chains given back.
+    /// The base that the owner has to set in the device for the ring as it is, with all chains
+    /// given back.
     fn base(&self) -> u32;
     /// Number of descriptors not in use.
     fn free(&self) -> usize;
-    /// Adds a chain; its id, or `None` when too few descriptors are free.
+    /// Adds a chain; returns its id, or `None` when too few descriptors are free.
     fn add(&mut self, memory: &MockMemory, bufs: &[Buf]) -> Option<u16>;
     /// Adds a chain as an indirect table at guest address `table`, user address `user`.
     fn add_indirect(
@@ -165,26 +167,27 @@ pub trait DriverSide: Debug {
         user: UserAddr,
         bufs: &[Buf],
     ) -> Option<u16>;
-    /// Where the first chain will be that it has not made available, as the lower half of a base.
+    /// The place of the first chain that it has not made available yet, as the lower half of a
+    /// base.
     fn published(&self) -> u16;
-    /// Where the first chain is that the device does not know to be available, if it finds that out by the
-    /// access `op`.
+    /// The place of the first chain that the device does not know to be available after the access
+    /// `op`, if that access tells.
     fn known_by(&self, op: &Op) -> Option<u16>;
-    /// Makes available what was added; whether the device wants a kick for it.
+    /// Makes the added chains available; returns whether the device wants a kick for them.
     fn publish(&mut self, memory: &MockMemory) -> bool;
     /// Takes the next used chain: id and length.
     fn poll(&mut self, memory: &MockMemory) -> Option<(u16, u32)>;
     /// Whether there is a used chain to take.
     fn has_used(&self, memory: &MockMemory) -> bool;
-    /// Asks for a call when, besides what has been taken, `more` chains and one have been used; without
-    /// event indexes for any call.
+    /// Asks for a call when `more + 1` further chains have been used; without event indexes for any
+    /// call.
     fn want_calls(&mut self, memory: &MockMemory, more: u16);
     /// Asks for no calls.
     fn no_calls(&mut self, memory: &MockMemory);
-    /// Whether the event that [`DriverSide::want_calls`] asked for is there.
+    /// Whether the event that [`DriverSide::want_calls`] asked for has occurred.
     fn is_due(&self, memory: &MockMemory) -> bool;
-    /// The ring's place and features are others now; what it contains is not.
+    /// Changes the ring's place and features, but not its contents.
     fn move_to(&mut self, addrs: RingAddrs, event_idx: bool);
-    /// Leaves the device's wish as if nobody wished for a kick.
+    /// Writes to the device area that no kick is wanted.
     fn ask_for_no_kick(&self, memory: &MockMemory);
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The owner's memory, mocked: bytes behind user addresses, with holes, faults, a log and a hostile
-//! hand.
+//! A mock of the owner's memory: bytes at user addresses, with holes, faults, a log of accesses and
+//! a hook that may change memory.
 
 use std::cell::{Cell, RefCell};
 use std::ops::Range;
@@ -48,22 +48,22 @@ impl MockMemory {
         self.holes.borrow_mut().clear();
     }
 
-    /// Lets one access fail: the next one for 0, the one after it for 1, and so on.
+    /// Makes one access fail: the next one for 0, the one after it for 1, and so on.
     pub fn fail_in(&self, accesses: usize) {
         self.fail_in.set(Some(accesses));
     }
 
-    /// Whether the next access fails; asked by a hook, the one that it is called for.
+    /// Whether the next access fails; within a hook, the access that the hook is called for.
     pub fn fails_now(&self) -> bool {
         self.fail_in.get() == Some(0)
     }
 
-    /// Lets no access fail any more but those to holes.
+    /// From now on only accesses to holes fail.
     pub fn fail_no_more(&self) {
         self.fail_in.set(None);
     }
 
-    /// Lets stores of many bytes that fail write the first half of them.
+    /// Makes failing stores of many bytes write the first half of them.
     pub fn fail_in_part(&self) {
         self.fail_in_part.set(true);
     }
@@ -79,7 +79,7 @@ impl MockMemory {
     }
 
     /// Keeps the ring's stores in a store buffer: others see them, in order, only after a full
-    /// barrier or [`MockMemory::drain`].
+    /// barrier or after [`MockMemory::drain`].
     pub fn hold_stores(&self) {
         self.hold_stores.set(true);
     }
@@ -91,7 +91,7 @@ impl MockMemory {
         }
     }
 
-    /// What the ring accessed since the last call.
+    /// The ring's accesses since the last call.
     pub fn take_log(&self) -> Vec<Op> {
         self.log.take()
     }
@@ -108,7 +108,8 @@ impl MockMemory {
         self.loaded.take()
     }
 
-    /// Where the ring found available descriptors since the last call, on which lap, and how many.
+    /// Address, lap and number of the available descriptors that the ring found since the last
+    /// call.
     pub fn take_available(&self) -> Vec<(UserAddr, bool, usize)> {
         self.available.take()
     }
@@ -191,7 +192,7 @@ impl MockMemory {
                 return Err(fault(range));
             }
         }
-        // The processor's own loads see what it stored.
+        // Loads see the same processor's buffered stores.
         let seen = |&(addr, ref bytes): &(u64, Vec<u8>)| {
             let held = u128::from(addr)..u128::from(addr) + bytes.len() as u128;
             ranges
@@ -204,7 +205,7 @@ impl MockMemory {
         Ok(())
     }
 
-    /// Writes bytes, or some of them when the access fails.
+    /// Writes bytes, or perhaps some of them when the access fails.
     fn store_many(&self, op: Op, addr: UserAddr, mut bytes: Vec<u8>) -> Result<(), Unmapped> {
         let begun = self.begin(op);
         if begun.is_err() {
@@ -237,7 +238,7 @@ impl MockMemory {
         value.to_le()
     }
 
-    /// Consecutive entries of an available ring.
+    /// Loads consecutive entries of an available ring.
     pub fn load_slice(&self, addr: UserAddr, out: &mut [u16]) -> Result<(), Unmapped> {
         self.begin(Op::LoadSlice(addr, out.len()))?;
         let bytes = self.peek(addr.0, 2 * out.len());
@@ -366,7 +367,7 @@ impl Memory for MockMemory {
                 word: u64::from_le(word),
                 release,
             };
-            // The whole batch is one access that may fail; only a hole lets it fail in part.
+            // The whole batch is one access that may fail; only a hole makes it fail in part.
             let spared = if fresh.replace(false) {
                 None
             } else {
@@ -410,7 +411,7 @@ impl Memory for MockMemory {
 
     fn full_barrier(&self) {
         self.drain();
-        // It cannot fail: it touches nothing.
+        // A barrier cannot fail: it accesses nothing.
         let fail_in = self.fail_in.take();
         let _ = self.begin(Op::Barrier);
         self.fail_in.set(fail_in);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A driver, memory, and a ring between them.
+//! A driver and a device with a ring in shared memory.
 
 pub mod driver;
 pub mod format;
@@ -29,12 +29,12 @@ pub const PLACE: RingAddrs = RingAddrs {
     used: UserAddr(0x30_0000),
 };
 
-/// A split ring with both its sides.
+/// A split ring with its driver side and its device side.
 pub type Bench = Rig<Split>;
 
-/// A ring with both its sides.
+/// A ring with its driver side and its device side.
 pub struct Rig<F: Format> {
-    /// What they share.
+    /// The memory that both share.
     pub memory: MockMemory,
     /// The guest's side.
     pub driver: F::Driver,
@@ -45,12 +45,12 @@ pub struct Rig<F: Format> {
     storage: Vec<Segment>,
 }
 
-/// How a bench differs from the plainest.
+/// The parameters of a [`Rig`].
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Setup {
     /// Number of descriptors.
     pub size: u16,
-    /// Where a split ring's indexes start; how many descriptors a packed ring has gone on by.
+    /// Where a split ring's indexes start, or by how many descriptors a packed ring has advanced.
     pub index: u16,
     /// `VIRTIO_F_EVENT_IDX`.
     pub event_idx: bool,
@@ -74,7 +74,7 @@ impl<F: Format> Rig<F> {
         Self::on(memory, setup)
     }
 
-    /// A started ring that may be moved to `others`, and its features be changed.
+    /// A started ring with room to be moved to `others` and to have its features changed.
     pub fn with_room(setup: Setup, others: &[RingAddrs]) -> Self {
         let memory = MockMemory::default();
         for place in others.iter().chain([&PLACE]) {
@@ -109,7 +109,7 @@ impl<F: Format> Rig<F> {
         Ok(chain.map(|chain| (chain, out.as_slice().to_vec())))
     }
 
-    /// Takes the next chain, which has to be there; its head.
+    /// Takes the next chain, which has to exist; returns its head.
     pub fn head(&mut self) -> u16 {
         self.next().unwrap().expect("a chain").0.id
     }
@@ -136,7 +136,7 @@ impl Bench {
     }
 }
 
-/// Makes tests for both formats of functions that are generic over one.
+/// Makes a test for each format of every function that is generic over the format.
 #[macro_export]
 macro_rules! for_both_formats {
     ($($name:ident),+ $(,)?) => {
@@ -224,8 +224,8 @@ pub fn segment(addr: u64, len: u64) -> Segment {
     }
 }
 
-/// Turns entries of an available ring into host byte order; how many lie before the first that is
-/// not below `size`.
+/// Converts entries of an available ring to host byte order; returns the number before the first
+/// that is not below `size`.
 pub fn good_indexes(indexes: &mut [u16], size: u16) -> usize {
     for index in indexes.iter_mut() {
         *index = u16::from_le(*index);

@@ -33,18 +33,19 @@ pub enum Op {
     LoadAvailable {
         /// Address of the first descriptor.
         addr: UserAddr,
-        /// On which lap they have to be available.
+        /// The wrap counter at which they have to be available.
         wrap: bool,
         /// Number of descriptors wanted.
         count: usize,
     },
-    /// A used descriptor stored by [`vring::Memory::publish_packed`]: its second word, in host byte order.
+    /// A used descriptor stored by [`vring::Memory::publish_packed`]: its second word, in host byte
+    /// order.
     StoreDesc {
         /// Address of the descriptor.
         at: UserAddr,
         /// The word.
         word: u64,
-        /// Whether earlier accesses stay before it.
+        /// Whether earlier accesses are ordered before it.
         release: bool,
     },
     /// [`vring::Memory::touch`].

@@ -21,7 +21,7 @@ pub fn packed_bytes(desc: Desc, id: u16, wrap: bool) -> Vec<u8> {
 /// The flags of a used descriptor, beside [`DESC_F_WRITE`].
 pub const USED: u16 = 1 << 7 | 1 << 15;
 
-/// A driver with its own idea of the ring.
+/// A driver that keeps its own state of the ring.
 #[derive(Debug)]
 pub struct PackedDriver {
     /// Number of descriptors.
@@ -30,13 +30,14 @@ pub struct PackedDriver {
     pub addrs: RingAddrs,
     /// Whether event indexes were negotiated.
     pub event_idx: bool,
-    /// Where the next descriptor is filled in.
+    /// Position of the next descriptor to fill in.
     pub avail: Position,
-    /// Where the first is that the device cannot see.
+    /// Position of the first descriptor that the device cannot see yet.
     pub published: Position,
-    /// Where the next used descriptor is looked for.
+    /// Position at which the next used descriptor is expected.
     pub last_used: Position,
-    /// Ids and descriptors of the chains under way, in the order in which they were added.
+    /// Ids and numbers of descriptors of the chains in flight, in the order in which they were
+    /// added.
     pub order: VecDeque<(u16, u16)>,
     /// The first descriptor that the device cannot see, to be written last.
     held: Option<(Position, Vec<u8>)>,
@@ -52,8 +53,9 @@ impl PackedDriver {
         self.addrs.desc.0 + DESC_SIZE * u64::from(at.offset())
     }
 
-    /// Writes a descriptor, available, and goes on behind it. The first one is held back until it is
-    /// published.
+    /// Writes a descriptor as available and advances.
+    ///
+    /// The first one is held back until it is published.
     pub fn write_next(&mut self, memory: &MockMemory, desc: Desc, id: u16) {
         let bytes = packed_bytes(desc, id, self.avail.wrap());
         if self.avail == self.published && self.held.is_none() {
@@ -64,7 +66,7 @@ impl PackedDriver {
         self.avail = self.avail.advance(self.size, 1);
     }
 
-    /// Takes note of a chain whose descriptors have been written.
+    /// Records a chain whose descriptors have been written.
     pub fn enter(&mut self, id: u16, slots: u16) {
         if self.free.last() == Some(&id) {
             self.free.pop();
@@ -76,7 +78,7 @@ impl PackedDriver {
         self.order.push_back((id, slots));
     }
 
-    /// An id that no chain has.
+    /// An id that no chain in flight has.
     pub fn free_id(&self) -> u16 {
         *self.free.last().expect("as many ids as descriptors")
     }
@@ -99,13 +101,13 @@ impl PackedDriver {
         (id, u32::from_le_bytes(len), memory.peek16(addr + 14))
     }
 
-    /// Whether the descriptor at a position is a used one on its lap.
+    /// Whether the descriptor at a position is used on the position's lap.
     pub fn is_used(&self, memory: &MockMemory, at: Position) -> bool {
         let (_, _, flags) = self.look(memory, at);
         flags & USED == if at.wrap() { USED } else { 0 }
     }
 
-    /// Whether the device wants a kick for having gone on from `old` to `new`, looked at step by step.
+    /// Whether the device wants a kick for an advance from `old` to `new`, checked step by step.
     pub fn wants_kick(&self, memory: &MockMemory, old: Position, new: Position) -> bool {
         match self.event(memory, self.addrs.used) {
             (0, _) => true,
@@ -129,7 +131,8 @@ impl PackedDriver {
 impl DriverSide for PackedDriver {
     fn new(memory: &MockMemory, addrs: RingAddrs, size: u16, start: u16, event_idx: bool) -> Self {
         let at = Position::START.advance(size, start);
-        // As the device has left it: what lies before was used on this lap, the rest on the other.
+        // The state that the device has left: descriptors before `start` are used on this lap, the
+        // others on the lap before.
         for offset in 0..size {
             let used_on_first = (offset < at.offset()) == at.wrap();
             let flags = if used_on_first { USED } else { 0 };
@@ -170,7 +173,7 @@ impl DriverSide for PackedDriver {
             let more = if last { 0 } else { DESC_F_NEXT };
             let desc = buf.desc(None);
             let flags = desc.flags | more;
-            // Of the ids only that in the last descriptor counts.
+            // Only the id in the last descriptor counts.
             let id = if last { id } else { 0xdead };
             self.write_next(memory, Desc { flags, ..desc }, id);
         }
@@ -190,7 +193,7 @@ impl DriverSide for PackedDriver {
         }
         for (position, buf) in (0u64..).zip(bufs) {
             let desc = buf.desc(None);
-            // Of the flags only one counts: no id, and neither available nor used nor followed.
+            // Only the write flag counts in a table: no id, no available or used bit, no next flag.
             let flags = desc.flags & DESC_F_WRITE;
             let words = [desc.addr, u64::from(desc.len) | u64::from(flags) << 48];
             let bytes: Vec<_> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
@@ -279,7 +282,7 @@ impl DriverSide for PackedDriver {
         };
         let mut at = self.last_used;
         let mut left = self.size;
-        // Only what it gets to one after the other is there for it.
+        // The driver sees used descriptors only in ring order.
         while left > 0 && self.is_used(memory, at) {
             if at == event {
                 return true;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The driver's side of the model: what it made available, and what it waits for.
+//! The driver side of the model: what it has made available, and what it waits for.
 
 use vring::UserAddr;
 
@@ -9,13 +9,13 @@ use crate::mock::{Buf, DriverSide, Format, MockMemory, Op, RAM};
 /// What the driver may do at any time.
 #[derive(Clone, Copy, Debug)]
 pub enum Act {
-    /// Makes visible what it added.
+    /// Publishes the added chains.
     Publish,
-    /// Takes what was used.
+    /// Takes the used chains.
     Poll,
-    /// Asks for a call after so many more completions, and sleeps unless they are there.
+    /// Asks for a call after so many more completions, and sleeps unless they have occurred.
     Sleep(u16),
-    /// Goes on without calls.
+    /// Continues without calls.
     Wake,
 }
 
@@ -26,7 +26,7 @@ pub struct Offer {
     pub bufs: Vec<Buf>,
 }
 
-/// The guest, and what is known of the device's sleep.
+/// The guest, and what the device knew before it slept.
 pub struct Guest<F: Format> {
     pub driver: F::Driver,
     pub offers: Vec<Offer>,
@@ -34,15 +34,15 @@ pub struct Guest<F: Format> {
     /// Whether it waits for a call.
     pub asleep: bool,
     pub kicked: bool,
-    /// What was published when the device last looked.
+    /// The place up to which chains were published when the device last looked.
     pub seen: u16,
-    /// What the device then knew to be available.
+    /// The place up to which the device then knew chains to be available.
     pub known: u16,
-    /// Whether the device looks for another reason than to take what is there.
+    /// Whether the device looks in order to await a kick, not to take chains.
     pub awaits: bool,
 }
 
-/// The byte at `offset` of what passes through chain `serial` in one direction.
+/// The byte at `offset` of the data of chain `serial` in one direction.
 pub fn pattern(serial: usize, write: bool, offset: u64) -> u8 {
     (serial as u64 * 31 + offset * 7 + u64::from(write) * 101) as u8
 }
@@ -59,7 +59,7 @@ pub fn total(bufs: &[Buf], write: bool) -> u64 {
 impl<F: Format> Guest<F> {
     pub fn add(&mut self, memory: &MockMemory, read: &[u32], write: &[u32], indirect: bool) {
         let serial = self.offers.len();
-        // Far fewer chains than slots are under way.
+        // Far fewer chains than slots are in flight.
         let slot = serial as u64 % 64 * 0x400;
         let mut at = slot;
         let mut bufs = Vec::new();
@@ -122,7 +122,7 @@ impl<F: Format> Guest<F> {
         }
     }
 
-    /// Takes note of what the device finds out by an access.
+    /// Records what the device learns from an access.
     pub fn note(&mut self, op: &Op) {
         let Some(known) = self.driver.known_by(op) else {
             return;
@@ -133,7 +133,7 @@ impl<F: Format> Guest<F> {
         }
     }
 
-    /// Whether it sleeps although what it sleeps for is there.
+    /// Whether it sleeps although the event that it waits for has occurred.
     pub fn is_due(&self, memory: &MockMemory) -> bool {
         self.asleep && self.driver.is_due(memory)
     }

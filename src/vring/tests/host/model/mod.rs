@@ -1,15 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Random runs of a driver and a device over one ring, with a model of what each has to find.
+//! Random runs of a driver and a device over one ring, with a model of what each has to see.
 //!
 //! Every chain reaches the device once, in order, with its bytes; every completion reaches the
-//! driver likewise; and whoever sleeps is woken. The driver acts not only between the device's
-//! operations but before any single access within them, and the device's stores stay in a store
-//! buffer until a barrier lets them out: a missing or misplaced barrier loses a notification here.
+//! driver in the same way; and a side that sleeps is woken. The driver acts between the device's
+//! operations and also before any single access within them. The device's stores stay in a store
+//! buffer until a barrier, so that a missing or misplaced barrier loses a notification.
 //!
-//! The driver kicks only when it is asked to. So whatever the device stops for, something else has to
-//! start it again: a kick that it has asked for, also when it stops at a chain that it does not like;
-//! a timer, when memory is away; the call by which the owner changed features or place of the ring.
+//! The driver kicks only when it is asked to. So for every reason why the device stops, something
+//! has to start it again: a kick that it has asked for, also when it stops at a chain that it
+//! rejects; a timer, when memory is unmapped; the call by which the owner changed the ring's
+//! features or place.
 
 mod guest;
 mod runs;
@@ -26,7 +27,7 @@ use crate::mock::{extents, segment, DriverSide, Format, Rig, SetUp, Setup, PLACE
 use guest::{bytes, pattern, total, Act, Guest};
 use runs::{runs, Meddled};
 
-/// Where else the owner may have the ring.
+/// The other place to which the owner may move the ring.
 const ELSEWHERE: RingAddrs = RingAddrs {
     desc: UserAddr(0x50_0000),
     avail: UserAddr(0x60_0000),
@@ -44,7 +45,7 @@ enum Step {
     Take(usize),
     /// The device gives back up to so many.
     Rewind(usize),
-    /// The device reads again what it has read ahead.
+    /// The device discards what it has read ahead.
     ForgetPrefetch,
     /// The device completes up to so many, and decides whether to call unless told to wait.
     Complete(usize, bool),
@@ -52,43 +53,43 @@ enum Step {
     Idle,
     /// The device looks for work, and sleeps if there is none and kicks are on.
     Look,
-    /// The device does not like the next chain: it asks for a kick and sleeps unless it has to look
+    /// The device rejects the next chain: it asks for a kick and sleeps unless it has to look
     /// again.
     Stop,
     /// The owner turns event indexes on or off.
     Features,
-    /// The owner has the ring elsewhere.
+    /// The owner moves the ring.
     Move,
 }
 
-/// What of the device's rules is not kept, to see that it is noticed.
+/// The rule that the device breaks on purpose, to check that the model detects it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Wrong {
-    /// All are.
+    /// No rule is broken.
     Nothing,
-    /// What came while it asked for a kick is not looked for.
+    /// The device ignores the request to look again after it has asked for a kick.
     Deaf,
-    /// A queue that stops at a chain asks for no kick.
+    /// The device does not ask for a kick when it stops at a chain.
     NoAsk,
-    /// When memory is away, the device waits for a kick.
+    /// When memory is unmapped, the device waits for a kick.
     NoTimer,
-    /// A call of the owner wakes nobody.
+    /// A call of the owner does not wake the device.
     NoWake,
-    /// What could not be completed is taken for completed.
+    /// Chains whose completion failed count as completed.
     Forgetful,
 }
 
-/// The whole machine.
+/// A run: guest, device and the ring between them.
 struct Run<F: Format> {
     wrong: Wrong,
     bench: Rig<F>,
     guest: Rc<RefCell<Guest<F>>>,
-    /// Where the next chain is.
+    /// The place of the next chain.
     next: u16,
     taken: VecDeque<(Chain, Vec<Segment>, usize)>,
     completed: usize,
     asleep: bool,
-    /// Whether it sleeps for a chain that it does not like.
+    /// Whether it has stopped at a chain that it rejects.
     stopped: bool,
     call_owed: bool,
     event_idx: bool,
@@ -132,8 +133,8 @@ impl<F: Format> Run<F> {
         }
     }
 
-    /// Makes a step during which the driver acts: before the device's access number `at`, or when
-    /// the device is done but its stores may still be held. Access number `away` fails.
+    /// Makes a step during which the driver acts, before the device's access number `at` or after
+    /// the device's last access, when stores may still be buffered; access number `away` fails.
     fn meddled_step(&mut self, step: &Step, at: usize, act: Option<Act>, away: Option<usize>) {
         let guest = Rc::clone(&self.guest);
         let act = Rc::new(Cell::new(act));
@@ -155,7 +156,7 @@ impl<F: Format> Run<F> {
             self.bench.memory.fail_in(away);
         }
         if let Err(fault) = self.step(step) {
-            // Nobody kicks for memory that is back: a timer has the device look again.
+            // No kick tells that memory is mapped again: a timer makes the device look again.
             assert!(matches!(fault, Fault::Unmapped(_)), "{fault}");
             assert!(away.is_some(), "{fault}");
             self.asleep = self.wrong == Wrong::NoTimer;
@@ -167,7 +168,7 @@ impl<F: Format> Run<F> {
         self.check();
     }
 
-    /// Makes a step; one that failed may be made again at any time.
+    /// Makes a step; a step that failed may be repeated at any time.
     fn step(&mut self, step: &Step) -> Result<(), Fault> {
         let Rig { memory, ring, .. } = &mut self.bench;
         match step {
@@ -211,7 +212,7 @@ impl<F: Format> Run<F> {
             }
             Step::Look => {
                 self.guest.borrow_mut().kicked = false;
-                // Nothing was there, and for whatever comes there is a kick.
+                // There was no work, and there will be a kick for any new chain.
                 self.asleep = !ring.has_work(memory)? && ring.kicks_are_on();
                 self.stopped = false;
             }
@@ -222,7 +223,7 @@ impl<F: Format> Run<F> {
         Ok(())
     }
 
-    /// The device does not like the next chain.
+    /// The device rejects the next chain.
     fn stop(&mut self) -> Result<(), Fault> {
         let Rig { memory, ring, .. } = &mut self.bench;
         self.guest.borrow_mut().kicked = false;
@@ -232,7 +233,7 @@ impl<F: Format> Run<F> {
             return Ok(());
         }
         self.asleep = false;
-        // It has looked at it, not only at what it had read before.
+        // The device looks at the chain in memory, not at what it had read ahead.
         ring.forget_prefetch();
         ring.has_work(memory)?;
         self.guest.borrow_mut().awaits = true;
@@ -244,7 +245,7 @@ impl<F: Format> Run<F> {
         if F::NEWS_IS_KNOWN {
             assert_eq!(again, before != after, "there is news or there is not");
         } else if again && self.wrong != Wrong::Deaf {
-            // It finds the same.
+            // It finds the same chain.
             ring.has_work(memory)?;
             again = ring.await_kick(memory)?;
             assert!(!again, "it would stop without end");
@@ -253,8 +254,10 @@ impl<F: Format> Run<F> {
         Ok(())
     }
 
-    /// The owner turns event indexes on or off. The driver goes by that from now on, and what stands
-    /// in the other place, the flags or the event, asks for no kick.
+    /// The owner turns event indexes on or off.
+    ///
+    /// The driver follows at once, and the field that it now reads, the flags or the event, asks
+    /// for no kick.
     fn change_features(&mut self) {
         let Rig { memory, ring, .. } = &mut self.bench;
         let mut guest = self.guest.borrow_mut();
@@ -264,7 +267,7 @@ impl<F: Format> Run<F> {
         guest.driver.move_to(addrs, self.event_idx);
         ring.set_features(self.event_idx, self.notify_on_empty);
         guest.driver.ask_for_no_kick(memory);
-        // It states its wishes anew.
+        // It states again whether it wants calls.
         guest.asleep = false;
         self.asleep &= self.wrong == Wrong::NoWake;
     }
@@ -286,18 +289,19 @@ impl<F: Format> Run<F> {
         guest.driver.move_to(new, self.event_idx);
         ring.set_addrs(new);
         guest.driver.ask_for_no_kick(memory);
-        // The device knows of nothing there.
+        // The device knows of no chains there.
         guest.seen = ring.base() as u16;
         guest.known = guest.seen;
         self.asleep &= self.wrong == Wrong::NoWake;
     }
 
-    /// Nobody sleeps through what it waits for.
+    /// Checks that neither side sleeps although what it waits for has occurred.
     fn check(&self) {
         self.bench.memory.drain();
         let guest = self.guest.borrow();
         if self.asleep && !guest.kicked {
-            // A queue that has stopped waits for news, another one for what it can take.
+            // A queue that has stopped waits for any publication, another one for chains that it
+            // can take.
             let looked = if self.stopped {
                 guest.seen
             } else {
@@ -375,7 +379,7 @@ impl<F: Format> Run<F> {
         Ok(())
     }
 
-    /// Brings everything under way to its end.
+    /// Completes everything in flight.
     fn finish(&mut self) {
         let all = usize::MAX;
         for step in [
@@ -402,7 +406,7 @@ fn run<F: Format>(wrong: Wrong, setup: Setup, steps: &[Meddled]) {
     run.finish();
 }
 
-/// Breaks a rule, or none, in some runs; the first difference that this makes.
+/// Breaks a rule, or none, in some runs; returns the first failure that this causes.
 fn first_difference<F: Format>(wrong: Wrong) -> Option<String> {
     let config = Config {
         failure_persistence: None,
@@ -426,7 +430,7 @@ fn chains_arrive_and_sleepers_wake<F: Format>() {
     assert_eq!(first_difference::<F>(Wrong::Nothing), None);
 }
 
-/// Breaks a rule until that is noticed, in these words.
+/// Breaks a rule until a run fails with a message that contains `words`.
 fn noticed<F: Format>(wrong: Wrong, words: &str) {
     let reason = first_difference::<F>(wrong);
     let reason = reason.unwrap_or_else(|| panic!("{wrong:?} makes no difference"));

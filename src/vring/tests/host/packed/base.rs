@@ -36,7 +36,7 @@ fn the_base_is_what_it_was_set_to() {
         (0x8001_8003, 0x8001_8003),
         (0x0000_0005, 0x0005_0005),
         (0x812b_002b, 0x812b_002b),
-        // Not of this ring, but perhaps of the next size.
+        // Beyond the end of this ring, but perhaps not with the next size.
         (0xffff_ffff, 0xffff_ffff),
         (0x7fff_8000, 0x7fff_8000),
     ] {
@@ -62,7 +62,7 @@ fn a_base_outside_the_ring_does_not_start() {
         (1, 0x0001_8000, false),
         (1, 0x8000_0000, true),
     ] {
-        // Whichever comes first.
+        // The owner may set size and base in either order.
         for size_first in [true, false] {
             let mut bench = at(32768, 0);
             bench.ring = PackedRing::default();
@@ -81,7 +81,7 @@ fn a_base_outside_the_ring_does_not_start() {
             };
             let expect = if good { Ok(()) } else { Err(fault) };
             assert_eq!(bench.ring.start(&bench.memory), expect, "{size} {base:#x}");
-            // Nor does one that was not asked access anything outside.
+            // A ring with a bad base that is used without a start accesses nothing outside either.
             if !good {
                 bench.memory.take_log();
                 let _ = bench.next();

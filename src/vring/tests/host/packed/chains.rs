@@ -30,14 +30,14 @@ fn only_one_combination_of_flags_is_available() {
 #[test]
 fn the_id_is_in_the_last_descriptor() {
     let mut bench = at(8, 6);
-    // Across the end of the ring; the driver has rubbish in the other ids.
+    // Across the end of the ring; the ids before the last descriptor are garbage.
     let id = bench.offer(&[BUF, BUF, Buf::write(0, 9)]);
     let (chain, _) = bench.next().unwrap().unwrap();
     assert_eq!((chain.id, chain.slots, chain.descs), (id, 3, 3));
     let entry = PackedRing::used_entry(chain.id, chain.slots, 9);
     bench.ring.complete(&bench.memory, &[entry]).unwrap();
     assert_eq!(bench.driver.poll(&bench.memory), Some((id, 9)));
-    // And the next one is behind it.
+    // The next chain is behind it.
     let next = bench.offer(&[BUF]);
     assert_eq!(bench.head(), next);
     bench.complete(next);
@@ -65,7 +65,7 @@ fn a_chain_ends_at_an_unavailable_descriptor_with_a_fault() {
         assert_eq!(bench.next(), Err(fault));
         assert_eq!(bench.next(), Err(fault), "the chain stays available");
         assert_eq!(bench.ring.base(), base);
-        // The rest of it comes late.
+        // The rest of the chain is written late.
         bench.driver.write_next(&bench.memory, BUF.desc(None), 4);
         bench.driver.publish(&bench.memory);
         let (chain, _) = bench.next().unwrap().unwrap();
@@ -91,7 +91,7 @@ fn a_chain_has_no_more_descriptors_than_the_ring() {
             }
             assert_eq!(bench.next(), Err(Fault::ChainTooLong));
             assert_eq!(bench.ring.base() as u16, at.bits());
-            // As many are good.
+            // A chain of as many descriptors as the ring has is valid.
             let last = at.advance(size, size - 1);
             let bytes = packed_bytes(BUF.desc(None), 7, last.wrap());
             bench.memory.poke(bench.driver.desc_at(last), &bytes);
@@ -118,7 +118,7 @@ fn a_table_is_the_last_of_its_chain() {
 #[test]
 fn of_a_tables_flags_only_one_counts() {
     let mut bench = at(8, 0);
-    // All flags but that the device writes; they neither end the table nor lead elsewhere.
+    // All flags except the write flag; they neither end the table nor lead elsewhere.
     for (position, flags) in [0xfffdu16, 0, 5, 0xffff].into_iter().enumerate() {
         let words = [
             0x100 * position as u64,
@@ -164,7 +164,7 @@ fn descriptors_are_read_ahead_in_runs() {
     bench.memory.take_log();
     for left in (0..250).rev() {
         bench.next().unwrap().unwrap();
-        // At the end of a run, or of the ring, it has not looked further.
+        // At the end of a run, or of the ring, the device has not looked further.
         assert_eq!(bench.ring.is_drained(), left == 0);
     }
     assert_eq!(bench.next(), Ok(None));
@@ -193,7 +193,7 @@ fn what_lies_before_an_unmapped_page_is_served() {
         let mut bench = at(64, 20);
         let ids = [(); 10].map(|()| bench.offer(&vec![BUF; slots]));
         let first = bench.driver.last_used;
-        // In the middle of a chain, if it has a middle.
+        // In the middle of a chain, if the chain has several descriptors.
         let away = first.advance(64, (6 * slots + slots / 2) as u16);
         let away = bench.driver.desc_at(away);
         bench.memory.punch(away, 16);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The driver's and the device's event.
+//! The driver's and the device's event suppression structure.
 
 use vring::{CompleteWork, GetWork, KickControl, PackedRing, Position, UserAddr};
 
@@ -29,7 +29,7 @@ fn events_are_told_of_by_value() {
             let id = bench.offer(&[BUF]);
             assert_eq!(bench.head(), id);
             bench.complete(id);
-            // The event is not among those that were used.
+            // The event is not among the used descriptors.
             put_wish(&bench, event(flags, Position::START.advance(8, 5)));
             assert_eq!(bench.ring.needs_call(&bench.memory), call, "{flags:#x}");
         }
@@ -61,7 +61,7 @@ fn a_wish_is_for_a_range_of_descriptors() {
                     let call = ahead < moved || moved == size;
                     let found = bench.ring.needs_call(&bench.memory);
                     assert_eq!(found, call, "{ahead} from {start} by {groups:?} of {size}");
-                    // Once is enough.
+                    // The event is passed only once.
                     let again = bench.ring.needs_call(&bench.memory);
                     assert!(!again);
                 }
@@ -80,7 +80,7 @@ fn a_whole_ring_passes_any_event() {
             bench.complete(id);
             bench.driver.poll(&bench.memory).unwrap();
         }
-        // The one that is next.
+        // The event is the next used descriptor.
         put_wish(&bench, event(2, bench.driver.last_used));
         assert_eq!(bench.ring.needs_call(&bench.memory), count >= 4, "{count}");
     }
@@ -157,12 +157,12 @@ fn an_awaited_kick_stays_on_until_the_chain_is_taken() {
                 assert!(bench.next().is_err());
                 assert!(!bench.ring.await_kick(&bench.memory).unwrap());
             }
-            // Rounds that come to nothing.
+            // Rounds that find no work.
             bench.ring.disable_kick(&bench.memory).unwrap();
             assert_eq!(wish(&bench), 0);
             assert_eq!(bench.ring.kicks_are_on(), !event_idx);
         }
-        // Mended: what had been read is not relied on.
+        // The driver corrects the descriptor: the device does not rely on what it had read.
         let good = packed_bytes(BUF.desc(None), 2, true);
         let place = bench.driver.desc_at(Position::from_bits(6));
         bench.memory.poke(place, &good);
@@ -172,7 +172,7 @@ fn an_awaited_kick_stays_on_until_the_chain_is_taken() {
         if !event_idx {
             assert_eq!(wish(&bench), event(1, Position::from_bits(0)));
         }
-        // Given back, it is a chain to stop at again.
+        // After a rewind the queue may stop at the chain again.
         bench.ring.rewind(1, 1);
         assert!(bench.ring.await_kick(&bench.memory).unwrap());
         assert!(!bench.ring.await_kick(&bench.memory).unwrap());

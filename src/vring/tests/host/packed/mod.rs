@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! What only packed rings have: positions with wrap counters, ids in the last descriptor, used
-//! descriptors that skip, events.
+//! descriptors that skip others, event suppression.
 
 mod base;
 mod chains;
@@ -39,7 +39,7 @@ fn event(flags: u16, at: Position) -> u32 {
     u32::from(flags) << 16 | u32::from(at.bits())
 }
 
-/// The device's event.
+/// The device's event as stored in memory.
 fn wish(bench: &Bench) -> u32 {
     u32::from_le_bytes(bench.memory.peek(PLACE.used.0, 4).try_into().unwrap())
 }

@@ -26,7 +26,7 @@ fn a_used_descriptor_tells_of_what_was_written() {
             assert_eq!((found, found_len), (id, len));
             assert_eq!(flags, used | write, "no flag of the driver's is left");
             assert_eq!(bench.memory.peek(place, 8), addr, "the address stays");
-            // Again at the same place.
+            // Start again at the same position.
             bench.driver = DriverSide::new(&bench.memory, PLACE, 5, start, false);
             bench.ring.set_base(bench.driver.base());
         }
@@ -54,7 +54,7 @@ fn a_batch_is_seen_by_its_first_descriptor() {
             other => panic!("{other:?}"),
         })
         .collect();
-    // Skipped: 7 (of 6), 2 and 3 (of 1).
+    // Skipped are slots 7 (of the chain at 6), 2 and 3 (of that at 1).
     assert_eq!(slots, [(6, false), (0, false), (1, false), (5, true)]);
     for id in chains {
         assert_eq!(bench.driver.poll(&bench.memory), Some((id, 0)));
@@ -64,7 +64,7 @@ fn a_batch_is_seen_by_its_first_descriptor() {
 
 #[test]
 fn a_batch_that_cannot_be_written_as_a_whole_is_not_written() {
-    // Two pages and more; the last page cannot be written, or the first.
+    // Two pages and more, of which the last or the first cannot be written.
     for (size, start) in [(1000u16, 200u16), (300, 290), (256, 200)] {
         for count in [1u16, 60, 200] {
             for last in [false, true] {
