@@ -5,7 +5,10 @@
 
 use vring::{CompleteWork, GetWork, KickControl, RingAddrs, UserAddr};
 
-use crate::mock::{segment, Bench, Buf, Driver, Op, Setup, PLACE, RAM};
+use crate::for_both_formats;
+use crate::mock::{
+    segment, Bench, Buf, Driver, DriverSide, Format, Op, Rig, SetUp, Setup, PLACE, RAM,
+};
 
 const BUF: Buf = Buf::read(0x1000, 64);
 const SIZE: u16 = 8;
@@ -301,3 +304,97 @@ fn a_kick_awaited_at_a_new_place_is_asked_for_there() {
         }
     }
 }
+
+/// A decision whether to call is about what was used since the last, of which nothing is known any more
+/// when the owner has started the ring, or changed where it is or what its features are.
+fn after_a_change_the_first_decision_is_to_call<F: Format>() {
+    for change in 0..4 {
+        let setup = Setup {
+            size: SIZE,
+            index: 3,
+            event_idx: true,
+            ..Setup::default()
+        };
+        let mut bench = Rig::<F>::with_room(setup, &[NEW]);
+        let id = bench.offer(&[BUF]);
+        assert_eq!(bench.head(), id);
+        bench.complete(id);
+        bench.driver.poll(&bench.memory).unwrap();
+        let _ = bench.ring.needs_call(&bench.memory);
+        // For the one that comes next.
+        bench.driver.want_calls(&bench.memory, 0);
+        assert!(!bench.ring.needs_call(&bench.memory));
+        match change {
+            0 => bench.ring.start(&bench.memory).unwrap(),
+            1 => bench.ring.forget_memory(),
+            2 => {
+                bench.ring.set_features(false, false);
+                bench.ring.set_features(true, false);
+            }
+            _ => {
+                bench.ring.set_addrs(NEW);
+                bench.driver.move_to(NEW, true);
+                bench.driver.want_calls(&bench.memory, 0);
+            }
+        }
+        assert!(bench.ring.needs_call(&bench.memory), "{change}");
+        assert!(!bench.ring.needs_call(&bench.memory));
+    }
+}
+
+/// Of a wish for kicks that was stated elsewhere, or in another way, nothing is known either.
+fn after_a_change_a_kick_is_asked_for_anew<F: Format>() {
+    for event_idx in [false, true] {
+        for change in 0..3 {
+            for off in [false, true] {
+                let setup = Setup {
+                    size: SIZE,
+                    index: 7,
+                    event_idx,
+                    ..Setup::default()
+                };
+                let mut bench = Rig::<F>::with_room(setup, &[NEW]);
+                if off {
+                    bench.ring.disable_kick(&bench.memory).unwrap();
+                } else {
+                    assert!(!bench.ring.enable_kick(&bench.memory).unwrap());
+                }
+                let (place, now) = match change {
+                    0 => {
+                        bench.ring.forget_memory();
+                        (PLACE, event_idx)
+                    }
+                    1 => {
+                        bench.ring.set_features(!event_idx, false);
+                        (PLACE, !event_idx)
+                    }
+                    _ => {
+                        bench.ring.set_addrs(NEW);
+                        // The driver there has gone as far.
+                        bench.driver = F::Driver::new(&bench.memory, NEW, SIZE, 7, event_idx);
+                        (NEW, event_idx)
+                    }
+                };
+                bench.driver.move_to(place, now);
+                bench.driver.ask_for_no_kick(&bench.memory);
+                assert!(!bench.ring.kicks_are_on(), "{change}");
+                bench.memory.take_log();
+                bench.ring.disable_kick(&bench.memory).unwrap();
+                // With event indexes the event is only left behind.
+                let stores = bench.memory.take_log().len();
+                assert_eq!(stores, usize::from(!now), "{change}");
+                assert!(!bench.ring.enable_kick(&bench.memory).unwrap());
+                bench.driver.add(&bench.memory, &[BUF]).unwrap();
+                assert!(
+                    bench.driver.publish(&bench.memory),
+                    "{change}: a kick is lost"
+                );
+            }
+        }
+    }
+}
+
+for_both_formats!(
+    after_a_change_the_first_decision_is_to_call,
+    after_a_change_a_kick_is_asked_for_anew,
+);

@@ -3,10 +3,14 @@
 //! Kicks and calls: suppressed when not wanted, never lost, and "look again" is not answered for
 //! ever.
 
-use vring::{CompleteWork, Fault, GetWork, KickControl, SplitRing, Unmapped, UserAddr};
+use std::cell::Cell;
+use std::rc::Rc;
 
+use vring::{CompleteWork, Fault, GetWork, KickControl, SplitRing, UserAddr};
+
+use crate::for_both_formats;
 use crate::mock::driver::passed;
-use crate::mock::{Bench, Buf, Op, Setup, PLACE};
+use crate::mock::{Bench, Buf, DriverSide, Format, Op, Rig, SetUp, Setup, PLACE};
 
 const BUF: Buf = Buf::read(0x1000, 64);
 
@@ -172,20 +176,6 @@ fn an_empty_ring_is_told_of_when_asked_for() {
 }
 
 #[test]
-fn when_in_doubt_call() {
-    for event_idx in [false, true] {
-        let mut bench = bench(8, 0, event_idx, false);
-        let _ = bench.ring.needs_call(&bench.memory);
-        bench.driver.no_calls(&bench.memory);
-        pass(&mut bench, 1);
-        bench.memory.fail_in(0);
-        assert!(bench.ring.needs_call(&bench.memory));
-        pass(&mut bench, 1);
-        assert!(!bench.ring.needs_call(&bench.memory));
-    }
-}
-
-#[test]
 fn kicks_go_off_and_on_by_the_flag() {
     let mut bench = bench(8, 0, false, false);
     for _ in 0..2 {
@@ -232,30 +222,6 @@ fn kicks_go_off_by_leaving_the_event_behind() {
             bench.complete(head);
             bench.driver.poll(&bench.memory).unwrap();
         }
-    }
-}
-
-#[test]
-fn look_again_is_answered_once_per_news() {
-    for event_idx in [false, true] {
-        let mut bench = bench(8, 0xfffd, event_idx, false);
-        // A packet needs five buffers but only four are available: they are taken and rewound.
-        let heads = [(); 4].map(|()| bench.offer(&[BUF]));
-        assert_eq!(heads.map(|_| bench.head()), heads);
-        assert_eq!(bench.next(), Ok(None));
-        bench.ring.rewind(4, 0);
-        assert!(!bench.ring.enable_kick(&bench.memory).unwrap(), "no news");
-        assert!(!bench.ring.enable_kick(&bench.memory).unwrap());
-        bench.driver.add(&bench.memory, &[BUF]).unwrap();
-        assert!(
-            bench.driver.publish(&bench.memory),
-            "the fifth brings a kick"
-        );
-        assert!(bench.ring.enable_kick(&bench.memory).unwrap());
-        assert!(!bench.ring.enable_kick(&bench.memory).unwrap());
-        assert_eq!([(); 4].map(|()| bench.head()), heads);
-        assert!(bench.next().unwrap().is_some());
-        assert_eq!(bench.next(), Ok(None));
     }
 }
 
@@ -309,38 +275,133 @@ fn the_drivers_wish_is_read_behind_the_barrier() {
     }
 }
 
-#[test]
-fn faults_of_kicks_are_told() {
+/// A ring of one format or the other.
+fn rig<F: Format>(index: u16, event_idx: bool) -> Rig<F> {
+    Rig::with(Setup {
+        size: 8,
+        index,
+        event_idx,
+        ..Setup::default()
+    })
+}
+
+fn look_again_is_answered_for_news_only<F: Format>() {
     for event_idx in [false, true] {
-        let mut bench = bench(8, 0, event_idx, false);
-        let wish = PLACE.used.0 + if event_idx { 4 + 8 * 8 } else { 0 };
-        let unmapped = |addr| Fault::Unmapped(Unmapped(UserAddr(addr)));
-        bench.memory.punch(wish, 2);
-        let disabled = bench.ring.disable_kick(&bench.memory);
-        assert_eq!(disabled.is_err(), !event_idx);
-        let enabled = bench.ring.enable_kick(&bench.memory);
-        assert_eq!(enabled, Err(unmapped(wish)));
-        bench.memory.mend();
-        bench.memory.punch(PLACE.avail.0 + 2, 2);
-        let enabled = bench.ring.enable_kick(&bench.memory);
-        assert_eq!(enabled, Err(unmapped(PLACE.avail.0 + 2)));
-        bench.memory.mend();
-        bench.offer(&[BUF]);
+        let mut bench = rig::<F>(0xfffd, event_idx);
+        // A packet needs five buffers, four are there: taken and given back.
+        let ids = [(); 4].map(|()| bench.offer(&[BUF]));
+        assert_eq!(ids.map(|_| bench.head()), ids);
+        assert_eq!(bench.next(), Ok(None));
+        bench.ring.rewind(4, 4);
+        assert!(!bench.ring.enable_kick(&bench.memory).unwrap(), "no news");
+        assert!(!bench.ring.enable_kick(&bench.memory).unwrap());
+        bench.driver.add(&bench.memory, &[BUF]).unwrap();
+        assert!(
+            bench.driver.publish(&bench.memory),
+            "the fifth brings a kick"
+        );
         assert!(bench.ring.enable_kick(&bench.memory).unwrap());
+        // Told once; or until it has been looked for.
+        let again = bench.ring.enable_kick(&bench.memory);
+        assert_eq!(again, Ok(!F::NEWS_IS_KNOWN));
+        assert_eq!([(); 4].map(|()| bench.head()), ids);
+        assert!(bench.next().unwrap().is_some());
+        assert_eq!(bench.next(), Ok(None));
+        assert!(!bench.ring.enable_kick(&bench.memory).unwrap());
     }
 }
 
-#[test]
-fn kicks_are_on_until_they_are_off() {
+fn kicks_are_on_until_they_are_off<F: Format>() {
     for event_idx in [false, true] {
-        let mut bench = bench(8, 0, event_idx, false);
+        let mut bench = rig::<F>(0, event_idx);
         assert_eq!(bench.ring.kicks_are_on(), !event_idx);
         bench.ring.disable_kick(&bench.memory).unwrap();
         assert!(!bench.ring.kicks_are_on());
         // A ring that was stopped in this state starts in it.
         bench.ring.start(&bench.memory).unwrap();
         assert!(!bench.ring.kicks_are_on());
+        bench.driver.add(&bench.memory, &[BUF]).unwrap();
+        if !event_idx {
+            assert!(!bench.driver.publish(&bench.memory));
+        }
         let _ = bench.ring.enable_kick(&bench.memory).unwrap();
         assert_eq!(bench.ring.kicks_are_on(), !event_idx);
     }
 }
+
+fn when_in_doubt_call<F: Format>() {
+    for event_idx in [false, true] {
+        let mut bench = rig::<F>(0, event_idx);
+        let _ = bench.ring.needs_call(&bench.memory);
+        bench.driver.no_calls(&bench.memory);
+        for fails in [true, false] {
+            let id = bench.offer(&[BUF]);
+            assert_eq!(bench.head(), id);
+            bench.complete(id);
+            bench.driver.poll(&bench.memory).unwrap();
+            if fails {
+                bench.memory.fail_in(0);
+            }
+            assert_eq!(bench.ring.needs_call(&bench.memory), fails);
+        }
+    }
+}
+
+fn faults_of_kicks_are_told<F: Format>() {
+    for event_idx in [false, true] {
+        let mut bench = rig::<F>(0, event_idx);
+        let unmapped = |fault: Result<bool, Fault>| matches!(fault, Err(Fault::Unmapped(_)));
+        // The wish, and then the look.
+        for access in 0..2 {
+            bench.memory.fail_in(access);
+            let enabled = bench.ring.enable_kick(&bench.memory);
+            assert!(unmapped(enabled), "{access}");
+            assert_eq!(bench.ring.kicks_are_on(), access == 1 && !event_idx);
+        }
+        bench.memory.fail_in(0);
+        let disabled = bench.ring.disable_kick(&bench.memory);
+        assert_eq!(disabled.is_err(), !event_idx);
+        bench.memory.fail_no_more();
+        bench.offer(&[BUF]);
+        assert!(bench.ring.enable_kick(&bench.memory).unwrap());
+    }
+}
+
+/// The driver publishes before each of the device's accesses in turn.
+fn what_comes_while_kicks_go_on_is_seen_or_brings_a_kick<F: Format>() {
+    for event_idx in [false, true] {
+        for access in 0..4 {
+            let Rig {
+                memory,
+                mut driver,
+                mut ring,
+                ..
+            } = rig::<F>(0xffff, event_idx);
+            ring.disable_kick(&memory).unwrap();
+            driver.add(&memory, &[BUF]).unwrap();
+            let kicked = Rc::new(Cell::new(None));
+            let seen = Rc::clone(&kicked);
+            let mut count = 0;
+            memory.on_access(move |memory, _| {
+                if count == access {
+                    seen.set(Some(driver.publish(memory)));
+                }
+                count += 1;
+            });
+            let again = ring.enable_kick(&memory).unwrap();
+            memory.leave_alone();
+            match kicked.get() {
+                Some(kicked) => assert!(again || kicked, "before access {access}"),
+                None => assert!(!again),
+            }
+        }
+    }
+}
+
+for_both_formats!(
+    look_again_is_answered_for_news_only,
+    kicks_are_on_until_they_are_off,
+    when_in_doubt_call,
+    faults_of_kicks_are_told,
+    what_comes_while_kicks_go_on_is_seen_or_brings_a_kick,
+);
