@@ -264,6 +264,9 @@ impl Memory for OwnerMemory<'_> {
         at: Position,
         used: &[RawUsed],
     ) -> Result<Position, Unmapped> {
+        if at.offset() >= size {
+            return Err(Unmapped(ring));
+        }
         // Orders writing data and the other used descriptors before writing the one that the driver
         // polls. Pairs with the read barrier in the guest's driver.
         //
