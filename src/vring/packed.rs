@@ -49,6 +49,8 @@ pub struct PackedRing {
     ahead: Ahead,
     /// Position of the next used descriptor to write.
     used: Position,
+    /// The owner has set a base without that, and the ring has not been started since.
+    used_unset: bool,
     /// Number of descriptors used since the last decision whether to call.
     since: u32,
     kicks: Kicks,
@@ -67,6 +69,7 @@ impl Default for PackedRing {
             event_idx: false,
             ahead: Ahead::default(),
             used: Position::START,
+            used_unset: false,
             since: LONG_AGO,
             kicks: Kicks::Unknown,
             window: Window::default(),
@@ -91,6 +94,7 @@ impl PackedRing {
             event_idx,
             ahead,
             used,
+            used_unset,
             since,
             kicks,
             window: _,
@@ -101,6 +105,7 @@ impl PackedRing {
         *event_idx = false;
         ahead.go_to(Position::START);
         *used = Position::START;
+        *used_unset = false;
         *since = LONG_AGO;
         *kicks = Kicks::Unknown;
         *hint = Hint::default();
@@ -176,14 +181,14 @@ impl PackedRing {
     /// Sets the positions to continue at: the lower half of `base` is that of the next chain, the
     /// upper half that of the next used descriptor, each with its wrap counter in bit 15.
     ///
-    /// An upper half of 0 means that the owner has set no used position (DPDK's virtio-user): every
-    /// chain taken has been given back, so both positions are the same. Positions beyond the end of
-    /// the ring are accepted, since the owner may still set the size.
+    /// Any base is kept exactly as it is set, so that the owner reads it back. Positions beyond the
+    /// end of the ring are accepted, since the owner may still set the size.
     pub fn set_base(&mut self, base: u32) {
         // CAST: the halves of a word.
         let (avail, used) = (base as u16, (base >> 16) as u16);
         self.ahead.go_to(Position::from_bits(avail));
-        self.used = Position::from_bits(if used == 0 { avail } else { used });
+        self.used = Position::from_bits(used);
+        self.used_unset = used == 0;
     }
 
     /// The positions to continue at, as [`PackedRing::set_base`] takes them; chains handed out and
@@ -197,7 +202,8 @@ impl PackedRing {
     /// the last request is not known.
     ///
     /// The ring continues at the positions that the owner has set, or else where it stopped: memory
-    /// does not record them.
+    /// does not record them. A used position of 0 means that the owner has set none (DPDK's
+    /// virtio-user): every chain taken has been given back, so both positions are the same.
     ///
     /// # Errors
     ///
@@ -205,6 +211,9 @@ impl PackedRing {
     /// device's event cannot be written.
     pub fn start<M: Memory>(&mut self, memory: &M) -> Result<(), Fault> {
         self.check(self.position())?;
+        if core::mem::take(&mut self.used_unset) {
+            self.used = self.position();
+        }
         self.check(self.used)?;
         let (kicks, flags) = match self.kicks {
             Kicks::Off => (Kicks::Off, EVENT_DISABLE),

@@ -43,7 +43,7 @@ fn the_ring_in_force_is_the_one_that_is_set_up() {
             }
             InForce::Packed(ring) => {
                 assert!(is_packed);
-                assert_eq!((ring.addrs(), ring.base()), (ADDRS, 0x5_0005));
+                assert_eq!((ring.addrs(), ring.base()), (ADDRS, 5));
                 assert_eq!(ring.extents(), [128, 4, 4]);
             }
         }

@@ -28,26 +28,43 @@ fn the_base_is_what_it_was_set_to() {
     let mut ring = PackedRing::default();
     assert_eq!(ring.base(), 0x8000_8000, "after a reset");
     assert!(ring.set_size(300));
-    for (set, got) in [
-        (0x8000_8000, 0x8000_8000),
-        (0x0000_8000, 0x8000_8000),
-        (0, 0),
-        (0x0001_0000, 0x0001_0000),
-        (0x8001_8003, 0x8001_8003),
-        (0x0000_0005, 0x0005_0005),
-        (0x812b_002b, 0x812b_002b),
+    for set in [
+        0x8000_8000,
+        0x0000_8000,
+        0,
+        0x0000_0001,
+        0x0001_0000,
+        0x8001_8003,
+        0x812b_002b,
         // Beyond the end of this ring, but perhaps not with the next size.
-        (0xffff_ffff, 0xffff_ffff),
-        (0x7fff_8000, 0x7fff_8000),
+        0xffff_ffff,
+        0x7fff_8000,
     ] {
         ring.set_base(set);
-        assert_eq!(ring.base(), got, "{set:#x}");
+        assert_eq!(ring.base(), set, "{set:#x}");
         ring.forget_memory();
         ring.set_features(true);
-        assert_eq!(ring.base(), got);
+        assert_eq!(ring.base(), set);
     }
     ring.reset();
     assert_eq!(ring.base(), 0x8000_8000);
+}
+
+#[test]
+fn a_base_without_a_used_position_starts_with_the_other() {
+    for (set, started) in [
+        (0x0000_8000, 0x8000_8000),
+        (0x0000_0005, 0x0005_0005),
+        (0x0000_8123, 0x8123_8123),
+        (0, 0),
+        (0x0001_0000, 0x0001_0000),
+    ] {
+        let mut bench = at(300, 0);
+        bench.ring.set_base(set);
+        assert_eq!(bench.ring.base(), set);
+        bench.ring.start(&bench.memory).unwrap();
+        assert_eq!(bench.ring.base(), started, "{set:#x}");
+    }
 }
 
 #[test]
