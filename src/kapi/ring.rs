@@ -6,14 +6,39 @@
 
 use core::ptr::{null_mut, NonNull};
 
-use kernel::error::from_err_ptr;
+use kernel::bindings;
+use kernel::error::{from_err_ptr, to_result};
 use kernel::ffi::c_void;
 use kernel::prelude::*;
+use vring::Segment;
 
 use super::{shim, PollFile};
 
 /// The most packets taken from the ring at once.
 const BATCH: usize = 64;
+
+/// Number of written packets after which they are freed, which is cheaper for many at once.
+const WRITTEN: usize = 16;
+
+/// Number of packets written without the tap after which it writes one again, to show its header.
+const TRUSTED: u32 = 63;
+
+/// What only the tap can write.
+///
+/// The header of a packet to be segmented, or with a partial checksum, has numbers in the byte order
+/// of the tap, which is not known.
+const ONLY_BY_TAP: u8 = shim::RNET_PACKET_XDP
+    | shim::RNET_PACKET_TAGGED
+    | shim::RNET_PACKET_GSO
+    | shim::RNET_PACKET_PARTIAL
+    | shim::RNET_PACKET_LIST
+    | shim::RNET_PACKET_FOREIGN;
+
+/// Lengths of the header of a tap that is certain to be a virtio-net header, or that there is none.
+///
+/// A tap may put other information there, too (without `IFF_NO_PI`): then the length is that of
+/// both, at least 14 bytes.
+const PLAIN_HEADERS: [usize; 3] = [0, 10, 12];
 
 /// A packet taken from a ring.
 ///
@@ -47,20 +72,80 @@ impl Drop for Packet {
     }
 }
 
+/// The next packet of a ring, which its reader can write as the tap would.
+pub(super) struct PlainPacket<'a> {
+    ring: &'a mut Ring,
+    skb: *mut bindings::sk_buff,
+    len: u32,
+    kind: u8,
+}
+
+impl PlainPacket<'_> {
+    /// Whether the packet's checksum has been verified.
+    #[inline]
+    pub(super) fn is_verified(&self) -> bool {
+        self.kind & shim::RNET_PACKET_VALID != 0
+    }
+
+    /// Writes `header` and the packet to user memory.
+    ///
+    /// # Errors
+    ///
+    /// `EFAULT` when the memory could not be written; the packet is still the next one then.
+    #[inline]
+    pub(super) fn write(self, segments: &[Segment], header: &[u8]) -> Result {
+        let Self { ring, skb, len, .. } = self;
+        if segments.is_empty() {
+            return Err(EFAULT);
+        }
+        // SAFETY: the packet is an owned `sk_buff` in readable pieces. There is a first segment. C
+        // reads the header, and copies to the segments' user addresses, which may be any.
+        to_result(unsafe {
+            shim::rnet_skb_write(
+                skb,
+                header.as_ptr().cast(),
+                header.len(),
+                segments.as_ptr(),
+                segments.len(),
+            )
+        })?;
+        ring.wrote(skb, len);
+        Ok(())
+    }
+}
+
 /// The consumer's end of a tap's ring.
 ///
 /// # Invariants
 ///
-/// `ring` belongs to `file`. `packets[next..len]` came from it, in order, and are owned; `lens` has
-/// their lengths. `next` and `len` are at most `BATCH`.
+/// `ring` belongs to `file`. `packets[next..len]` came from it, in order, and are owned; `lens` and
+/// `kinds` have what is known of them. `next` and `len` are at most `BATCH`. `dev` is null or a
+/// device that this holds a reference to, and which counts in `tstats`. `written[..written_len]`
+/// are owned `sk_buff`s.
 pub(super) struct Ring {
     file: PollFile,
     ring: NonNull<shim::CPtrRing>,
     packets: [*mut c_void; BATCH],
     /// Lengths of the packets in bytes, VLAN tags included.
     lens: [u32; BATCH],
+    /// Flags `RNET_PACKET_*`.
+    kinds: [u8; BATCH],
     next: usize,
     len: usize,
+    /// Whether the interface counts the packets that leave the ring.
+    counts: bool,
+    /// The device that the packets of the batch belong to, if it is known to exist.
+    dev: *mut bindings::net_device,
+    /// Length in bytes of the header that the tap has put before a packet.
+    header: usize,
+    /// Number of packets that may get such a header without asking the tap again.
+    trusted: u32,
+    /// Packets that were written to their reader.
+    written: [*mut bindings::sk_buff; WRITTEN],
+    written_len: usize,
+    /// Packets to be counted, and their bytes.
+    count: u32,
+    bytes: u32,
 }
 
 impl Ring {
@@ -70,11 +155,16 @@ impl Ring {
     ///
     /// `ENOTSOCK` for any other file.
     pub(super) fn of_tap(file: PollFile) -> Result<impl Init<Self>> {
-        // SAFETY: both functions check the kind of the file first; the file is open.
-        let ring = from_err_ptr(unsafe { shim::tun_get_tx_ring(file.as_ptr()) })
-            // SAFETY: as above.
-            .or_else(|_| from_err_ptr(unsafe { shim::tap_get_ptr_ring(file.as_ptr()) }))
-            .map_err(|_| ENOTSOCK)?;
+        // SAFETY: the function checks the kind of the file first; the file is open.
+        let (ring, counts) = match from_err_ptr(unsafe { shim::tun_get_tx_ring(file.as_ptr()) }) {
+            Ok(ring) => (ring, true),
+            Err(_) => {
+                // SAFETY: as above.
+                let ring = from_err_ptr(unsafe { shim::tap_get_ptr_ring(file.as_ptr()) });
+                // The interface of a tap counted its packets before they reached the ring.
+                (ring.map_err(|_| ENOTSOCK)?, false)
+            }
+        };
         let ring = NonNull::new(ring).ok_or(ENOTSOCK)?;
         // INVARIANT: `ring` is the file's own; there are no packets yet.
         Ok(init!(Self {
@@ -82,8 +172,17 @@ impl Ring {
             ring,
             packets: [null_mut(); BATCH],
             lens: [0; BATCH],
+            kinds: [0; BATCH],
             next: 0,
             len: 0,
+            counts,
+            dev: null_mut(),
+            header: 0,
+            trusted: 0,
+            written: [null_mut(); WRITTEN],
+            written_len: 0,
+            count: 0,
+            bytes: 0,
         }))
     }
 
@@ -105,19 +204,29 @@ impl Ring {
     /// there are any then.
     #[inline]
     fn fill(&mut self) -> bool {
-        if self.next < self.len {
-            return true;
-        }
+        self.next < self.len || self.consume()
+    }
+
+    fn consume(&mut self) -> bool {
+        self.settle();
         self.next = 0;
-        // SAFETY: the file keeps its ring alive; up to `BATCH` pointers and lengths are written.
-        // INVARIANT: the packets are owned now.
+        let dev = if self.counts {
+            &raw mut self.dev
+        } else {
+            null_mut()
+        };
+        // SAFETY: the file keeps its ring alive; up to `BATCH` pointers, lengths and kinds are
+        // written. `dev` is null or points to a device, or to null.
+        // INVARIANT: the packets are owned now, and the device is held.
         self.len = unsafe {
             shim::rnet_ring_consume(
                 self.ring.as_ptr(),
                 self.file.as_ptr(),
                 self.packets.as_mut_ptr(),
                 self.lens.as_mut_ptr(),
+                self.kinds.as_mut_ptr(),
                 BATCH,
+                dev,
             )
         };
         self.len != 0
@@ -146,10 +255,111 @@ impl Ring {
         self.next = self.next.wrapping_add(1);
         Some(Packet(packet))
     }
+
+    /// Notes that the tap has put a header of `len` bytes before a packet, if it did.
+    #[inline]
+    pub(super) fn note_header(&mut self, len: Option<usize>) {
+        match len {
+            Some(len) if PLAIN_HEADERS.contains(&len) => {
+                self.header = len;
+                self.trusted = TRUSTED;
+            }
+            _ => self.trusted = 0,
+        }
+    }
+
+    /// The next packet, if it can be written behind a header of `header` bytes as the tap would
+    /// write it.
+    ///
+    /// A tap's configuration may change at any time, and only the tap knows it. It shows when the
+    /// tap itself writes a packet, which it has to do for one in `TRUSTED`. If it changes in
+    /// between, the packets have a header of the length that the reader expects; from the tap they
+    /// would have one that the reader cannot use.
+    #[inline]
+    pub(super) fn next_plain(&mut self, header: usize) -> Option<PlainPacket<'_>> {
+        if self.trusted == 0 || self.header != header || self.next >= self.len {
+            return None;
+        }
+        let next = self.next;
+        // SAFETY: `next` is less than `len`, which is at most `BATCH`.
+        let kind = unsafe { *self.kinds.get_unchecked(next) };
+        if kind & ONLY_BY_TAP != 0 || (self.counts && self.dev.is_null()) {
+            return None;
+        }
+        // SAFETY: as above.
+        let (packet, len) = unsafe {
+            (
+                *self.packets.get_unchecked(next),
+                *self.lens.get_unchecked(next),
+            )
+        };
+        Some(PlainPacket {
+            ring: self,
+            skb: packet.cast(),
+            len,
+            kind,
+        })
+    }
+
+    /// Takes the next packet, which has been written.
+    #[inline]
+    fn wrote(&mut self, skb: *mut bindings::sk_buff, len: u32) {
+        if self.written_len >= WRITTEN {
+            self.free_written();
+        }
+        // INVARIANT: the packet is moved from one range to the other.
+        if let Some(slot) = self.written.get_mut(self.written_len) {
+            *slot = skb;
+            self.written_len = self.written_len.wrapping_add(1);
+        }
+        self.next = self.next.wrapping_add(1);
+        self.trusted = self.trusted.saturating_sub(1);
+        self.count = self.count.wrapping_add(1);
+        self.bytes = self.bytes.wrapping_add(len);
+    }
+
+    /// Frees the packets that were written.
+    fn free_written(&mut self) {
+        // SAFETY: they are owned, by the type invariant.
+        unsafe { shim::rnet_skbs_free(self.written.as_mut_ptr(), self.written_len) };
+        // INVARIANT: none are owned any more.
+        self.written_len = 0;
+    }
+
+    /// Frees the packets that were written, and has their device count them.
+    #[inline]
+    pub(super) fn settle(&mut self) {
+        if self.count != 0 {
+            self.settle_written();
+        }
+    }
+
+    fn settle_written(&mut self) {
+        if self.written_len != 0 {
+            self.free_written();
+        }
+        if !self.dev.is_null() {
+            // SAFETY: the device is held, and counts in `tstats`.
+            unsafe { shim::rnet_netdev_sent(self.dev, self.count, self.bytes) };
+        }
+        self.count = 0;
+        self.bytes = 0;
+    }
+
+    /// Ends a round, after which the device may go away.
+    pub(super) fn leave(&mut self) {
+        self.settle();
+        if !self.dev.is_null() {
+            // SAFETY: the device is held; the reference is dropped here.
+            unsafe { shim::rnet_netdev_put(self.dev) };
+            self.dev = null_mut();
+        }
+    }
 }
 
 impl Drop for Ring {
     fn drop(&mut self) {
+        self.leave();
         if let Some(rest) = self.packets.get_mut(self.next..self.len) {
             // SAFETY: the file keeps its ring alive, and the packets came from it. Those that no
             // longer fit are freed.

@@ -51,6 +51,20 @@ const _: fn(RawUsed) -> [u32; 2] = |used| used;
 pub(super) const RNET_FRAMES: usize = 64;
 /// The most buffers of a frame that is sent in pages.
 pub(super) const RNET_BUFFERS: usize = 18;
+/// The packet is an `xdp_frame`, otherwise an `sk_buff`.
+pub(super) const RNET_PACKET_XDP: u8 = 1;
+/// The packet has a VLAN tag outside of its data.
+pub(super) const RNET_PACKET_TAGGED: u8 = 2;
+/// The packet is to be segmented.
+pub(super) const RNET_PACKET_GSO: u8 = 4;
+/// The packet has a checksum to be completed.
+pub(super) const RNET_PACKET_PARTIAL: u8 = 8;
+/// The packet's checksum has been verified.
+pub(super) const RNET_PACKET_VALID: u8 = 16;
+/// The packet has a list of further `sk_buff`s, or pages that cannot be read.
+pub(super) const RNET_PACKET_LIST: u8 = 32;
+/// The packet is not of the device that the ring's consumer holds.
+pub(super) const RNET_PACKET_FOREIGN: u8 = 64;
 /// The socket runs XDP programs on what is sent to it.
 pub(super) const RNET_SOCK_XDP: c_uint = 1;
 /// The socket does not account for what is in flight.
@@ -111,6 +125,13 @@ unsafe extern "C" {
     pub(super) fn rnet_put_u32(addr: u64, value: u32) -> c_int;
     pub(super) fn rnet_copy_from_user(to: *mut c_void, from: u64, len: usize) -> c_int;
     pub(super) fn rnet_copy_to_user(to: u64, from: *const c_void, len: usize) -> c_int;
+    pub(super) fn rnet_copy_to_segments(
+        seg: *const Segment,
+        n: usize,
+        skip: usize,
+        from: *const c_void,
+        len: usize,
+    ) -> c_int;
     pub(super) fn rnet_copy_from_segments(
         to: *mut c_void,
         room: usize,
@@ -159,9 +180,21 @@ unsafe extern "C" {
         file: *mut bindings::file,
         packets: *mut *mut c_void,
         lens: *mut u32,
+        kinds: *mut u8,
         n: usize,
+        dev: *mut *mut bindings::net_device,
     ) -> usize;
     pub(super) fn rnet_ring_unconsume(ring: *mut CPtrRing, packets: *mut *mut c_void, n: usize);
+    pub(super) fn rnet_netdev_sent(dev: *mut bindings::net_device, packets: c_uint, bytes: c_uint);
+    pub(super) fn rnet_netdev_put(dev: *mut bindings::net_device);
+    pub(super) fn rnet_skb_write(
+        skb: *const bindings::sk_buff,
+        header: *const c_void,
+        header_len: usize,
+        seg: *const Segment,
+        n: usize,
+    ) -> c_int;
+    pub(super) fn rnet_skbs_free(skbs: *mut *mut bindings::sk_buff, n: usize);
 
     pub(super) fn rnet_pages_alloc(order: c_uint, reclaim: bool, refs: c_int) -> *mut c_void;
     pub(super) fn rnet_pages_refs(pages: *mut c_void) -> c_int;

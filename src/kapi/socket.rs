@@ -215,6 +215,7 @@ impl Socket {
         skip: usize,
         len: usize,
     ) -> Result<usize> {
+        let packet_len = self.ring.as_mut().and_then(|ring| ring.next_len());
         let packet = self.take().ok_or(EAGAIN)?;
         // SAFETY: the socket is alive. It takes over the packet, which came from its own ring
         // unless it is null. C copies to the segments' user addresses and handles any.
@@ -228,7 +229,48 @@ impl Socket {
                 len,
             )
         };
-        usize::try_from(ret).map_err(|_| Error::from_errno(ret))
+        let received = usize::try_from(ret).map_err(|_| Error::from_errno(ret))?;
+        if let (Some(ring), Some(packet_len)) = (&mut self.ring, packet_len) {
+            ring.note_header(received.checked_sub(packet_len));
+        }
+        Ok(received)
+    }
+
+    /// Writes the packet that [`Socket::next_len`] has reported to user memory, with a header made
+    /// by `header`, if it is certain what the socket would write. Returns `false` if it is not, and
+    /// if the memory could not be written; the packet is still the next one then.
+    ///
+    /// The socket's header has `sock` bytes. `header` gets whether the packet's checksum has been
+    /// verified.
+    #[inline]
+    pub(crate) fn write<const N: usize>(
+        &mut self,
+        segments: &[Segment],
+        sock: usize,
+        header: impl FnOnce(bool) -> ([u8; N], usize),
+    ) -> bool {
+        let Some(packet) = self.ring.as_mut().and_then(|ring| ring.next_plain(sock)) else {
+            return false;
+        };
+        let (header, len) = header(packet.is_verified());
+        match header.get(..len) {
+            Some(header) => packet.write(segments, header).is_ok(),
+            None => false,
+        }
+    }
+
+    /// Accounts for the packets that were written by [`Socket::write`], and frees them.
+    pub(crate) fn settle(&mut self) {
+        if let Some(ring) = &mut self.ring {
+            ring.settle();
+        }
+    }
+
+    /// Ends a round of [`Socket::write`]s, after which the tap's device may go away.
+    pub(crate) fn leave(&mut self) {
+        if let Some(ring) = &mut self.ring {
+            ring.leave();
+        }
     }
 
     /// Discards the packet that [`Socket::next_len`] has reported.

@@ -86,30 +86,23 @@ impl<'a> OwnerMemory<'a> {
         offset: u64,
         from: &[u8],
     ) -> Result<(), Unmapped> {
-        let mut skip = offset;
-        let mut rest = from;
-        for segment in segments {
-            if rest.is_empty() {
-                break;
-            }
-            let Some(room) = segment.len.checked_sub(skip).filter(|room| *room > 0) else {
-                skip = skip.saturating_sub(segment.len);
-                continue;
-            };
-            let room = usize::try_from(room).unwrap_or(usize::MAX);
-            let (now, later) = rest.split_at_checked(room).unwrap_or((rest, &[]));
-            let to = segment.addr.wrapping_add(skip);
-            // SAFETY: reads `now.len()` bytes of `now`. Any user address may be given.
-            let ret = unsafe { shim::rnet_copy_to_user(to.0, now.as_ptr().cast(), now.len()) };
-            check(ret, to)?;
-            skip = 0;
-            rest = later;
-        }
-        if rest.is_empty() {
-            Ok(())
-        } else {
-            Err(Unmapped(UserAddr(0)))
-        }
+        let Ok(skip) = usize::try_from(offset) else {
+            return Err(Unmapped(UserAddr(0)));
+        };
+        // SAFETY: reads `from`, and copies to the segments' user addresses, which may be any.
+        let ret = unsafe {
+            shim::rnet_copy_to_segments(
+                segments.as_ptr(),
+                segments.len(),
+                skip,
+                from.as_ptr().cast(),
+                from.len(),
+            )
+        };
+        check(
+            ret,
+            segments.first().map_or(UserAddr(0), |first| first.addr),
+        )
     }
 }
 

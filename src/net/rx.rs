@@ -2,9 +2,11 @@
 
 //! Receive: from the backend to the guest's buffers.
 //!
-//! The length of the next packet determines how many buffers it needs. The backend then writes
-//! header and packet straight to guest memory, and the number of buffers is stored in the header.
-//! Used buffers are published in batches.
+//! The length of the next packet determines how many buffers it needs. Header and packet are then
+//! written straight to guest memory. The queue writes plain packets of a tap itself, which costs
+//! less than half. What only the backend can tell, such as the header of a packet to be segmented,
+//! the backend writes, and the number of buffers is stored in that header. Used buffers are
+//! published in batches.
 
 use kernel::prelude::*;
 use vring::{
@@ -40,8 +42,14 @@ const BUSY: usize = 8;
 /// they cost time, too.
 const MAX_PACKET_DESCS: u32 = 4096;
 
+/// The longest header, in bytes.
+const HEADER_ROOM: usize = 24;
+
 /// An all-zero header, for backends that have none.
-const EMPTY_HEADER: [u8; 24] = [0; 24];
+const EMPTY_HEADER: [u8; HEADER_ROOM] = [0; HEADER_ROOM];
+
+/// `VIRTIO_NET_HDR_F_DATA_VALID`: the packet's checksum has been verified.
+const DATA_VALID: u8 = 2;
 
 /// Moves packets until there are none, the guest is out of buffers, or the round is full.
 ///
@@ -368,7 +376,20 @@ impl<R: Ring, M: GuestMemory, T: Translate> Round<'_, R, M, T> {
     /// Writes header and packet to `segments`; returns `false` if there is no packet.
     #[inline(always)]
     fn fill(&mut self, len: usize, chains: u16, segments: &[Segment]) -> Result<bool, Unmapped> {
-        let Header { vhost, .. } = self.header;
+        let Header { vhost, sock } = self.header;
+        // The number of buffers, if the header has one.
+        let count = has_num_buffers(&self.features).then(|| self.memory.field(chains));
+        let plain = |is_verified| {
+            let flags = if is_verified && sock != 0 {
+                DATA_VALID
+            } else {
+                0
+            };
+            (plain_header(flags, count), vhost | sock)
+        };
+        if self.backend.target.socket.write(segments, sock, plain) {
+            return Ok(true);
+        }
         let want = len.wrapping_sub(vhost);
         match self.backend.target.socket.receive(segments, vhost, want) {
             Ok(received) if received == want => {}
@@ -425,6 +446,7 @@ impl<R: Ring, M: GuestMemory, T: Translate> Round<'_, R, M, T> {
 
     #[inline(never)]
     fn publish_batch(&mut self) -> Result<(), Fault> {
+        self.backend.target.socket.settle();
         self.used.publish(&self.memory, self.ring)?;
         self.stats.batches.add(1);
         round::call(&self.memory, self.ring, self.call, self.stats);
@@ -432,8 +454,19 @@ impl<R: Ring, M: GuestMemory, T: Translate> Round<'_, R, M, T> {
     }
 }
 
+/// The header of a packet that needs no work of the guest.
+#[inline(always)]
+fn plain_header(flags: u8, num_buffers: Option<u16>) -> [u8; HEADER_ROOM] {
+    let mut header = EMPTY_HEADER;
+    let [first, .., low, high, _, _, _, _, _, _, _, _, _, _, _, _] = &mut header;
+    *first = flags;
+    [*low, *high] = num_buffers.unwrap_or(0).to_ne_bytes();
+    header
+}
+
 impl<R, M, T> Drop for Round<'_, R, M, T> {
     fn drop(&mut self) {
+        self.backend.target.socket.leave();
         self.stats.rounds.add(1);
         self.stats.packets.add(self.packets.wrapping_sub(self.lost));
         self.stats.dropped.add(self.lost);

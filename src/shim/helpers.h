@@ -7,8 +7,10 @@
 #include <linux/types.h>
 #include <linux/uio.h>
 
+struct net_device;
 struct ptr_ring;
 struct rnet_frames;
+struct sk_buff;
 struct socket;
 
 /* The most frames sent at once. */
@@ -21,6 +23,15 @@ struct rnet_buffer {
 	void *start;
 	size_t len;
 };
+
+/* What a packet in a ring is, and what is special about it. */
+#define RNET_PACKET_XDP 1 /* an xdp_frame; otherwise an sk_buff */
+#define RNET_PACKET_TAGGED 2 /* has a VLAN tag outside of its data */
+#define RNET_PACKET_GSO 4 /* is to be segmented */
+#define RNET_PACKET_PARTIAL 8 /* has a checksum to be completed */
+#define RNET_PACKET_VALID 16 /* its checksum has been verified */
+#define RNET_PACKET_LIST 32 /* has a list of further sk_buffs, or pages that cannot be read */
+#define RNET_PACKET_FOREIGN 64 /* is not of the device that the ring's consumer holds */
 
 /* Properties of a socket to send to. */
 #define RNET_SOCK_XDP 1 /* runs XDP programs */
@@ -44,6 +55,8 @@ int rnet_get_u32_after_mb(u64 addr, u32 *value);
 int rnet_put_u32(u64 addr, u32 value);
 int rnet_copy_from_user(void *to, u64 from, size_t len);
 int rnet_copy_to_user(u64 to, const void *from, size_t len);
+int rnet_copy_to_segments(const struct iovec *seg, size_t n, size_t skip, const void *from,
+			  size_t len);
 int rnet_copy_from_segments(void *to, size_t room, const struct iovec *seg, size_t n, size_t skip);
 int rnet_clear_user(u64 addr, u64 len);
 int rnet_user_or_u32(u64 addr, u32 mask);
@@ -67,8 +80,13 @@ int rnet_sock_recv(struct socket *sock, void *packet, const struct iovec *seg, s
 		   size_t skip, size_t len);
 
 size_t rnet_ring_consume(struct ptr_ring *ring, struct file *file, void **packets, u32 *lens,
-			 size_t n);
+			 u8 *kinds, size_t n, struct net_device **dev);
 void rnet_ring_unconsume(struct ptr_ring *ring, void **packets, size_t n);
+void rnet_netdev_sent(struct net_device *dev, unsigned int packets, unsigned int bytes);
+void rnet_netdev_put(struct net_device *dev);
+int rnet_skb_write(const struct sk_buff *skb, const void *header, size_t header_len,
+		   const struct iovec *seg, size_t n);
+void rnet_skbs_free(struct sk_buff **skbs, size_t n);
 
 void *rnet_pages_alloc(unsigned int order, bool reclaim, int refs);
 int rnet_pages_refs(void *pages);

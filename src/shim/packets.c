@@ -7,7 +7,11 @@
 #include <linux/if_tun.h>
 #include <linux/ptr_ring.h>
 #include <linux/skb_array.h>
+#include <linux/highmem.h>
+#include <linux/netdevice.h>
 #include <linux/skbuff.h>
+#include <linux/uaccess.h>
+#include <linux/virtio_net.h>
 #include <net/xdp.h>
 
 #include "helpers.h"
@@ -19,23 +23,181 @@ static u32 packet_len(void *packet)
 	return __skb_array_len_with_tag(packet);
 }
 
+static u8 packet_kind(void *packet)
+{
+	const struct sk_buff *skb = packet;
+	u8 kind = 0;
+
+	if (tun_is_xdp_frame(packet))
+		return RNET_PACKET_XDP;
+	if (skb_vlan_tag_present(skb))
+		kind |= RNET_PACKET_TAGGED;
+	if (skb->ip_summed == CHECKSUM_PARTIAL)
+		kind |= RNET_PACKET_PARTIAL;
+	else if (skb->ip_summed == CHECKSUM_UNNECESSARY)
+		kind |= RNET_PACKET_VALID;
+	if (skb_is_gso(skb))
+		kind |= RNET_PACKET_GSO;
+	if (skb_is_nonlinear(skb) && (skb_has_frag_list(skb) || !skb_frags_readable(skb)))
+		kind |= RNET_PACKET_LIST;
+	return kind;
+}
+
+/*
+ * The device of a packet in a ring exists as long as the ring is locked: a device that goes away
+ * empties the rings of its queues, under the same lock, before it is freed.
+ */
+static struct net_device *hold_device(void *packet)
+{
+	struct net_device *dev;
+
+	if (tun_is_xdp_frame(packet))
+		return NULL;
+	dev = ((struct sk_buff *)packet)->dev;
+	/* Other statistics than these are counted elsewhere. */
+	if (dev->pcpu_stat_type != NETDEV_PCPU_STAT_TSTATS)
+		return NULL;
+	dev_hold(dev);
+	return dev;
+}
+
+/*
+ * Takes up to n packets. If dev points to NULL, it is set to the device of the first one, with a
+ * reference, unless that one counts packets elsewhere. If dev is NULL, no packet is foreign.
+ */
 size_t rnet_ring_consume(struct ptr_ring *ring, struct file *file, void **packets, u32 *lens,
-			 size_t n)
+			 u8 *kinds, size_t n, struct net_device **dev)
 {
 	int got, i;
 
 	spin_lock(&ring->consumer_lock);
 	got = __ptr_ring_consume_batched(ring, packets, n);
-	/* A tap with IFF_BACKPRESSURE stays stopped until its consumer wakes it. */
-	if (got)
+	if (got) {
+		/* A tap with IFF_BACKPRESSURE stays stopped until its consumer wakes it. */
 		tun_wake_queue(file, got);
+		if (dev && !*dev)
+			*dev = hold_device(packets[0]);
+	}
 	spin_unlock(&ring->consumer_lock);
-	for (i = 0; i < got; i++)
+	for (i = 0; i < got; i++) {
 		lens[i] = packet_len(packets[i]);
+		kinds[i] = packet_kind(packets[i]);
+		if (dev && kinds[i] != RNET_PACKET_XDP && ((struct sk_buff *)packets[i])->dev != *dev)
+			kinds[i] |= RNET_PACKET_FOREIGN;
+	}
 	return got;
 }
 
 void rnet_ring_unconsume(struct ptr_ring *ring, void **packets, size_t n)
 {
 	ptr_ring_unconsume(ring, packets, n, tun_ptr_free);
+}
+
+/* Counts packets that a device has sent. */
+void rnet_netdev_sent(struct net_device *dev, unsigned int packets, unsigned int bytes)
+{
+	preempt_disable();
+	dev_sw_netstats_tx_add(dev, packets, bytes);
+	preempt_enable();
+}
+
+void rnet_netdev_put(struct net_device *dev)
+{
+	dev_put(dev);
+}
+
+/* Up to this length in bytes, a loop over words is faster than a string copy with its set-up. */
+#define SHORT_PACKET 128
+
+#define HEADER_LEN sizeof(struct virtio_net_hdr_mrg_rxbuf)
+
+/* Writes the pages of an sk_buff, behind the first bytes of the segments. */
+static noinline int write_frags(const struct sk_buff *skb, const struct iovec *seg, size_t n,
+				size_t skip)
+{
+	const struct skb_shared_info *info = skb_shinfo(skb);
+	int i;
+
+	for (i = 0; i < info->nr_frags; i++) {
+		const skb_frag_t *frag = &info->frags[i];
+		u32 offset, size, copied;
+		struct page *page;
+
+		skb_frag_foreach_page(frag, skb_frag_off(frag), skb_frag_size(frag), page, offset,
+				      size, copied) {
+			void *from = kmap_local_page(page);
+			int ret = rnet_copy_to_segments(seg, n, skip, from + offset, size);
+
+			kunmap_local(from);
+			if (ret)
+				return ret;
+			skip += size;
+		}
+	}
+	return 0;
+}
+
+static noinline int write_scattered(const struct sk_buff *skb, const void *header,
+				    size_t header_len, const struct iovec *seg, size_t n)
+{
+	size_t len = skb_headlen(skb);
+
+	if (rnet_copy_to_segments(seg, n, 0, header, header_len) ||
+	    rnet_copy_to_segments(seg, n, header_len, skb->data, len))
+		return -EFAULT;
+	return write_frags(skb, seg, n, header_len + len);
+}
+
+/*
+ * Writes a header and the data of an sk_buff to the segments, which have room for both. A copy with
+ * object checks would find nothing, since the lengths are the skb's own.
+ */
+int rnet_skb_write(const struct sk_buff *skb, const void *header, size_t header_len,
+		   const struct iovec *seg, size_t n)
+{
+	u8 __user *header_to = seg->iov_base, *to;
+	size_t len = skb_headlen(skb);
+
+	might_fault();
+	/* In the common case, the data follows the header, or has the second segment. */
+	if (likely(seg->iov_len >= HEADER_LEN + len))
+		to = header_to + HEADER_LEN;
+	else if (n > 1 && seg->iov_len == HEADER_LEN && seg[1].iov_len >= len)
+		to = seg[1].iov_base;
+	else
+		return write_scattered(skb, header, header_len, seg, n);
+	if (unlikely(header_len != HEADER_LEN))
+		return write_scattered(skb, header, header_len, seg, n);
+	/* The scope checks only its first address. */
+	if (!access_ok(header_to, HEADER_LEN) || !access_ok(to, len))
+		return -EFAULT;
+	scoped_user_write_access_size(header_to, HEADER_LEN, efault) {
+		unsafe_copy_to_user(header_to, header, HEADER_LEN, efault);
+		if (len <= SHORT_PACKET)
+			unsafe_copy_to_user(to, skb->data, len, efault);
+	}
+	if (len > SHORT_PACKET && _inline_copy_to_user(to, skb->data, len))
+		return -EFAULT;
+	return skb_is_nonlinear(skb) ? write_frags(skb, seg, n, HEADER_LEN + len) : 0;
+efault:
+	return -EFAULT;
+}
+
+/* Frees packets that have been received. */
+void rnet_skbs_free(struct sk_buff **skbs, size_t n)
+{
+	struct sk_buff *list = NULL;
+
+	while (n--) {
+		struct sk_buff *skb = skbs[n];
+
+		/* Others may have a shared one in a list of theirs. */
+		if (skb_shared(skb)) {
+			consume_skb(skb);
+			continue;
+		}
+		skb->next = list;
+		list = skb;
+	}
+	kfree_skb_list_reason(list, SKB_CONSUMED);
 }

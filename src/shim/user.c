@@ -319,6 +319,26 @@ int rnet_copy_to_user(u64 to, const void *from, size_t len)
 	return _inline_copy_to_user((void __user *)to, from, len) ? -EFAULT : 0;
 }
 
+int rnet_copy_to_segments(const struct iovec *seg, size_t n, size_t skip, const void *from,
+			  size_t len)
+{
+	for (; n && len; n--, seg++) {
+		size_t now = seg->iov_len;
+
+		if (skip >= now) {
+			skip -= now;
+			continue;
+		}
+		now = min(now - skip, len);
+		if (_inline_copy_to_user(seg->iov_base + skip, from, now))
+			return -EFAULT;
+		skip = 0;
+		len -= now;
+		from += now;
+	}
+	return len ? -EFAULT : 0;
+}
+
 int rnet_copy_from_segments(void *to, size_t room, const struct iovec *seg, size_t n, size_t skip)
 {
 	/* In the common case, one segment has all bytes. */
