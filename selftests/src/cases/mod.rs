@@ -61,6 +61,7 @@ fn on_split_rings() -> Vec<Case> {
         rings::base::CASES,
         rings::events::CASES,
         packets::rx::buffers::CASES,
+        packets::rx::mixed::CASES,
         packets::rx::unfit::CASES,
         rings::in_order::CASES,
         calls::busy::CASES,

@@ -3,6 +3,7 @@
 //! Frames to the guest: every byte, under every combination of features and layouts.
 
 pub(crate) mod buffers;
+pub(crate) mod mixed;
 pub(crate) mod unfit;
 
 use super::matrix;
