@@ -7,7 +7,7 @@
 //! | folder | what its cases are about |
 //! | --- | --- |
 //! | `calls` | what each call takes and refuses, and messages |
-//! | `rings` | indexes, notifications, the order of used elements |
+//! | `rings` | indexes, notifications, the order of used elements, the formats |
 //! | `packets` | every byte of frames, whatever their length, layout and headers |
 //! | `backends` | taps and other backends, network cards |
 //! | `memory` | IOTLB, dirty log, memory that is missing or denied |
@@ -64,6 +64,7 @@ fn on_split_rings() -> Vec<Case> {
         packets::rx::mixed::CASES,
         packets::rx::unfit::CASES,
         rings::in_order::CASES,
+        rings::format::CASES,
         calls::busy::CASES,
         backends::backend::CASES,
         backends::change::CASES,

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! `VIRTIO_F_IN_ORDER`: chains laid out in ring order, and used elements that stand for groups.
+//! `VIRTIO_F_IN_ORDER`: chains laid out in ring order, and used elements, or used descriptors, that
+//! stand for groups.
 //!
-//! The driver's half of the ring checks in every case that elements and index agree: an element
-//! names the last chain of its group, and the index moves by the number of chains.
+//! The driver's half of the ring checks in every case that each of them names the last chain of its
+//! group, and that the next one is where the group ends.
 
 use super::base;
 use crate::cases::common::{Case, Context, Kind, Skip, check, frames, live, ring_case};

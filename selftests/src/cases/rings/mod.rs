@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Rings: indexes, notifications, and the order of used elements.
+//! Rings: indexes, notifications, the order of used elements, and the formats.
 
 pub(crate) mod wrap;
 pub(crate) mod base;
 pub(crate) mod events;
+pub(crate) mod format;
 pub(crate) mod in_order;
