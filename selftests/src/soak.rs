@@ -94,6 +94,9 @@ impl Soak {
                 features |= bit;
             }
         }
+        if self.rng.random() && self.node.open()?.features()? & feature::RING_PACKED != 0 {
+            features |= feature::RING_PACKED;
+        }
         let setup = Setup::new(features);
         let device = NetDevice::prepare(&self.node, setup, &format!("tap{slot}"), false)?;
         device.bind(RX)?;

@@ -93,6 +93,17 @@ impl Layout {
         format.base(size, start + u32::from(count))
     }
 
+    /// How many chains of one descriptor lead from one base to another.
+    #[must_use]
+    pub fn distance(&self, from: u32, to: u32) -> u32 {
+        // CAST: indexes, or places of the driver's side.
+        let (from, to) = (from as u16, to as u16);
+        match self {
+            Self::Split(_) => to.wrapping_sub(from).into(),
+            Self::Packed(layout) => Place::parse(to).since(Place::parse(from), layout.size),
+        }
+    }
+
     /// Number of descriptors.
     #[must_use]
     pub fn size(&self) -> u16 {

@@ -3,11 +3,14 @@
 //! What a hostile guest writes into its memory, drawn at random.
 
 use super::packet;
+use super::ring::Ring;
 use super::setup::{CLOSED, LIMITED, OPEN, REGION};
 use crate::driver::device::NetDevice;
+use crate::driver::layout::Layout;
 use crate::driver::memory::GuestMemory;
-use crate::driver::split::{Descriptor, SplitLayout, write_table};
-use crate::driver::uapi::{DESC_INDIRECT, DESC_NEXT, DESC_WRITE};
+use crate::driver::queue::Queue;
+use crate::driver::split::Descriptor;
+use crate::driver::uapi::{DESC_INDIRECT, DESC_NEXT, DESC_WRITE, feature};
 use crate::driver::vhost::RX;
 use crate::packet::header::NetHeader;
 use rand::Rng;
@@ -53,18 +56,6 @@ const NOWHERE: [u64; 6] = [
     u64::MAX,
 ];
 
-/// One of the device's queues as the hostile guest has it.
-#[derive(Clone, Copy, Debug)]
-struct Ring {
-    layout: SplitLayout,
-    /// Which direction its descriptors should have.
-    write: u16,
-    /// The available index.
-    at: u16,
-    /// Where the next chain begins in the table.
-    head: u16,
-}
-
 /// The guest.
 #[derive(Debug)]
 pub struct Guest {
@@ -86,12 +77,14 @@ pub struct Guest {
 impl Guest {
     /// A guest that has the memory and rings of `device`.
     pub fn new(device: &NetDevice, mut rng: SmallRng) -> Self {
-        let ring = |layout: SplitLayout, write| Ring {
-            layout,
-            write,
-            at: device.setup.base,
-            // Where the in-tree driver looks for it if used in order.
-            head: device.setup.base % layout.size,
+        let features = device.setup.features;
+        let ring = |queue: &Queue, write| {
+            let count = device.setup.base;
+            let base = queue
+                .layout
+                .format()
+                .base(queue.layout.size(), count.into());
+            Ring::new(queue.layout, write, base, features & feature::IN_ORDER != 0)
         };
         let mut own = vec![device.rx.buffers(), device.tx.buffers()];
         // The first has the tables in its second half.
@@ -99,10 +92,7 @@ impl Guest {
         own.extend(OPEN[1..].iter().map(|at| (*at, REGION)));
         Self {
             memory: device.memory.clone(),
-            rings: [
-                ring(device.rx.split(), DESC_WRITE),
-                ring(device.tx.split(), 0),
-            ],
+            rings: [ring(&device.rx, DESC_WRITE), ring(&device.tx, 0)],
             own,
             others: [(CLOSED, REGION), (LIMITED, REGION)],
             regions: (device.memory.table().iter())
@@ -116,28 +106,22 @@ impl Guest {
     }
 
     /// A ring's place in memory.
-    pub fn layout(&self, queue: u32) -> SplitLayout {
+    pub fn layout(&self, queue: u32) -> Layout {
         self.ring(queue).layout
     }
 
-    fn ring(&self, queue: u32) -> Ring {
-        self.rings[usize::from(queue != RX)]
+    fn ring(&self, queue: u32) -> &Ring {
+        &self.rings[usize::from(queue != RX)]
     }
 
-    /// Empties a ring, at the given index.
-    pub fn restart(&mut self, queue: u32, base: u16) {
-        let layout = self.layout(queue);
-        layout.set_avail_index(&self.memory, base);
-        self.memory
-            .store_u16(layout.used + 2, base, Ordering::Release);
-        let ring = &mut self.rings[usize::from(queue != RX)];
-        (ring.at, ring.head) = (base, base % layout.size);
+    /// Empties a ring, at the given base.
+    pub fn restart(&mut self, queue: u32, base: u32) {
+        self.rings[usize::from(queue != RX)].restart(&self.memory, base);
     }
 
     /// Whether the device has taken so little that it would find the ring too full.
-    pub fn is_full(&self, queue: u32) -> bool {
-        let Ring { layout, at, .. } = self.ring(queue);
-        at.wrapping_sub(layout.used_index(&self.memory)) >= layout.size
+    pub fn is_full(&mut self, queue: u32) -> bool {
+        self.rings[usize::from(queue != RX)].is_full(&self.memory)
     }
 
     fn range(&mut self) -> (u64, usize) {
@@ -180,7 +164,8 @@ impl Guest {
             }
             6 => {
                 let layout = self.rings[self.rng.random_range(0..2)].layout;
-                let parts = [layout.desc, layout.avail, layout.used, TABLES.0];
+                let [first, second, third] = layout.areas().map(|area| area.addr);
+                let parts = [first, second, third, TABLES.0];
                 parts.choose(&mut self.rng).copied().unwrap_or(0) + near
             }
             7 | 8 => {
@@ -228,17 +213,17 @@ impl Guest {
         }
     }
 
-    /// A chain of `count` descriptors that is right, but for what `wildness` changes; `put` writes
-    /// the one of a number, whose index is what `next` says.
+    /// A chain of `count` descriptors that is right, but for what `wildness` changes; `next` says which
+    /// index the one of a number has.
     fn chain(
         &mut self,
         queue: u32,
         count: usize,
         wildness: f64,
-        mut put: impl FnMut(&GuestMemory, usize, Descriptor),
-        next: impl Fn(usize) -> u16,
-    ) {
-        let Ring { layout, write, .. } = self.ring(queue);
+        next: impl Fn(&Ring, usize) -> u16,
+    ) -> Vec<Descriptor> {
+        let (size, write) = (self.layout(queue).size(), self.ring(queue).write);
+        let mut chain = Vec::new();
         for at in 0..count {
             // The least that can be sent.
             let first = write == 0 && at == 0;
@@ -249,13 +234,13 @@ impl Guest {
                 addr,
                 len,
                 flags: write | if last { 0 } else { DESC_NEXT },
-                next: next(at + 1),
+                next: next(self.ring(queue), at + 1),
             };
             if first {
                 self.packet(addr, len);
             }
             if self.rng.random_bool(wildness) {
-                let wild = self.wild(layout.size);
+                let wild = self.wild(size);
                 match self.rng.random_range(0..8) {
                     0..3 => {
                         (descriptor.addr, descriptor.len) = self.overrun();
@@ -271,8 +256,9 @@ impl Guest {
                     _ => descriptor.next = wild.next,
                 }
             }
-            put(&self.memory, at, descriptor);
+            chain.push(descriptor);
         }
+        chain
     }
 
     /// Writes a packet where the guest may, of up to `len` bytes.
@@ -296,31 +282,18 @@ impl Guest {
 
     /// Makes a chain available; some are wild.
     pub fn submit(&mut self, queue: u32) {
-        let Ring {
-            layout, at, head, ..
-        } = self.ring(queue);
-        let size = layout.size;
+        let size = self.layout(queue).size();
         let wildness = self.wildness;
-        let place = move |n: usize| {
-            // CAST: the remainder is below the size of a ring.
-            ((usize::from(head) + n) % usize::from(size)) as u16
-        };
-        let mut used = 1;
-        if self.rng.random_bool(0.3) {
+        let chain = if self.rng.random_bool(0.3) {
             let most = *[3, 3, 3, 40, 1200].choose(&mut self.rng).unwrap_or(&3);
             let count = self.rng.random_range(1..=most);
             let first = self.rng.random_range(0..TABLES.1 - count);
             let table = TABLES.0 + 16 * first as u64;
             // CAST: no more entries than fit.
-            self.chain(
-                queue,
-                count,
-                wildness / 4.0,
-                |memory, at, descriptor| {
-                    write_table(memory, table, at, descriptor);
-                },
-                |n| n as u16,
-            );
+            let entries = self.chain(queue, count, wildness / 4.0, |_, number| number as u16);
+            for (at, entry) in (0..).zip(entries) {
+                self.ring(queue).write_entry(&self.memory, table, at, entry);
+            }
             let mut whole = Descriptor {
                 addr: table,
                 len: 16 * count as u32,
@@ -333,46 +306,30 @@ impl Guest {
                     .wrapping_add(self.rng.random_range(0..40))
                     .wrapping_sub(20);
             }
-            layout.write_desc(&self.memory, head, whole);
+            vec![whole]
         } else {
-            let count = self.rng.random_range(1..=6.min(usize::from(size / 2)));
-            self.chain(
-                queue,
-                count,
-                wildness,
-                |memory, at, descriptor| {
-                    layout.write_desc(memory, place(at), descriptor);
-                },
-                place,
-            );
-            used = count;
-        }
-        let head = if self.rng.random_bool(wildness / 10.0) {
-            self.rng.random()
-        } else {
-            head
+            let most = 6.min(usize::from(size / 2)).max(1);
+            let count = self.rng.random_range(1..=most);
+            self.chain(queue, count, wildness, Ring::index)
         };
-        layout.write_avail(&self.memory, at, head);
-        let next = at.wrapping_add(1);
-        layout.set_avail_index(&self.memory, next);
-        let ring = &mut self.rings[usize::from(queue != RX)];
-        (ring.at, ring.head) = (next, place(used));
+        let wrong = self.rng.random_bool(wildness / 10.0);
+        let wrong = wrong.then(|| self.rng.random());
+        self.rings[usize::from(queue != RX)].add(&self.memory, &chain, wrong);
     }
 
-    /// Moves the available index to anywhere.
+    /// Makes available what was not written for that.
     pub fn jump(&mut self, queue: u32) {
         let by = *[1, 2, 255, 1025, 0x7fff, 0x8000, 0xffff]
             .choose(&mut self.rng)
             .unwrap_or(&1);
-        let Ring { layout, at, .. } = self.ring(queue);
-        layout.set_avail_index(&self.memory, at.wrapping_add(by));
+        self.ring(queue).jump(&self.memory, by);
     }
 
     /// Changes something, whatever the device is doing with it.
     pub fn scribble(&mut self) {
         let queue = self.rng.random_range(0..2);
-        let Ring { layout, .. } = self.ring(queue);
-        let size = u64::from(layout.size);
+        let layout = self.layout(queue);
+        let size = layout.size();
         let word: u16 = *[
             0,
             1,
@@ -384,36 +341,36 @@ impl Guest {
         ]
         .choose(&mut self.rng)
         .unwrap_or(&0);
-        let slot = self.rng.random_range(0..size);
-        let store = |addr| self.memory.store_u16(addr, word, Ordering::Relaxed);
         match self.rng.random_range(0..100) {
-            0..25 => store(layout.desc + 2 * self.rng.random_range(0..8 * size)),
+            0..25 => {
+                let [descriptors, ..] = layout.areas();
+                let at = 2 * self.rng.random_range(0..8 * u64::from(size));
+                self.memory
+                    .store_u16(descriptors.addr + at, word, Ordering::Relaxed);
+            }
             25..40 => {
-                let descriptor = self.wild(layout.size);
-                // CAST: below the size of a ring.
-                layout.write_desc(&self.memory, slot as u16, descriptor);
+                let descriptor = self.wild(size);
+                let index = self.rng.random_range(0..size);
+                self.ring(queue).overwrite(&self.memory, index, descriptor);
             }
             40..50 => {
-                let descriptor = self.wild(layout.size);
-                let entry = self.rng.random_range(0..TABLES.1);
-                write_table(&self.memory, TABLES.0, entry, descriptor);
+                let descriptor = self.wild(size);
+                // CAST: no more entries than fit.
+                let entry = self.rng.random_range(0..TABLES.1) as u16;
+                self.ring(queue)
+                    .write_entry(&self.memory, TABLES.0, entry, descriptor);
             }
-            50..55 => store(layout.avail + 4 + 2 * slot),
-            55..60 => self.memory.store_u16(
-                layout.avail + 4 + 2 * slot,
-                // CAST: below the size of a ring.
-                self.rng.random_range(0..size) as u16,
-                Ordering::Relaxed,
-            ),
-            // Flags, and the index at which to call.
-            60..64 => store(layout.avail),
-            64..68 => store(layout.avail + 4 + 2 * size),
-            // Flags, index, entries, and the index at which to kick.
-            68..72 => store(layout.used),
-            72..74 => store(layout.used + 2),
-            74..78 => store(layout.used + 4 + 2 * self.rng.random_range(0..4 * size)),
-            78..82 => store(layout.used + 4 + 8 * size),
-            82 => store(layout.avail + 2),
+            50..55 => {
+                if let Layout::Split(split) = layout {
+                    let (at, head) = (self.rng.random(), self.rng.random_range(0..size));
+                    split.write_avail(&self.memory, at, head);
+                }
+            }
+            55..83 => {
+                let ring = &self.rings[usize::from(queue != RX)];
+                let addr = ring.word(&mut self.rng);
+                self.memory.store_u16(addr, word, Ordering::Relaxed);
+            }
             _ => {
                 let (start, len) = *self.own.choose(&mut self.rng).unwrap_or(&self.own[0]);
                 let at = self.rng.random_range(0..len - 32) as u64;

@@ -8,6 +8,7 @@
 
 mod draw;
 mod packet;
+mod ring;
 mod setup;
 
 use super::{Counts, Fuzzer, Stop, drain, exchange};
@@ -54,7 +55,7 @@ struct Episode {
     guest: Guest,
     rng: SmallRng,
     /// Where each queue was at the last look.
-    bases: [u16; 2],
+    bases: [u32; 2],
     moves: usize,
     scratch: Vec<u8>,
     counts: Counts,
@@ -79,7 +80,7 @@ impl Episode {
             iommu: None,
             log,
             guest: Guest::new(&device, SmallRng::from_rng(&mut rng)),
-            bases: [device.setup.base; 2],
+            bases: [device.rx.ring.base(), device.tx.ring.base()],
             moves: 0,
             scratch: Vec::new(),
             counts: Counts::default(),
@@ -125,8 +126,8 @@ impl Episode {
     /// Has the device log what it writes to the used rings.
     fn log_rings(&self) -> Result<()> {
         for queue in [RX, TX] {
-            let used = self.guest.layout(queue).used;
-            log::log_used(&self.device, queue, Some(used)).context("SET_VRING_ADDR")?;
+            let [_, _, used] = self.guest.layout(queue).areas();
+            log::log_used(&self.device, queue, Some(used.addr)).context("SET_VRING_ADDR")?;
         }
         Ok(())
     }
@@ -224,28 +225,30 @@ impl Episode {
     }
 
     /// Counts how far the device has come with a queue, which is not bound.
-    fn progress(&mut self, queue: u32) -> Result<u16> {
-        let base = u16::try_from(self.device.vhost.base(queue)?)?;
+    fn progress(&mut self, queue: u32) -> Result<u32> {
+        let base = self.device.vhost.base(queue)?;
         let before = self.bases[index(queue)];
-        self.counts
-            .add("chains taken", base.wrapping_sub(before).into());
+        let count = self.guest.layout(queue).distance(before, base);
+        self.counts.add("chains taken", count.into());
         Ok(base)
     }
 
     /// Unbinds a queue, empties it and binds it again.
     fn restart(&mut self, queue: u32) -> Result<()> {
         self.device.unbind(queue)?;
-        let base = self.progress(queue)?;
-        let base = if self.rng.random() {
-            base
-        } else {
-            self.rng.random()
-        };
+        let mut base = self.progress(queue)?;
+        let layout = self.guest.layout(queue);
+        if self.rng.random() {
+            let count: u16 = self.rng.random();
+            base = layout.format().base(layout.size(), count.into());
+        }
+        // Nothing is left in the ring.
+        let base = layout.base_after(base, 0);
         self.guest.restart(queue, base);
         self.bases[index(queue)] = base;
         self.device
             .vhost
-            .set_base(queue, base.into())
+            .set_base(queue, base)
             .context("SET_VRING_BASE")?;
         self.bind(queue)
     }

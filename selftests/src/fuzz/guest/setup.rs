@@ -3,6 +3,7 @@
 //! Devices and memory that the hostile guest gets, at random.
 
 use crate::driver::device::{Setup, Shape};
+use crate::driver::ring::Format;
 use crate::driver::uapi::feature;
 use crate::host::tap::{OFFLOAD_CSUM, OFFLOAD_TSO4};
 use rand::Rng;
@@ -42,9 +43,16 @@ pub fn setup(rng: &mut SmallRng, offered: u64) -> Setup {
         .filter(|(_, chance)| rng.random_bool(*chance))
         .map(|(bit, _)| bit)
         .sum();
-    let mut setup = Setup::new(wanted & offered);
+    let mut features = wanted & offered;
+    if rng.random_bool(0.4) && offered & feature::RING_PACKED != 0 {
+        features |= Format::Packed.features();
+    }
+    let mut setup = Setup::new(features);
     let mut queue = || {
-        let size = 1u16 << rng.random_range(1..=10);
+        let size = match Format::of(setup.features) {
+            Format::Split => 1u16 << rng.random_range(1..=10),
+            Format::Packed => rng.random_range(1..=10) * rng.random_range(1..=100),
+        };
         let indirect = setup.features & feature::INDIRECT != 0 && rng.random();
         // Of 2 KiB each; direct chains must fit the ring several times.
         let piece = *[100, 256, 700, usize::MAX].choose(rng).unwrap_or(&700);
