@@ -210,8 +210,9 @@ impl Owner {
     ///
     /// # Errors
     ///
-    /// `EINVAL` when a ring of this format cannot have the size that was set. `EFAULT` when ring or
-    /// memory table are not set or cannot be accessed, or the ring does not have its base.
+    /// `EINVAL` when a ring of this format cannot have the size or the addresses that were set, perhaps
+    /// for the other format. `EFAULT` when ring or memory table are not set or cannot be accessed, or
+    /// the ring does not have its base.
     /// `ENOTSOCK` when `fd` is no possible backend, `EINVAL` when its device is gone, `ENOMEM`. The
     /// old backend then stays. Unbinding does not fail, since QEMU takes an error for a bug of its
     /// own.
@@ -229,7 +230,7 @@ impl Owner {
         if !unbind && !vq.is_accessible() {
             return Err(EFAULT);
         }
-        if !unbind && !vq.rings.has_size() {
+        if !unbind && !(vq.rings.has_size() && vq.rings.is_aligned(&vq.rings.addrs())) {
             return Err(EINVAL);
         }
         let new = if unbind {
