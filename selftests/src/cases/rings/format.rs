@@ -64,6 +64,10 @@ fn base(ctx: &Context) -> Result<()> {
         expect_base(&vhost, TX, base)?;
     }
     expect_base(&vhost, RX, 0x8000_8000).context("the other queue")?;
+    accepts("RESET_OWNER", vhost.reset_owner())?;
+    accepts("SET_OWNER", vhost.set_owner())?;
+    accepts("SET_FEATURES", vhost.set_features(PACKED))?;
+    expect_base(&vhost, TX, 0x8000_8000).context("after a reset")?;
     for count in [0, 1, 255, 256, 300, 511] {
         let mut setup = Setup::new(PACKED);
         setup.base = count;
@@ -71,8 +75,14 @@ fn base(ctx: &Context) -> Result<()> {
         exchange(ctx, device, |base| base & 0xffff)
             .with_context(|| format!("only the driver's place, after {count} descriptors"))?;
     }
-    // Places that the ring does not have.
-    for base in [0x8100_8100, 0x0100_0100, 0xffff_ffff] {
+    // Places that the ring does not have, of the driver, of the device and of both.
+    for base in [
+        0x80ff_8100,
+        0x8100_80ff,
+        0x8100_8100,
+        0x0100_0100,
+        0xffff_ffff,
+    ] {
         let device = NetDevice::prepare(&ctx.device, Setup::new(PACKED), "tap0", false)?;
         accepts("SET_VRING_BASE", device.vhost.set_base(TX, base))?;
         let result = device.vhost.set_backend(TX, device.tap.number());
@@ -83,18 +93,24 @@ fn base(ctx: &Context) -> Result<()> {
     Ok(())
 }
 
-/// Starts both queues at what `change` makes of their bases, and moves frames.
+/// Starts both queues at what `change` makes of their bases, and moves frames, with stops in between.
 fn exchange(ctx: &Context, mut device: NetDevice, change: fn(u32) -> u32) -> Result<()> {
     for index in [RX, TX] {
         let base = change(device.queue(index).ring.base());
         accepts("SET_VRING_BASE", device.vhost.set_base(index, base))?;
         device.bind(index)?;
     }
-    traffic::exchange(&mut device, Plan::new(ctx.seed, 600, |_| 100))?;
-    for index in [RX, TX] {
-        device.unbind(index)?;
-        let seen = device.queue(index).ring.base();
-        expect_base(&device.vhost, index, seen).with_context(|| format!("queue {index}"))?;
+    for round in 0..4 {
+        // So many that the next round begins in another turn, with the other wrap counter.
+        let plan = Plan::new(ctx.seed + round, 300, |_| 100);
+        traffic::exchange(&mut device, plan).with_context(|| format!("round {round}"))?;
+        for index in [RX, TX] {
+            device.unbind(index)?;
+            let seen = device.queue(index).ring.base();
+            expect_base(&device.vhost, index, seen).with_context(|| format!("queue {index}"))?;
+            // It goes on there, without being told.
+            device.bind(index)?;
+        }
     }
     Ok(())
 }
@@ -122,7 +138,8 @@ fn sizes(ctx: &Context) -> Result<()> {
     accepts("a packed ring of 300", bind())
 }
 
-/// Descriptors of a packed ring are aligned to 16 bytes, its event suppression structures to four.
+/// Descriptors of a packed ring are aligned to 16 bytes, its event suppression structures to four;
+/// addresses that were set for a split ring are judged again when a backend is set.
 fn alignment(ctx: &Context) -> Result<()> {
     let vhost = packed(ctx)?;
     let map = Mapping::new(1 << 16)?;
@@ -163,7 +180,24 @@ fn alignment(ctx: &Context) -> Result<()> {
         used: good.used + 4,
         ..good
     };
-    accepts("moved by their alignment", vhost.set_addr(moved))
+    accepts("moved by their alignment", vhost.set_addr(moved))?;
+    let device = NetDevice::prepare(&ctx.device, Setup::new(PACKED), "tap0", false)?;
+    let vhost = &device.vhost;
+    let good = device.address(&device.tx);
+    for (desc, avail) in [(8, 0), (0, 2)] {
+        let wrong = VringAddr {
+            desc: good.desc + desc,
+            avail: good.avail + avail,
+            ..good
+        };
+        accepts("SET_FEATURES", vhost.set_features(feature::VERSION_1))?;
+        accepts("addresses of a split ring", vhost.set_addr(wrong))?;
+        accepts("SET_FEATURES", vhost.set_features(PACKED))?;
+        let bound = vhost.set_backend(TX, device.tap.number());
+        refuses("a packed ring there", libc::EINVAL, bound)?;
+    }
+    accepts("SET_VRING_ADDR", vhost.set_addr(good))?;
+    device.bind(TX)
 }
 
 /// The format changes on one open device, as from firmware to an operating system; never while a
