@@ -4,6 +4,7 @@
 
 use super::step::{Action, Argument, Caller, Fd, Field, Step};
 use super::{Both, Pair, calls, differences, ioctls::of};
+use crate::driver::ring::Format;
 use crate::driver::uapi::feature;
 use anyhow::Result;
 use rand::rngs::SmallRng;
@@ -14,6 +15,8 @@ use rand::{Rng, SeedableRng};
 pub struct Pool {
     defined: Vec<Step>,
     strange: Vec<Step>,
+    /// That of rings in an orderly set-up.
+    format: Format,
 }
 
 /// How far sequences went on the in-tree device.
@@ -56,12 +59,14 @@ impl Pool {
         Self {
             defined,
             strange: calls::strange(),
+            format: Format::Split,
         }
     }
 
-    /// All calls, for one device alone; the long ones too, if nothing waits for them.
+    /// All calls, for one device alone; the long ones too, if nothing waits for them. Rings that
+    /// are set up in order have that format.
     #[must_use]
-    pub fn all(long: bool) -> Self {
+    pub fn all(long: bool, format: Format) -> Self {
         let mut defined = calls::defined();
         if long {
             defined.extend(calls::long());
@@ -69,6 +74,7 @@ impl Pool {
         Self {
             defined,
             strange: calls::strange(),
+            format,
         }
     }
 
@@ -80,7 +86,7 @@ impl Pool {
     pub fn draw(&self, rng: &mut SmallRng) -> Step {
         match rng.random_range(0..100) {
             // Legal calls, or nothing would ever run.
-            0..55 => legal(rng),
+            0..55 => legal(rng, self.format),
             55..95 => Self::pick(&self.defined, rng),
             _ => Self::pick(&self.strange, rng),
         }
@@ -117,8 +123,8 @@ impl Default for Pool {
     }
 }
 
-/// A step of an orderly set-up.
-fn legal(rng: &mut SmallRng) -> Step {
+/// A step of an orderly set-up of rings in a format.
+fn legal(rng: &mut SmallRng, format: Format) -> Step {
     let index = rng.random_range(0..2);
     match rng.random_range(0..15) {
         0 | 1 => calls::ioctl("SET_OWNER", Vec::new()),
@@ -140,7 +146,8 @@ fn legal(rng: &mut SmallRng) -> Step {
                 feature::IN_ORDER,
                 feature::LOG_ALL,
             ];
-            let word = bits.into_iter().filter(|_| rng.random_bool(0.3)).sum();
+            let word: u64 = bits.into_iter().filter(|_| rng.random_bool(0.3)).sum();
+            let word = word | format.features();
             calls::ioctl("SET_FEATURES", vec![Field::long(word)])
         }
     }

@@ -6,14 +6,15 @@
 //! Nothing is expected of a call but that it returns. When all devices are closed, their workers
 //! are gone, and a new device works.
 
-use super::{Counts, Fuzzer, Stop, exchange};
+use super::{Counts, Fuzzer, PACKED, Stop, exchange, format};
 use crate::case::{Context, Kind};
 use crate::conformance::calls::{AVAIL, QUEUE, USED};
+use crate::conformance::ioctls::of;
 use crate::conformance::random::Pool;
 use crate::conformance::side::Side;
 use crate::conformance::step::{Action, Caller, Fd, Step};
 use crate::driver::device::{NetDevice, Setup};
-use crate::driver::uapi::feature;
+use crate::driver::uapi::{DESC_AVAIL, DESC_USED, feature};
 use crate::host::procfs;
 use crate::sys::kcov::Coverage;
 use crate::sys::process;
@@ -68,6 +69,7 @@ fn calls(sides: &[Side], pool: &Pool, mut rng: SmallRng, steps: usize) -> Result
                     counts.add("successes", 1);
                     let bound = step.name == "NET_SET_BACKEND" && !unbinds(&step);
                     counts.add("bound queues", bound.into());
+                    counts.add(PACKED, asks_for_packed(&step).into());
                 }
             }
         }
@@ -82,13 +84,22 @@ fn unbinds(step: &Step) -> bool {
     }
 }
 
+fn asks_for_packed(step: &Step) -> bool {
+    let features = step.argument_of(of("SET_FEATURES"));
+    // CAST: bit 34, in the upper half.
+    let bit = (feature::RING_PACKED >> 32) as u32;
+    let upper = features.and_then(|argument| argument.word(1));
+    upper.is_some_and(|word| word & bit != 0)
+}
+
 /// Changes what the rings say, and kicks.
 fn disturb(sides: &[Side], mut rng: SmallRng, stop: &AtomicBool) -> Result<()> {
     while !stop.load(Ordering::Relaxed) {
         let side = sides.choose(&mut rng).context("no device")?;
         let part = *[0, AVAIL, AVAIL, USED].choose(&mut rng).unwrap_or(&0);
         let at = QUEUE * rng.random_range(0..2) + part + 2 * rng.random_range(0..32);
-        let word = *[0, 1, 2, 256, rng.random()].choose(&mut rng).unwrap_or(&0);
+        let words = [0, 1, 2, 256, DESC_AVAIL, DESC_USED, rng.random()];
+        let word = *words.choose(&mut rng).unwrap_or(&0);
         side.write_memory(usize::try_from(at)?, word);
         side.kick()?;
         std::thread::sleep(Duration::from_micros(200));
@@ -100,7 +111,7 @@ fn episode(ctx: &Context) -> Result<Counts> {
     let mut rng = SmallRng::seed_from_u64(ctx.seed);
     let steps = rng.random_range(100..400);
     // The in-tree driver waits as long as it is told, with the queue locked.
-    let pool = Pool::all(ctx.kind == Kind::Rnet);
+    let pool = Pool::all(ctx.kind == Kind::Rnet, format(ctx)?);
     let sides = [
         Side::new(&ctx.device.path, "tapa")?,
         Side::new(&ctx.device.path, "tapb")?,

@@ -7,7 +7,7 @@
 //! the device to memory outside of the table. Nothing there is written; messages from the device
 //! are well-formed; and afterwards an honest IOMMU serves the same device.
 
-use super::{Counts, Fuzzer, Stop, drain, exchange};
+use super::{Counts, Fuzzer, PACKED, Stop, drain, exchange, format};
 use crate::case::Context;
 use crate::driver::device::{GUEST_BASE, NetDevice, Setup};
 use crate::driver::iommu::Iommu;
@@ -16,6 +16,7 @@ use crate::driver::iotlb::{
 };
 use crate::driver::log::DirtyLog;
 use crate::driver::memory::GuestMemory;
+use crate::driver::ring::Format;
 use crate::driver::uapi::{VRING_LOG, VringAddr, feature};
 use crate::driver::vhost::{RX, TX, Vhost};
 use crate::host::tap::Tap;
@@ -285,11 +286,10 @@ impl Owner<'_> {
                 feature::BACKEND_MSG_V2 * u64::from(self.rng.random::<bool>()),
             ),
             11..14 => {
-                let own = self.device.queue(queue);
-                let used = own.split().used;
+                let [_, _, used] = self.device.queue(queue).layout.areas();
                 let own = VringAddr {
                     flags: VRING_LOG * u32::from(self.rng.random::<bool>()),
-                    log: *[used, used, 1 << 62, !3, GUEST_BASE]
+                    log: *[used.addr, used.addr, 1 << 62, !3, GUEST_BASE]
                         .choose(&mut self.rng)
                         .unwrap_or(&0),
                     ..address(self.device, queue)
@@ -307,9 +307,11 @@ impl Owner<'_> {
             }
             20 => {
                 unbind(self.device, self.log, queue)?;
-                self.device.queue(queue).ring.reset(0);
-                self.device.queue(queue).forget_buffers()?;
-                self.device.vhost.set_base(queue, 0)
+                let own = self.device.queue(queue);
+                own.ring.reset(0);
+                own.forget_buffers()?;
+                let base = own.ring.base();
+                self.device.vhost.set_base(queue, base)
             }
             _ => return Ok(()),
         };
@@ -374,7 +376,12 @@ fn episode(ctx: &Context) -> Result<Counts> {
             features |= bit;
         }
     }
+    let format = format(ctx)?;
+    features |= format.features();
     let mut setup = Setup::new(features);
+    if format == Format::Packed {
+        setup.tx_size = 300;
+    }
     setup.scattered = true;
     setup.margin = 1;
     let mut device = NetDevice::prepare(&ctx.device, setup, "tap0", false)?;
@@ -421,9 +428,13 @@ fn episode(ctx: &Context) -> Result<Counts> {
         }
         anyhow::Ok(())
     })?;
-    let counts = owner.counts;
+    let mut counts = owner.counts;
     for queue in [RX, TX] {
         unbind(&device, &log, queue)?;
+    }
+    if format == Format::Packed {
+        let frames = counts.get("frames sent");
+        counts.add(PACKED, frames);
     }
     device.memory.margins_untouched()?;
     device.memory.spoiled_untouched()?;

@@ -11,12 +11,13 @@ mod packet;
 mod ring;
 mod setup;
 
-use super::{Counts, Fuzzer, Stop, drain, exchange};
+use super::{Counts, Fuzzer, PACKED, Stop, drain, exchange, format};
 use crate::case::{Context, Kind};
 use crate::driver::device::NetDevice;
 use crate::driver::iommu::Iommu;
 use crate::driver::iotlb::{READ, VERSION_1, VERSION_2, WRITE};
 use crate::driver::log::{self, DirtyLog, LOG_PAGE, Pages};
+use crate::driver::ring::Format;
 use crate::driver::uapi::feature;
 use crate::driver::vhost::{RX, TX};
 use crate::eventfd::EventFd;
@@ -68,7 +69,7 @@ fn index(queue: u32) -> usize {
 impl Episode {
     fn new(ctx: &Context, mut rng: SmallRng) -> Result<Self> {
         let offered = ctx.open()?.features()?;
-        let setup = setup::setup(&mut rng, offered);
+        let setup = setup::setup(&mut rng, offered, format(ctx)?);
         let device = NetDevice::prepare(&ctx.device, setup, "tap0", false)?;
         let log = DirtyLog::new(setup::END)?;
         device
@@ -228,8 +229,12 @@ impl Episode {
     fn progress(&mut self, queue: u32) -> Result<u32> {
         let base = self.device.vhost.base(queue)?;
         let before = self.bases[index(queue)];
-        let count = self.guest.layout(queue).distance(before, base);
-        self.counts.add("chains taken", count.into());
+        let layout = self.guest.layout(queue);
+        let count = layout.distance(before, base).into();
+        self.counts.add("chains taken", count);
+        if layout.format() == Format::Packed {
+            self.counts.add(PACKED, count);
+        }
         Ok(base)
     }
 

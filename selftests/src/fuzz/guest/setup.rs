@@ -25,8 +25,9 @@ pub const LIMITED: u64 = 0x7000_0000;
 /// The end of all guest memory.
 pub const END: u64 = 0x8000_0000;
 
-/// A device with features, sizes and layouts at random, out of those that are offered.
-pub fn setup(rng: &mut SmallRng, offered: u64) -> Setup {
+/// A device with features, sizes and layouts at random, out of those that are offered, with rings of
+/// a format.
+pub fn setup(rng: &mut SmallRng, offered: u64, format: Format) -> Setup {
     let bits = [
         (feature::VERSION_1, 0.8),
         (feature::EVENT_IDX, 0.5),
@@ -43,13 +44,9 @@ pub fn setup(rng: &mut SmallRng, offered: u64) -> Setup {
         .filter(|(_, chance)| rng.random_bool(*chance))
         .map(|(bit, _)| bit)
         .sum();
-    let mut features = wanted & offered;
-    if rng.random_bool(0.4) && offered & feature::RING_PACKED != 0 {
-        features |= Format::Packed.features();
-    }
-    let mut setup = Setup::new(features);
+    let mut setup = Setup::new(wanted & offered | format.features());
     let mut queue = || {
-        let size = match Format::of(setup.features) {
+        let size = match format {
             Format::Split => 1u16 << rng.random_range(1..=10),
             Format::Packed => rng.random_range(1..=10) * rng.random_range(1..=100),
         };
