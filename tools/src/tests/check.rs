@@ -15,6 +15,7 @@ use crate::lab::flavor::Flavor;
 use crate::lab::paths::Lab;
 use crate::process;
 use crate::steps::step;
+use crate::tests::cases::{CONCURRENT, Cases, LONG_ON_DEBUG, ONLY_WITH_FAULTS};
 use crate::tests::code::{circles, floors, misuse, shim, stack, unsafe_code};
 use crate::tests::tally::{Tally, title};
 use crate::tests::{conformance, dpdk, fuzz, guests, programs};
@@ -30,64 +31,6 @@ const SELFTEST_LIMIT: Duration = Duration::from_secs(1800);
 
 /// The number of kernels that are tested at a time: a VM leaves one of two processors mostly idle.
 const LANES: usize = 2;
-
-/// Cases that the in-tree driver skips on the packaged kernel, which has no fault injection.
-const ONLY_WITH_FAULTS: &[&str] = &["faults.alloc_"];
-
-/// Cases with concurrency: ioctls beside workers, workers beside each other, and the end of either.
-const CONCURRENT: &[&str] = &[
-    "busy.",
-    "change.",
-    "events.no_lost_",
-    "faults.receive_memory",
-    "faults.stopped_",
-    "faults.transmit_memory",
-    "fork.",
-    "history.event_descriptors",
-    "history.kick_the_dead",
-    "history.kill_flood",
-    "history.owner_race",
-    "in_order.no_lost_",
-    "iotlb.asked_again",
-    "iotlb.park",
-    "iotlb.read",
-    "iotlb.storm",
-    "iotlb.switch",
-    "kill.",
-    "life.close_under_traffic",
-    "life.many_devices",
-    "life.tap_first",
-    "live.",
-    "load.",
-    "log.closed",
-    "log.exact",
-    "log.migration",
-    "log.toggle",
-    "module.",
-    "rx.bursts",
-    "rx.integrity",
-    "stress.",
-    "tx.integrity",
-    "workers.",
-];
-
-/// Cases that take the debug kernel half a minute and more, for the time they wait or for the number of
-/// packets they move, along code that others run there, too.
-const LONG_ON_DEBUG: &[&str] = &[
-    "away.rx_ring",
-    "away.tx_ring",
-    "change.link",
-    "faults.swap",
-    "frames.tagged",
-    "history.fairness",
-    "history.kill_flood",
-    "in_order.rx_wrap",
-    "life.memory",
-    "load.",
-    "log.migration",
-    "soak.short",
-    "wrap.",
-];
 
 /// How much is run.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -318,15 +261,6 @@ fn cargo_results(text: &str) -> (usize, Vec<String>) {
         }
     }
     (passed, failed)
-}
-
-/// Which of the selftests are run, by parts of their names.
-#[derive(Clone, Copy, Default)]
-struct Cases {
-    /// Those with one of these; all, if there are none.
-    of: &'static [&'static str],
-    /// But for those with one of these.
-    without: &'static [&'static str],
 }
 
 /// Runs selftests on `device`.

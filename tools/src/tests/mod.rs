@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! The tests, each with what it builds, runs in a VM and counts as a failure.
 
+mod cases;
 pub mod check;
 pub mod code;
 pub mod conformance;
