@@ -65,10 +65,10 @@ enum Task {
     },
     /// Run all tests, of host, kernel and guest.
     Check {
-        /// Also run the tests of check-debug, but for the longest, with one summary of all.
+        /// Also run tests on the debug kernel, but for the longest, with one summary of all.
         #[arg(long)]
         debug: bool,
-        /// Also run the longest.
+        /// Also run the longest, and tests on the KCSAN kernel: all of check-debug.
         #[arg(long, requires = "debug")]
         long: bool,
     },
@@ -193,13 +193,12 @@ fn run(task: Task) -> Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
         Task::Check { debug: false, .. } => check_on(&lab, &[Flavor::Packaged], Extent::Long),
-        Task::Check { debug: true, long } => {
+        Task::Check { long: false, .. } => {
+            check_on(&lab, &[Flavor::Packaged, Flavor::Debug], Extent::Short)
+        }
+        Task::Check { long: true, .. } => {
             let kernels = [Flavor::Packaged, Flavor::Debug, Flavor::Kcsan];
-            check_on(
-                &lab,
-                &kernels,
-                if long { Extent::Long } else { Extent::Short },
-            )
+            check_on(&lab, &kernels, Extent::Long)
         }
         Task::CheckDebug => check_on(&lab, &[Flavor::Debug, Flavor::Kcsan], Extent::Long),
         Task::Conformance { options } => {

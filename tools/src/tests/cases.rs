@@ -50,20 +50,98 @@ pub const CONCURRENT: &[&str] = &[
     "workers.",
 ];
 
-/// Cases that take the debug kernel half a minute and more, for the time they wait or for the number of
-/// packets they move, along code that others run there, too.
+/// Cases that the debug kernel runs only with [`Extent::Long`](super::check::Extent): each takes long
+/// there, waits, or moves many packets, along code of the module that other cases run there, too.
 pub const LONG_ON_DEBUG: &[&str] = &[
-    "away.rx_ring",
+    "accept.gone",
+    "away.log",
+    "away.rx_",
     "away.tx_ring",
+    // The other backends have `queues.*` and `accept.*`.
+    "backend.",
+    "base.any_start",
+    "bounded.killed",
+    "busy.live",
+    // All but a backend that is deleted.
+    "change.carrier",
+    "change.closed",
+    "change.header_size",
     "change.link",
+    "change.namespace",
+    "change.offloads",
+    "events.no_lost_",
+    "faults.out_of_memory",
+    "faults.stopped_owner",
     "faults.swap",
+    "fork.memory",
+    "frames.borders_",
+    "frames.flooded",
+    "frames.header_lengths",
+    "frames.jumbo",
+    "frames.segmented_macvtap",
     "frames.tagged",
+    "goes_on.link",
     "history.fairness",
+    "history.kick_the_dead",
     "history.kill_flood",
+    "history.mappings",
+    "history.owner_race",
+    "history.short_frames",
+    "in_order.any_start",
+    "in_order.no_lost_",
+    "in_order.rebind",
     "in_order.rx_wrap",
+    "in_order.small_rings",
+    "in_order.spanning_buffers",
+    "in_order.tx_wrap",
+    "kill.before_kick",
+    "kill.random",
     "life.memory",
+    "life.open_close",
     "load.",
     "log.migration",
+    "queues.backpressure",
+    "rx.bursts",
+    "rx.fits_later",
     "soak.short",
+    // The fuzzer's threads call, too.
+    "stress.",
+    "workers.attach_live",
+    "workers.kill",
+    "workers.migration",
     "wrap.",
+    // What differs by format is in `vring`, which has no unsafe code, and in how the ring is read,
+    // written and logged: packets, faults of the guest, translation and the log remain.
+    "packed.away.",
+    "packed.base.",
+    "packed.bounded.",
+    "packed.busy.",
+    "packed.events.",
+    "packed.faults.",
+    "packed.goes_on.",
+    "packed.history.",
+    "packed.iotlb.eviction",
+    "packed.iotlb.moved_pages",
+    "packed.iotlb.scattered",
+    "packed.iotlb.storm",
+    "packed.kill.",
+    "packed.live.",
+    "packed.log.rounds",
+    "packed.log.toggle",
+    "packed.rx.never_fits",
 ];
+
+#[cfg(test)]
+mod tests {
+    use super::{CONCURRENT, LONG_ON_DEBUG, ONLY_WITH_FAULTS};
+    use selftests::cases;
+
+    #[test]
+    fn each_part_of_a_name_is_of_some_case() {
+        let names: Vec<_> = cases::all().iter().map(|case| case.full_name()).collect();
+        for part in [ONLY_WITH_FAULTS, CONCURRENT, LONG_ON_DEBUG].concat() {
+            let found = names.iter().any(|name| name.contains(part));
+            assert!(found, "no case is called `{part}`");
+        }
+    }
+}

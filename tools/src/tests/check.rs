@@ -35,7 +35,7 @@ const LANES: usize = 2;
 /// How much is run.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Extent {
-    /// All but [`LONG_ON_DEBUG`] on the debug kernel.
+    /// All but [`LONG_ON_DEBUG`] on the debug kernel, as a change has to pass it.
     Short,
     /// Everything.
     Long,
