@@ -15,6 +15,7 @@ pub(crate) const CASES: &[Case] = &[
     case("format.base", 60, base),
     case("format.sizes", 60, sizes),
     case("format.alignment", 20, alignment),
+    case("format.beyond", 30, beyond),
     case("format.change", 120, change),
 ];
 
@@ -198,6 +199,35 @@ fn alignment(ctx: &Context) -> Result<()> {
     }
     accepts("SET_VRING_ADDR", vhost.set_addr(good))?;
     device.bind(TX)
+}
+
+/// A packed ring of which a part is not in user space is refused: when a backend is set, and while
+/// there is one.
+fn beyond(ctx: &Context) -> Result<()> {
+    offered(ctx)?;
+    let mut device = NetDevice::prepare(&ctx.device, Setup::new(PACKED), "tap0", false)?;
+    let good = device.address(&device.tx);
+    // Of the kernel, and around the end of all addresses.
+    let places = [0xffff_8880_0000_0000, u64::MAX - 15];
+    let wrong = places.into_iter().flat_map(|at| {
+        let (mut desc, mut avail, mut used) = (good, good, good);
+        (desc.desc, avail.avail, used.used) = (at, at, at);
+        [desc, avail, used]
+    });
+    for addr in wrong.clone() {
+        accepts("addresses of no backend", device.vhost.set_addr(addr))?;
+        let bound = device.vhost.set_backend(TX, device.tap.number());
+        refuses("a packed ring there", libc::EFAULT, bound)?;
+    }
+    accepts("SET_VRING_ADDR", device.vhost.set_addr(good))?;
+    for index in [RX, TX] {
+        device.bind(index)?;
+    }
+    for addr in wrong {
+        let moved = device.vhost.set_addr(addr);
+        refuses("a move of a running ring", libc::EINVAL, moved)?;
+    }
+    traffic::exchange(&mut device, Plan::new(ctx.seed, 300, |_| 100))
 }
 
 /// The format changes on one open device, as from firmware to an operating system; never while a
