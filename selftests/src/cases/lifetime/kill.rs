@@ -21,9 +21,9 @@ use std::time::Duration;
 
 pub(crate) const CASES: &[Case] = &[
     ring_case("kill.under_traffic", 120, under_traffic),
-    case("kill.before_kick", 120, before_kick),
+    ring_case("kill.before_kick", 120, before_kick),
     case("kill.shared_device", 120, shared),
-    case("kill.random", 120, random),
+    ring_case("kill.random", 120, random),
 ];
 
 pub(crate) const ROLES: &[Role] = &[

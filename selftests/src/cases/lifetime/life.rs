@@ -2,7 +2,7 @@
 
 //! Devices that come and go.
 
-use crate::cases::common::{Case, Context, accepts, case, check};
+use crate::cases::common::{Case, Context, accepts, case, check, ring_case};
 use crate::driver::device::{NetDevice, Setup};
 use crate::driver::traffic::{self, Flow, Plan, RxFlow, TxFlow};
 use crate::driver::uapi::feature;
@@ -15,7 +15,7 @@ use anyhow::{Context as _, Result};
 pub(crate) const CASES: &[Case] = &[
     case("life.open_close", 60, open_close),
     case("life.memory", 120, memory),
-    case("life.close_under_traffic", 90, close_under_traffic),
+    ring_case("life.close_under_traffic", 90, close_under_traffic),
     case("life.tap_first", 60, tap_first),
     case("life.many_devices", 90, many_devices),
 ];

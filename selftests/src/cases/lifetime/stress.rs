@@ -3,9 +3,10 @@
 //! Calls from several threads, that change nothing in the end, against traffic that must not
 //! notice.
 
-use crate::cases::common::{Case, Context, Kind, case, check};
+use crate::cases::common::{Case, Context, Kind, check, ring_case};
 use crate::driver::device::{NetDevice, Setup};
 use crate::driver::iotlb::{BACKEND_MSG_V2, Message, VERSION_1};
+use crate::driver::ring::Format;
 use crate::driver::traffic::{self, Flow, Plan, RxFlow, TxFlow};
 use crate::driver::uapi::{self, MemoryRegion, VringAddr, feature};
 use crate::driver::vhost::{RX, TX, Vhost};
@@ -18,7 +19,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-pub(crate) const CASES: &[Case] = &[case("stress.ioctls", 180, ioctls)];
+pub(crate) const CASES: &[Case] = &[ring_case("stress.ioctls", 180, ioctls)];
 
 /// Threads that call.
 const THREADS: u64 = 3;
@@ -115,11 +116,13 @@ impl Target {
                 vhost.fork_from_owner()?;
                 (vhost.set_fork_from_owner(1), &[libc::EBUSY])
             }
-            28 => {
+            28 if Format::of(self.features) == Format::Split => {
                 // No index; while a queue runs there is none that it could be set to.
                 let result = vhost.set_base(index, 1 << 20);
                 (result, &[libc::EBUSY, libc::EINVAL])
             }
+            // A packed ring's may be anything until it is started.
+            28 => (vhost.base(index).map(drop), &[]),
             29 => (self.message(), &[libc::EFAULT]),
             _ => (self.worker(index), &[]),
         };

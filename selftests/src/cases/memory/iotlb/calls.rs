@@ -5,12 +5,12 @@
 use crate::cases::common::frames::{expect_no_errors, send_one, single, take_one};
 use crate::cases::common::iommu::Behind;
 use crate::cases::common::{
-    Case, Context, Role, accepts, case, check, owners, refuses, role, wake_c,
+    Case, Context, Role, accepts, case, check, owners, refuses, ring_case, role, wake_c,
 };
 use crate::driver::device::Setup;
 use crate::driver::iommu::PAGE;
 use crate::driver::iotlb::{
-    ACCESS_FAIL, BACKEND_MSG_V2, INVALIDATE, LEN, MISS, Message, READ, VERSION_1, VERSION_2,
+    ACCESS_FAIL, BACKEND_MSG_V2, INVALIDATE, LEN, MISS, Message, READ, VERSION_1, VERSION_2, WRITE,
 };
 use crate::driver::traffic::{self, Plan};
 use crate::driver::uapi::feature;
@@ -23,14 +23,14 @@ use std::process::Stdio;
 use std::time::Duration;
 
 pub(crate) const CASES: &[Case] = &[
-    case("iotlb.read", 30, read),
-    case("iotlb.read_woken", 60, read_woken),
+    ring_case("iotlb.read", 30, read),
+    ring_case("iotlb.read_woken", 60, read_woken),
     case("iotlb.read_killed", 60, read_killed),
     case("iotlb.malformed", 60, malformed),
-    case("iotlb.bind_unmapped", 30, bind_unmapped),
-    case("iotlb.switch", 60, switch),
-    case("iotlb.switch_live", 60, switch_live),
-    case("iotlb.reset_owner", 60, reset_owner),
+    ring_case("iotlb.bind_unmapped", 30, bind_unmapped),
+    ring_case("iotlb.switch", 60, switch),
+    ring_case("iotlb.switch_live", 60, switch_live),
+    ring_case("iotlb.reset_owner", 60, reset_owner),
 ];
 
 pub(crate) const ROLES: &[Role] = &[role("iotlb-reader", reader)];
@@ -54,8 +54,8 @@ fn missing(ctx: &Context, version: u32) -> Result<Behind> {
     let mut behind = Behind::prepare(ctx, single(0), version)?;
     // Misses are read here, not by the thread.
     behind.iommu.stop()?;
-    let used = behind.device.rx.split().used;
-    let page = used / PAGE * PAGE;
+    let [_, _, used] = behind.device.rx.layout.areas();
+    let page = used.addr / PAGE * PAGE;
     let entry = Message::update(page, PAGE, behind.device.memory.user(page));
     accepts("UPDATE", behind.device.vhost.send(version, entry))?;
     Ok(behind)
@@ -87,9 +87,11 @@ fn read(ctx: &Context) -> Result<()> {
         })?;
         let mut message = [0; LEN];
         message.copy_from_slice(&bytes[..LEN]);
+        let [descriptors, ..] = device.rx.layout.areas();
         let expected = Message {
-            iova: device.rx.split().desc,
-            perm: READ,
+            iova: descriptors.addr,
+            // The device writes those of a packed ring, too, and asks for that.
+            perm: if descriptors.written { WRITE } else { READ },
             kind: MISS,
             ..Message::default()
         };
@@ -148,10 +150,10 @@ fn read_woken(ctx: &Context) -> Result<()> {
             Ok(())
         })?;
         let (_, miss) = accepts("a read", got)?;
-        check(
-            miss.kind == MISS && miss.iova == device.rx.split().desc,
-            || format!("round {round}: {miss:x?} read"),
-        )?;
+        let [descriptors, ..] = device.rx.layout.areas();
+        check(miss.kind == MISS && miss.iova == descriptors.addr, || {
+            format!("round {round}: {miss:x?} read")
+        })?;
     }
     Ok(())
 }
@@ -298,7 +300,8 @@ fn refuse_all(vhost: &Vhost, version: u32, user: u64) -> Result<()> {
     Ok(())
 }
 
-/// A queue whose used ring is not mapped cannot be bound; QEMU maps it first.
+/// A queue cannot be bound while the part that only the device writes is not mapped; QEMU maps it
+/// first.
 fn bind_unmapped(ctx: &Context) -> Result<()> {
     let behind = Behind::prepare(ctx, single(0), VERSION_2)?;
     behind.iommu.hold();
@@ -307,7 +310,7 @@ fn bind_unmapped(ctx: &Context) -> Result<()> {
             .device
             .vhost
             .set_backend(index, behind.device.tap.number());
-        refuses("a backend with an unmapped used ring", libc::EFAULT, result)?;
+        refuses("a backend with an unmapped part", libc::EFAULT, result)?;
     }
     behind.iommu.release()?;
     behind.bind(RX)?;
@@ -406,9 +409,7 @@ fn reset_owner(ctx: &Context) -> Result<()> {
                 )?;
                 device.configure()?;
                 for index in [RX, TX] {
-                    let layout = device.queue(index).split();
-                    iommu.map(layout.used, 6 + 8 * usize::from(layout.size))?;
-                    device.bind(index)?;
+                    iommu.bind(device, index)?;
                 }
                 take_one(ctx, device, TX, round)?;
                 let asked = iommu.take_misses().len();
