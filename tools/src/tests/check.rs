@@ -81,6 +81,7 @@ fn on(lab: &Lab, flavor: Flavor, extent: Extent, built: &Receiver<Result<()>>, t
     if flavor == Flavor::Packaged {
         style(lab, tally);
         host_tests(lab, tally);
+        linux_driver(lab, tally);
         fuzz::short_targets(lab, tally);
     }
     let kernel = built.recv().expect("a result for each kernel");
@@ -217,6 +218,17 @@ fn host_tests(lab: &Lab, tally: &mut Tally) {
         .args(["--manifest-path", "src/vring/loom/Cargo.toml"])
         .args(["--target-dir", "target/loom"]);
     cargo_tests(lab, "ring models", &mut models, tally);
+}
+
+/// The rings against the driver side of the packaged kernel's source, which is there from the start.
+fn linux_driver(lab: &Lab, tally: &mut Tally) {
+    let mut exchanges = cargo();
+    exchanges
+        .args(["test", "--release", "--locked", "--no-fail-fast"])
+        .args(["--manifest-path", "tools/linux-driver/Cargo.toml"])
+        .args(["--target-dir", "target/linux-driver"])
+        .env("KERNEL_SOURCE", lab.kernel());
+    cargo_tests(lab, "Linux driver", &mut exchanges, tally);
 }
 
 /// Runs `command`, some `cargo test`, and counts its tests.
