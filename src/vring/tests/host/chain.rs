@@ -42,7 +42,7 @@ pub fn refused(bench: &mut Bench, fault: Fault) {
 }
 
 /// Expects `fault` twice, for a chain that stays available.
-fn refused_by<F: Format>(bench: &mut Rig<F>, fault: Fault) {
+pub fn refused_by<F: Format>(bench: &mut Rig<F>, fault: Fault) {
     let base = bench.ring.base();
     assert_eq!(bench.next(), Err(fault));
     assert_eq!(bench.next(), Err(fault), "the chain stays available");

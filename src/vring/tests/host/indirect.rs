@@ -1,14 +1,25 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! Indirect tables: where they may lie, what may be in them, and in which order.
+//!
+//! In a split ring's table each descriptor names the next one, may refer to another table, and more
+//! descriptors may follow the one that refers to the table; the tests of that have no counterpart.
 
 use vring::{
     Desc, Fault, Unmapped, UserAddr, DESC_F_INDIRECT, DESC_F_NEXT, DESC_F_WRITE, DESC_SIZE,
 };
 
-use crate::chain::{push, refused, write_table};
+use crate::chain::{push, refused, refused_by, write_table};
+use crate::for_both_formats;
 use crate::mock::driver::desc_bytes;
-use crate::mock::{indirect, segment, table, Bench, Buf, RAM, RAM_SIZE};
+use crate::mock::{indirect, segment, table, Bench, Buf, DriverSide, Format, Rig, RAM, RAM_SIZE};
+
+/// Makes a chain of one descriptor available.
+fn offer_desc<F: Format>(bench: &mut Rig<F>, desc: Desc) {
+    let added = bench.driver.add_desc(&bench.memory, desc);
+    added.expect("a free descriptor");
+    bench.driver.publish(&bench.memory);
+}
 
 #[test]
 fn loops_in_tables_end() {
@@ -39,20 +50,6 @@ fn next_has_to_be_in_the_table() {
             size: 3,
         };
         refused(&mut bench, fault);
-    }
-}
-
-#[test]
-fn tables_have_a_whole_number_of_descriptors() {
-    for len in [0, 1, 15, 17, 0x10_0010, 0x20_0000, u32::MAX, !15] {
-        let mut bench = Bench::new(8);
-        let desc = Desc {
-            len,
-            ..indirect(0x1000, 1)
-        };
-        bench.driver.write_desc(&bench.memory, 2, desc);
-        push(&mut bench, 2);
-        refused(&mut bench, Fault::IndirectLength { len });
     }
 }
 
@@ -146,21 +143,24 @@ fn tables_are_followed_in_any_order() {
     assert_eq!(segments, expect);
 }
 
-#[test]
-fn tables_cross_regions_anywhere() {
-    let bufs: Vec<_> = (0..40)
-        .map(|i| Buf::write(i * 32, 5).desc(Some(1 + i as u16)))
-        .collect();
-    let bytes: Vec<_> = bufs
-        .iter()
-        .take(39)
-        .copied()
-        .chain([Buf::write(39 * 32, 5).desc(None)])
-        .flat_map(desc_bytes)
-        .collect();
+fn tables_have_a_whole_number_of_descriptors<F: Format>() {
+    for len in [0, 1, 15, 17, 0x10_0010, 0x20_0000, u32::MAX, !15] {
+        let mut bench = Rig::<F>::new(8);
+        let desc = Desc {
+            len,
+            ..indirect(0x1000, 1)
+        };
+        offer_desc(&mut bench, desc);
+        refused_by(&mut bench, Fault::IndirectLength { len });
+    }
+}
+
+fn tables_cross_regions_anywhere<F: Format>() {
+    let bufs: Vec<_> = (0..40).map(|i| Buf::write(i * 32, 5)).collect();
+    let bytes = F::Driver::table(&bufs);
     let expect: Vec<_> = (0..40).map(|i| segment(RAM + i * 32, 5)).collect();
     for cut in 1..bytes.len() {
-        let mut bench = Bench::new(8);
+        let mut bench = Rig::<F>::new(8);
         // Guest memory has no gap here, but the owner's memory has.
         let start = 0x10_0000;
         let (low, high) = (0x4000_0000, 0x5000_0001);
@@ -173,19 +173,15 @@ fn tables_cross_regions_anywhere() {
         bench.memory.map(high, bytes.len() - cut);
         bench.memory.poke(low, &bytes[..cut]);
         bench.memory.poke(high, &bytes[cut..]);
-        bench
-            .driver
-            .write_desc(&bench.memory, 0, indirect(start, 40));
-        push(&mut bench, 0);
+        offer_desc(&mut bench, indirect(start, 40));
         let (_, segments) = bench.next().unwrap().unwrap();
         assert_eq!(segments, expect, "cut at {cut}");
     }
 }
 
-#[test]
-fn a_table_may_lie_in_many_small_regions() {
+fn a_table_may_lie_in_many_small_regions<F: Format>() {
     for pieces in [2u64, 16, 17, 200] {
-        let mut bench = Bench::new(8);
+        let mut bench = Rig::<F>::new(8);
         let mut regions = vec![(0, RAM_SIZE as u64, RAM)];
         // All but the last are one byte.
         regions.extend((0..pieces).map(|i| {
@@ -194,19 +190,15 @@ fn a_table_may_lie_in_many_small_regions() {
         }));
         bench.table = table(&regions);
         bench.memory.map(0x4000_0000, 300);
-        bench
-            .memory
-            .poke(0x4000_0000, &desc_bytes(Buf::read(0, 1).desc(None)));
-        bench
-            .driver
-            .write_desc(&bench.memory, 1, indirect(0x10_0000, 16));
-        push(&mut bench, 1);
+        let bytes = F::Driver::table(&[Buf::read(0, 1)]);
+        bench.memory.poke(0x4000_0000, &bytes);
+        // A split ring's table ends with its first descriptor, a packed ring's with empty buffers.
+        offer_desc(&mut bench, indirect(0x10_0000, 16));
         assert_eq!(bench.next().unwrap().unwrap().0.len, 1);
     }
 }
 
-#[test]
-fn tables_lie_in_memory() {
+fn tables_lie_in_memory<F: Format>() {
     let end = RAM_SIZE as u64;
     for (at, missing) in [
         (end, (end, 32)),
@@ -214,46 +206,44 @@ fn tables_lie_in_memory() {
         (end - 8, (end, 24)),
         (u64::MAX - 7, (u64::MAX - 7, 32)),
     ] {
-        let mut bench = Bench::new(8);
-        bench.driver.write_desc(&bench.memory, 1, indirect(at, 2));
-        push(&mut bench, 1);
+        let mut bench = Rig::<F>::new(8);
+        offer_desc(&mut bench, indirect(at, 2));
         let (addr, len) = missing;
-        refused(&mut bench, Fault::OutsideMemory { addr, len });
+        refused_by(&mut bench, Fault::OutsideMemory { addr, len });
     }
 }
 
-#[test]
-fn tables_do_not_wrap() {
+fn tables_do_not_wrap<F: Format>() {
     // Guest memory up to the top of the address space, and a table that ends beyond it.
     let top = 0u64.wrapping_sub(0x1000);
-    let mut bench = Bench::new(8);
+    let mut bench = Rig::<F>::new(8);
     bench.table = table(&[(0, RAM_SIZE as u64, RAM), (top, 0x1000, 0x4000_0000)]);
     bench.memory.map(0x4000_0000, 0x1000);
-    for index in 0..256u64 {
-        let next = Some(index as u16 + 1);
-        let desc = desc_bytes(Buf::read(0, 0).desc(next));
-        bench.memory.poke(0x4000_0000 + index * 16, &desc);
-    }
-    bench
-        .driver
-        .write_desc(&bench.memory, 1, indirect(top, 300));
-    push(&mut bench, 1);
+    let bytes = F::Driver::table(&[Buf::read(0, 0); 300]);
+    bench.memory.poke(0x4000_0000, &bytes[..0x1000]);
+    offer_desc(&mut bench, indirect(top, 300));
     let fault = bench.next().unwrap_err();
     assert!(matches!(fault, Fault::OutsideMemory { .. }), "{fault:?}");
-    refused(&mut bench, fault);
+    refused_by(&mut bench, fault);
 }
 
-#[test]
-fn an_unmapped_table_is_told() {
-    let mut bench = Bench::new(8);
-    write_table(&bench, 0x1000, &[Buf::read(0, 1).desc(None)]);
-    bench.memory.punch(RAM + 0x1000, DESC_SIZE);
-    bench
-        .driver
-        .write_desc(&bench.memory, 2, indirect(0x1000, 1));
-    push(&mut bench, 2);
-    refused(
-        &mut bench,
-        Fault::Unmapped(Unmapped(UserAddr(RAM + 0x1000))),
-    );
+fn an_unmapped_table_is_told<F: Format>() {
+    let mut bench = Rig::<F>::new(8);
+    let user = UserAddr(RAM + 0x1000);
+    let driver = &mut bench.driver;
+    driver.add_indirect(&bench.memory, 0x1000, user, &[Buf::read(0, 1)]);
+    driver.publish(&bench.memory);
+    bench.memory.punch(user.0, DESC_SIZE);
+    refused_by(&mut bench, Fault::Unmapped(Unmapped(user)));
+    bench.memory.mend();
+    assert_eq!(bench.next().unwrap().unwrap().0.len, 1);
 }
+
+for_both_formats!(
+    tables_have_a_whole_number_of_descriptors,
+    tables_cross_regions_anywhere,
+    a_table_may_lie_in_many_small_regions,
+    tables_lie_in_memory,
+    tables_do_not_wrap,
+    an_unmapped_table_is_told,
+);

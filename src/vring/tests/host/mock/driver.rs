@@ -4,7 +4,7 @@
 
 use std::collections::HashMap;
 
-use vring::{Desc, RingAddrs, UserAddr, DESC_F_INDIRECT, DESC_F_NEXT, DESC_F_WRITE, DESC_SIZE};
+use vring::{Desc, RingAddrs, DESC_F_INDIRECT, DESC_F_NEXT, DESC_F_WRITE, DESC_SIZE};
 
 use super::format::DriverSide;
 use super::memory::MockMemory;
@@ -123,26 +123,6 @@ impl Driver {
         Some(head)
     }
 
-    /// Adds a chain as an indirect table at guest address `table`, user address `user`.
-    pub fn add_indirect(
-        &mut self,
-        memory: &MockMemory,
-        table: u64,
-        user: UserAddr,
-        bufs: &[Buf],
-    ) -> Option<u16> {
-        let head = self.free.pop()?;
-        for (position, buf) in (0u16..).zip(bufs) {
-            let next = (usize::from(position) + 1 < bufs.len()).then_some(position + 1);
-            let at = user.0 + u64::from(position) * DESC_SIZE;
-            memory.poke(at, &desc_bytes(buf.desc(next)));
-        }
-        self.write_desc(memory, head, indirect(table, bufs.len() as u32));
-        self.taken.insert(head, vec![head]);
-        self.push_head(memory, head);
-        Some(head)
-    }
-
     /// Publishes the added chains; returns whether the device wants a kick for them.
     pub fn publish(&mut self, memory: &MockMemory) -> bool {
         let old = std::mem::replace(&mut self.published, self.avail);
@@ -217,14 +197,20 @@ impl DriverSide for Driver {
         self.add(memory, bufs)
     }
 
-    fn add_indirect(
-        &mut self,
-        memory: &MockMemory,
-        table: u64,
-        user: UserAddr,
-        bufs: &[Buf],
-    ) -> Option<u16> {
-        self.add_indirect(memory, table, user, bufs)
+    fn add_desc(&mut self, memory: &MockMemory, desc: Desc) -> Option<u16> {
+        let head = self.free.pop()?;
+        self.write_desc(memory, head, desc);
+        self.taken.insert(head, vec![head]);
+        self.push_head(memory, head);
+        Some(head)
+    }
+
+    fn table(bufs: &[Buf]) -> Vec<u8> {
+        let bytes = |(position, buf): (usize, &Buf)| {
+            let next = (position + 1 < bufs.len()).then_some(position as u16 + 1);
+            desc_bytes(buf.desc(next))
+        };
+        bufs.iter().enumerate().flat_map(bytes).collect()
     }
 
     fn published(&self) -> u16 {

@@ -4,9 +4,9 @@
 
 use std::fmt::Debug;
 
-use vring::{Fault, Memory, PackedRing, Position, Ring, RingAddrs, SplitRing, UserAddr};
+use vring::{Desc, Fault, Memory, PackedRing, Position, Ring, RingAddrs, SplitRing, UserAddr};
 
-use super::driver::{Buf, Driver};
+use super::driver::{indirect, Buf, Driver};
 use super::memory::MockMemory;
 use super::op::Op;
 use super::packed::PackedDriver;
@@ -159,6 +159,10 @@ pub trait DriverSide: Debug {
     fn free(&self) -> usize;
     /// Adds a chain; returns its id, or `None` when too few descriptors are free.
     fn add(&mut self, memory: &MockMemory, bufs: &[Buf]) -> Option<u16>;
+    /// Adds a chain of one descriptor, which may be any.
+    fn add_desc(&mut self, memory: &MockMemory, desc: Desc) -> Option<u16>;
+    /// The bytes of an indirect table.
+    fn table(bufs: &[Buf]) -> Vec<u8>;
     /// Adds a chain as an indirect table at guest address `table`, user address `user`.
     fn add_indirect(
         &mut self,
@@ -166,7 +170,10 @@ pub trait DriverSide: Debug {
         table: u64,
         user: UserAddr,
         bufs: &[Buf],
-    ) -> Option<u16>;
+    ) -> Option<u16> {
+        memory.poke(user.0, &Self::table(bufs));
+        self.add_desc(memory, indirect(table, bufs.len() as u32))
+    }
     /// The place of the first chain that it has not made available yet, as the lower half of a
     /// base.
     fn published(&self) -> u16;

@@ -8,7 +8,6 @@ use vring::{Desc, Position, RingAddrs, UserAddr, DESC_F_NEXT, DESC_F_WRITE, DESC
 
 use super::driver::Buf;
 use super::format::DriverSide;
-use super::indirect;
 use super::memory::MockMemory;
 use super::op::Op;
 
@@ -181,28 +180,25 @@ impl DriverSide for PackedDriver {
         Some(id)
     }
 
-    fn add_indirect(
-        &mut self,
-        memory: &MockMemory,
-        table: u64,
-        user: UserAddr,
-        bufs: &[Buf],
-    ) -> Option<u16> {
+    fn add_desc(&mut self, memory: &MockMemory, desc: Desc) -> Option<u16> {
         if self.room == 0 {
             return None;
         }
-        for (position, buf) in (0u64..).zip(bufs) {
+        let id = self.free_id();
+        self.write_next(memory, desc, id);
+        self.enter(id, 1);
+        Some(id)
+    }
+
+    fn table(bufs: &[Buf]) -> Vec<u8> {
+        let bytes = |buf: &Buf| {
             let desc = buf.desc(None);
             // Only the write flag counts in a table: no id, no available or used bit, no next flag.
             let flags = desc.flags & DESC_F_WRITE;
             let words = [desc.addr, u64::from(desc.len) | u64::from(flags) << 48];
-            let bytes: Vec<_> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
-            memory.poke(user.0 + position * DESC_SIZE, &bytes);
-        }
-        let id = self.free_id();
-        self.write_next(memory, indirect(table, bufs.len() as u32), id);
-        self.enter(id, 1);
-        Some(id)
+            words.map(u64::to_le_bytes).concat()
+        };
+        bufs.iter().flat_map(bytes).collect()
     }
 
     fn published(&self) -> u16 {
