@@ -2,21 +2,27 @@
 
 //! Completions that fail because memory is unmapped, and are repeated when it is mapped again.
 
+use std::mem;
+
 use vring::{
     ByteOrder, CompleteWork, DirtyLog, Fault, GuestAddr, Iotlb, IotlbEntry, KickControl, Mapping,
-    Mediated, Memory, Notes, Permission, RawUsed, SplitRing, UserAddr,
+    Mediated, Memory, Notes, Permission, RawUsed, UserAddr,
 };
 
-use crate::mock::{Bench, MockMemory, Op, Ram, Setup, PLACE};
+use crate::for_both_formats;
+use crate::mock::{ram, Buf, DriverSide, Format, Op, Ram, Rig, SetUp, Setup, PLACE};
 
-const SIZE: u16 = 16;
-/// Contents of the used ring before the device writes to it.
-const UNTOUCHED: u8 = 0xaa;
+/// Sizes of the ring: within one page, and on several.
+const SIZES: [u16; 2] = [16, 512];
 
-/// The chains of one completion.
+/// Where the ring starts: at the start, before the end of a page or of a ring, and before the end of a
+/// split ring's index.
+const STARTS: [u16; 5] = [0, 5, 253, 0xfff9, 0xffff];
+
+/// The chains of one completion, in groups.
 #[derive(Clone, Copy, Debug)]
 enum Batch {
-    /// So many chains, one entry each.
+    /// So many chains, completed without groups.
     Chains(u16),
     /// Groups of chains.
     Groups(&'static [u16]),
@@ -25,170 +31,221 @@ enum Batch {
 const BATCHES: [Batch; 6] = [
     Batch::Chains(1),
     Batch::Chains(5),
-    Batch::Chains(SIZE),
+    // A batch of a whole packed ring would call for any event.
+    Batch::Chains(15),
     Batch::Groups(&[1, 1, 1]),
     Batch::Groups(&[4]),
     Batch::Groups(&[1, 3, 2, 1, 1, 4, 1]),
 ];
 
 impl Batch {
-    fn complete<M: Memory>(self, memory: &M, ring: &mut SplitRing) -> Result<(), Fault> {
-        let entries = |count: u16| -> Vec<RawUsed> {
-            (0..count)
-                .map(|id| SplitRing::used_entry(0x100 + id, 1, 7 * u32::from(id)))
-                .collect()
-        };
+    /// The number of chains in each group.
+    fn groups(self) -> Vec<u16> {
         match self {
-            Self::Chains(count) => ring.complete(memory, &entries(count)),
-            Self::Groups(groups) => {
-                ring.complete_in_order(memory, &entries(groups.len() as u16), groups)
+            Self::Chains(count) => vec![1; usize::from(count)],
+            Self::Groups(groups) => groups.to_vec(),
+        }
+    }
+}
+
+/// A ring whose device has taken the chains of a batch.
+struct Taken<F: Format> {
+    bench: Rig<F>,
+    batch: Batch,
+    /// Ids of each group's chains.
+    ids: Vec<Vec<u16>>,
+    /// The entry of each group.
+    entries: Vec<RawUsed>,
+}
+
+impl<F: Format> Taken<F> {
+    /// The driver asks for a call when `more + 1` of the chains have been used.
+    fn new(size: u16, index: u16, batch: Batch, more: u16) -> Self {
+        let mut bench = Rig::<F>::with(Setup {
+            size,
+            index,
+            event_idx: true,
+            ..Setup::default()
+        });
+        // From here on decisions depend on the driver's event.
+        let _ = bench.ring.needs_call(&bench.memory);
+        let (mut ids, mut entries) = (Vec::new(), Vec::new());
+        for (number, chains) in (0..).zip(batch.groups()) {
+            let mut group = Vec::new();
+            let mut members = Vec::new();
+            for chain in 0..chains {
+                // Where there is room, chains of several descriptors.
+                let slots = if size > 64 { 1 + chain % 3 } else { 1 };
+                let id = bench.offer(&vec![Buf::write(0x1000, 64); usize::from(slots)]);
+                let (chain, _) = bench.next().unwrap().expect("a chain");
+                assert_eq!(chain.id, id);
+                group.push(id);
+                members.push(F::Ring::used_entry(id, chain.slots, 7 * number));
             }
+            ids.push(group);
+            entries.push(F::Ring::group(&members));
+        }
+        bench.driver.want_calls(&bench.memory, more);
+        bench.memory.take_log();
+        Self {
+            bench,
+            batch,
+            ids,
+            entries,
         }
     }
 
-    fn chains(self) -> u16 {
-        match self {
-            Self::Chains(count) => count,
-            Self::Groups(groups) => groups.iter().sum(),
+    /// Completes the batch; behind an IOTLB if there is one.
+    fn complete(&mut self, iotlb: Option<&Iotlb<Vec<IotlbEntry>>>) -> Result<(), Fault> {
+        let Some(iotlb) = iotlb else {
+            let memory = mem::take(&mut self.bench.memory);
+            let result = self.complete_in(&memory);
+            self.bench.memory = memory;
+            return result;
+        };
+        let memory = Mediated {
+            memory: mem::take(&mut self.bench.memory),
+            table: &Ram(ram()),
+            iotlb: Some(iotlb),
+            log: DirtyLog {
+                base: UserAddr(0),
+                buffers: false,
+                used: None,
+            },
+            order: ByteOrder::Little,
+            ring: PLACE,
+            notes: Notes::default(),
+        };
+        let result = self.complete_in(&&memory);
+        self.bench.memory = memory.memory;
+        result
+    }
+
+    fn complete_in<M: Memory>(&mut self, memory: &M) -> Result<(), Fault> {
+        let ring = &mut self.bench.ring;
+        match self.batch {
+            Batch::Chains(_) => ring.complete(memory, &self.entries),
+            Batch::Groups(groups) => ring.complete_in_order(memory, &self.entries, groups),
         }
     }
-}
 
-fn bench(index: u16) -> Bench {
-    let bench = Bench::with(Setup {
-        size: SIZE,
-        index,
-        event_idx: true,
-        ..Setup::default()
-    });
-    let image = vec![UNTOUCHED; 8 * usize::from(SIZE)];
-    bench.memory.poke(PLACE.used.0 + 4, &image);
-    bench
-}
-
-/// The used ring without its flags and its event.
-fn image(memory: &MockMemory) -> Vec<u8> {
-    memory.peek(PLACE.used.0 + 2, 2 + 8 * usize::from(SIZE))
-}
-
-/// The used index, as the driver sees it.
-fn index(memory: &MockMemory) -> u16 {
-    memory.peek16(PLACE.used.0 + 2)
+    /// The driver gets the whole batch and, after that, another chain.
+    fn arrives(&mut self) {
+        let Rig { memory, driver, .. } = &mut self.bench;
+        for (number, ids) in (0..).zip(&self.ids) {
+            let group = driver.poll_group(memory);
+            assert_eq!(group, Some((ids.clone(), 7 * number)));
+        }
+        assert!(!driver.has_used(memory));
+        let id = self.bench.offer(&[Buf::write(0x1000, 64)]);
+        assert_eq!(self.bench.head(), id);
+        self.bench.complete(id);
+        assert_eq!(self.bench.driver.poll(&self.bench.memory), Some((id, 0)));
+    }
 }
 
 /// Makes a completion fail at each of its accesses in turn, `times` in a row, and repeats it.
-///
-/// `mock` is the memory under `memory`.
-fn check<M: Memory>(memory: &M, mock: &MockMemory, start: u16, batch: Batch, times: usize) {
-    let fresh = || {
-        let image = vec![UNTOUCHED; 8 * usize::from(SIZE)];
-        mock.poke(PLACE.used.0 + 4, &image);
-        mock.poke16(PLACE.used.0 + 2, start);
-        let mut ring = SplitRing::default();
-        assert!(ring.set_size(u32::from(SIZE)));
-        ring.set_features(true, false);
-        ring.set_addrs(PLACE);
-        ring.set_base(start);
-        ring.start(memory).unwrap();
-        // From here on decisions depend on the driver's event.
-        let _ = ring.needs_call(memory);
-        mock.take_log();
-        ring
-    };
+fn check<F: Format>(
+    size: u16,
+    start: u16,
+    batch: Batch,
+    iotlb: Option<&Iotlb<Vec<IotlbEntry>>>,
+    in_part: bool,
+    times: usize,
+) {
+    let chains: u16 = batch.groups().iter().sum();
     // The event is within the batch, and behind it.
-    for passed in [true, false] {
-        let chains = batch.chains();
-        let event = start.wrapping_add(if passed { chains - 1 } else { chains });
-        mock.poke16(PLACE.avail.0 + 4 + 2 * u64::from(SIZE), event);
-        let mut ring = fresh();
-        batch.complete(memory, &mut ring).unwrap();
-        let expect = image(mock);
-        let stores = mock.take_log().iter().filter(|op| op.is_store()).count();
-        assert_eq!(ring.needs_call(memory), passed);
-        assert!(stores >= 2);
-
-        for access in 0..stores {
-            let mut ring = fresh();
-            for _ in 0..times {
-                mock.fail_in(access);
-                let fault = batch.complete(memory, &mut ring);
-                assert!(matches!(fault, Err(Fault::Unmapped(_))), "{batch:?}");
-                assert_eq!(index(mock), start, "{batch:?}, access {access}");
+    for (passed, more) in [(true, chains - 1), (false, chains)] {
+        let mut access = 0;
+        loop {
+            let mut taken = Taken::<F>::new(size, start, batch, more);
+            if in_part {
+                taken.bench.memory.fail_in_part();
             }
+            taken.bench.memory.fail_in(access);
+            let Err(fault) = taken.complete(iotlb) else {
+                break;
+            };
+            for _ in 1..times {
+                taken.bench.memory.fail_in(access);
+                assert!(taken.complete(iotlb).is_err());
+            }
+            assert!(matches!(fault, Fault::Unmapped(_)), "{batch:?}: {fault:?}");
+            let Rig {
+                memory,
+                driver,
+                ring,
+                ..
+            } = &mut taken.bench;
+            assert!(!driver.has_used(memory), "{batch:?}, access {access}");
             // What a round may do before the retry, when the driver has added nothing.
             ring.disable_kick(memory).unwrap();
             assert!(!ring.needs_call(memory), "there is nothing to call for");
-            mock.take_log();
-            batch.complete(memory, &mut ring).unwrap();
-            let log = mock.take_log();
-            let moves = log.iter().filter(|op| matches!(op, Op::StoreRelease(..)));
-            assert_eq!(moves.count(), 1, "the index moves once");
-            assert_eq!(image(mock), expect, "{batch:?}, access {access}");
+            memory.take_log();
+            taken.complete(iotlb).unwrap();
+            let Rig { memory, ring, .. } = &mut taken.bench;
+            let log = memory.take_log();
+            let last = log.iter().rfind(|op| op.is_store());
+            assert!(
+                matches!(
+                    last,
+                    Some(Op::StoreRelease(..) | Op::StoreDesc { release: true, .. })
+                ),
+                "it becomes visible last: {log:?}"
+            );
             assert_eq!(ring.needs_call(memory), passed);
-            // The next entry is written at its place.
-            let next = SplitRing::used_entry(0x99, 1, 0x77);
-            ring.complete(memory, &[next]).unwrap();
-            let end = start.wrapping_add(chains);
-            let slot = PLACE.used.0 + 4 + 8 * u64::from(end % SIZE);
-            assert_eq!(mock.peek(slot, 8), next.map(u32::to_ne_bytes).concat());
-            assert_eq!(index(mock), end.wrapping_add(1));
+            taken.arrives();
+            access += 1;
         }
+        // All but one of the accesses of a completion across the end of the ring.
+        assert!(access + 1 >= F::COMPLETION, "{access} accesses that fail");
+        assert!(access > 0);
     }
 }
 
-#[test]
-fn a_completion_that_failed_anywhere_can_be_made_again() {
+fn a_completion_that_failed_anywhere_can_be_made_again<F: Format>() {
     for batch in BATCHES {
-        for start in [0, 5, 0xfff9, 0xffff] {
-            for in_part in [false, true] {
-                for times in [1, 3] {
-                    let bench = bench(start);
-                    if in_part {
-                        bench.memory.fail_in_part();
+        for size in SIZES {
+            for start in STARTS {
+                for in_part in [false, true] {
+                    for times in [1, 3] {
+                        check::<F>(size, start, batch, None, in_part, times);
                     }
-                    check(&bench.memory, &bench.memory, start, batch, times);
                 }
             }
         }
     }
 }
 
-#[test]
-fn so_can_one_behind_an_iotlb() {
+fn so_can_one_behind_an_iotlb<F: Format>() {
+    let size = SIZES[0];
+    let mut ring = F::Ring::default();
+    assert!(ring.set_size(u32::from(size)));
+    ring.set_features(true, false);
+    let [desc, avail, used] = ring.extents();
+    // The IOTLB maps the ring to the same addresses, but in pieces: each descriptor is one, and so is
+    // half a split ring's entry.
+    let mut iotlb = Iotlb::new(vec![IotlbEntry::default(); 200]);
+    let mut map = |at: UserAddr, len: u64, piece: u64| {
+        for offset in (0..len).step_by(piece as usize) {
+            let (at, size) = (at.wrapping_add(offset), piece.min(len - offset));
+            let mapping = Mapping::new(GuestAddr(at.0), size, at, Permission::READ_WRITE);
+            iotlb.update(mapping.unwrap()).unwrap();
+        }
+    };
+    map(PLACE.desc, desc, 16);
+    map(PLACE.avail, avail, avail);
+    map(PLACE.used, used, 4);
     for batch in BATCHES {
-        for start in [0, 0xfff9] {
+        for start in [0, 5, 0xfff9] {
             for in_part in [false, true] {
-                // The IOTLB maps the ring to the same addresses, but in pieces of half an entry.
-                let mut iotlb = Iotlb::new(vec![IotlbEntry::default(); 200]);
-                let mut map = |at: UserAddr, size, permission| {
-                    let mapping = Mapping::new(GuestAddr(at.0), size, at, permission);
-                    iotlb.update(mapping.unwrap()).unwrap();
-                };
-                let bench = bench(start);
-                let [desc, avail, used] = bench.ring.extents();
-                map(PLACE.desc, desc, Permission::READ);
-                map(PLACE.avail, avail, Permission::READ);
-                for at in (0..used).step_by(4) {
-                    map(PLACE.used.wrapping_add(at), 4, Permission::READ_WRITE);
-                }
-                if in_part {
-                    bench.memory.fail_in_part();
-                }
-                let memory = Mediated {
-                    memory: bench.memory,
-                    table: &Ram(bench.table),
-                    iotlb: Some(&iotlb),
-                    log: DirtyLog {
-                        base: UserAddr(0),
-                        buffers: false,
-                        used: None,
-                    },
-                    order: ByteOrder::Little,
-                    ring: PLACE,
-                    notes: Notes::default(),
-                };
-                check(&&memory, &memory.memory, start, batch, 2);
+                check::<F>(size, start, batch, Some(&iotlb), in_part, 2);
             }
         }
     }
 }
+
+for_both_formats!(
+    a_completion_that_failed_anywhere_can_be_made_again,
+    so_can_one_behind_an_iotlb,
+);

@@ -2,7 +2,7 @@
 
 //! The driver side of a split ring.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 
 use vring::{Desc, RingAddrs, DESC_F_INDIRECT, DESC_F_NEXT, DESC_F_WRITE, DESC_SIZE};
 
@@ -70,6 +70,8 @@ pub struct Driver {
     pub last_used: u16,
     free: Vec<u16>,
     taken: HashMap<u16, Vec<u16>>,
+    /// Heads of the chains in flight, in the order in which they were added.
+    order: VecDeque<u16>,
     event: Option<u16>,
 }
 
@@ -87,6 +89,7 @@ impl Driver {
             last_used: index,
             free: (0..size).rev().collect(),
             taken: HashMap::new(),
+            order: VecDeque::new(),
             event: None,
         }
     }
@@ -119,6 +122,7 @@ impl Driver {
         }
         let head = *indexes.first()?;
         self.taken.insert(head, indexes);
+        self.order.push_back(head);
         self.push_head(memory, head);
         Some(head)
     }
@@ -146,18 +150,34 @@ impl Driver {
     ///
     /// When the device used a chain that is not in flight.
     pub fn poll(&mut self, memory: &MockMemory) -> Option<(u16, u32)> {
+        let (head, len) = self.look(memory)?;
+        self.give_back(head);
+        // They may be used in any order.
+        if self.order.front() == Some(&head) {
+            self.order.pop_front();
+        } else {
+            self.order.retain(|other| *other != head);
+        }
+        Some((head, len))
+    }
+
+    /// The next used element: head and length.
+    fn look(&self, memory: &MockMemory) -> Option<(u16, u32)> {
         if self.used_index(memory) == self.last_used {
             return None;
         }
         let position = u64::from(self.last_used % self.size);
         let bytes = memory.peek(self.addrs.used.0 + 4 + 8 * position, 8);
         let word = |from: usize| u32::from_le_bytes(bytes[from..from + 4].try_into().unwrap());
-        let head = u16::try_from(word(0)).unwrap();
+        Some((u16::try_from(word(0)).unwrap(), word(4)))
+    }
+
+    /// Takes the descriptors of a used chain back.
+    fn give_back(&mut self, head: u16) {
         let descs = self.taken.remove(&head);
         self.free
             .extend(descs.expect("the device used a chain it was not given"));
         self.last_used = self.last_used.wrapping_add(1);
-        Some((head, word(4)))
     }
 
     /// Asks for a call when the used index passes `event`, or without event indexes for any call.
@@ -201,6 +221,7 @@ impl DriverSide for Driver {
         let head = self.free.pop()?;
         self.write_desc(memory, head, desc);
         self.taken.insert(head, vec![head]);
+        self.order.push_back(head);
         self.push_head(memory, head);
         Some(head)
     }
@@ -227,6 +248,18 @@ impl DriverSide for Driver {
 
     fn poll(&mut self, memory: &MockMemory) -> Option<(u16, u32)> {
         self.poll(memory)
+    }
+
+    fn poll_group(&mut self, memory: &MockMemory) -> Option<(Vec<u16>, u32)> {
+        let (last, len) = self.look(memory)?;
+        let mut heads = Vec::new();
+        while heads.last() != Some(&last) {
+            let head = self.order.pop_front();
+            let head = head.expect("the device used a chain it was not given");
+            self.give_back(head);
+            heads.push(head);
+        }
+        Some((heads, len))
     }
 
     fn has_used(&self, memory: &MockMemory) -> bool {

@@ -184,6 +184,9 @@ pub trait DriverSide: Debug {
     fn publish(&mut self, memory: &MockMemory) -> bool;
     /// Takes the next used chain: id and length.
     fn poll(&mut self, memory: &MockMemory) -> Option<(u16, u32)>;
+    /// Takes the next group of used chains, under `VIRTIO_F_IN_ORDER`: their ids, in the order in
+    /// which they were added, and the length of the last.
+    fn poll_group(&mut self, memory: &MockMemory) -> Option<(Vec<u16>, u32)>;
     /// Whether there is a used chain to take.
     fn has_used(&self, memory: &MockMemory) -> bool;
     /// Asks for a call when `more + 1` further chains have been used; without event indexes for any

@@ -253,6 +253,24 @@ impl DriverSide for PackedDriver {
         Some((id, len))
     }
 
+    fn poll_group(&mut self, memory: &MockMemory) -> Option<(Vec<u16>, u32)> {
+        if !self.has_used(memory) {
+            return None;
+        }
+        let (last, len, _) = self.look(memory, self.last_used);
+        let mut ids = Vec::new();
+        while ids.last() != Some(&last) {
+            let chain = self.order.pop_front();
+            let (id, slots) = chain.expect("the device used a chain it was not given");
+            self.taken.remove(&id);
+            self.free.push(id);
+            self.room += slots;
+            self.last_used = self.last_used.advance(self.size, slots);
+            ids.push(id);
+        }
+        Some((ids, len))
+    }
+
     fn has_used(&self, memory: &MockMemory) -> bool {
         self.is_used(memory, self.last_used)
     }
