@@ -1,11 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! Completing in order: one element for a group of chains, at the place of the group's first chain.
+//!
+//! The tests of which elements are written, and where, are those of a split ring; `packed::used` has
+//! those of a packed ring.
 
 use vring::{CompleteWork, Fault, RawUsed, SplitRing, UserAddr};
 
-use crate::mock::driver::passed;
-use crate::mock::{Bench, Buf, Op, Setup, PLACE};
+use crate::for_both_formats;
+use crate::mock::{Bench, Buf, DriverSide, Format, Op, Rig, Setup, PLACE};
 
 const BUF: Buf = Buf::read(0x1000, 64);
 const INDEX: UserAddr = PLACE.used.wrapping_add(2);
@@ -146,23 +149,6 @@ fn more_chains_than_the_ring_has_entries_stay_within_it() {
 }
 
 #[test]
-fn groups_of_one_chain_are_completed_as_without_order() {
-    for count in 1..=16 {
-        for index in [0u16, 3, 9, 0xfff8, 0xffff] {
-            let groups = vec![1; count];
-            let used = elements(&groups);
-            let [mut plain, mut ordered] = [(); 2].map(|()| bench(8, index, true));
-            plain.ring.complete(&plain.memory, &used).unwrap();
-            let ring = &mut ordered.ring;
-            ring.complete_in_order(&ordered.memory, &used, &groups)
-                .unwrap();
-            assert_eq!(plain.memory.take_log(), ordered.memory.take_log());
-            assert_eq!(image(&plain, 8), image(&ordered, 8));
-        }
-    }
-}
-
-#[test]
 fn a_run_up_to_the_first_group_is_one_store() {
     let mut bench = bench(32, 0, false);
     let groups = [1, 1, 1, 4, 2, 1, 1];
@@ -232,36 +218,6 @@ fn an_element_that_cannot_be_stored_leaves_the_index() {
 }
 
 #[test]
-fn nothing_to_complete_moves_nothing() {
-    let mut bench = bench(8, 7, false);
-    complete(&mut bench, &[]).unwrap();
-    assert_eq!(bench.driver.used_index(&bench.memory), 7);
-    assert_eq!(image(&bench, 8), vec![UNTOUCHED; 8]);
-}
-
-#[test]
-fn an_event_within_a_group_is_passed_with_it() {
-    for old in [0u16, 5, 0xfffa, 0xffff] {
-        for groups in sequences(3) {
-            let moved: u16 = groups.iter().sum();
-            let new = old.wrapping_add(moved);
-            for event in (0..moved + 4).map(|step| old.wrapping_add(step).wrapping_sub(2)) {
-                let mut bench = bench(16, old, true);
-                let _ = bench.ring.needs_call(&bench.memory);
-                complete(&mut bench, &groups).unwrap();
-                bench.driver.want_calls(&bench.memory, event);
-                assert_eq!(
-                    bench.ring.needs_call(&bench.memory),
-                    passed(event, old, new),
-                    "event {event}, from {old} by {groups:?}"
-                );
-                assert!(!bench.ring.needs_call(&bench.memory), "once is enough");
-            }
-        }
-    }
-}
-
-#[test]
 fn a_decision_too_long_ago_is_none_in_groups_either() {
     // 2^16 chains in groups, a few more, and one fewer.
     for (last, known) in [(256, false), (300, false), (255, true)] {
@@ -295,3 +251,124 @@ fn a_ring_that_runs_empty_with_a_group_is_told_of() {
         assert_eq!(bench.ring.needs_call(&bench.memory), told, "{count} of 4");
     }
 }
+
+/// Places where rings of both formats start: around the end of the ring or of a split ring's index.
+fn starts(size: u16) -> impl Iterator<Item = u16> {
+    let ends = [size, size * 2, 0xffff];
+    let around = ends.map(|end| end - size / 2..=end);
+    around.into_iter().flatten().chain([0, 1])
+}
+
+/// A ring whose device has taken groups of chains of `slots` descriptors each; with each group's entry,
+/// and the ids of its chains.
+fn taken<F: Format>(
+    size: u16,
+    index: u16,
+    groups: &[u16],
+    slots: u16,
+) -> (Rig<F>, Vec<RawUsed>, Vec<Vec<u16>>) {
+    let mut rig = Rig::<F>::with(Setup {
+        size,
+        index,
+        event_idx: true,
+        ..Setup::default()
+    });
+    let _ = rig.ring.needs_call(&rig.memory);
+    let (mut entries, mut ids) = (Vec::new(), Vec::new());
+    for (number, chains) in (0..).zip(groups) {
+        let group: Vec<_> = (0..*chains)
+            .map(|_| rig.offer(&vec![BUF; usize::from(slots)]))
+            .collect();
+        let members: Vec<_> = group
+            .iter()
+            .map(|id| {
+                let (chain, _) = rig.next().unwrap().expect("a chain");
+                assert_eq!(chain.id, *id);
+                F::Ring::used_entry(chain.id, chain.slots, number)
+            })
+            .collect();
+        entries.push(F::Ring::group(&members));
+        ids.push(group);
+    }
+    rig.memory.take_log();
+    (rig, entries, ids)
+}
+
+fn groups_arrive_whole<F: Format>() {
+    for groups in sequences(4) {
+        for slots in [1, 2] {
+            let size = 32;
+            for index in starts(size).step_by(5) {
+                let (mut rig, entries, ids) = taken::<F>(size, index, &groups, slots);
+                let ring = &mut rig.ring;
+                ring.complete_in_order(&rig.memory, &entries, &groups)
+                    .unwrap();
+                for (number, ids) in (0..).zip(ids) {
+                    let group = rig.driver.poll_group(&rig.memory);
+                    assert_eq!(group, Some((ids, number)), "{groups:?} from {index}");
+                }
+                assert_eq!(rig.driver.poll_group(&rig.memory), None);
+                // The next chain is expected, and completed, behind them.
+                let id = rig.offer(&[BUF]);
+                assert_eq!(rig.head(), id);
+                rig.complete(id);
+                assert_eq!(rig.driver.poll(&rig.memory), Some((id, 0)));
+            }
+        }
+    }
+}
+
+fn nothing_to_complete_moves_nothing<F: Format>() {
+    let (mut rig, ..) = taken::<F>(8, 7, &[1], 1);
+    rig.driver.want_calls(&rig.memory, 0);
+    rig.ring.complete_in_order(&rig.memory, &[], &[]).unwrap();
+    assert!(!rig.driver.has_used(&rig.memory));
+    assert!(!rig.ring.needs_call(&rig.memory));
+}
+
+fn groups_of_one_chain_are_completed_as_without_order<F: Format>() {
+    for count in 1..=8 {
+        for index in starts(8) {
+            let groups = vec![1; count];
+            let (mut plain, used, _) = taken::<F>(8, index, &groups, 1);
+            let (mut ordered, same, _) = taken::<F>(8, index, &groups, 1);
+            assert_eq!(used, same);
+            plain.ring.complete(&plain.memory, &used).unwrap();
+            let ring = &mut ordered.ring;
+            ring.complete_in_order(&ordered.memory, &used, &groups)
+                .unwrap();
+            let log = plain.memory.take_log();
+            assert!(log.iter().any(Op::is_store));
+            assert_eq!(log, ordered.memory.take_log());
+        }
+    }
+}
+
+fn an_event_within_a_group_is_passed_with_it<F: Format>() {
+    for groups in sequences(3) {
+        let total: u16 = groups.iter().sum();
+        for index in starts(16).step_by(3) {
+            for more in 0..total + 3 {
+                let (mut rig, entries, _) = taken::<F>(16, index, &groups, 1);
+                // Chains behind the groups, for events there.
+                for _ in 0..3 {
+                    rig.offer(&[BUF]);
+                }
+                rig.driver.want_calls(&rig.memory, more);
+                let ring = &mut rig.ring;
+                ring.complete_in_order(&rig.memory, &entries, &groups)
+                    .unwrap();
+                let call = ring.needs_call(&rig.memory);
+                assert_eq!(call, more < total, "{more} from {index} by {groups:?}");
+                assert!(!ring.needs_call(&rig.memory), "once is enough");
+            }
+        }
+    }
+}
+
+for_both_formats!(
+    groups_arrive_whole,
+    nothing_to_complete_moves_nothing,
+    groups_of_one_chain_are_completed_as_without_order,
+    an_event_within_a_group_is_passed_with_it,
+);
