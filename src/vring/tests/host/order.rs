@@ -1,10 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! The ring's accesses: what, in which order, and how often.
+//!
+//! The order of accesses is that of a split ring; `packed` has that of a packed ring.
+
+use std::ops::Range;
 
 use vring::{CompleteWork, KickControl, SplitRing, PREFETCH};
 
-use crate::mock::{Bench, Buf, Op, Setup, PLACE};
+use crate::for_both_formats;
+use crate::mock::{Bench, Buf, DriverSide, Format, Op, Rig, SetUp, Setup, PLACE};
 
 const BUF: Buf = Buf::read(0x1000, 64);
 
@@ -122,56 +127,56 @@ fn a_batch_within_the_ring_is_two_stores() {
     }
 }
 
-#[test]
-fn every_access_stays_within_the_extents() {
-    for shift in 0..16 {
+fn every_access_stays_within_the_extents<F: Format>() {
+    for &size in F::SIZES {
         for event_idx in [false, true] {
-            let size = 1u16 << shift;
-            let mut bench = Bench::with(Setup {
+            let mut rig = Rig::<F>::with(Setup {
                 size,
                 index: 0xffff,
                 event_idx,
                 ..Setup::default()
             });
-            bench.ring.start(&bench.memory).unwrap();
+            rig.ring.start(&rig.memory).unwrap();
             for _ in 0..2 {
                 let mut used = Vec::new();
-                while bench.driver.add(&bench.memory, &[BUF]).is_some() {}
-                bench.driver.publish(&bench.memory);
-                bench.ring.disable_kick(&bench.memory).unwrap();
-                while let Some((chain, _)) = bench.next().unwrap() {
-                    used.push(SplitRing::used_entry(chain.id, 1, 0));
+                rig.driver.want_calls(&rig.memory, 0);
+                while rig.driver.add(&rig.memory, &[BUF]).is_some() {}
+                rig.driver.publish(&rig.memory);
+                rig.ring.disable_kick(&rig.memory).unwrap();
+                while let Some((chain, _)) = rig.next().unwrap() {
+                    used.push(F::Ring::used_entry(chain.id, chain.slots, 0));
                 }
-                bench.ring.complete(&bench.memory, &used).unwrap();
-                let _ = bench.ring.needs_call(&bench.memory);
-                let _ = bench.ring.enable_kick(&bench.memory).unwrap();
-                while bench.driver.poll(&bench.memory).is_some() {}
+                rig.ring.complete(&rig.memory, &used).unwrap();
+                let _ = rig.ring.needs_call(&rig.memory);
+                let _ = rig.ring.enable_kick(&rig.memory).unwrap();
+                while rig.driver.poll(&rig.memory).is_some() {}
             }
-            let [desc, avail, used] = bench.ring.extents();
-            let [desc, avail, used] =
-                [(PLACE.desc, desc), (PLACE.avail, avail), (PLACE.used, used)]
-                    .map(|(at, len)| u128::from(at.0)..u128::from(at.0 + len));
-            // The ring reads descriptors and the available ring, and writes the used ring; of the
-            // used ring it reads only the index, when it starts.
-            let mut touched_end = [false; 2];
-            for op in bench.memory.take_log() {
+            let [desc, avail, used] = rig.ring.extents();
+            let parts = [(PLACE.desc, desc), (PLACE.avail, avail), (PLACE.used, used)]
+                .map(|(at, len)| u128::from(at.0)..u128::from(at.0 + len));
+            let mut touched_end = [false; 3];
+            for op in rig.memory.take_log() {
                 for range in op.ranges() {
-                    let part = match op {
-                        Op::Gather(..) => &desc,
-                        Op::Load(at) if at == PLACE.used.wrapping_add(2) => &used,
-                        _ if op.is_store() => &used,
-                        _ => &avail,
-                    };
-                    let inside = part.start <= range.start && range.end <= part.end;
-                    assert!(inside, "size {size}: {op:?}");
-                    touched_end[0] |= range.end == avail.end;
-                    touched_end[1] |= range.end == used.end;
+                    let is_in = |part: &&Range<u128>| part.contains(&range.start);
+                    let part = parts.iter().find(is_in).expect("a part of the ring");
+                    assert!(range.end <= part.end, "size {size}: {op:?}");
+                    // The device writes the device area and, in a packed ring, the descriptors.
+                    let is_writable = *part == parts[2] || *part == parts[0] && F::WRITES_DESCS;
+                    assert!(!op.is_store() || is_writable, "size {size}: {op:?}");
+                    // Of the device area it reads only a split ring's index, when it starts.
+                    let is_index = op == Op::Load(PLACE.used.wrapping_add(2));
+                    assert!(op.is_store() || *part != parts[2] || is_index, "{op:?}");
+                    for (touched, part) in touched_end.iter_mut().zip(&parts) {
+                        *touched |= range.end == part.end;
+                    }
                 }
             }
             assert_eq!(
-                touched_end, [true; 2],
+                touched_end, [true; 3],
                 "the extents are no larger than need be"
             );
         }
     }
 }
+
+for_both_formats!(every_access_stays_within_the_extents);

@@ -19,6 +19,8 @@ pub trait Format: Debug + 'static {
     type Driver: DriverSide;
     /// Sizes that rings of this format may have, including the smallest and the largest.
     const SIZES: &'static [u16];
+    /// Whether the device writes descriptors.
+    const WRITES_DESCS: bool;
     /// Number of accesses that may fail in a completion across the end of the ring.
     const COMPLETION: usize;
     /// Whether [`vring::KickControl`] tells the device only once to look for the same chains.
@@ -43,6 +45,7 @@ impl Format for Split {
     type Ring = SplitRing;
     type Driver = Driver;
     const SIZES: &'static [u16] = &[1, 2, 4, 8, 64, 256, 1024, 16384, 32768];
+    const WRITES_DESCS: bool = false;
     // The elements before the end of the ring, those behind it, and the index.
     const COMPLETION: usize = 3;
     const NEWS_IS_KNOWN: bool = true;
@@ -56,6 +59,7 @@ impl Format for Packed {
     type Ring = PackedRing;
     type Driver = PackedDriver;
     const SIZES: &'static [u16] = &[1, 2, 3, 8, 63, 64, 65, 300, 1000, 32767, 32768];
+    const WRITES_DESCS: bool = true;
     const COMPLETION: usize = 1;
     const NEWS_IS_KNOWN: bool = false;
 
