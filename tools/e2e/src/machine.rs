@@ -23,6 +23,9 @@ use crate::shell::{self, Shell};
 /// The backend without a vhost device: QEMU serves the rings.
 pub const NO_VHOST: &str = "off";
 
+/// `VIRTIO_F_RING_PACKED`.
+pub const RING_PACKED: usize = 34;
+
 /// How long a guest may take to boot, and then for any one command.
 const PATIENCE: Duration = Duration::from_secs(150);
 
@@ -228,6 +231,16 @@ impl Machine {
             "ip address add {address}/24 dev eth0 && ip link set eth0 up"
         ))?;
         Ok(())
+    }
+
+    /// Whether the guest's network driver and its device have agreed on a feature bit.
+    ///
+    /// # Errors
+    ///
+    /// When the guest has no such device.
+    pub fn negotiated(&mut self, bit: usize) -> Result<bool> {
+        let bits = self.shell.run("cat /sys/class/net/eth0/device/features")?;
+        Ok(bits.as_bytes().get(bit) == Some(&b'1'))
     }
 
     /// The number of QEMU's threads that are vhost workers.

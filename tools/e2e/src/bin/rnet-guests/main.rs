@@ -13,7 +13,7 @@ use rnet_e2e::host::{self, Tap};
 use rnet_e2e::machine::{Files, Machine};
 use rnet_e2e::stream::{self, Counts};
 
-use scenarios::Scenario;
+use scenarios::{Format, Scenario};
 use steps::Run;
 
 /// Runs guests on a vhost device.
@@ -28,16 +28,21 @@ struct Cli {
     filter: Vec<String>,
 }
 
+impl Cli {
+    /// Whether the device has packed rings: only ours does.
+    fn offers_packed(&self) -> bool {
+        self.device.ends_with("vhost-rnet")
+    }
+}
+
 fn main() -> Result<ExitCode> {
     let cli = Cli::parse();
     host::load_kvm()?;
     let streams = stream::serve()?;
     let wanted = |scenario: &&Scenario| {
-        cli.filter.is_empty()
-            || cli
-                .filter
-                .iter()
-                .any(|part| scenario.name.contains(part.as_str()))
+        let named = |part: &String| scenario.name.contains(part.as_str());
+        let chosen = cli.filter.is_empty() || cli.filter.iter().any(named);
+        chosen && scenario.suits(cli.offers_packed())
     };
     let chosen: Vec<&Scenario> = scenarios::ALL.iter().filter(wanted).collect();
     let plan: usize = chosen.iter().map(|scenario| scenario.steps().count()).sum();
@@ -110,6 +115,7 @@ fn start<'a>(
             guest: Some(guest),
             tap,
             features: scenario.features,
+            packed: scenario.format == Format::Packed,
             queues: scenario.options.queues,
             streams,
         })

@@ -22,19 +22,44 @@ const IN_ORDER: usize = 35;
 /// `VIRTIO_F_RING_RESET`.
 const RING_RESET: usize = 40;
 
+/// The format of a guest's rings.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    /// Split.
+    Split,
+    /// Packed. The kind is only for a device that has them.
+    Packed,
+}
+
 /// A kind of guest.
 pub struct Scenario {
     /// Its name.
     pub name: &'static str,
     /// How it differs from the usual guest.
     pub options: Options,
-    /// Feature bits that the guest must have negotiated, or must not have.
+    /// The format of its rings.
+    pub format: Format,
+    /// Other feature bits that the guest must have negotiated, or must not have.
     pub features: &'static [(usize, bool)],
     /// Its steps in addition to those of every guest.
     special: &'static [(&'static str, Step)],
 }
 
 impl Scenario {
+    /// A guest with nothing special, for kinds to differ from.
+    const USUAL: Self = Self {
+        name: "usual",
+        options: Options::USUAL,
+        format: Format::Split,
+        features: &[],
+        special: &[],
+    };
+
+    /// Whether the kind is for a device that has packed rings, or has none, as `packed` says.
+    pub fn suits(&self, packed: bool) -> bool {
+        packed || self.format == Format::Split
+    }
+
     /// All of its steps, in order.
     pub fn steps(&self) -> impl Iterator<Item = (&'static str, Step)> {
         const FIRST: &[(&str, Step)] = &[
@@ -46,6 +71,14 @@ impl Scenario {
         [FIRST, self.special, LAST].into_iter().flatten().copied()
     }
 }
+
+/// A guest with an IOMMU.
+const IOMMU: Options = Options {
+    machine: ",kernel-irqchip=split",
+    extra: "-device intel-iommu,intremap=on,device-iotlb=on",
+    append: "intel_iommu=on iommu.passthrough=0",
+    ..Options::USUAL
+};
 
 /// All kinds.
 pub const ALL: &[Scenario] = &[
@@ -73,6 +106,7 @@ pub const ALL: &[Scenario] = &[
             ("driver_reload", steps::driver_reload),
             ("hotplug", steps::hotplug),
         ],
+        ..Scenario::USUAL
     },
     Scenario {
         name: "multiqueue",
@@ -83,6 +117,7 @@ pub const ALL: &[Scenario] = &[
         },
         features: &[(MQ, true)],
         special: &[("spread", steps::spread)],
+        ..Scenario::USUAL
     },
     Scenario {
         name: "mrg_rxbuf_off",
@@ -91,7 +126,7 @@ pub const ALL: &[Scenario] = &[
             ..Options::USUAL
         },
         features: &[(MRG_RXBUF, false), (VERSION_1, true)],
-        special: &[],
+        ..Scenario::USUAL
     },
     Scenario {
         name: "indirect_desc_off",
@@ -100,7 +135,7 @@ pub const ALL: &[Scenario] = &[
             ..Options::USUAL
         },
         features: &[(INDIRECT_DESC, false), (VERSION_1, true)],
-        special: &[],
+        ..Scenario::USUAL
     },
     Scenario {
         name: "event_idx_off",
@@ -110,6 +145,7 @@ pub const ALL: &[Scenario] = &[
         },
         features: &[(EVENT_IDX, false), (VERSION_1, true)],
         special: &[("driver_reload", steps::driver_reload)],
+        ..Scenario::USUAL
     },
     Scenario {
         name: "legacy",
@@ -119,6 +155,7 @@ pub const ALL: &[Scenario] = &[
         },
         features: &[(VERSION_1, false), (MRG_RXBUF, true)],
         special: &[("driver_reload", steps::driver_reload)],
+        ..Scenario::USUAL
     },
     Scenario {
         name: "in_order",
@@ -128,6 +165,7 @@ pub const ALL: &[Scenario] = &[
         },
         features: &[(IN_ORDER, true)],
         special: &[("jumbo", steps::jumbo)],
+        ..Scenario::USUAL
     },
     Scenario {
         name: "busy_polling",
@@ -136,20 +174,101 @@ pub const ALL: &[Scenario] = &[
             ..Options::USUAL
         },
         features: &[(VERSION_1, true)],
-        special: &[],
+        ..Scenario::USUAL
     },
     Scenario {
         name: "iommu",
         options: Options {
-            machine: ",kernel-irqchip=split",
-            extra: "-device intel-iommu,intremap=on,device-iotlb=on",
             nic: ",iommu_platform=on,ats=on,disable-legacy=on",
-            append: "intel_iommu=on iommu.passthrough=0",
-            ..Options::USUAL
+            ..IOMMU
         },
         features: &[(ACCESS_PLATFORM, true)],
         // No queue_sizes: QEMU 10.0 restarts a queue without a translation for its used ring, which
         // no vhost can start then.
+        special: &[
+            ("translates", steps::translates),
+            ("driver_reload", steps::driver_reload),
+        ],
+        ..Scenario::USUAL
+    },
+    Scenario {
+        name: "packed",
+        options: Options {
+            queues: 4,
+            memory: "256M,slots=1,maxmem=1G",
+            nic: ",packed=on,mq=on,vectors=10,rx_queue_size=1024,tx_queue_size=256",
+            append: "memhp_default_state=online",
+            ..Options::USUAL
+        },
+        format: Format::Packed,
+        features: &[
+            (MQ, true),
+            (MRG_RXBUF, true),
+            (INDIRECT_DESC, true),
+            (EVENT_IDX, true),
+            (RING_RESET, true),
+            (IN_ORDER, false),
+        ],
+        special: &[
+            ("spread", steps::spread),
+            ("queue_sizes", steps::queue_sizes),
+            ("driver_reload", steps::driver_reload),
+            ("hotplug", steps::hotplug),
+        ],
+    },
+    Scenario {
+        // All that can be on or off is the other way round than in the usual guest.
+        name: "packed_inverse",
+        options: Options {
+            netdev: ",poll-us=50",
+            nic: ",packed=on,in_order=on,mrg_rxbuf=off,indirect_desc=off,event_idx=off,\
+                  iommu_platform=on,ats=on,disable-legacy=on",
+            ..IOMMU
+        },
+        format: Format::Packed,
+        features: &[
+            (IN_ORDER, true),
+            (MRG_RXBUF, false),
+            (INDIRECT_DESC, false),
+            (EVENT_IDX, false),
+            (ACCESS_PLATFORM, true),
+        ],
+        special: &[("translates", steps::translates)],
+    },
+    Scenario {
+        name: "packed_mrg_rxbuf_off",
+        options: Options {
+            nic: ",packed=on,mrg_rxbuf=off,event_idx=off",
+            ..Options::USUAL
+        },
+        format: Format::Packed,
+        // A buffer for a frame of any length is a chain, in an indirect table.
+        features: &[
+            (MRG_RXBUF, false),
+            (EVENT_IDX, false),
+            (INDIRECT_DESC, true),
+        ],
+        special: &[("driver_reload", steps::driver_reload)],
+    },
+    Scenario {
+        name: "packed_in_order",
+        options: Options {
+            nic: ",packed=on,in_order=on,indirect_desc=off",
+            ..Options::USUAL
+        },
+        format: Format::Packed,
+        // The chains of long frames lie in the ring.
+        features: &[(IN_ORDER, true), (INDIRECT_DESC, false)],
+        special: &[("jumbo", steps::jumbo)],
+    },
+    Scenario {
+        name: "packed_iommu",
+        options: Options {
+            nic: ",packed=on,iommu_platform=on,ats=on,disable-legacy=on",
+            ..IOMMU
+        },
+        format: Format::Packed,
+        features: &[(ACCESS_PLATFORM, true)],
         special: &[
             ("translates", steps::translates),
             ("driver_reload", steps::driver_reload),

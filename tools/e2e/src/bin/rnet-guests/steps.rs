@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use rnet_e2e::host::{self, Tap, run};
-use rnet_e2e::machine::{Machine, count};
+use rnet_e2e::machine::{Machine, RING_PACKED, count};
 use rnet_e2e::stream::{self, Counts};
 use serde_json::json;
 
@@ -16,8 +16,11 @@ pub type Step = fn(&mut Run<'_>) -> Result<()>;
 /// The MTU of jumbo frames, in bytes.
 const JUMBO: u32 = 9000;
 
-/// Sizes that a ring is given in turn, in descriptors; the transmit ring has at most the last but one.
-const SIZES: [u32; 5] = [64, 128, 512, 256, 1024];
+/// Sizes that a ring is given in turn, in descriptors.
+const SIZES: &[u32] = &[64, 128, 512, 256, 1024];
+
+/// Sizes of a packed ring, likewise: it can have any.
+const PACKED_SIZES: &[u32] = &[300, 64, 999, 201, 1024];
 
 /// The largest transmit ring that QEMU has with a tap.
 const MAX_TX: u32 = 256;
@@ -36,6 +39,8 @@ pub struct Run<'a> {
     pub tap: Tap,
     /// Feature bits that it must have negotiated, or must not have.
     pub features: &'static [(usize, bool)],
+    /// Whether its rings must be packed.
+    pub packed: bool,
     /// The number of its queue pairs.
     pub queues: u32,
     /// Results of the server's ends of connections.
@@ -83,10 +88,10 @@ impl Run<'_> {
 
 /// The guest has negotiated the features of its scenario.
 pub fn features(run: &mut Run<'_>) -> Result<()> {
-    let bits = run.sh("cat /sys/class/net/eth0/device/features")?;
-    for &(bit, wanted) in run.features {
-        let found = bits.as_bytes().get(bit) == Some(&b'1');
-        ensure!(found == wanted, "bit {bit} is {found}: {bits}");
+    let format = (RING_PACKED, run.packed);
+    for (bit, wanted) in run.features.iter().copied().chain([format]) {
+        let found = run.guest()?.negotiated(bit)?;
+        ensure!(found == wanted, "bit {bit} is {found}");
     }
     Ok(())
 }
@@ -148,10 +153,11 @@ pub fn queue_sizes(run: &mut Run<'_>) -> Result<()> {
     let most = known.lines().find_map(|line| line.strip_prefix("RX:"));
     let most: u32 = most.context("ethtool tells no size")?.trim().parse()?;
     run.under_traffic(|run| {
-        for size in SIZES.into_iter().filter(|size| *size <= most) {
+        let sizes = if run.packed { PACKED_SIZES } else { SIZES };
+        for size in sizes.iter().filter(|size| **size <= most) {
             run.sh(&format!(
                 "ethtool -G eth0 rx {size} tx {} && sleep 0.2",
-                size.min(MAX_TX)
+                size.min(&MAX_TX)
             ))?;
         }
         Ok(())
