@@ -103,7 +103,7 @@ enum Task {
     },
     /// Move a guest between QEMUs.
     Migrate {
-        /// Pairs of devices with a colon between them [default: all].
+        /// Pairs of devices with a colon between them, and ":packed" for packed rings [default: all].
         ways: Vec<String>,
     },
     /// Measure both modules: instructions, time, and guests; writes a report.

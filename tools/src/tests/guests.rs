@@ -28,11 +28,13 @@ pub fn run(lab: &Lab, tally: &mut Tally) {
     tally.count_run("migration", ran);
 }
 
-/// Moves guests along `ways`, pairs of devices with a colon between them, or all; reports in KTAP.
+/// Moves guests along `ways`, or all; reports in KTAP. A way is two devices with a colon between
+/// them, and ":packed" for packed rings.
 pub fn migrations(lab: &Lab, ways: &[String], output: Output) -> Result<Outcome> {
-    let all = [C_VHOST, RNET]
+    let mut all = [C_VHOST, RNET]
         .map(|from| [C_VHOST, RNET].map(|to| format!("{from}:{to}")))
         .concat();
+    all.push(format!("{RNET}:{RNET}:packed"));
     let ways = if ways.is_empty() { &all } else { ways };
     let mut program = vec!["/artifacts/rnet-migrate".to_owned()];
     program.extend(boot_options(lab)?);

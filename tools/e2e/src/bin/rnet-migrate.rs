@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use clap::Parser;
 use rnet_e2e::host;
-use rnet_e2e::machine::{Files, Machine, Options};
+use rnet_e2e::machine::{Files, Machine, Options, RING_PACKED};
 use rnet_e2e::stream::{self, Counts};
 use serde_json::{Value, json};
 
@@ -35,7 +35,8 @@ const DOWNTIME: u64 = 5000;
 /// Migrates a guest once between the devices of each way.
 #[derive(Parser)]
 struct Cli {
-    /// A way, as two devices with a colon between them. May be repeated.
+    /// A way, as two devices with a colon between them, and ":packed" for packed rings. May be
+    /// repeated.
     #[arg(long = "way", required = true)]
     ways: Vec<String>,
     #[command(flatten)]
@@ -69,17 +70,27 @@ fn main() -> Result<ExitCode> {
 
 /// Moves a guest along `way`; answers how that went.
 fn go(files: &Files, way: &str, streams: &Receiver<Result<Counts>>) -> Result<String> {
-    let (from, to) = way.split_once(':').context("a way has two devices")?;
-    let way = [from, to].map(|device| device.trim_start_matches("/dev/"));
-    let names = ["from", "to"].map(|side| format!("{}-{}-{side}", way[0], way[1]));
+    let name = way.replace("/dev/", "").replace(':', "-");
+    let parts: Vec<&str> = way.split(':').collect();
+    let (from, to, packed) = match *parts.as_slice() {
+        [from, to] => (from, to, false),
+        [from, to, "packed"] => (from, to, true),
+        _ => bail!("{way} is no way"),
+    };
+    let names = ["from", "to"].map(|side| format!("{name}-{side}"));
     let [source, target] = names.each_ref().map(String::as_str);
     files.attempt(&[source, target], || {
         // Results of an earlier guest must not count for this one.
         while streams.try_recv().is_ok() {}
         let _bridge = Bridge::new()?;
-        let options = &Options::USUAL;
+        let options = &Options {
+            nic: if packed { ",packed=on" } else { "" },
+            ..Options::USUAL
+        };
         let mut source = Machine::start(files, source, from, TAPS[0], options, None)?;
         source.boot()?;
+        let found = source.negotiated(RING_PACKED)?;
+        ensure!(found == packed, "rings are packed: {found}");
         let incoming = Some(Path::new(SOCKET));
         let target = Machine::start(files, target, to, TAPS[1], options, incoming)?;
         go_under_traffic(source, target, streams)
