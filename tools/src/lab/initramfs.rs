@@ -51,15 +51,26 @@ pub fn guest(lab: &Lab) -> Result<String> {
     let stream = lab.artifacts().join(GUEST_STREAM);
     let stream = std::fs::read(&stream).with_context(|| format!("reading {}", stream.display()))?;
     (GUEST_INIT, GUEST_MODULES, GUEST_PROGRAMS, &stream).hash(&mut hasher);
+    // Part of the name, since what is done to the inputs has changed.
+    "stripped".hash(&mut hasher);
     cached(lab, "guest", hasher, |archive| {
         add_modules(lab, archive, GUEST_MODULES)?;
         for program in GUEST_PROGRAMS {
             add_program(lab, archive, program)?;
         }
-        archive.file(&format!("bin/{GUEST_STREAM}"), 0o755, &stream);
+        archive.file(&format!("bin/{GUEST_STREAM}"), 0o755, &stripped(&stream)?);
         archive.file("init", 0o755, GUEST_INIT.as_bytes());
         Ok(())
     })
+}
+
+/// Returns an executable without its symbols and debug information, which are most of it.
+fn stripped(executable: &[u8]) -> Result<Vec<u8>> {
+    let mut file = tempfile::NamedTempFile::new()?;
+    std::io::Write::write_all(&mut file, executable)?;
+    process::output(Command::new("strip").arg(file.path()))?;
+    // The program writes a new file of the same name.
+    Ok(std::fs::read(file.path())?)
 }
 
 /// Adds a program of the rootfs with the libraries that it loads.
