@@ -29,8 +29,8 @@ use clap::{Args, Parser, Subcommand};
 use crate::lab::build;
 use crate::lab::flavor::Flavor;
 use crate::lab::paths::Lab;
-use crate::tests::check::Extent;
 use crate::tests::code::{misuse, stack, unsafe_code};
+use crate::tests::extent::Extent;
 use crate::tests::{check, conformance, demo, fuzz, guests, soak};
 use crate::vm::accel::Accel;
 use crate::vm::device;
@@ -220,10 +220,21 @@ fn run(task: Task) -> Result<ExitCode> {
         }
         Task::Guests { device, filter } => {
             prepare(&lab)?;
-            ended(&guests::kinds(&lab, &device, &filter, Output::Show)?)
+            let extent = Extent::Long;
+            ended(&guests::kinds(
+                &lab,
+                &device,
+                &filter,
+                extent,
+                Output::Show,
+            )?)
         }
         Task::Migrate { ways } => {
             prepare(&lab)?;
+            let ways = match ways.as_slice() {
+                [] => guests::ways(Extent::Long),
+                _ => ways,
+            };
             ended(&guests::migrations(&lab, &ways, Output::Show)?)
         }
         Task::Bench(args) => {

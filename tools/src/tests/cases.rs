@@ -50,7 +50,7 @@ pub const CONCURRENT: &[&str] = &[
     "workers.",
 ];
 
-/// Cases that the debug kernel runs only with [`Extent::Long`](super::check::Extent): each takes long
+/// Cases that the debug kernel runs only with [`Extent::Long`](super::extent::Extent): each takes long
 /// there, waits, or moves many packets, along code of the module that other cases run there, too.
 pub const LONG_ON_DEBUG: &[&str] = &[
     "accept.gone",

@@ -17,6 +17,7 @@ use crate::process;
 use crate::steps::step;
 use crate::tests::cases::{CONCURRENT, Cases, LONG_ON_DEBUG, ONLY_WITH_FAULTS};
 use crate::tests::code::{circles, floors, misuse, shim, stack, unsafe_code};
+use crate::tests::extent::Extent;
 use crate::tests::tally::{Tally, title};
 use crate::tests::{conformance, dpdk, fuzz, guests, programs};
 use crate::vm::device::{self, C_VHOST, RNET};
@@ -31,15 +32,6 @@ const SELFTEST_LIMIT: Duration = Duration::from_secs(1800);
 
 /// The number of kernels that are tested at a time: a VM leaves one of two processors mostly idle.
 const LANES: usize = 2;
-
-/// How much is run.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Extent {
-    /// All but [`LONG_ON_DEBUG`] on the debug kernel, as a change has to pass it.
-    Short,
-    /// Everything.
-    Long,
-}
 
 /// Seconds of TCP each way in the guest.
 const GUEST_SECONDS: u32 = 2;
@@ -123,7 +115,7 @@ fn vms(lab: &Lab, flavor: Flavor, extent: Extent, tally: &mut Tally) {
             for device in [C_VHOST, RNET] {
                 guest(lab, flavor, device, tally);
             }
-            guests::run(lab, tally);
+            guests::run(lab, extent, tally);
         }
         Flavor::Debug => {
             let faults = Cases {

@@ -9,6 +9,7 @@ use crate::lab::flavor::Flavor;
 use crate::lab::paths::Lab;
 use crate::process::shell_quote;
 use crate::steps::step;
+use crate::tests::extent::Extent;
 use crate::tests::tally::Tally;
 use crate::vm::device::{self, C_VHOST, RNET};
 use crate::vm::guest::boot_options;
@@ -17,25 +18,36 @@ use crate::vm::level1::{Outcome, Output, Vm};
 /// Time limit of all guests on one device.
 const LIMIT: Duration = Duration::from_secs(1500);
 
-/// Runs all kinds of guests on both devices, and moves them between devices.
-pub fn run(lab: &Lab, tally: &mut Tally) {
+/// Runs guests on both devices, and moves them between devices.
+pub fn run(lab: &Lab, extent: Extent, tally: &mut Tally) {
     for device in [C_VHOST, RNET] {
         let name = format!("guests {device}");
-        let ran = step(&name, || kinds(lab, device, &[], Output::Quiet));
+        let ran = step(&name, || kinds(lab, device, &[], extent, Output::Quiet));
         tally.count_run(&name, ran);
     }
-    let ran = step("migration", || migrations(lab, &[], Output::Quiet));
+    let ways = ways(extent);
+    let ran = step("migration", || migrations(lab, &ways, Output::Quiet));
     tally.count_run("migration", ran);
 }
 
-/// Moves guests along `ways`, or all; reports in KTAP. A way is two devices with a colon between
-/// them, and ":packed" for packed rings.
+/// The ways along which guests are moved: two devices with a colon between them, and ":packed" for
+/// packed rings.
+pub fn ways(extent: Extent) -> Vec<String> {
+    let pair = |from, to| format!("{from}:{to}");
+    let mut ways = vec![
+        pair(C_VHOST, RNET),
+        pair(RNET, C_VHOST),
+        format!("{RNET}:{RNET}:packed"),
+    ];
+    // The short run has both devices at both ends.
+    if extent == Extent::Long {
+        ways.extend([C_VHOST, RNET].map(|device| pair(device, device)));
+    }
+    ways
+}
+
+/// Moves guests along `ways`; reports in KTAP.
 pub fn migrations(lab: &Lab, ways: &[String], output: Output) -> Result<Outcome> {
-    let mut all = [C_VHOST, RNET]
-        .map(|from| [C_VHOST, RNET].map(|to| format!("{from}:{to}")))
-        .concat();
-    all.push(format!("{RNET}:{RNET}:packed"));
-    let ways = if ways.is_empty() { &all } else { ways };
     let mut program = vec!["/artifacts/rnet-migrate".to_owned()];
     program.extend(boot_options(lab)?);
     program.extend(ways.iter().map(|way| format!("--way={way}")));
@@ -52,10 +64,19 @@ pub fn migrations(lab: &Lab, ways: &[String], output: Output) -> Result<Outcome>
 
 /// Runs the kinds of guests whose name contains one of `filter`, or all, on `device`; they report
 /// in KTAP.
-pub fn kinds(lab: &Lab, device: &str, filter: &[String], output: Output) -> Result<Outcome> {
+pub fn kinds(
+    lab: &Lab,
+    device: &str,
+    filter: &[String],
+    extent: Extent,
+    output: Output,
+) -> Result<Outcome> {
     let mut program = vec!["/artifacts/rnet-guests".to_owned()];
     program.extend(["--device", device].map(str::to_owned));
     program.extend(boot_options(lab)?);
+    if extent == Extent::Short {
+        program.push("--short".to_owned());
+    }
     program.extend_from_slice(filter);
     Vm::new(lab, &format!("guests {device}"))
         .nested()

@@ -7,6 +7,7 @@ pub mod code;
 pub mod conformance;
 pub mod demo;
 mod dpdk;
+pub mod extent;
 pub mod fuzz;
 pub mod guests;
 mod ktap;

@@ -24,6 +24,9 @@ struct Cli {
     device: String,
     #[command(flatten)]
     files: Files,
+    /// Leave out the scenarios whose options other scenarios have too, put together otherwise.
+    #[arg(long)]
+    short: bool,
     /// Only scenarios whose name contains one of these.
     filter: Vec<String>,
 }
@@ -42,7 +45,7 @@ fn main() -> Result<ExitCode> {
     let wanted = |scenario: &&Scenario| {
         let named = |part: &String| scenario.name.contains(part.as_str());
         let chosen = cli.filter.is_empty() || cli.filter.iter().any(named);
-        chosen && scenario.suits(cli.offers_packed())
+        chosen && scenario.suits(cli.offers_packed()) && !(cli.short && scenario.long)
     };
     let chosen: Vec<&Scenario> = scenarios::ALL.iter().filter(wanted).collect();
     let plan: usize = chosen.iter().map(|scenario| scenario.steps().count()).sum();

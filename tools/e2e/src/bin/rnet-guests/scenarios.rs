@@ -39,6 +39,8 @@ pub struct Scenario {
     pub options: Options,
     /// The format of its rings.
     pub format: Format,
+    /// Whether a short run leaves it out.
+    pub long: bool,
     /// Other feature bits that the guest must have negotiated, or must not have.
     pub features: &'static [(usize, bool)],
     /// Its steps in addition to those of every guest.
@@ -51,6 +53,7 @@ impl Scenario {
         name: "usual",
         options: Options::USUAL,
         format: Format::Split,
+        long: false,
         features: &[],
         special: &[],
     };
@@ -201,6 +204,7 @@ pub const ALL: &[Scenario] = &[
             ..Options::USUAL
         },
         format: Format::Packed,
+        long: false,
         features: &[
             (MQ, true),
             (MRG_RXBUF, true),
@@ -226,6 +230,7 @@ pub const ALL: &[Scenario] = &[
             ..IOMMU
         },
         format: Format::Packed,
+        long: false,
         features: &[
             (IN_ORDER, true),
             (MRG_RXBUF, false),
@@ -242,6 +247,7 @@ pub const ALL: &[Scenario] = &[
             ..Options::USUAL
         },
         format: Format::Packed,
+        long: true,
         // A buffer for a frame of any length is a chain, in an indirect table.
         features: &[
             (MRG_RXBUF, false),
@@ -257,6 +263,7 @@ pub const ALL: &[Scenario] = &[
             ..Options::USUAL
         },
         format: Format::Packed,
+        long: true,
         // The chains of long frames lie in the ring.
         features: &[(IN_ORDER, true), (INDIRECT_DESC, false)],
         special: &[("jumbo", steps::jumbo)],
@@ -268,6 +275,7 @@ pub const ALL: &[Scenario] = &[
             ..IOMMU
         },
         format: Format::Packed,
+        long: true,
         features: &[(ACCESS_PLATFORM, true)],
         special: &[
             ("translates", steps::translates),
