@@ -4,6 +4,7 @@
 pub mod emulation;
 pub mod host;
 pub mod machine;
+pub mod memory;
 pub mod qmp;
 pub mod shell;
 pub mod stream;

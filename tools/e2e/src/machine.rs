@@ -147,7 +147,7 @@ pub struct Machine {
 
 impl Machine {
     /// Starts a guest called `name` with `backend` on the tap `tap`; with `incoming`, one that waits
-    /// for a migration from that socket.
+    /// for a migration from that socket, and then for `cont`.
     ///
     /// # Errors
     ///
@@ -179,7 +179,8 @@ impl Machine {
         if let Some(socket) = incoming {
             command
                 .arg("-incoming")
-                .arg(format!("unix:{}", socket.display()));
+                .arg(format!("unix:{}", socket.display()))
+                .arg("-S");
         }
         let log_path = files.log(name);
         let log =

@@ -1,5 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Live migration under traffic from one vhost device to another, reported in KTAP.
+//!
+//! Before the guest runs at the target, its memory there is compared with that at the source: a page
+//! that differs was written, by the device or on its behalf, and not logged.
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -8,10 +11,16 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::Parser;
-use rnet_e2e::host;
 use rnet_e2e::machine::{Files, Machine, Options, RING_PACKED};
 use rnet_e2e::stream::{self, Counts};
+use rnet_e2e::{host, memory};
 use serde_json::{Value, json};
+
+/// The guest's memory, in MiB.
+const MEMORY: u64 = 256;
+
+/// The same, for `-m`.
+const MEMORY_OPTION: &str = "256M";
 
 /// The socket for migration.
 const SOCKET: &str = "/tmp/move";
@@ -22,15 +31,12 @@ const TAPS: [&str; 2] = ["rnet1", "rnet2"];
 /// Time limit of a migration.
 const PATIENCE: Duration = Duration::from_secs(180);
 
-/// Migration bandwidth in bytes per second, too low to finish, until the guest has been seen to dirty
-/// memory.
-const SLOW: u64 = 8 << 20;
+/// Migration bandwidth in bytes per second, and the longest downtime in milliseconds, which let
+/// nearly no page be left to move: the migration cannot end while the guest dirties memory.
+const SLOW: (u64, u64) = (32 << 20, 1);
 
-/// Migration bandwidth after that, in bytes per second.
-const FAST: u64 = 1 << 30;
-
-/// The longest downtime, in milliseconds: the guest dirties much memory in each second.
-const DOWNTIME: u64 = 5000;
+/// The same after the guest has been seen to dirty memory. It does so to much in each second.
+const FAST: (u64, u64) = (1 << 30, 5000);
 
 /// Migrates a guest once between the devices of each way.
 #[derive(Parser)]
@@ -84,7 +90,10 @@ fn go(files: &Files, way: &str, streams: &Receiver<Result<Counts>>) -> Result<St
         while streams.try_recv().is_ok() {}
         let _bridge = Bridge::new()?;
         let options = &Options {
+            memory: MEMORY_OPTION,
             nic: if packed { ",packed=on" } else { "" },
+            // KVM writes the time to the guest's memory when it gets the target's registers.
+            append: "no-kvmclock",
             ..Options::USUAL
         };
         let mut source = Machine::start(files, source, from, TAPS[0], options, None)?;
@@ -138,8 +147,7 @@ fn agree(counts: Counts, streams: &Receiver<Result<Counts>>) -> Result<()> {
 
 /// Migrates the guest; returns QEMU's statistics about its memory.
 fn migrate(source: &mut Machine, target: &mut Machine) -> Result<Value> {
-    let slow = json!({"max-bandwidth": SLOW, "downtime-limit": DOWNTIME});
-    source.qmp.run("migrate-set-parameters", &slow)?;
+    set_limits(source, SLOW)?;
     let uri = json!({"uri": format!("unix:{SOCKET}")});
     source.qmp.run("migrate", &uri)?;
     let mut hurried = false;
@@ -149,7 +157,11 @@ fn migrate(source: &mut Machine, target: &mut Machine) -> Result<Value> {
         match info["status"].as_str() {
             Some("completed") => {
                 ensure!(hurried, "it moved before it wrote anything: {info}");
-                wait_running(target)?;
+                wait_for(target, "paused")?;
+                memory::same([source, target], MEMORY << 20)
+                    .context("not all that was written has moved")?;
+                target.qmp.run("cont", &json!({}))?;
+                wait_for(target, "running")?;
                 return Ok(info["ram"].clone());
             }
             Some("failed" | "cancelled") => bail!("the guest does not move: {info}"),
@@ -157,8 +169,7 @@ fn migrate(source: &mut Machine, target: &mut Machine) -> Result<Value> {
         }
         // Only the second synchronisation of the dirty bitmap has pages that the device has logged.
         if !hurried && info["ram"]["dirty-sync-count"].as_u64() >= Some(2) {
-            let fast = json!({"max-bandwidth": FAST});
-            source.qmp.run("migrate-set-parameters", &fast)?;
+            set_limits(source, FAST)?;
             hurried = true;
         }
         std::thread::sleep(Duration::from_millis(20));
@@ -166,20 +177,26 @@ fn migrate(source: &mut Machine, target: &mut Machine) -> Result<Value> {
     bail!("the guest is still on its way")
 }
 
-/// Waits for the guest to run at the target.
-fn wait_running(target: &mut Machine) -> Result<()> {
+/// Sets the bandwidth and the downtime of a migration.
+fn set_limits(source: &mut Machine, (bandwidth, downtime): (u64, u64)) -> Result<()> {
+    let limits = json!({"max-bandwidth": bandwidth, "downtime-limit": downtime});
+    source.qmp.run("migrate-set-parameters", &limits)?;
+    Ok(())
+}
+
+/// Waits for the target to be in the state `wanted`, after those in which its guest arrives.
+fn wait_for(target: &mut Machine, wanted: &str) -> Result<()> {
     let start = Instant::now();
     while start.elapsed() < PATIENCE {
         let status = target.qmp.run("query-status", &json!({}))?;
         match status["status"].as_str() {
-            Some("running") => return Ok(()),
-            // The states before the migration has ended, and until the guest runs.
+            Some(state) if state == wanted => return Ok(()),
             Some("inmigrate" | "paused") => {}
-            _ => bail!("the guest does not run on: {status}"),
+            _ => bail!("the guest is not to be {wanted}: {status}"),
         }
         std::thread::sleep(Duration::from_millis(20));
     }
-    bail!("the guest does not run on in time")
+    bail!("the guest is not {wanted} in time")
 }
 
 /// A bridge with the host's address and both taps. Removed when dropped.
