@@ -17,7 +17,7 @@ use vring::{
 use super::direction::{RX, TX};
 use super::header::{has_num_buffers, Header, MRG_RXBUF};
 use super::{Net, Packets, MAX_ROUND_BYTES, MAX_ROUND_DESCS, MAX_ROUND_PACKETS};
-use crate::kapi::{BusyTime, EventFd, OwnerMemory, Polled};
+use crate::kapi::{self, BusyTime, EventFd, OwnerMemory, Polled};
 use crate::vhost::access::GuestMemory;
 use crate::vhost::backend::Backend;
 use crate::vhost::features::Features;
@@ -248,6 +248,11 @@ impl<R: Ring, M: GuestMemory, T: Translate> Round<'_, R, M, T> {
                         }
                     }
                     Buffers::TooShort => {
+                        // Such a packet may have cost thousands of descriptors, and so may the
+                        // next one. A killed owner must not have to wait for them.
+                        if kapi::is_dying() {
+                            return Ok(Ended::Full);
+                        }
                         self.backend.target.socket.discard();
                         self.lost = self.lost.wrapping_add(1);
                     }

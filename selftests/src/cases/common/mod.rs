@@ -3,6 +3,7 @@
 //! What cases of several families share.
 
 pub(crate) mod accounting;
+pub(crate) mod counts;
 pub(crate) mod flood;
 pub(crate) mod frames;
 pub(crate) mod iommu;

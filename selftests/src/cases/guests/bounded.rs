@@ -3,6 +3,7 @@
 //! Rounds end and the owner's calls get their turn, however much work a guest makes of few packets.
 //! The bounds are in packets, which are the same on any machine.
 
+use crate::cases::common::counts::Counts;
 use crate::cases::common::flood::Flood;
 use crate::cases::common::owners::{say_ready, start, still_works};
 use crate::cases::common::{
@@ -18,7 +19,6 @@ use crate::packet::frame;
 use crate::packet::header::NetHeader;
 use crate::wait::Deadline;
 use anyhow::{Context as _, Result};
-use std::fs;
 use std::os::fd::{AsFd, AsRawFd};
 use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -46,6 +46,11 @@ const LEN: u16 = 60;
 const HEADER: u16 = 12;
 /// Packets that may pass before a call has its turn: far less than a round has of others (256).
 const SOON: u16 = 64;
+/// Packets in which rounds are counted: those of two rounds of others.
+const MANY: u64 = 512;
+/// Packets in a round whose packets take thousands of descriptors each, with room for rounds that
+/// read the end of another's.
+const FEW: u64 = 16;
 
 /// Makes a device with a flooded queue.
 ///
@@ -127,7 +132,7 @@ const CALLS: &[Call] = &[
 /// neither calls nor the other queue wait long.
 fn calls(ctx: &Context, index: u32) -> Result<()> {
     let (mut device, flood) = shared_table(ctx, index, HEADER + LEN)?;
-    let before = rounds(ctx, &device, index)?;
+    let before = counts(ctx, &device, index)?;
     for turn in 0..ctx.times(4) {
         for (what, call) in CALLS {
             if index == RX {
@@ -141,32 +146,37 @@ fn calls(ctx: &Context, index: u32) -> Result<()> {
         }
         other_works(ctx, &mut device, index).with_context(|| format!("turn {turn}"))?;
     }
-    let now = rounds(ctx, &device, index)?;
-    let (count, packets) = (now.0 - before.0, now.1 - before.1);
-    if count > 0 {
-        println!("{packets} packets in {count} rounds");
+    if let Some(before) = before {
+        let done = Counts::of(&device, index)?.since(before);
+        expect_short(done, SOON.into())?;
     }
-    check(packets <= count * u64::from(SOON), || {
+    Ok(())
+}
+
+/// What a queue has done so far, which C does not count.
+fn counts(ctx: &Context, device: &NetDevice, index: u32) -> Result<Option<Counts>> {
+    match ctx.kind {
+        Kind::C => Ok(None),
+        Kind::Rnet => Counts::of(device, index).map(Some),
+    }
+}
+
+/// Fails unless rounds had at most `most` packets on average.
+fn expect_short(done: Counts, most: u64) -> Result<()> {
+    println!("{} packets in {} rounds", done.packets, done.rounds);
+    check(done.packets <= done.rounds * most, || {
         "a round goes on and on".into()
     })
 }
 
-/// Rounds that a queue has run so far, and packets in them. C does not count.
-fn rounds(ctx: &Context, device: &NetDevice, index: u32) -> Result<(u64, u64)> {
-    if ctx.kind == Kind::C {
-        return Ok((0, 0));
-    }
-    let name = if index == RX { "rx:" } else { "tx:" };
-    let path = format!("/proc/self/fdinfo/{}", device.vhost.as_fd().as_raw_fd());
-    let text = fs::read_to_string(&path).with_context(|| path.clone())?;
-    let line = text.lines().find_map(|line| line.strip_prefix(name));
-    let words: Vec<_> = line.unwrap_or_default().split_whitespace().collect();
-    let value = |name| {
-        let pair = words.windows(2).find(|pair| pair[0] == name);
-        pair.and_then(|pair| pair[1].parse().ok())
-            .with_context(|| format!("no {name} in {text:?}"))
-    };
-    Ok((value("rounds")?, value("packets")?))
+/// Waits for [`MANY`] packets since `before`, and fails unless each round had a few only.
+fn expect_few(before: Counts, now: impl Fn() -> Result<Counts>) -> Result<()> {
+    let mut done = now()?.since(before);
+    Deadline::patient().until("packets to be dropped", || {
+        done = now()?.since(before);
+        Ok(done.packets >= MANY)
+    })?;
+    expect_short(done, FEW)
 }
 
 fn other_works(ctx: &Context, device: &mut NetDevice, index: u32) -> Result<()> {
@@ -187,13 +197,22 @@ fn some(ctx: &Context, count: usize) -> usize {
 }
 
 /// Such chains hold one byte each, so that a packet takes more than a hundred thousand descriptors,
-/// or is dropped for that: calls return, and the other queue works.
+/// or is dropped for that: a round has few of them, calls return, and the other queue works.
 fn bytes(ctx: &Context) -> Result<()> {
     let (mut device, flood) = shared_table(ctx, RX, 1)?;
     for (what, call) in &CALLS[..some(ctx, CALLS.len())] {
         fill_tap(ctx, &mut device);
+        let before = counts(ctx, &device, RX)?;
         flood.pour()?;
-        a_while();
+        match before {
+            Some(before) => {
+                expect_few(before, || Counts::of(&device, RX)).context(*what)?;
+                // More of them meanwhile.
+                fill_tap(ctx, &mut device);
+                flood.pour()?;
+            }
+            None => a_while(),
+        }
         call(&device, RX).context(*what)?;
         other_works(ctx, &mut device, RX).context(*what)?;
         device.bind(RX)?;
@@ -219,6 +238,10 @@ fn endless(ctx: &Context) -> Result<()> {
 fn killed(ctx: &Context) -> Result<()> {
     for round in 0..some(ctx, 6) as u64 {
         let mut child = start(ctx, "endless-tables", Stdio::null())?;
+        if ctx.kind == Kind::Rnet {
+            let now = || Counts::of_process(child.id(), RX);
+            expect_few(now()?, now)?;
+        }
         // A different moment each time is the point here, not a wait for anything.
         std::thread::sleep(Duration::from_millis(7 * round));
         child.kill().context("kill")?;
