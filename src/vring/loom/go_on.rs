@@ -85,6 +85,9 @@ fn goes_on_with(reason: Reason, kind: Kind, wrong: Wrong, broken: Broken) {
         }
         worker.join().unwrap();
         assert_eq!(shared.used(kind), CHAINS, "a chain was not given back");
+        if reason == Reason::Log {
+            assert_eq!(queue.logged(), CHAINS, "a write was not logged");
+        }
     });
 }
 
@@ -187,6 +190,23 @@ fn memory_that_is_away_needs_a_timer() {
 #[should_panic(expected = "a chain was not given back")]
 fn memory_that_is_away_needs_another_completion() {
     broken(Reason::Away, Wrong::Forgetful);
+}
+
+#[test]
+fn a_log_that_cannot_be_written() {
+    goes_on(Reason::Log);
+}
+
+#[test]
+#[should_panic(expected = "deadlock")]
+fn a_log_that_cannot_be_written_needs_a_timer() {
+    broken(Reason::Log, Wrong::NoTimer);
+}
+
+#[test]
+#[should_panic(expected = "a write was not logged")]
+fn what_could_not_be_logged_is_owed() {
+    broken(Reason::Log, Wrong::Forgiving);
 }
 
 #[test]

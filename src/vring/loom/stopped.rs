@@ -41,6 +41,8 @@ pub enum Reason {
     Unbuffered,
     /// There are no packets for a while.
     Packets,
+    /// The dirty log cannot be written for a while.
+    Log,
     /// The owner's IOTLB lacks a translation.
     Translation,
     /// The owner has a memory table that lacks a region.
@@ -62,8 +64,10 @@ pub enum Wrong {
     Deaf,
     /// A chain that was rejected is not read again.
     NoForget,
-    /// With memory unmapped, the queue waits for a kick.
+    /// With memory unmapped, or a log that cannot be written, the queue waits for a kick.
     NoTimer,
+    /// Writes that could not be logged are forgotten.
+    Forgiving,
     /// Chains whose completion failed count as completed.
     Forgetful,
     /// With no packets, the queue does not wait for the backend.
@@ -126,6 +130,13 @@ struct Socket {
     armed: bool,
 }
 
+/// The dirty log.
+struct Log {
+    writable: bool,
+    /// Chains whose writes are in the log.
+    chains: u16,
+}
+
 /// What the queue's mutex protects.
 struct State {
     ring: Rings,
@@ -136,6 +147,8 @@ struct State {
     taken: u16,
     /// Chains given back.
     completed: u16,
+    /// Chains given back whose writes are logged; the writes of the others are owed.
+    logged: u16,
     /// Whether kicks are assumed to be on, whatever the ring says.
     believes: bool,
 }
@@ -148,6 +161,8 @@ pub struct Queue {
     /// Wakes the worker.
     pub bell: Bell,
     socket: Mutex<Socket>,
+    /// With [`Reason::Log`] only.
+    log: Mutex<Log>,
     /// Rung when the owner has to translate.
     messages: Bell,
 }
@@ -174,12 +189,17 @@ impl Queue {
                 memory: if lacks { FIRST } else { ALL },
                 taken: 0,
                 completed: 0,
+                logged: 0,
                 believes: false,
             }),
             bell: Bell::new(true),
             socket: Mutex::new(Socket {
                 ready: reason != Reason::Packets,
                 armed: false,
+            }),
+            log: Mutex::new(Log {
+                writable: false,
+                chains: 0,
             }),
             messages: Bell::new(false),
         }
@@ -191,7 +211,7 @@ impl Queue {
             self.bell.wait();
             let mut state = self.state.lock().unwrap();
             let next = self.round(&mut state);
-            let done = state.completed == CHAINS;
+            let done = state.completed == CHAINS && !self.owes(&state);
             drop(state);
             match next {
                 _ if done => return,
@@ -208,10 +228,16 @@ impl Queue {
     }
 
     /// Runs a round and handles the reason why it stops.
+    ///
+    /// What an earlier round owes to the log comes first.
     fn round(&self, state: &mut State) -> Next {
+        if !self.log(state) {
+            return self.timer();
+        }
         let looked = self.look(state);
         let completed = self.complete(state);
         match completed.and(looked) {
+            _ if !self.log(state) => self.timer(),
             Ok(next) => next,
             Err(Fault::Unmapped(_)) => self.timer(),
             Err(Fault::OutsideMemory { .. }) if self.reason == Reason::Translation => {
@@ -339,6 +365,32 @@ impl Queue {
         Ok(())
     }
 
+    /// Whether there are writes that have to be logged.
+    fn owes(&self, state: &State) -> bool {
+        self.reason == Reason::Log && state.logged != state.completed
+    }
+
+    /// Logs the writes that are owed; returns `false` if they cannot be logged now.
+    fn log(&self, state: &mut State) -> bool {
+        if !self.owes(state) {
+            return true;
+        }
+        let mut log = self.log.lock().unwrap();
+        let writable = log.writable;
+        if writable {
+            log.chains += state.completed - state.logged;
+        }
+        if writable || self.wrong == Wrong::Forgiving {
+            state.logged = state.completed;
+        }
+        writable
+    }
+
+    /// Number of chains whose writes have been logged.
+    pub fn logged(&self) -> u16 {
+        self.log.lock().unwrap().chains
+    }
+
     /// Wakes the queue when there are packets, or at once if there are some now.
     fn arm(&self) {
         let mut socket = self.socket.lock().unwrap();
@@ -356,6 +408,7 @@ impl Queue {
                 shared.set_away(true);
                 shared.set_away(false);
             }
+            Reason::Log => self.log.lock().unwrap().writable = true,
             Reason::Packets => {
                 let mut socket = self.socket.lock().unwrap();
                 socket.ready = true;
