@@ -3,7 +3,8 @@
 //! Kernel threads that use the memory of the process that started them.
 //!
 //! Such a thread is in its creator's cgroups, but does not belong to any process: no process limit
-//! counts it, and no signal ends it. C header: `include/linux/kthread.h`.
+//! counts it, and no signal ends it. What it allocates is charged to the memory cgroup that its
+//! creator is in when it starts. C header: `include/linux/kthread.h`.
 
 use core::ptr::NonNull;
 
@@ -127,6 +128,8 @@ unsafe extern "C" fn main<T: Work>(data: *mut c_void) -> c_int {
     // SAFETY: the current task is a kernel thread without user memory so far; `mm` has users as
     // long as this thread uses it.
     unsafe { bindings::kthread_use_mm(mm.as_raw()) };
+    // SAFETY: `mm` is alive, and the thread, which is new, has no cgroup to charge so far.
+    unsafe { shim::rnet_charge_begin(mm.as_raw()) };
     entered.complete_all();
     loop {
         // SAFETY: called in the task itself, as are the calls below. The state is set before the
@@ -148,6 +151,8 @@ unsafe extern "C" fn main<T: Work>(data: *mut c_void) -> c_int {
     }
     // SAFETY: as above.
     unsafe { shim::rnet_set_running() };
+    // SAFETY: undoes `rnet_charge_begin()` above.
+    unsafe { shim::rnet_charge_end() };
     // SAFETY: undoes `kthread_use_mm()` above.
     unsafe { bindings::kthread_unuse_mm(mm.as_raw()) };
     0

@@ -6,7 +6,7 @@
 //! allocating them, and of zeroing them where the kernel is configured to. A reused page may only
 //! contain data of the same device.
 //!
-//! Pages are charged to the memory cgroup of the task that allocates them. Large pages are used if
+//! Pages are charged to the memory cgroup of the worker's owner. Large pages are used if
 //! they are available without reclaim; if memory is fragmented, single pages are used.
 
 use core::mem::{offset_of, ManuallyDrop, MaybeUninit};

@@ -148,6 +148,8 @@ unsafe extern "C" {
     pub(super) fn rnet_cond_resched();
     pub(super) fn rnet_need_resched() -> bool;
     pub(super) fn rnet_is_dying() -> bool;
+    pub(super) fn rnet_charge_begin(mm: *mut bindings::mm_struct);
+    pub(super) fn rnet_charge_end();
     pub(super) fn rnet_vfs_poll(
         file: *mut bindings::file,
         table: *mut bindings::poll_table_struct,

@@ -9,6 +9,7 @@
 #include <linux/gfp.h>
 #include <linux/if_tun.h>
 #include <linux/if_vlan.h>
+#include <linux/memcontrol.h>
 #include <linux/mm.h>
 #include <linux/net.h>
 #include <linux/nospec.h>
@@ -17,6 +18,7 @@
 #include <linux/poll.h>
 #include <linux/ratelimit.h>
 #include <linux/sched.h>
+#include <linux/sched/mm.h>
 #include <linux/skbuff.h>
 #include <linux/slab.h>
 #include <linux/uio.h>
@@ -61,6 +63,21 @@ bool rnet_need_resched(void)
 bool rnet_is_dying(void)
 {
 	return fatal_signal_pending(current);
+}
+
+/*
+ * Charges what the current kernel thread allocates to the memory cgroup that the owner of `mm` is
+ * in, until rnet_charge_end(). Kernel threads are otherwise charged to no cgroup, even with memory
+ * of their own (current_objcg_update()).
+ */
+void rnet_charge_begin(struct mm_struct *mm)
+{
+	set_active_memcg(get_mem_cgroup_from_mm(mm));
+}
+
+void rnet_charge_end(void)
+{
+	mem_cgroup_put(set_active_memcg(NULL));
 }
 
 u32 rnet_vfs_poll(struct file *file, poll_table *table)

@@ -7,6 +7,7 @@
 #include <linux/types.h>
 #include <linux/uio.h>
 
+struct mm_struct;
 struct net_device;
 struct ptr_ring;
 struct rnet_frames;
@@ -67,6 +68,8 @@ void rnet_set_sleeping(void);
 void rnet_cond_resched(void);
 bool rnet_need_resched(void);
 bool rnet_is_dying(void);
+void rnet_charge_begin(struct mm_struct *mm);
+void rnet_charge_end(void);
 u32 rnet_vfs_poll(struct file *file, poll_table *table);
 bool rnet_log_allowed(void);
 size_t rnet_index_nospec(size_t index, size_t size);

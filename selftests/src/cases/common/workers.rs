@@ -1,11 +1,18 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Whether a device may have several workers.
+//! What workers a device has: whether they may be several, and of what kind they are.
 
-use crate::cases::common::{Context, Kind, refuses};
+use crate::cases::common::{Context, Kind, accepts, refuses};
+use crate::driver::device::NetDevice;
 use crate::driver::uapi;
+use crate::driver::vhost::{RX, TX};
 use crate::sys::mapping::Mapping;
 use anyhow::Result;
+
+/// Workers are kernel threads (`VHOST_SET_FORK_FROM_OWNER`).
+pub(crate) const KTHREAD: u8 = 0;
+/// Workers are threads of the owner.
+pub(crate) const TASK: u8 = 1;
 
 /// Every call about workers.
 pub(crate) const CALLS: &[(&str, u64)] = &[
@@ -27,4 +34,15 @@ pub(crate) fn has_workers(ctx: &Context) -> Result<bool> {
         refuses(name, libc::ENOTTY, vhost.raw(*number, &map, 0))?;
     }
     Ok(false)
+}
+
+/// Gives a device a new owner, with a worker of that kind, and starts it again.
+pub(crate) fn restart(device: &NetDevice, kind: u8) -> Result<()> {
+    let vhost = &device.vhost;
+    accepts("RESET_OWNER", vhost.reset_owner())?;
+    accepts("SET_FORK_FROM_OWNER", vhost.set_fork_from_owner(kind))?;
+    accepts("SET_OWNER", vhost.set_owner())?;
+    device.configure()?;
+    device.bind(RX)?;
+    device.bind(TX)
 }

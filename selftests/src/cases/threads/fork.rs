@@ -2,13 +2,14 @@
 
 //! What kind of thread a worker is (`VHOST_SET_FORK_FROM_OWNER`).
 
+use crate::cases::common::workers::{KTHREAD, TASK, restart};
 use crate::cases::common::{
     Case, Context, Kind, Role, Skip, accepts, case, check, owners, refuses, role,
 };
 use crate::driver::device::{NetDevice, Setup};
 use crate::driver::traffic::{self, Plan};
 use crate::driver::uapi::{self, feature};
-use crate::driver::vhost::{RX, TX, Vhost};
+use crate::driver::vhost::Vhost;
 use crate::host::cgroup::Group;
 use crate::host::procfs;
 use crate::runner;
@@ -34,11 +35,6 @@ pub(crate) const ROLES: &[Role] = &[
     role("adopt-with-kthread", adopt_with_kthread),
     role("adopt-with-task", adopt_with_task),
 ];
-
-/// Workers are kernel threads.
-const KTHREAD: u8 = 0;
-/// Workers are threads of the owner.
-const TASK: u8 = 1;
 
 /// A device without owner, if it lets its owner choose.
 fn open(ctx: &Context) -> Result<Vhost> {
@@ -97,17 +93,6 @@ fn calls(ctx: &Context) -> Result<()> {
     expect(&vhost, TASK)?;
     accepts("SET_OWNER", vhost.set_owner())?;
     expect(&vhost, TASK)
-}
-
-/// Gives a device a new owner, with a worker of that kind, and starts it again.
-fn restart(device: &NetDevice, kind: u8) -> Result<()> {
-    let vhost = &device.vhost;
-    accepts("RESET_OWNER", vhost.reset_owner())?;
-    accepts("SET_FORK_FROM_OWNER", vhost.set_fork_from_owner(kind))?;
-    accepts("SET_OWNER", vhost.set_owner())?;
-    device.configure()?;
-    device.bind(RX)?;
-    device.bind(TX)
 }
 
 /// A device on the move whose worker is a kernel thread.
