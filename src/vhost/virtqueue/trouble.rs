@@ -23,7 +23,8 @@ impl<Q: Queues> Virtqueue<Q> {
         if self.in_trouble || self.lost_to.is_some() || *next == Next::Retry {
             self.went_on_in_trouble(next, index, stats);
         }
-        if *next == Next::Wait && self.state.keeps_memory(index) {
+        // A queue that waits for a translation waits for its owner, which may never answer.
+        if *next != Next::Again && self.state.keeps_memory(index) {
             let packets = || stats.packets.get();
             if let Some(true) = self.backend.as_mut().map(|it| it.is_idle(packets)) {
                 self.state.release();
@@ -39,6 +40,10 @@ impl<Q: Queues> Virtqueue<Q> {
         let lost_to = self.lost_to.take();
         let retry = *next == Next::Retry;
         self.in_trouble = retry || lost_to.is_some();
+        if retry {
+            // The timer is needed for the retry, and memory may be what is short.
+            self.state.release();
+        }
         if let Some(fault) = lost_to {
             self.tell(fault, Trouble::Loss, index, stats);
         }
@@ -77,6 +82,8 @@ impl<Q: Queues> Virtqueue<Q> {
         self.stopped = true;
         self.in_trouble = true;
         self.disarm();
+        // Nothing may be sent for a long time.
+        self.state.release();
         self.tell(fault, Trouble::Stop, index, stats);
         let next = if comes_back(fault) {
             Next::Retry
