@@ -8,8 +8,10 @@ use crate::driver::ring::Format;
 use crate::host::kmsg::Begun;
 use crate::wait::Deadline;
 use anyhow::{Context as _, Result};
+use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
 use std::fmt::Write as _;
+use std::fs::File;
 use std::io::{Read, Write};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitCode, Stdio};
@@ -107,7 +109,8 @@ fn collect(child: &mut Child, deadline: Deadline) -> Result<Option<i32>> {
 ///
 /// When it cannot be started.
 pub fn run(command: &mut Command, deadline: Deadline) -> Result<(String, Option<i32>)> {
-    let (mut reader, writer) = std::io::pipe().context("pipe")?;
+    let (reader, writer) = pipe_with(PipeFlags::CLOEXEC).context("pipe")?;
+    let mut reader = File::from(reader);
     command
         .stdout(writer.try_clone()?)
         .stderr(writer)

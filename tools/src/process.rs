@@ -29,10 +29,10 @@ pub fn wait_timeout(child: &mut Child, limit: Duration) -> Result<Option<ExitSta
 pub fn run_logged(command: &mut Command, log: &Path, limit: Duration) -> Result<()> {
     let out = File::options().create(true).append(true).open(log)?;
     command.stdout(out.try_clone()?).stderr(out);
-    let program = command.get_program().to_owned();
+    let program = command.get_program().to_string_lossy().into_owned();
     let mut child = command
         .spawn()
-        .with_context(|| format!("starting {}", program.display()))?;
+        .with_context(|| format!("starting {program}"))?;
     match wait_timeout(&mut child, limit)? {
         Some(status) if status.success() => Ok(()),
         Some(status) => bail!("{status}, see {}:\n{}", log.display(), tail(log)),
@@ -58,14 +58,13 @@ pub fn output(command: &mut Command) -> Result<String> {
 
 /// Runs `command` and returns what it printed; an error shows its stderr.
 pub fn bytes(command: &mut Command) -> Result<Vec<u8>> {
-    let program = command.get_program().to_owned();
+    let program = command.get_program().to_string_lossy().into_owned();
     let out = command
         .output()
-        .with_context(|| format!("starting {}", program.display()))?;
+        .with_context(|| format!("starting {program}"))?;
     if !out.status.success() {
         bail!(
-            "{} failed ({}): {}",
-            program.display(),
+            "{program} failed ({}): {}",
             out.status,
             String::from_utf8_lossy(&out.stderr).trim()
         );

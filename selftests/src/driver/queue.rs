@@ -12,7 +12,7 @@ use crate::driver::uapi::feature;
 use crate::driver::vhost::RX;
 use crate::eventfd::EventFd;
 use crate::sys::mapping::PAGE;
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, ensure};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
@@ -292,10 +292,9 @@ impl Queue {
         if needed > self.ring.free() {
             return Ok(false);
         }
-        if let Some((_, entries)) = self.pool.tables
-            && chain.len() > entries
-        {
-            bail!(
+        if let Some((_, entries)) = self.pool.tables {
+            ensure!(
+                chain.len() <= entries,
                 "{} segments do not fit an indirect table of {entries}",
                 chain.len()
             );

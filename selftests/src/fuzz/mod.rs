@@ -216,9 +216,8 @@ fn run(
     let packed = (context.kind == Kind::Rnet).then_some(&PACKED);
     let mut reaches = fuzzer.reaches.iter().chain(packed);
     let missed = reaches.find(|what| total.get(what) == 0);
-    if let (Ok(()), Some(what)) = (&result, missed)
-        && episodes >= ENOUGH
-    {
+    let missed = missed.filter(|_| episodes >= ENOUGH);
+    if let (Ok(()), Some(what)) = (&result, missed) {
         result = Err(anyhow!("{episodes} episodes, but no {what}"));
     }
     let seconds = start.elapsed().as_secs();

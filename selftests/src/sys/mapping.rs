@@ -270,14 +270,14 @@ impl Mapping {
     }
 
     fn word(&self, offset: usize) -> &AtomicU16 {
-        assert!(offset.is_multiple_of(2), "index words are aligned");
+        assert!(offset % 2 == 0, "index words are aligned");
         // SAFETY: in bounds, aligned, and every byte pattern is an `AtomicU16`; the device
         // accesses such words as a unit too.
         unsafe { AtomicU16::from_ptr(self.at(offset, 2).cast()) }
     }
 
     fn double_word(&self, offset: usize) -> &AtomicU32 {
-        assert!(offset.is_multiple_of(4), "event words are aligned");
+        assert!(offset % 4 == 0, "event words are aligned");
         // SAFETY: in bounds, aligned, and every byte pattern is an `AtomicU32`; the device
         // accesses such words as a unit too.
         unsafe { AtomicU32::from_ptr(self.at(offset, 4).cast()) }

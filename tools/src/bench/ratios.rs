@@ -110,13 +110,14 @@ fn row(records: &[Record], case: &str) -> Row {
     };
     let mut notes: Vec<String> = Vec::new();
     for record in records {
-        if let Record::Skipped(skipped) = record
-            && skipped.case == case
-        {
-            let note = format!("{}: {}", skipped.device, skipped.reason);
-            if !notes.contains(&note) {
-                notes.push(note);
+        match record {
+            Record::Skipped(skipped) if skipped.case == case => {
+                let note = format!("{}: {}", skipped.device, skipped.reason);
+                if !notes.contains(&note) {
+                    notes.push(note);
+                }
             }
+            _ => {}
         }
     }
     Row {

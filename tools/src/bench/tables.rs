@@ -41,8 +41,12 @@ pub fn instructions_table(rows: &Rows, floors: &[&Floor]) -> Table {
             .flatten()
             .filter_map(|figures| figures.spread)
             .reduce(f64::max);
+        let name = match row.note.as_str() {
+            "" => row.case.clone(),
+            note => format!("{} ({note})", row.case),
+        };
         let mut cells = vec![
-            row.case.clone(),
+            name,
             instructions(row.ours),
             instructions(row.theirs),
             number(rows.ratio(row), 3),
@@ -54,11 +58,6 @@ pub fn instructions_table(rows: &Rows, floors: &[&Floor]) -> Table {
         ];
         if !floors.is_empty() {
             cells.push(number(floor.map(|floor| floor.per_packet), 0));
-        }
-        if !row.note.is_empty()
-            && let Some(first) = cells.first_mut()
-        {
-            first.push_str(&format!(" ({})", row.note));
         }
         cells
     });

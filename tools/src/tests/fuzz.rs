@@ -216,7 +216,10 @@ fn build_targets(lab: &Lab) -> Result<Vec<(String, PathBuf)>> {
     let mut names = Vec::new();
     for entry in std::fs::read_dir(&dir).with_context(|| format!("listing {}", dir.display()))? {
         let path = entry?.path();
-        names.extend(path.file_stem().map(|stem| stem.display().to_string()));
+        names.extend(
+            path.file_stem()
+                .map(|stem| stem.to_string_lossy().into_owned()),
+        );
     }
     names.sort();
     ensure!(!names.is_empty(), "no targets in {}", dir.display());

@@ -90,7 +90,7 @@ fn compile(lab: &Lab, root: &Path, command: &str, file: &Path, expected: &Errors
     let text = std::fs::read_to_string(&main)?;
     std::fs::write(&main, format!("{text}\nmod {NAME};\n"))?;
     std::fs::copy(file, copy.path().join(format!("src/{NAME}.rs")))?;
-    let stem = file.file_stem().unwrap_or_default().display();
+    let stem = file.file_stem().unwrap_or_default().to_string_lossy();
     let log = lab.logs().join(format!("{NAME}-{stem}.log"));
     let mut rustc = lab
         .chroot()

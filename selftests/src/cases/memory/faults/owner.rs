@@ -388,7 +388,7 @@ fn stopped_guest(ctx: &Context) -> Result<()> {
         Deadline::patient().until("a missing page", || {
             Ok(told.load_u16(0, Ordering::Acquire) != 0)
         })?;
-        let pid = Pid::from_raw(child.id().cast_signed()).context("no process")?;
+        let pid = Pid::from_raw(child.id().try_into()?).context("no process")?;
         let pidfd = pidfd_open(pid, PidfdFlags::empty())?;
         let number = i32::from(told.load_u16(0, Ordering::Acquire));
         let missing = pidfd_getfd(&pidfd, number, PidfdGetfdFlags::empty())?;

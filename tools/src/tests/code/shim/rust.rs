@@ -66,10 +66,9 @@ fn read(item: &syn::Item, found: &mut Declarations) -> Result<()> {
 /// Reads a struct; `None` if it is opaque to Rust.
 fn structure(item: &syn::ItemStruct) -> Result<Option<Structure>> {
     let fields: Vec<_> = item.fields.iter().collect();
-    if let [field] = fields.as_slice()
-        && field.ident.as_ref().is_some_and(|name| name == "_opaque")
-    {
-        return Ok(None);
+    match fields.as_slice() {
+        [field] if field.ident.as_ref().is_some_and(|name| name == "_opaque") => return Ok(None),
+        _ => {}
     }
     let name = item.ident.to_string();
     let read = || {
