@@ -40,7 +40,7 @@ fn floors(records: &[Record]) -> Vec<&Floor> {
 
 /// Adds a section with a table and a paragraph `about` it.
 fn section(out: &mut String, title: &str, mut table: Table, about: &str) {
-    table.load_style(ASCII_MARKDOWN);
+    table.load_preset(ASCII_MARKDOWN);
     out.push_str(&format!("\n## {title}\n\n{about}\n\n{table}\n"));
 }
 

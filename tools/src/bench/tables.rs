@@ -20,7 +20,7 @@ fn number(value: Option<f64>, digits: usize) -> String {
 /// A table with numbers to the right of the first column.
 fn table(header: &[&str], rows: Vec<Vec<String>>) -> Table {
     let mut table = Table::new();
-    table.load_style(UTF8_FULL_CONDENSED);
+    table.load_preset(UTF8_FULL_CONDENSED);
     table.set_header(header);
     table.add_rows(rows);
     for column in table.column_iter_mut().skip(1) {

@@ -26,7 +26,7 @@ pub fn run(lab: &Lab, backends: &[&str]) -> Result<()> {
 
 fn table(reports: &[Report]) -> Table {
     let mut table = Table::new();
-    table.load_style(UTF8_FULL_CONDENSED);
+    table.load_preset(UTF8_FULL_CONDENSED);
     table.set_header([
         "backend",
         "boot s",
