@@ -15,6 +15,8 @@ use kernel::prelude::*;
 use kernel::sync::poll::PollTable;
 use kernel::types::ForeignOwnable;
 
+use super::compat::with_owner;
+
 /// A misc device whose files have events that can be waited for.
 pub(crate) trait PollDevice: MiscDevice {
     /// Registers with `table` the wait queues of the device's events, and returns the current
@@ -63,11 +65,11 @@ impl<T: PollDevice> Operations<T> {
         ..Self::WITHOUT_POLL
     };
 
-    /// The operations of `kernel::miscdevice`, including the owner.
+    /// The operations of `kernel::miscdevice`, and the owner.
     const WITHOUT_POLL: bindings::file_operations = {
         let device = MiscDeviceOptions { name: c"" }.into_raw::<T>();
         // SAFETY: `into_raw` points to a constant.
-        unsafe { *device.fops }
+        with_owner(unsafe { *device.fops })
     };
 
     /// # Safety

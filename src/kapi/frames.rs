@@ -19,6 +19,7 @@ use kernel::page::PAGE_SIZE;
 use kernel::prelude::*;
 use vring::{Segment, Unmapped, UserAddr};
 
+use super::compat::EOPNOTSUPP;
 use super::pages::{Buffer, Pool};
 use super::shim;
 use super::socket::Socket;

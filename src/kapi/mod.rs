@@ -9,6 +9,7 @@
 
 mod busy;
 mod chardev;
+mod compat;
 mod counter;
 mod eventfd;
 mod flag;
@@ -26,6 +27,7 @@ mod vhost_task;
 
 pub(crate) use busy::{BusyTime, Polled};
 pub(crate) use chardev::{is_nonblocking, register_pollable, PollDevice};
+pub(crate) use compat::{EBADFD, ENOBUFS, ENOTSOCK, EOPNOTSUPP};
 pub(crate) use counter::Counter;
 pub(crate) use eventfd::{kick_file, EventFd};
 pub(crate) use flag::Flag;

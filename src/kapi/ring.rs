@@ -12,6 +12,7 @@ use kernel::ffi::c_void;
 use kernel::prelude::*;
 use vring::Segment;
 
+use super::compat::ENOTSOCK;
 use super::{shim, PollFile};
 
 /// The most packets taken from the ring at once.

@@ -12,6 +12,7 @@ use kernel::fs::LocalFile;
 use kernel::prelude::*;
 use vring::Segment;
 
+use super::compat::ENOTSOCK;
 use super::poller::PollFile;
 use super::ring::{Packet, Ring};
 use super::shim;

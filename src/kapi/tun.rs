@@ -11,6 +11,8 @@ use kernel::page::PAGE_SIZE;
 use kernel::prelude::*;
 use kernel::uaccess::{UserPtr, UserSlice};
 
+use super::compat::EBADFD;
+
 /// `TUNGETIFF`: writes a `struct ifreq` with the device's name and flags.
 const TUNGETIFF: u32 = 0x8004_54d2;
 /// Offset of `ifr_flags` in a `struct ifreq`, behind the name, in bytes.

@@ -8,13 +8,13 @@ use core::marker::PhantomData;
 use kernel::error::to_result;
 use kernel::ffi::c_int;
 use kernel::prelude::*;
-use kernel::sync::barrier;
 use kernel::task::CurrentTask;
 use vring::{
     packed_availability, Memory, OwnerAccess, Position, RawDesc, RawUsed, Segment, Unmapped,
     UserAddr,
 };
 
+use super::compat::full_barrier;
 use super::{cond_resched, is_dying, shim};
 
 /// How often a page is faulted in for one access.
@@ -310,7 +310,7 @@ impl Memory for OwnerMemory<'_> {
 
     #[inline]
     fn full_barrier(&self) {
-        barrier::smp_mb(barrier::Full);
+        full_barrier();
     }
 }
 

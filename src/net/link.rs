@@ -5,7 +5,7 @@
 use kernel::prelude::*;
 
 use super::direction::Direction;
-use crate::kapi::{PollFile, Socket};
+use crate::kapi::{PollFile, Socket, ENOTSOCK};
 use crate::vhost::queues::Target;
 
 /// A tap or packet socket.

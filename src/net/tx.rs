@@ -13,7 +13,7 @@ use vring::{Chain, Fault, Ring, Segment, Segments, Translate, Unmapped, UserAddr
 use super::direction::RX;
 use super::header::Header;
 use super::{Net, Packets, MAX_ROUND_BYTES, MAX_ROUND_DESCS, MAX_ROUND_PACKETS};
-use crate::kapi::{BusyTime, EventFd, Frames, OwnerMemory, Polled, FRAMES};
+use crate::kapi::{BusyTime, EventFd, Frames, OwnerMemory, Polled, ENOBUFS, FRAMES};
 use crate::vhost::access::GuestMemory;
 use crate::vhost::backend::Backend;
 use crate::vhost::round::{self, Next, Running, Scratch};

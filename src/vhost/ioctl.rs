@@ -19,7 +19,7 @@ use super::queues::{Queues, QUEUES};
 use super::setup::set_eventfd;
 use super::uapi::{self, RawAddr, RawPair, VringAddr};
 use super::worker::Mode;
-use crate::kapi::{self, OwnerMemory};
+use crate::kapi::{self, OwnerMemory, ENOBUFS, EOPNOTSUPP};
 
 /// Bytes of a `struct vhost_memory` that may be read; [`Table::read`] reads what it needs.
 const MAX_TABLE_BYTES: usize = 1 << 20;

@@ -10,7 +10,7 @@ use vring::{
 };
 
 use super::uapi::{self, RawMemory, RawRegion};
-use crate::kapi;
+use crate::kapi::{self, EOPNOTSUPP};
 
 /// The most regions in a table.
 ///

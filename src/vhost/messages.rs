@@ -18,7 +18,7 @@ use vring::{Access, GuestAddr, InvalidMapping, Mapping, Miss, Permission, UserAd
 use super::iotlb::Iotlb;
 use super::queues::QUEUES;
 use super::uapi::{self, IotlbMessage, RawIotlb, RawMessage};
-use crate::kapi::{self, POLLIN, POLLRDNORM};
+use crate::kapi::{self, EBADFD, POLLIN, POLLRDNORM};
 
 /// A message of the owner about IO addresses.
 #[derive(Clone, Copy)]

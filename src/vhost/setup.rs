@@ -22,7 +22,7 @@ use super::uapi::{VringAddr, FILE_UNBIND, VRING_F_LOG};
 use super::virtqueue::Virtqueue;
 use super::worker::Pending;
 use super::workers::Workers;
-use crate::kapi::{self, EventFd, OwnerMemory, Poller, Timer, Wake, POLLIN};
+use crate::kapi::{self, EventFd, OwnerMemory, Poller, Timer, Wake, EOPNOTSUPP, POLLIN};
 
 impl<C: Class> Device<C> {
     /// Makes the caller the owner (`VHOST_SET_OWNER`) and starts a worker in its process.

@@ -11,7 +11,7 @@ use kernel::sync::Arc;
 
 use super::queues::QUEUES;
 use super::worker::{Mode, Pending, Waker, Worker};
-use crate::kapi::Work;
+use crate::kapi::{Work, ENOBUFS};
 
 /// The most workers of a device.
 ///
