@@ -54,8 +54,9 @@ enum Task {
     },
     /// Build the module and the programs that run in the VM.
     Build {
-        /// The kernel that the module is for; it is built if need be.
-        #[arg(long, value_enum, default_value_t)]
+        /// The kernel that the module is for: packaged, debug, kcsan, or a series, such as 7.2, whose
+        /// newest package is taken. What is missing is installed and built.
+        #[arg(long, default_value_t)]
         kernel: Flavor,
     },
     /// Show a guest's traffic through /dev/vhost-rnet, vhost-net and vhost=off.
@@ -125,8 +126,8 @@ enum Task {
 /// The VM to run a command in.
 #[derive(Args)]
 struct VmArgs {
-    /// The kernel of the VM; `build` makes it and a module for it.
-    #[arg(long, value_enum, default_value_t)]
+    /// The kernel of the VM, by the name that `build` made it and a module for it with.
+    #[arg(long, default_value_t)]
     kernel: Flavor,
     /// Directory for the logs of this run [default: a new one in the lab].
     #[arg(long, value_name = "DIR")]
@@ -172,6 +173,7 @@ fn run(task: Task) -> Result<ExitCode> {
         }
         Task::Build { kernel } => {
             lab::ensure(&lab, false)?;
+            let kernel = kernel.resolved(&lab)?;
             kernel.ensure(&lab)?;
             steps::step("module and programs", || build::all(&lab, kernel))?;
             println!("Built into {}", lab.artifacts().display());
@@ -193,12 +195,18 @@ fn run(task: Task) -> Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
         Task::Check { debug: false, .. } => check_on(&lab, &[Flavor::Packaged], Extent::Long),
-        Task::Check { long: false, .. } => {
-            check_on(&lab, &[Flavor::Packaged, Flavor::Debug], Extent::Short)
-        }
-        Task::Check { long: true, .. } => {
-            let kernels = [Flavor::Packaged, Flavor::Debug, Flavor::Kcsan];
-            check_on(&lab, &kernels, Extent::Long)
+        Task::Check { debug: true, long } => {
+            lab::ensure(&lab, false)?;
+            // Installed before the tests begin: VMs run from the file system that apt changes.
+            let previous = Flavor::previous(&lab)?;
+            let mut kernels = vec![Flavor::Packaged, Flavor::Debug, previous];
+            let extent = if long {
+                kernels.push(Flavor::Kcsan);
+                Extent::Long
+            } else {
+                Extent::Short
+            };
+            check_on(&lab, &kernels, extent)
         }
         Task::CheckDebug => check_on(&lab, &[Flavor::Debug, Flavor::Kcsan], Extent::Long),
         Task::Conformance { options } => {
@@ -309,9 +317,10 @@ fn run_vm(lab: &Lab, args: VmArgs) -> Result<ExitCode> {
         [line] => line.clone(),
         words => process::shell_quote(words),
     };
+    let kernel = args.kernel.resolved(lab)?;
     let mut vm = Vm::new(lab, "vm")
-        .flavor(args.kernel)
-        .cards(args.kernel.has_card_drivers())
+        .flavor(kernel)
+        .cards(kernel.has_card_drivers())
         .log_dir(args.log)
         .smp(args.smp)
         .memory(&args.mem)

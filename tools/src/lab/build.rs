@@ -60,7 +60,7 @@ pub fn output_name(flavor: Flavor, mode: Mode) -> String {
     };
     match flavor {
         Flavor::Packaged => name.to_owned(),
-        _ => format!("{name}-{}", flavor.name()),
+        _ => format!("{name}-{flavor}"),
     }
 }
 

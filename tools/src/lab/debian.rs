@@ -9,14 +9,13 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 
 use crate::lab::paths::Lab;
+use crate::lab::series::Series;
 use crate::process;
 
 /// The release that provides the toolchain.
 const SUITE: &str = "trixie";
 /// The suite that provides newer kernels for it, built with its toolchain.
 const KERNELS: &str = "trixie-backports";
-/// The oldest kernel that the module is written for.
-const OLDEST: &[u64] = &[7];
 
 /// Only the kernel may come from backports: its Rust code must be compiled by
 /// exactly the compiler that the release has.
@@ -77,10 +76,19 @@ pub struct Kernel {
 }
 
 impl Kernel {
-    /// The series, such as `7.3`, after which the source package is named.
-    pub fn series(&self) -> String {
-        let numbers: Vec<&str> = self.upstream().split('.').take(2).collect();
-        numbers.join(".")
+    /// The series, after which the source package is named.
+    ///
+    /// # Errors
+    ///
+    /// For a release that is no version.
+    pub fn series(&self) -> Result<Series> {
+        Series::of_version(self.upstream())
+            .with_context(|| format!("{}: not a kernel's version", self.release))
+    }
+
+    /// The package with its source.
+    pub fn source_package(&self) -> Result<String> {
+        Ok(format!("linux-source-{}", self.series()?))
     }
 
     /// The upstream version, such as `7.3.4`.
@@ -189,8 +197,9 @@ pub fn refresh(lab: &Lab) -> Result<()> {
     apt(lab, &["update"])
 }
 
-/// Installs the newest kernel that has Rust, and its headers and source.
-pub fn install_kernel(lab: &Lab) -> Result<Kernel> {
+/// Installs the newest kernel that has Rust, of the series that are `wanted`, and its headers and
+/// source.
+pub fn install_kernel(lab: &Lab, wanted: impl Fn(Series) -> bool) -> Result<Kernel> {
     let names = process::output(&mut lab.chroot().command(&[
         "apt-cache",
         "search",
@@ -198,7 +207,7 @@ pub fn install_kernel(lab: &Lab) -> Result<Kernel> {
         "^linux-image-[0-9].*-amd64$",
     ]))?;
     let mut kernels: Vec<Kernel> = Vec::new();
-    for release in image_releases(&names) {
+    for release in image_releases(&names, wanted) {
         let package_version = candidate(lab, &format!("linux-image-{release}"))?;
         kernels.extend(package_version.map(|package_version| Kernel {
             release,
@@ -209,7 +218,7 @@ pub fn install_kernel(lab: &Lab) -> Result<Kernel> {
     let mut rejected = Vec::new();
     for kernel in kernels {
         let headers = format!("linux-headers-{}", kernel.release);
-        let source = format!("linux-source-{}", kernel.series());
+        let source = kernel.source_package()?;
         let same = Some(&kernel.package_version);
         if candidate(lab, &headers)?.as_ref() != same || candidate(lab, &source)?.as_ref() != same {
             rejected.push(format!(
@@ -276,6 +285,12 @@ pub fn complete(lab: &Lab) -> bool {
 
 /// Returns the newest installed kernel that has its headers and source.
 pub fn installed_kernel(lab: &Lab) -> Result<Kernel> {
+    let newest = installed_kernels(lab)?.into_iter().next();
+    newest.context("the lab has no kernel with Rust, headers and source")
+}
+
+/// Returns the installed kernels that have their headers and source, from the newest on.
+pub fn installed_kernels(lab: &Lab) -> Result<Vec<Kernel>> {
     let status = dpkg_status(lab)?;
     let installed = installed_in(&status);
     let mut kernels: Vec<Kernel> = installed
@@ -290,16 +305,14 @@ pub fn installed_kernel(lab: &Lab) -> Result<Kernel> {
         .filter(|kernel| {
             let version = kernel.package_version.as_str();
             let headers = format!("linux-headers-{}", kernel.release);
-            let source = format!("linux-source-{}", kernel.series());
-            [headers, source]
-                .iter()
-                .all(|name| installed.contains(&(name.as_str(), version)))
+            let packaged = |name: &str| installed.contains(&(name, version));
+            packaged(&headers)
+                && kernel.source_package().is_ok_and(|name| packaged(&name))
                 && matches!(kernel.config(lab, "CONFIG_RUST"), Ok(Some(value)) if value == "y")
         })
         .collect();
     kernels.sort_by(newest_first);
-    let newest = kernels.into_iter().next();
-    newest.context("the lab has no kernel with Rust, headers and source")
+    Ok(kernels)
 }
 
 fn newest_first(a: &Kernel, b: &Kernel) -> Ordering {
@@ -307,8 +320,9 @@ fn newest_first(a: &Kernel, b: &Kernel) -> Ordering {
     (b.numbers(), &b.package_version).cmp(&(a.numbers(), &a.package_version))
 }
 
-/// Picks the plain kernels (no cloud, no RT) that are new enough from a search.
-fn image_releases(search: &str) -> Vec<String> {
+/// Picks the plain kernels (no cloud, no RT) that are new enough, and of a series that is `wanted`,
+/// from a search.
+fn image_releases(search: &str, wanted: impl Fn(Series) -> bool) -> Vec<String> {
     search
         .lines()
         .filter_map(|line| line.split_whitespace().next()?.strip_prefix("linux-image-"))
@@ -318,7 +332,8 @@ fn image_releases(search: &str) -> Vec<String> {
                 release: (*release).to_owned(),
                 package_version: String::new(),
             };
-            kernel.numbers().as_slice() >= OLDEST
+            let series = kernel.series();
+            series.is_ok_and(|series| series >= Series::OLDEST && wanted(series))
         })
         .map(str::to_owned)
         .collect()
@@ -393,11 +408,12 @@ mod tests {
     #[test]
     fn only_plain_new_kernels_are_taken() {
         let search = "linux-image-6.19.14+deb13-amd64 - Linux 6.19\n\
+                      linux-image-7.1.13+deb13-amd64 - Linux 7.1\n\
                       linux-image-7.3.4+deb13-cloud-amd64 - Linux 7.3\n\
                       linux-image-7.3.4+deb13-amd64 - Linux 7.3\n\
                       linux-image-7.10.1+deb13-amd64 - Linux 7.10\n\
                       linux-image-8.0+deb14-amd64 - Linux 8.0\n";
-        let mut kernels: Vec<Kernel> = image_releases(search)
+        let mut kernels: Vec<Kernel> = image_releases(search, |_| true)
             .into_iter()
             .map(|release| Kernel {
                 release,
@@ -413,6 +429,9 @@ mod tests {
             releases,
             ["8.0+deb14-amd64", "7.10.1+deb13-amd64", "7.3.4+deb13-amd64"]
         );
+        let before = "7.10".parse().unwrap();
+        let older = image_releases(search, |series| series < before);
+        assert_eq!(older, ["7.3.4+deb13-amd64"]);
     }
 
     #[test]
@@ -422,8 +441,8 @@ mod tests {
             package_version: "7.3.4-1~bpo13+1".to_owned(),
         };
         assert_eq!(
-            (kernel.series().as_str(), kernel.upstream()),
-            ("7.3", "7.3.4")
+            (kernel.source_package().unwrap().as_str(), kernel.upstream()),
+            ("linux-source-7.3", "7.3.4")
         );
         assert_eq!(compiler_package("x86_64-linux-gnu-gcc-14"), "gcc-14");
     }

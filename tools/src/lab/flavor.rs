@@ -1,18 +1,21 @@
 // SPDX-License-Identifier: GPL-2.0
-//! The kernels that a VM can run: the packaged one, and those that check more.
+//! The kernels that a VM can run: packaged ones, and those that check more.
 //!
 //! The latter are built from the packaged source with a small configuration of
 //! ours. Drivers are built in, except for modules whose use count a test reads.
 
+use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
-use clap::ValueEnum;
+use anyhow::{Context, Error, Result, bail, ensure};
 
+use crate::lab::debian::Kernel;
 use crate::lab::paths::{INSIDE, Lab};
-use crate::lab::{debian, kernel};
+use crate::lab::series::Series;
+use crate::lab::{self, debian, kernel};
 use crate::process;
 use crate::steps::step;
 
@@ -34,31 +37,88 @@ const ADMIT_THREAD: &str =
 const LIMIT: Duration = Duration::from_secs(3600);
 
 /// A kernel for the VM.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, ValueEnum)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Flavor {
-    /// Debian's package.
+    /// Debian's newest package.
     #[default]
     Packaged,
+    /// Debian's package of an older series.
+    Series(Series),
     /// Built with checks of memory, leaks, locks and object lifetimes.
     Debug,
     /// Built with the detector of data races.
     Kcsan,
 }
 
-impl Flavor {
+impl fmt::Display for Flavor {
     /// Its name on the command line and in the lab.
-    pub fn name(self) -> &'static str {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Packaged => "packaged",
-            Self::Debug => "debug",
-            Self::Kcsan => "kcsan",
+            Self::Packaged => f.write_str("packaged"),
+            Self::Series(series) => series.fmt(f),
+            Self::Debug => f.write_str("debug"),
+            Self::Kcsan => f.write_str("kcsan"),
         }
+    }
+}
+
+impl FromStr for Flavor {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Self> {
+        match name {
+            "packaged" => Ok(Self::Packaged),
+            "debug" => Ok(Self::Debug),
+            "kcsan" => Ok(Self::Kcsan),
+            _ => name
+                .parse()
+                .map(Self::Series)
+                .context("neither packaged, debug, kcsan nor a kernel series, such as 7.3"),
+        }
+    }
+}
+
+impl Flavor {
+    /// The package of the series before that of the newest, which is installed if need be.
+    ///
+    /// # Errors
+    ///
+    /// When there is none, and those of apt.
+    pub fn previous(lab: &Lab) -> Result<Self> {
+        let newest = debian::installed_kernel(lab)?.series()?;
+        lab::install_series(lab, |series| series < newest).map(Self::Series)
+    }
+
+    /// The kernel of this name: the newest package if its series is named.
+    ///
+    /// # Errors
+    ///
+    /// When there is no package yet, and for a series that is newer.
+    pub fn resolved(self, lab: &Lab) -> Result<Self> {
+        let Self::Series(series) = self else {
+            return Ok(self);
+        };
+        let newest = debian::installed_kernel(lab)?.series()?;
+        ensure!(
+            series <= newest,
+            "the lab's newest kernel is {newest}: `cargo xtask lab --update` looks for a newer one"
+        );
+        Ok(if series == newest {
+            Self::Packaged
+        } else {
+            self
+        })
+    }
+
+    /// Whether it is a package, and not built here.
+    pub fn is_package(self) -> bool {
+        matches!(self, Self::Packaged | Self::Series(_))
     }
 
     /// The configuration that it has beside the common one.
     fn config(self) -> &'static str {
         match self {
-            Self::Packaged => "",
+            Self::Packaged | Self::Series(_) => "",
             Self::Debug => include_str!("../../kernel/debug.config"),
             Self::Kcsan => include_str!("../../kernel/kcsan.config"),
         }
@@ -67,7 +127,7 @@ impl Flavor {
     /// Its options for the kernel command line.
     pub fn command_line(self) -> &'static str {
         match self {
-            Self::Packaged => "",
+            Self::Packaged | Self::Series(_) => "",
             // KASAN goes on after its first report, since a later one may explain it. KVM is built
             // in and uses the TSC's early calibration as its rate. On a loaded machine that is off by
             // more than the default tolerance; KVM would then scale the clocks of its guests, which
@@ -80,13 +140,13 @@ impl Flavor {
 
     /// Whether it has the drivers of the network cards that the selftests use.
     pub fn has_card_drivers(self) -> bool {
-        self == Self::Packaged
+        self.is_package()
     }
 
     /// The factor by which time limits are multiplied.
     pub fn patience(self) -> u32 {
         match self {
-            Self::Packaged => 1,
+            Self::Packaged | Self::Series(_) => 1,
             Self::Debug | Self::Kcsan => 8,
         }
     }
@@ -95,15 +155,16 @@ impl Flavor {
     pub fn module(self) -> String {
         match self {
             Self::Packaged => MODULE.to_owned(),
-            _ => format!("{}/{}", self.name(), MODULE),
+            _ => format!("{self}/{MODULE}"),
         }
     }
 
     /// The tree that modules are built against, relative to the lab.
     pub fn tree(self) -> String {
         match self {
-            Self::Packaged => "kernel".to_owned(),
-            _ => format!("debug/{}", self.name()),
+            Self::Packaged => kernel::TREE.to_owned(),
+            Self::Series(series) => format!("{}-{series}", kernel::TREE),
+            Self::Debug | Self::Kcsan => format!("debug/{self}"),
         }
     }
 
@@ -113,14 +174,27 @@ impl Flavor {
             // Rust and C share an address sanitizer only if both are LLVM's.
             Self::Debug => Ok("clang".to_owned()),
             // Both compilers instrument for KCSAN alike, and this one is faster.
-            Self::Packaged | Self::Kcsan => debian::installed_kernel(lab)?.compiler(lab),
+            Self::Packaged | Self::Series(_) | Self::Kcsan => self.package(lab)?.compiler(lab),
         }
+    }
+
+    /// The installed package that it is, or from whose source it is built.
+    fn package(self, lab: &Lab) -> Result<Kernel> {
+        let Self::Series(series) = self else {
+            return debian::installed_kernel(lab);
+        };
+        let kernels = debian::installed_kernels(lab)?.into_iter();
+        let mut of_series =
+            kernels.filter(|kernel| kernel.series().is_ok_and(|other| other == series));
+        of_series.next().with_context(|| {
+            format!("no kernel {series}: run `cargo xtask build --kernel {series}`")
+        })
     }
 
     /// Flags for the Rust code of modules, where the tree's own do not do.
     pub fn rust_flags(self) -> &'static str {
         match self {
-            Self::Packaged | Self::Debug => "",
+            Self::Packaged | Self::Series(_) | Self::Debug => "",
             // The same as `scripts/Makefile.kcsan` sets for C.
             Self::Kcsan => {
                 "-Zsanitizer=thread -Cllvm-args=-tsan-distinguish-volatile=1 \
@@ -131,17 +205,32 @@ impl Flavor {
 
     /// The image to boot, relative to the lab.
     pub fn image(self, lab: &Lab) -> Result<String> {
+        match self.is_package() {
+            true => kernel::image(lab, &self.tree()),
+            false => Ok(format!("{}/vmlinux", self.tree())),
+        }
+    }
+
+    /// Makes sure that modules can be built for the kernel, and that it can be booted.
+    ///
+    /// # Errors
+    ///
+    /// Those of apt and of its build.
+    pub fn ensure(self, lab: &Lab) -> Result<()> {
         match self {
-            Self::Packaged => kernel::image(lab),
-            _ => Ok(format!("{}/vmlinux", self.tree())),
+            // `lab::ensure()` has done that.
+            Self::Packaged => Ok(()),
+            Self::Series(series) => {
+                lab::install_series(lab, |other| other == series)?;
+                let _lock = lab.lock("series.lock")?;
+                kernel::ensure(lab, &self.tree(), &self.package(lab)?)
+            }
+            Self::Debug | Self::Kcsan => self.ensure_built(lab),
         }
     }
 
     /// Builds the kernel unless it was built before, at a low priority, since tests may be running.
-    pub fn ensure(self, lab: &Lab) -> Result<()> {
-        if self == Self::Packaged {
-            return Ok(());
-        }
+    fn ensure_built(self, lab: &Lab) -> Result<()> {
         let _lock = lab.lock("debug.lock")?;
         let kernel = debian::installed_kernel(lab)?;
         let mut hasher = DefaultHasher::new();
@@ -158,7 +247,7 @@ impl Flavor {
                 kernel::unpack(lab, SOURCE, &kernel)
             })?;
         }
-        step(&format!("{} kernel", self.name()), || {
+        step(&format!("{self} kernel"), || {
             if stamped.exists() {
                 std::fs::remove_file(&stamped)?;
             } else if tree.exists() {
@@ -204,7 +293,7 @@ impl Flavor {
     /// Runs `script`, in which `$make` builds this kernel.
     fn make(self, lab: &Lab, what: &str, script: &str) -> Result<()> {
         let jobs = std::thread::available_parallelism()?;
-        let log = log_path(lab, &format!("{}-kernel-{what}", self.name()));
+        let log = log_path(lab, &format!("{self}-kernel-{what}"));
         let script = format!(
             "cd {INSIDE}/{tree}\n\
              make='nice -n 5 make -C {INSIDE}/{SOURCE} O={INSIDE}/{tree} CC={} LOCALVERSION= KCFLAGS=-w -j{jobs}'\n\
@@ -241,6 +330,8 @@ fn lost<'a>(wanted: &'a str, found: &str) -> Vec<&'a str> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::{Flavor, lost};
 
     #[test]
@@ -257,10 +348,14 @@ mod tests {
 
     #[test]
     fn flavors_share_no_files() {
-        let all = [Flavor::Packaged, Flavor::Debug, Flavor::Kcsan];
-        for (a, b) in [(0, 1), (0, 2), (1, 2)] {
-            assert_ne!(all[a].module(), all[b].module());
-            assert_ne!(all[a].tree(), all[b].tree());
-        }
+        let all = ["packaged", "7.2", "7.20", "debug", "kcsan"].map(|name| {
+            let flavor: Flavor = name.parse().unwrap();
+            assert_eq!(flavor.to_string(), name);
+            flavor
+        });
+        let distinct = |of: fn(Flavor) -> String| BTreeSet::from(all.map(of)).len();
+        assert_eq!(distinct(Flavor::module), all.len());
+        assert_eq!(distinct(Flavor::tree), all.len());
+        assert!("7".parse::<Flavor>().is_err());
     }
 }

@@ -32,14 +32,14 @@ const LEVEL1_MODULES: &[&str] = &["9pnet_virtio", "9p", "overlay"];
 
 /// Returns level 1's initramfs, relative to the lab; builds it if need be.
 pub fn level1(lab: &Lab, flavor: Flavor) -> Result<String> {
-    let modules = match flavor {
-        Flavor::Packaged => LEVEL1_MODULES,
-        _ => &[],
+    let (modules, release) = match flavor.is_package() {
+        true => (LEVEL1_MODULES, lab.release_of(&flavor.tree())?),
+        false => (&[] as &[&str], lab.release()?),
     };
     let mut hasher = DefaultHasher::new();
     (LEVEL1_INIT, modules).hash(&mut hasher);
-    cached(lab, "level1", hasher, |archive| {
-        add_modules(lab, archive, modules)?;
+    cached(lab, "level1", &release, hasher, |archive| {
+        add_modules(lab, archive, &release, modules)?;
         archive.file("init", 0o755, LEVEL1_INIT.as_bytes());
         Ok(())
     })
@@ -53,8 +53,9 @@ pub fn guest(lab: &Lab) -> Result<String> {
     (GUEST_INIT, GUEST_MODULES, GUEST_PROGRAMS, &stream).hash(&mut hasher);
     // Part of the name, since what is done to the inputs has changed.
     "stripped".hash(&mut hasher);
-    cached(lab, "guest", hasher, |archive| {
-        add_modules(lab, archive, GUEST_MODULES)?;
+    let release = lab.release()?;
+    cached(lab, "guest", &release, hasher, |archive| {
+        add_modules(lab, archive, &release, GUEST_MODULES)?;
         for program in GUEST_PROGRAMS {
             add_program(lab, archive, program)?;
         }
@@ -93,15 +94,16 @@ fn add_program(lab: &Lab, archive: &mut Archive, path: &str) -> Result<()> {
     Ok(())
 }
 
-/// Returns the initramfs of this kind with this hash of its inputs, relative
-/// to the lab. Unless it was built before, `fill` adds its content.
-pub fn cached(
+/// Returns the initramfs of this kind for a kernel, with this hash of its inputs, relative to the
+/// lab. Unless it was built before, `fill` adds its content.
+fn cached(
     lab: &Lab,
     kind: &str,
+    release: &str,
     mut inputs: DefaultHasher,
     fill: impl FnOnce(&mut Archive) -> Result<()>,
 ) -> Result<String> {
-    lab.release()?.hash(&mut inputs);
+    release.hash(&mut inputs);
     let name = format!("initramfs/{kind}-{:016x}", inputs.finish());
     let target = lab.dir().join(&name);
     if !target.exists() {
@@ -124,10 +126,10 @@ fn base(lab: &Lab) -> Result<Archive> {
     Ok(archive)
 }
 
-/// Adds `names` and the modules they depend on, unpacked, at `/modules`, with
+/// Adds the modules `names` of a kernel and those they depend on, unpacked, at `/modules`, with
 /// `/modules/order` telling the order in which to load them.
-pub fn add_modules(lab: &Lab, archive: &mut Archive, names: &[&str]) -> Result<()> {
-    let base = lab.rootfs().join("usr/lib/modules").join(lab.release()?);
+fn add_modules(lab: &Lab, archive: &mut Archive, release: &str, names: &[&str]) -> Result<()> {
+    let base = lab.rootfs().join("usr/lib/modules").join(release);
     let dep_file = base.join("modules.dep");
     let deps = std::fs::read_to_string(&dep_file)
         .with_context(|| format!("reading {}", dep_file.display()))?;

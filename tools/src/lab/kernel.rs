@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! The kernel tree that the module is built against.
+//! The kernel trees that the module is built against.
 //!
 //! Debian's headers package has no Rust metadata. Building the same source with
 //! the same configuration and compilers yields it, and modules built against
@@ -14,12 +14,34 @@ use anyhow::{Context, Result};
 use crate::lab::debian::Kernel;
 use crate::lab::paths::{INSIDE, Lab};
 use crate::process;
+use crate::steps::step;
 
 /// Time limit of preparing a tree, on a slow machine.
 const LIMIT: Duration = Duration::from_secs(1800);
 
 /// The packaged kernel's tree, relative to the lab.
 pub const TREE: &str = "kernel";
+
+/// Makes `tree` of the lab ready for building modules for an installed `kernel`, unless it is.
+///
+/// # Errors
+///
+/// Those of the build, and of the file system.
+pub fn ensure(lab: &Lab, tree: &str, kernel: &Kernel) -> Result<()> {
+    let release = &kernel.release;
+    if !unpacked(lab, tree, kernel)? {
+        step(&format!("source of kernel {release}"), || {
+            unpack(lab, tree, kernel)
+        })?;
+    }
+    if !prepared(lab, tree, kernel) {
+        step(
+            &format!("tree of kernel {release} (builds its Rust crates)"),
+            || prepare(lab, tree, kernel),
+        )?;
+    }
+    Ok(())
+}
 
 /// Tells whether the source of `kernel` is in `tree` of the lab, whole.
 pub fn unpacked(lab: &Lab, tree: &str, kernel: &Kernel) -> Result<bool> {
@@ -39,10 +61,12 @@ pub fn unpacked(lab: &Lab, tree: &str, kernel: &Kernel) -> Result<bool> {
 pub fn unpack(lab: &Lab, tree: &str, kernel: &Kernel) -> Result<()> {
     let script = format!(
         "rm -rf {INSIDE}/{tree}.new && mkdir -p {INSIDE}/{tree}.new && \
-         tar -xf /usr/src/linux-source-{}.tar.xz -C {INSIDE}/{tree}.new --strip-components=1",
-        kernel.series()
+         tar -xf /usr/src/{}.tar.xz -C {INSIDE}/{tree}.new --strip-components=1",
+        kernel.source_package()?
     );
-    let log = lab.logs().join("kernel-source.log");
+    let log = lab
+        .logs()
+        .join(format!("{}-source.log", tree.replace('/', "-")));
     process::run_logged(
         &mut lab.chroot().command(&["sh", "-ec", &script]),
         &log,
@@ -66,10 +90,11 @@ pub fn unpack(lab: &Lab, tree: &str, kernel: &Kernel) -> Result<()> {
 }
 
 /// Tells whether modules can be built against the tree.
-pub fn prepared(lab: &Lab, kernel: &Kernel) -> bool {
-    let tree = lab.kernel();
+fn prepared(lab: &Lab, tree: &str, kernel: &Kernel) -> bool {
+    let release = lab.release_of(tree);
+    let tree = lab.dir().join(tree);
     // `prepare()` writes `Module.symvers` last.
-    lab.release().is_ok_and(|release| release == kernel.release)
+    release.is_ok_and(|release| release == kernel.release)
         && [
             "rust/libkernel.rmeta",
             "rust/libmacros.so",
@@ -80,7 +105,7 @@ pub fn prepared(lab: &Lab, kernel: &Kernel) -> bool {
 }
 
 /// Configures the tree as packaged and builds what modules need of it.
-pub fn prepare(lab: &Lab, kernel: &Kernel) -> Result<()> {
+fn prepare(lab: &Lab, tree: &str, kernel: &Kernel) -> Result<()> {
     let local = kernel
         .release
         .strip_prefix(kernel.upstream())
@@ -93,7 +118,7 @@ pub fn prepare(lab: &Lab, kernel: &Kernel) -> Result<()> {
     // A killed compiler may leave half a file, which make would take for a
     // complete one: after an interruption, everything is rebuilt.
     let script = format!(
-        "cd {INSIDE}/kernel\n\
+        "cd {INSIDE}/{tree}\n\
          rm -f Module.symvers\n\
          ! test -e .rnet-preparing || make mrproper\n\
          touch .rnet-preparing\n\
@@ -106,7 +131,7 @@ pub fn prepare(lab: &Lab, kernel: &Kernel) -> Result<()> {
          mv Module.symvers.new Module.symvers\n",
         release = kernel.release
     );
-    let log = lab.logs().join("kernel-prepare.log");
+    let log = lab.logs().join(format!("{tree}-prepare.log"));
     process::run_logged(
         &mut lab.chroot().command(&["sh", "-exc", &script]),
         &log,
@@ -114,17 +139,17 @@ pub fn prepare(lab: &Lab, kernel: &Kernel) -> Result<()> {
     )
 }
 
-/// Returns the packaged kernel's uncompressed image, relative to the lab.
+/// Returns the uncompressed image of the packaged kernel with this tree, relative to the lab.
 ///
 /// It has the same code as `vmlinuz`, and QEMU enters it by the PVH entry point:
 /// unpacking `vmlinuz` takes seconds on an emulated processor.
-pub fn image(lab: &Lab) -> Result<String> {
-    let release = lab.release()?;
+pub fn image(lab: &Lab, tree: &str) -> Result<String> {
+    let release = lab.release_of(tree)?;
     let name = format!("artifacts/vmlinux-{release}");
     let target = lab.dir().join(&name);
     if !target.exists() {
         let vmlinuz = lab.rootfs().join(format!("boot/vmlinuz-{release}"));
-        let extract = lab.kernel().join("scripts/extract-vmlinux");
+        let extract = lab.dir().join(tree).join("scripts/extract-vmlinux");
         let image = process::bytes(Command::new("sh").arg(extract).arg(vmlinuz))?;
         let dir = lab.artifacts();
         std::fs::create_dir_all(&dir)?;

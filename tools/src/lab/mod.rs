@@ -14,6 +14,7 @@ pub mod flavor;
 pub mod initramfs;
 pub mod kernel;
 pub mod paths;
+pub mod series;
 
 use std::path::Path;
 use std::process::Command;
@@ -22,6 +23,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 
 use crate::lab::paths::Lab;
+use crate::lab::series::Series;
 use crate::process;
 use crate::steps::step;
 
@@ -51,7 +53,7 @@ pub fn ensure(lab: &Lab, update: bool) -> Result<()> {
         // A missing tool does not call for a newer kernel.
         let version = match debian::installed_kernel(lab) {
             Ok(version) if !update => version,
-            _ => step("packaged kernel", || debian::install_kernel(lab))?,
+            _ => step("packaged kernel", || debian::install_kernel(lab, |_| true))?,
         };
         step(
             &format!("toolchain and QEMU for {}", version.release),
@@ -59,18 +61,34 @@ pub fn ensure(lab: &Lab, update: bool) -> Result<()> {
         )?;
     }
     let version = debian::installed_kernel(lab)?;
-    if !kernel::unpacked(lab, kernel::TREE, &version)? {
-        step("kernel source", || {
-            kernel::unpack(lab, kernel::TREE, &version)
-        })?;
-    }
-    if !kernel::prepared(lab, &version) {
-        step("kernel tree (builds its Rust crates)", || {
-            kernel::prepare(lab, &version)
-        })?;
-    }
+    kernel::ensure(lab, kernel::TREE, &version)?;
     drop(lock);
     Ok(())
+}
+
+/// Installs the newest packaged kernel of the series that are `wanted`, unless one is installed, and
+/// returns its series.
+///
+/// # Errors
+///
+/// Those of apt, and when there is none.
+pub fn install_series(lab: &Lab, wanted: impl Fn(Series) -> bool) -> Result<Series> {
+    let lock = lab.lock("lab.lock")?;
+    for kernel in debian::installed_kernels(lab)? {
+        let series = kernel.series()?;
+        if wanted(series) {
+            return Ok(series);
+        }
+    }
+    step("package lists", || debian::refresh(lab))?;
+    let kernel = step("another packaged kernel", || {
+        debian::install_kernel(lab, wanted)
+    })?;
+    step(&format!("toolchain for {}", kernel.release), || {
+        debian::install_tools(lab, &kernel)
+    })?;
+    drop(lock);
+    kernel.series()
 }
 
 /// Installs missing tools of the host as root; as another user, fails with the command to run.

@@ -71,7 +71,12 @@ impl Lab {
 
     /// The release of the packaged kernel, such as `7.3.4+deb13-amd64`.
     pub fn release(&self) -> Result<String> {
-        let path = self.kernel().join("include/config/kernel.release");
+        self.release_of("kernel")
+    }
+
+    /// The release of the kernel whose prepared tree is in `tree`, relative to the lab.
+    pub fn release_of(&self, tree: &str) -> Result<String> {
+        let path = self.dir.join(tree).join("include/config/kernel.release");
         let release = std::fs::read_to_string(&path)
             .with_context(|| format!("no prepared kernel ({}): run `make lab`", path.display()))?;
         Ok(release.trim().to_owned())

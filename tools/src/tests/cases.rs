@@ -50,6 +50,10 @@ pub const CONCURRENT: &[&str] = &[
     "workers.",
 ];
 
+/// Cases that show whether the module works on an older kernel: traffic both ways, in both ring formats,
+/// what starts a stopped queue again, and the life of the module.
+pub const SMOKE: &[&str] = &["goes_on.", "module.", "rx.", "tx."];
+
 /// Cases that the debug kernel runs only with [`Extent::Long`](super::extent::Extent): each takes long
 /// there, waits, or moves many packets, along code of the module that other cases run there, too.
 pub const LONG_ON_DEBUG: &[&str] = &[

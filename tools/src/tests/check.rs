@@ -15,7 +15,7 @@ use crate::lab::flavor::Flavor;
 use crate::lab::paths::Lab;
 use crate::process;
 use crate::steps::step;
-use crate::tests::cases::{CONCURRENT, Cases, LONG_ON_DEBUG, ONLY_WITH_FAULTS};
+use crate::tests::cases::{CONCURRENT, Cases, LONG_ON_DEBUG, ONLY_WITH_FAULTS, SMOKE};
 use crate::tests::code::{circles, floors, misuse, shim, stack, unsafe_code};
 use crate::tests::extent::Extent;
 use crate::tests::tally::{Tally, title};
@@ -78,14 +78,16 @@ fn on(lab: &Lab, flavor: Flavor, extent: Extent, built: &Receiver<Result<()>>, t
     }
     let kernel = built.recv().expect("a result for each kernel");
     let built = kernel.and_then(|()| {
-        step(
-            &format!("module for the {} kernel, programs", flavor.name()),
-            || build::all(lab, flavor),
-        )
+        step(&format!("module for the {flavor} kernel, programs"), || {
+            build::all(lab, flavor)
+        })
     });
     match built {
         Ok(()) => {
             tally.passed += 1;
+            if let Flavor::Series(_) = flavor {
+                kernel_clippy(lab, flavor, tally);
+            }
             if flavor == Flavor::Packaged {
                 // Sanitizers enlarge the stack frames of modules for other kernels.
                 let name = "stack frames";
@@ -116,6 +118,10 @@ fn vms(lab: &Lab, flavor: Flavor, extent: Extent, tally: &mut Tally) {
                 guest(lab, flavor, device, tally);
             }
             guests::run(lab, extent, tally);
+        }
+        Flavor::Series(_) => {
+            let of = SMOKE;
+            selftest(lab, flavor, RNET, Cases { of, ..all }, tally);
         }
         Flavor::Debug => {
             let faults = Cases {
@@ -182,12 +188,7 @@ fn style(lab: &Lab, tally: &mut Tally) {
         "warnings",
     ];
     tally.count("cargo clippy", cargo_job("cargo clippy", &clippy));
-    tally.count(
-        "kernel clippy",
-        step("kernel clippy", || {
-            build::module(lab, &build::checkout(), Flavor::Packaged, Mode::Strict).map(drop)
-        }),
-    );
+    kernel_clippy(lab, Flavor::Packaged, tally);
     let name = "unsafe code";
     tally.count(name, step(name, || unsafe_code::check(&build::checkout())));
     let name = "shim declarations";
@@ -196,6 +197,18 @@ fn style(lab: &Lab, tally: &mut Tally) {
     tally.count(name, step(name, || floors::check(&build::checkout())));
     let name = "circles of imports";
     tally.count(name, step(name, || circles::check(&build::checkout())));
+}
+
+/// Lints of the module's code for a kernel.
+fn kernel_clippy(lab: &Lab, flavor: Flavor, tally: &mut Tally) {
+    let name = match flavor {
+        Flavor::Packaged => "kernel clippy".to_owned(),
+        _ => format!("{flavor} kernel clippy"),
+    };
+    let ran = step(&name, || {
+        build::module(lab, &build::checkout(), flavor, Mode::Strict).map(drop)
+    });
+    tally.count(&name, ran);
 }
 
 /// The tests that need no kernel.
@@ -296,7 +309,7 @@ fn selftest(lab: &Lab, flavor: Flavor, device: &str, cases: Cases, tally: &mut T
     let skipped = tally.skipped.len();
     tally.count_run(&name, ran);
     // Kernels that are built for the tests have everything that cases need: none may be skipped.
-    if flavor != Flavor::Packaged && device == RNET {
+    if !flavor.is_package() && device == RNET {
         let lacking = tally.skipped.split_off(skipped).into_iter();
         tally
             .failed

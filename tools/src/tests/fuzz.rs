@@ -48,7 +48,7 @@ pub struct FuzzArgs {
     device: String,
     /// The kernel of the VM; it and a module for it are built if need be. The debug kernel checks
     /// more, and tells how many places of the module calls have reached.
-    #[arg(long, value_enum, default_value_t)]
+    #[arg(long, default_value_t)]
     kernel: Flavor,
     /// Seed of the first episode; later seeds derive from it [default: a new one each time].
     #[arg(long)]
@@ -68,7 +68,7 @@ pub fn run(lab: &Lab, args: &FuzzArgs) -> Result<bool> {
         // Different runs should use different seeds.
         None => u64::from(std::process::id()) << 32 | u64::from(clock()?),
     };
-    let flavor = args.kernel;
+    let flavor = args.kernel.resolved(lab)?;
     flavor.ensure(lab)?;
     step("module and programs", || build::all(lab, flavor))?;
     let only_vm = args.episodes.is_some() || !args.fuzzers.is_empty();
@@ -109,7 +109,7 @@ pub fn short(lab: &Lab, flavor: Flavor, device: &str, tally: &mut Tally) {
     });
     if let Ok(outcome) = &ran {
         for line in figures(&outcome.stdout) {
-            println!("{} kernel, {line}", flavor.name());
+            println!("{flavor} kernel, {line}");
         }
     }
     tally.count_run(&name, ran);
@@ -159,9 +159,9 @@ fn machine(
         Length::Episodes(count) => ("--episodes", count, Duration::from_secs(240 * count)),
     };
     let (number, seed) = (number.to_string(), seed.to_string());
-    let patience = flavor.patience().to_string();
+    let (kernel, patience) = (flavor.to_string(), flavor.patience().to_string());
     let mut words = vec!["--device", device, "--patience", &patience];
-    words.extend(["--kernel", flavor.name(), "--seed", &seed, option, &number]);
+    words.extend(["--kernel", &kernel, "--seed", &seed, option, &number]);
     words.extend(fuzzers);
     let program = format!("/artifacts/rnet-fuzz {}", shell_quote(&words));
     // Closing a device waits for an RCU grace period.
@@ -181,8 +181,9 @@ fn machine(
 fn again(flavor: Flavor, device: &str, begun: &Begun) -> Option<String> {
     match begun {
         Begun::Episode { fuzzer, seed } => {
-            let (kernel, device) = (Some(flavor.name()), Path::new(device));
-            Some(selftests::fuzz::again(kernel, device, *seed, fuzzer))
+            let kernel = flavor.to_string();
+            let device = Path::new(device);
+            Some(selftests::fuzz::again(Some(&kernel), device, *seed, fuzzer))
         }
         Begun::Case(_) => None,
     }

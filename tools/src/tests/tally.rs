@@ -86,6 +86,6 @@ impl Tally {
 pub fn title(test: &str, flavor: Flavor, device: &str) -> String {
     match flavor {
         Flavor::Packaged => format!("{test} {device}"),
-        _ => format!("{} {test} {device}", flavor.name()),
+        _ => format!("{flavor} {test} {device}"),
     }
 }

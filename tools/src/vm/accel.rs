@@ -11,8 +11,8 @@ use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
 use crate::lab::flavor::Flavor;
+use crate::lab::initramfs;
 use crate::lab::paths::{INSIDE, Lab};
-use crate::lab::{initramfs, kernel};
 use crate::process;
 
 /// What runs the VM's processors.
@@ -83,7 +83,7 @@ fn boot(lab: &Lab) -> Result<Option<String>> {
         LIMIT.as_secs()
     );
     let initrd = initramfs::level1(lab, Flavor::Packaged)?;
-    let image = kernel::image(lab)?;
+    let image = Flavor::Packaged.image(lab)?;
     std::fs::create_dir_all(lab.logs())?;
     let console = lab.logs().join("kvm-probe.log");
     std::fs::write(&console, "")?;

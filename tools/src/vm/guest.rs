@@ -8,7 +8,7 @@ use rnet_e2e::{REPORT_MARK, Report};
 
 use crate::lab::flavor::Flavor;
 use crate::lab::paths::Lab;
-use crate::lab::{build, initramfs, kernel};
+use crate::lab::{build, initramfs};
 use crate::process::shell_quote;
 use crate::vm::device::{self, RNET};
 use crate::vm::level1::{Outcome, Output, Vm};
@@ -80,7 +80,7 @@ pub fn boot_options(lab: &Lab) -> Result<[String; 6]> {
         &lab.dir().join(initramfs),
         &lab.artifacts().join("initramfs-guest"),
     )?;
-    let kernel = format!("/{}", kernel::image(lab)?);
+    let kernel = format!("/{}", Flavor::Packaged.image(lab)?);
     Ok([
         "--initramfs",
         "/artifacts/initramfs-guest",
