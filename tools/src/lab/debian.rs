@@ -29,6 +29,7 @@ const TOOLS: &[&str] = &[
     "bindgen",
     "bison",
     "busybox-static",
+    "cargo",
     "clang",
     "cpio",
     "dpdk-dev",

@@ -19,7 +19,7 @@ use crate::tests::cases::{CONCURRENT, Cases, LONG_ON_DEBUG, ONLY_WITH_FAULTS, SM
 use crate::tests::code::{circles, floors, misuse, shim, stack, unsafe_code};
 use crate::tests::extent::Extent;
 use crate::tests::tally::{Tally, title};
-use crate::tests::{conformance, dpdk, fuzz, guests, programs};
+use crate::tests::{conformance, dpdk, fuzz, guests, oldest_cargo, programs};
 use crate::vm::device::{self, C_VHOST, RNET};
 use crate::vm::guest;
 use crate::vm::level1::{Output, Vm};
@@ -223,6 +223,9 @@ fn host_tests(lab: &Lab, tally: &mut Tally) {
         .args(["--manifest-path", "src/vring/loom/Cargo.toml"])
         .args(["--target-dir", "target/loom"]);
     cargo_tests(lab, "ring models", &mut models, tally);
+    let name = "oldest cargo";
+    let root = build::checkout();
+    tally.count(name, step(name, || oldest_cargo::check(lab, &root)));
 }
 
 /// The rings against the driver side of the packaged kernel's source, which is there from the start.

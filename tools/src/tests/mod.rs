@@ -11,6 +11,7 @@ pub mod extent;
 pub mod fuzz;
 pub mod guests;
 mod ktap;
+mod oldest_cargo;
 mod programs;
 pub mod soak;
 mod tally;

@@ -1,0 +1,103 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Whether the oldest cargo and compiler that `Cargo.toml` admits, which are those of the lab's Debian,
+//! accept everything that a user's cargo builds.
+
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::lab::build::{self, SOURCE};
+use crate::lab::chroot::Access;
+use crate::lab::paths::{INSIDE, Lab};
+use crate::process;
+
+/// The workspaces.
+const MANIFESTS: [&str; 3] = [
+    "Cargo.toml",
+    "src/vring/loom/Cargo.toml",
+    "src/vring/fuzz/Cargo.toml",
+];
+
+/// Where it works, relative to the lab.
+const DIR: &str = "oldest-cargo";
+
+/// Time limit of one workspace, with all dependencies, on a slow machine.
+const LIMIT: Duration = Duration::from_secs(900);
+
+/// Checks all workspaces of the checkout `root`.
+///
+/// # Errors
+///
+/// Those of the compiler, and when it is not the version that `Cargo.toml` names.
+pub fn check(lab: &Lab, root: &Path) -> Result<()> {
+    let manifest = std::fs::read_to_string(root.join("Cargo.toml"))?;
+    let oldest = oldest(&manifest).context("no rust-version in Cargo.toml")?;
+    let found = process::output(&mut lab.chroot().command(&["rustc", "--version"]))?;
+    ensure!(
+        found.starts_with(&format!("rustc {oldest}.")),
+        "Cargo.toml says that {oldest} is the oldest compiler, the lab has {}",
+        found.trim()
+    );
+    let log = lab.logs().join(format!("{DIR}.log"));
+    std::fs::create_dir_all(lab.dir().join(DIR))?;
+    let mut fetch = build::cargo();
+    vendor(&mut fetch, &lab.dir().join(DIR).join("vendor"));
+    process::run_logged_anew(fetch.current_dir(root), &log, LIMIT)?;
+    for manifest in MANIFESTS {
+        let manifest = format!("{SOURCE}/{manifest}");
+        let mut cargo = lab.chroot().bind(root, SOURCE, Access::ReadOnly).command(&[
+            "cargo",
+            "check",
+            "--locked",
+            "--offline",
+            "--workspace",
+            "--all-targets",
+            "--keep-going",
+            "--manifest-path",
+            &manifest,
+            "--config",
+            "source.crates-io.replace-with=\"vendor\"",
+            "--config",
+            &format!("source.vendor.directory=\"{INSIDE}/{DIR}/vendor\""),
+        ]);
+        cargo
+            .env("CARGO_HOME", format!("{INSIDE}/{DIR}/home"))
+            .env("CARGO_TARGET_DIR", format!("{INSIDE}/{DIR}/target"))
+            .env("CARGO_INCREMENTAL", "0")
+            .env("CARGO_PROFILE_DEV_DEBUG", "0")
+            // Nothing is linked: without this, the C++ code of libFuzzer would be compiled.
+            .env("CUSTOM_LIBFUZZER_PATH", "/none/libfuzzer.a");
+        process::run_logged(&mut cargo, &log, LIMIT).with_context(|| manifest)?;
+    }
+    Ok(())
+}
+
+/// Has the host's cargo, which knows how to reach a registry, put the source of all dependencies into
+/// `to`.
+fn vendor(cargo: &mut Command, to: &Path) {
+    cargo.args(["vendor", "--quiet", "--locked", "--versioned-dirs"]);
+    for manifest in &MANIFESTS[1..] {
+        cargo.args(["--sync", manifest]);
+    }
+    cargo.arg(to);
+}
+
+/// The compiler's version that a manifest asks for.
+fn oldest(manifest: &str) -> Option<&str> {
+    let (_, after) = manifest.split_once("\nrust-version = \"")?;
+    Some(after.split_once('"')?.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::oldest;
+
+    #[test]
+    fn the_version_is_found() {
+        let manifest = "[workspace.package]\nlicense = \"GPL\"\nrust-version = \"1.85\"\n";
+        assert_eq!(oldest(manifest), Some("1.85"));
+        assert_eq!(oldest("edition = \"2024\"\n"), None);
+    }
+}
