@@ -19,7 +19,7 @@ use crate::tests::cases::{CONCURRENT, Cases, LONG_ON_DEBUG, ONLY_WITH_FAULTS, SM
 use crate::tests::code::{circles, floors, misuse, shim, stack, unsafe_code};
 use crate::tests::extent::Extent;
 use crate::tests::tally::{Tally, title};
-use crate::tests::{conformance, dpdk, fuzz, guests, oldest_cargo, programs};
+use crate::tests::{conformance, dpdk, fuzz, guests, oldest_cargo, programs, refused};
 use crate::vm::device::{self, C_VHOST, RNET};
 use crate::vm::guest;
 use crate::vm::level1::{Output, Vm};
@@ -189,6 +189,8 @@ fn style(lab: &Lab, tally: &mut Tally) {
     ];
     tally.count("cargo clippy", cargo_job("cargo clippy", &clippy));
     kernel_clippy(lab, Flavor::Packaged, tally);
+    let name = "refused kernels";
+    tally.count(name, step(name, || refused::check(lab)));
     let name = "unsafe code";
     tally.count(name, step(name, || unsafe_code::check(&build::checkout())));
     let name = "shim declarations";

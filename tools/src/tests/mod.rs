@@ -13,5 +13,6 @@ pub mod guests;
 mod ktap;
 mod oldest_cargo;
 mod programs;
+mod refused;
 pub mod soak;
 mod tally;
