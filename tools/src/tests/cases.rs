@@ -54,6 +54,14 @@ pub const CONCURRENT: &[&str] = &[
 /// what starts a stopped queue again, and the life of the module.
 pub const SMOKE: &[&str] = &["goes_on.", "module.", "rx.", "tx."];
 
+/// Those of them that take more than three seconds, mostly to wait. The others take less than a minute.
+pub const LONG_FOR_SMOKE: &[&str] = &[
+    "goes_on.link",
+    "rx.bursts",
+    "rx.fits_later",
+    "rx.never_fits",
+];
+
 /// Cases that the debug kernel runs only with [`Extent::Long`](super::extent::Extent): each takes long
 /// there, waits, or moves many packets, along code of the module that other cases run there, too.
 pub const LONG_ON_DEBUG: &[&str] = &[

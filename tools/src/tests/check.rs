@@ -15,7 +15,9 @@ use crate::lab::flavor::Flavor;
 use crate::lab::paths::Lab;
 use crate::process;
 use crate::steps::step;
-use crate::tests::cases::{CONCURRENT, Cases, LONG_ON_DEBUG, ONLY_WITH_FAULTS, SMOKE};
+use crate::tests::cases::{
+    CONCURRENT, Cases, LONG_FOR_SMOKE, LONG_ON_DEBUG, ONLY_WITH_FAULTS, SMOKE,
+};
 use crate::tests::code::{circles, floors, misuse, shim, stack, unsafe_code};
 use crate::tests::extent::Extent;
 use crate::tests::tally::{Tally, title};
@@ -120,8 +122,14 @@ fn vms(lab: &Lab, flavor: Flavor, extent: Extent, tally: &mut Tally) {
             guests::run(lab, extent, tally);
         }
         Flavor::Series(_) => {
-            let of = SMOKE;
-            selftest(lab, flavor, RNET, Cases { of, ..all }, tally);
+            let cases = match extent {
+                Extent::Short => Cases {
+                    of: SMOKE,
+                    without: LONG_FOR_SMOKE,
+                },
+                Extent::Long => all,
+            };
+            selftest(lab, flavor, RNET, cases, tally);
         }
         Flavor::Debug => {
             let faults = Cases {
