@@ -3,7 +3,7 @@
 //! Safe types for kernel interfaces that `rust/kernel` does not offer yet.
 //!
 //! Only this part of the module has `unsafe` code and uses `kernel::bindings`. Each file could go
-//! upstream separately.
+//! upstream separately, but for `compat`, which hides how the kernels differ.
 
 #![deny(unsafe_op_in_unsafe_fn, clippy::undocumented_unsafe_blocks)]
 
