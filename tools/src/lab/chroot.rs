@@ -11,9 +11,16 @@ use std::process::{Command, Stdio};
 
 /// Sets up the mounts of the private namespace, then enters the rootfs.
 ///
-/// Arguments: rootfs, then `source target mode` per bind mount, `--`, command.
+/// Arguments: rootfs, the directory of a layer over it or nothing, the mount options of a layer, then
+/// `source target mode` per bind mount, `--`, command.
 const ENTER: &str = r#"
-root=$1; shift
+root=$1 layer=$2 options=$3; shift 3
+if [ -n "$layer" ]; then
+    mkdir -p "$layer/upper" "$layer/work" "$layer/root"
+    mount -t overlay -o "lowerdir=$root,upperdir=$layer/upper,workdir=$layer/work,$options" \
+        overlay "$layer/root"
+    root=$layer/root
+fi
 mount --rbind /dev "$root/dev"
 mount -t proc proc "$root/proc"
 mount -t tmpfs tmpfs "$root/tmp"
@@ -40,7 +47,8 @@ pub enum Access {
 
 /// A rootfs with the directories bound into it.
 pub struct Chroot {
-    root: PathBuf,
+    root: OsString,
+    layer: Option<PathBuf>,
     binds: Vec<(PathBuf, PathBuf, Access)>,
 }
 
@@ -48,9 +56,24 @@ impl Chroot {
     /// Prepares to run programs in `root`.
     pub fn new(root: &Path) -> Self {
         Self {
-            root: root.to_owned(),
+            root: root.into(),
+            layer: None,
             binds: Vec::new(),
         }
+    }
+
+    /// Writes to a layer over the rootfs, in `dir`, instead of the rootfs.
+    ///
+    /// A second layer lies over the first, which is only read then.
+    #[must_use]
+    pub fn layer(mut self, dir: &Path) -> Self {
+        if let Some(below) = self.layer.replace(dir.to_owned()) {
+            let mut root = below.join("upper").into_os_string();
+            root.push(":");
+            root.push(&self.root);
+            self.root = root;
+        }
+        self
     }
 
     /// Shows the host's `source` at `target` inside.
@@ -64,6 +87,9 @@ impl Chroot {
     pub fn command<S: AsRef<OsStr>>(&self, program: &[S]) -> Command {
         let mut command = namespaced();
         command.args(["sh", "-ec", ENTER, "enter"]).arg(&self.root);
+        command.arg(self.layer.as_deref().unwrap_or(Path::new("")));
+        // A layer's marks of deleted files are attributes that only root can write, or these.
+        command.arg(if is_root() { "index=off" } else { "userxattr" });
         for (source, target, access) in &self.binds {
             let mode = match access {
                 Access::ReadOnly => "ro",
