@@ -10,7 +10,6 @@
 
 CARGO ?= cargo
 XTASK := $(CARGO) xtask
-UDEV_DIR ?= /usr/lib/udev/rules.d
 
 .PHONY: all module lab shell demo check check-debug check-ci check-all fuzz unsafe soak bench bench-quick fmt clean install modules_install kdir
 
@@ -44,8 +43,11 @@ modules_install: module
 	test -f $(KDIR)/System.map || depmod $(if $(INSTALL_MOD_PATH),-b $(INSTALL_MOD_PATH)) \
 		"$$(cat $(KDIR)/include/config/kernel.release)"
 
+# The package of these files is made from the same list.
 install: modules_install
-	install -D -m 0644 tools/99-vhost-rnet.rules $(DESTDIR)$(UDEV_DIR)/99-vhost-rnet.rules
+	while read -r file dir; do \
+		install -D -m 0644 -t "$(DESTDIR)/$$dir" "$$file" || exit 1; \
+	done < tools/packaging/debian/vhost-rnet-tools.install
 
 clean:
 	$(MAKE) -C $(KDIR) M=$(CURDIR) clean
