@@ -11,7 +11,7 @@
 CARGO ?= cargo
 XTASK := $(CARGO) xtask
 
-.PHONY: all module lab shell demo check check-debug check-ci check-all fuzz unsafe soak bench bench-quick fmt clean install modules_install kdir
+.PHONY: all module deb lab shell demo check check-debug check-ci check-all fuzz unsafe soak bench bench-quick fmt clean install modules_install kdir
 
 ifdef KDIR
 # The config is the kernel's own word on itself; its compiler must be ours,
@@ -63,6 +63,10 @@ install modules_install:
 clean:
 	$(CARGO) clean
 endif
+
+# Debian packages, into target/debian.
+deb:
+	$(XTASK) deb
 
 lab:
 	$(XTASK) lab

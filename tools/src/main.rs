@@ -26,9 +26,9 @@ use std::time::Duration;
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
 
-use crate::lab::build;
 use crate::lab::flavor::Flavor;
 use crate::lab::paths::Lab;
+use crate::lab::{build, packages};
 use crate::tests::code::{misuse, stack, unsafe_code};
 use crate::tests::extent::Extent;
 use crate::tests::{check, conformance, demo, fuzz, guests, soak};
@@ -59,6 +59,8 @@ enum Task {
         #[arg(long, default_value_t)]
         kernel: Flavor,
     },
+    /// Build the Debian packages into target/debian.
+    Deb,
     /// Show a guest's traffic through /dev/vhost-rnet, vhost-net and vhost=off.
     Demo {
         /// Backends to run instead: vhost devices, or "off".
@@ -177,6 +179,13 @@ fn run(task: Task) -> Result<ExitCode> {
             kernel.ensure(&lab)?;
             steps::step("module and programs", || build::all(&lab, kernel))?;
             println!("Built into {}", lab.artifacts().display());
+            Ok(ExitCode::SUCCESS)
+        }
+        Task::Deb => {
+            lab::ensure(&lab, false)?;
+            for package in packages::build(&lab)? {
+                println!("{}", package.display());
+            }
             Ok(ExitCode::SUCCESS)
         }
         Task::Demo { backends } => {
