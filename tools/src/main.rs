@@ -96,6 +96,8 @@ enum Task {
     },
     /// Run tests of the kernel and of rust-vmm, and DPDK, on both devices.
     Programs,
+    /// Build the Debian packages, install and remove them, and load the module.
+    Packages,
     /// Run QEMU guests of all kinds.
     Guests {
         /// The device they run on.
@@ -203,7 +205,7 @@ fn run(task: Task) -> Result<ExitCode> {
             demo::run(&lab, &backends)?;
             Ok(ExitCode::SUCCESS)
         }
-        Task::Check { debug: false, .. } => check_on(&lab, &[Flavor::Packaged], Extent::Long),
+        Task::Check { debug: false, .. } => check_on(&lab, &[Flavor::Packaged], Extent::Short),
         Task::Check { debug: true, long } => {
             lab::ensure(&lab, false)?;
             // Installed before the tests begin: VMs run from the file system that apt changes.
@@ -234,6 +236,10 @@ fn run(task: Task) -> Result<ExitCode> {
         Task::Programs => {
             prepare(&lab)?;
             Ok(passed(check::run_programs(&lab)))
+        }
+        Task::Packages => {
+            prepare(&lab)?;
+            Ok(passed(check::run_packages(&lab)))
         }
         Task::Guests { device, filter } => {
             prepare(&lab)?;

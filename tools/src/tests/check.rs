@@ -21,7 +21,7 @@ use crate::tests::cases::{
 use crate::tests::code::{circles, floors, misuse, shim, stack, unsafe_code};
 use crate::tests::extent::Extent;
 use crate::tests::tally::{Tally, title};
-use crate::tests::{conformance, dpdk, fuzz, guests, oldest_cargo, programs, refused};
+use crate::tests::{conformance, dpdk, fuzz, guests, oldest_cargo, packages, programs, refused};
 use crate::vm::device::{self, C_VHOST, RNET};
 use crate::vm::guest;
 use crate::vm::level1::{Output, Vm};
@@ -120,6 +120,9 @@ fn vms(lab: &Lab, flavor: Flavor, extent: Extent, tally: &mut Tally) {
                 guest(lab, flavor, device, tally);
             }
             guests::run(lab, extent, tally);
+            if extent == Extent::Long {
+                packages::run(lab, tally);
+            }
         }
         Flavor::Series(_) => {
             let cases = match extent {
@@ -157,6 +160,13 @@ pub fn run_programs(lab: &Lab) -> bool {
     let mut tally = Tally::default();
     programs::run(lab, &mut tally);
     dpdk::run(lab, &mut tally);
+    tally.report()
+}
+
+/// Runs only the tests of the Debian packages; returns whether all of them passed.
+pub fn run_packages(lab: &Lab) -> bool {
+    let mut tally = Tally::default();
+    packages::run(lab, &mut tally);
     tally.report()
 }
 

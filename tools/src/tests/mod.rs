@@ -12,6 +12,7 @@ pub mod fuzz;
 pub mod guests;
 mod ktap;
 mod oldest_cargo;
+pub mod packages;
 mod programs;
 mod refused;
 pub mod soak;

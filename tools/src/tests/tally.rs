@@ -35,7 +35,7 @@ impl Tally {
     }
 
     /// Counts a KTAP report of the program called `name`.
-    fn count_ktap(&mut self, name: &str, results: ktap::Results) {
+    pub fn count_ktap(&mut self, name: &str, results: ktap::Results) {
         self.passed += results.passed.len();
         let named = |test: String| format!("{name}: {test}");
         self.failed.extend(results.failed.into_iter().map(named));

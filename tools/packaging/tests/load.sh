@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: GPL-2.0
+# Installs the packages, in /artifacts/packages, into the VM whose kernel they are for, and loads
+# the module.
+
+packages=/artifacts/packages
+mkdir -p /run/udev
+/usr/lib/systemd/systemd-udevd --daemon
+
+# depmod takes minutes on an emulated processor. It has run where the packages were tried first.
+is_installed() {
+    ln -s /usr/bin/true /usr/local/sbin/depmod
+    cp $packages/index/* "/usr/lib/modules/$(uname -r)/"
+    dpkg -i $packages/vhost-rnet-tools_*.deb "$packages/vhost-rnet-modules-$(uname -r)"_*.deb
+}
+
+is_loaded() {
+    modprobe vhost_rnet
+    udevadm settle --timeout=60
+    test "$(stat -c '%F %G %a' /dev/vhost-rnet)" = "character special file kvm 660"
+}
+
+works() {
+    /artifacts/rnet-selftest --device /dev/vhost-rnet tx.integrity rx.integrity
+}
+
+is_unloaded() {
+    rmmod vhost_rnet
+    udevadm settle --timeout=60
+    not test -e /dev/vhost-rnet
+}
+
+of_dkms_is_loaded() {
+    insmod $packages/vhost_rnet.ko.xz
+    is_unloaded
+}
+
+unsigned_is_refused() {
+    # As module.sig_enforce=1 on the command line.
+    echo 1 > /sys/module/module/parameters/sig_enforce
+    not modprobe vhost_rnet
+    not test -e /dev/vhost-rnet
+    # Nor one with a key that is not enrolled.
+    not insmod $packages/vhost_rnet.ko.xz
+}
+
+refusal_is_explained() {
+    dpkg-reconfigure "vhost-rnet-modules-$(uname -r)" > /tmp/said 2>&1
+    test "$(grep -c 'run: apt install vhost-rnet-dkms' /tmp/said)" = 1
+}
+
+check "module: installed" is_installed
+check "module: loaded, with its group and mode" is_loaded
+check "module: works" works
+check "module: unloaded" is_unloaded
+check "module: of DKMS" of_dkms_is_loaded
+check "module: refused where signatures are enforced" unsigned_is_refused
+check "module: refusal explained" refusal_is_explained
+plan
