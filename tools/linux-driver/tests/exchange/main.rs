@@ -207,7 +207,10 @@ fn exchanges(packed: bool, in_order: bool) {
             }
         }
         println!("{features:?}: {total:?}");
-        proves_something(features, &total);
+        // The exchanges of a single seed are too few to have everything in them.
+        if seeds().len() > 1 {
+            proves_something(features, &total);
+        }
     }
 }
 
