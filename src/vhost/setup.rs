@@ -230,7 +230,8 @@ impl Owner {
         if !unbind && !vq.is_accessible() {
             return Err(EFAULT);
         }
-        if !unbind && !(vq.rings.has_size() && vq.rings.is_aligned(&vq.rings.addrs())) {
+        let fits_format = vq.rings.has_size() && vq.rings.is_aligned(&vq.rings.addrs());
+        if !unbind && !fits_format {
             return Err(EINVAL);
         }
         let new = if unbind {
