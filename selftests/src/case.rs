@@ -50,6 +50,8 @@ pub struct Context {
     pub device: Node,
     /// Which driver that is.
     pub kind: Kind,
+    /// The name of the case that runs, empty if none does.
+    pub case: &'static str,
     /// The file of the module behind it, if that is not installed.
     pub module: Option<PathBuf>,
     /// Seed of all content.

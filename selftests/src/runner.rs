@@ -77,6 +77,7 @@ pub fn run_here(run: impl FnOnce(&Context) -> Result<()>, context: &Context) -> 
 pub fn run_case(case: &Case, context: &Context) -> ExitCode {
     let mut context = context.clone();
     context.device.format = case.format;
+    context.case = case.name;
     let run = |context: &Context| {
         let missing = case.format.features() & !context.open()?.features()?;
         if missing != 0 {

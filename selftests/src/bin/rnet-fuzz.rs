@@ -63,6 +63,7 @@ fn run(options: Options) -> Result<bool> {
         argument: 0,
         patience: options.patience,
         factor: options.factor,
+        case: "",
         module: None,
     };
     wait::be_patient(options.patience);

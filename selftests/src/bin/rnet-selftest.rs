@@ -83,6 +83,7 @@ fn run(options: Options) -> Result<ExitCode> {
             path: options.device,
             format,
         },
+        case: "",
         module: options.module,
         seed: options.seed,
         argument: options.argument,

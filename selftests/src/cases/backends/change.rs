@@ -2,7 +2,7 @@
 
 //! Backends that change, fail or go away under traffic: chains come back, and the queues go on.
 
-use crate::cases::common::{Case, Context, Kind as Driver, Role, accepts, case, check, role};
+use crate::cases::common::{Case, Context, Role, accepts, case, check, lets_c_off, role};
 use crate::driver::device::{NetDevice, Setup};
 use crate::driver::traffic::{self, Plan, RxFlow, TxFlow};
 use crate::driver::uapi::feature;
@@ -184,7 +184,7 @@ impl Rig {
     ///
     /// C forgets those that it sent to a tap in a batch.
     fn settle_gone(&mut self, ctx: &Context) -> Result<()> {
-        if ctx.kind == Driver::C && self.wire.kind == Kind::Tap {
+        if self.wire.kind == Kind::Tap && lets_c_off(ctx)? {
             return procfs::idle();
         }
         self.settle()

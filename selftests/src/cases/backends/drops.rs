@@ -2,7 +2,7 @@
 
 //! Frames of the guest that the host's network drops: they are gone, and the next ones go out.
 
-use crate::cases::common::{Case, Context, Kind as Driver, case, check};
+use crate::cases::common::{Case, Context, case, check, lets_c_off};
 use crate::driver::device::{NetDevice, Setup};
 use crate::driver::uapi::feature;
 use crate::host::procfs;
@@ -63,7 +63,7 @@ fn filter(ctx: &Context) -> Result<()> {
             device.tx.flush()?;
             frame::build(ctx.seed, 2 * round, 200, &mut good);
             expect(&mut device, 2 * round, &good)?;
-            if ctx.kind == Driver::C {
+            if lets_c_off(ctx)? {
                 // C sends the dropped frame again and again, until nobody drops it.
                 wire.drop_none()?;
             }
@@ -72,7 +72,7 @@ fn filter(ctx: &Context) -> Result<()> {
                 .with_context(|| format!("round {round}, features {events:#x}"))?;
             all_back(&mut device)?;
             procfs::idle()?;
-            if ctx.kind == Driver::C {
+            if lets_c_off(ctx)? {
                 wire.drop_type(frame::ETHERTYPE + 1)?;
             }
         }
@@ -96,13 +96,13 @@ fn full_queue(ctx: &Context) -> Result<()> {
             post(&mut device, &bytes)?;
         }
         device.tx.flush()?;
-        if ctx.kind == Driver::C {
+        if lets_c_off(ctx)? {
             // C sends the first one that is dropped again and again, until it is not.
             wire.open()?;
         }
         all_back(&mut device)?;
         procfs::idle()?;
-        if ctx.kind == Driver::C {
+        if lets_c_off(ctx)? {
             wire.shut()?;
         }
     }

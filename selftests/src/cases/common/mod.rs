@@ -14,6 +14,7 @@ pub(crate) mod owners;
 pub(crate) mod workers;
 
 pub(crate) use crate::case::{Case, Context, Kind, Role, Skip, case, ring_case, role};
+use crate::conformance::differences;
 use crate::driver::queue::Queue;
 use anyhow::{Context as _, Result, bail};
 use std::io;
@@ -38,12 +39,29 @@ pub(crate) fn accepts<T>(what: &str, result: io::Result<T>) -> Result<T> {
     result.with_context(|| format!("{what} was refused"))
 }
 
-/// Kicks a queue if C leaves it stopped where `vhost_rnet` goes on by itself. Each caller says why
-/// C stops.
+/// Whether the device is C, which is let off some of what a case asks for. Each caller says what C
+/// does instead.
+///
+/// Fails unless the case is listed in [`differences::IN_TRAFFIC`].
+pub(crate) fn lets_c_off(ctx: &Context) -> Result<bool> {
+    if ctx.kind == Kind::Rnet {
+        return Ok(false);
+    }
+    check(differences::in_traffic(ctx.case).is_some(), || {
+        format!(
+            "`{}` is not in the table of differences in traffic",
+            ctx.case
+        )
+    })?;
+    Ok(true)
+}
+
+/// Kicks a queue if C leaves it stopped where `vhost_rnet` goes on by itself, as [`lets_c_off`].
+/// Each caller says why C stops.
 pub(crate) fn wake_c(ctx: &Context, queue: &Queue) -> Result<()> {
-    match ctx.kind {
-        Kind::C => queue.kick.force(),
-        Kind::Rnet => Ok(()),
+    match lets_c_off(ctx)? {
+        true => queue.kick.force(),
+        false => Ok(()),
     }
 }
 

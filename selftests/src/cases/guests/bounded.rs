@@ -7,7 +7,7 @@ use crate::cases::common::counts::Counts;
 use crate::cases::common::flood::Flood;
 use crate::cases::common::owners::{say_ready, start, still_works};
 use crate::cases::common::{
-    Case, Context, Kind, Role, a_while, accepts, case, check, ring_case, role,
+    Case, Context, Kind, Role, a_while, accepts, case, check, lets_c_off, ring_case, role,
 };
 use crate::driver::device::{NetDevice, Setup};
 use crate::driver::layout::Described;
@@ -155,9 +155,9 @@ fn calls(ctx: &Context, index: u32) -> Result<()> {
 
 /// What a queue has done so far, which C does not count.
 fn counts(ctx: &Context, device: &NetDevice, index: u32) -> Result<Option<Counts>> {
-    match ctx.kind {
-        Kind::C => Ok(None),
-        Kind::Rnet => Counts::of(device, index).map(Some),
+    match lets_c_off(ctx)? {
+        true => Ok(None),
+        false => Counts::of(device, index).map(Some),
     }
 }
 
@@ -238,7 +238,7 @@ fn endless(ctx: &Context) -> Result<()> {
 fn killed(ctx: &Context) -> Result<()> {
     for round in 0..some(ctx, 6) as u64 {
         let mut child = start(ctx, "endless-tables", Stdio::null())?;
-        if ctx.kind == Kind::Rnet {
+        if !lets_c_off(ctx)? {
             let now = || Counts::of_process(child.id(), RX);
             expect_few(now()?, now)?;
         }
@@ -314,7 +314,7 @@ fn busy_polling(ctx: &Context) -> Result<()> {
             worst
         })?;
         println!("queue {index}: up to {worst} packets before a call");
-        check(ctx.kind == Kind::C || worst <= SOON, || {
+        check(lets_c_off(ctx)? || worst <= SOON, || {
             format!("queue {index}: {worst} packets before a call")
         })?;
     }

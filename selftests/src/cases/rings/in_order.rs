@@ -7,7 +7,7 @@
 //! group, and that the next one is where the group ends.
 
 use super::base;
-use crate::cases::common::{Case, Context, Kind, Skip, check, frames, live, ring_case};
+use crate::cases::common::{Case, Context, Kind, Skip, check, frames, lets_c_off, live, ring_case};
 use crate::cases::packets::rx::buffers;
 use crate::cases::rings::events;
 use crate::driver::device::{NetDevice, Setup, Shape};
@@ -243,7 +243,7 @@ fn rebind(ctx: &Context) -> Result<()> {
         }
         // C takes the base for the index of the next descriptor as well, which is wrong once a
         // chain has had more than one descriptor.
-        let restart = ctx.kind == Kind::Rnet || !shape.own_header;
+        let restart = !shape.own_header || !lets_c_off(ctx)?;
         let mut device = NetDevice::start(&ctx.device, setup)?;
         live::under_traffic(ctx, &mut device, 60, |device, number| {
             let queue = if number % 3 == 0 { RX } else { TX };

@@ -5,7 +5,7 @@
 //!
 //! Only a kernel with fault injection can do that; see `Documentation/fault-injection`.
 
-use crate::cases::common::{Case, Context, Kind, Skip, accepts, case, check};
+use crate::cases::common::{Case, Context, Kind, Skip, accepts, case, check, lets_c_off};
 use crate::driver::device::{NetDevice, Setup};
 use crate::driver::iotlb::{Message, VERSION_1};
 use crate::driver::traffic::{self, Plan};
@@ -336,7 +336,7 @@ fn workers(ctx: &Context, injector: &Injector, vhost: &Vhost) -> Result<u32> {
 
 /// Whatever fails in the worker: a frame may be lost or late, and the queue goes on.
 fn worker(ctx: &Context) -> Result<()> {
-    if ctx.kind == Kind::C {
+    if lets_c_off(ctx)? {
         // vhost_add_used_n() gives up, and its caller goes on: the guest never sees those chains
         // again.
         return Err(Skip("vhost-net loses chains when it cannot write used entries".into()).into());

@@ -2,7 +2,9 @@
 
 //! What an owner and its memory may go through while a device is in use.
 
-use crate::cases::common::{Case, Context, Kind, Role, Skip, case, check, owners, ring_case, role};
+use crate::cases::common::{
+    Case, Context, Role, Skip, case, check, lets_c_off, owners, ring_case, role,
+};
 use crate::driver::away::{Away, whole_pages, without};
 use crate::driver::device::{NetDevice, Setup};
 use crate::driver::split::Descriptor;
@@ -79,7 +81,7 @@ fn transmit_memory(ctx: &Context) -> Result<()> {
         })?;
         let pages = whole_pages(&mut device, TX);
         // C says nothing and tries again for ever; who only reads does not mind.
-        let stops = ctx.kind == Kind::Rnet && away != Away::ReadOnly;
+        let stops = away != Away::ReadOnly && !lets_c_off(ctx)?;
         let mut stopped = 0;
         for number in 0..8 {
             // Every other time the device has all of the frames before it, else none.
@@ -178,7 +180,7 @@ fn receive_memory(ctx: &Context) -> Result<()> {
             device.rx_fill()?;
             device.rx.flush()?;
             send(&mut device)?;
-            if ctx.kind == Kind::C {
+            if lets_c_off(ctx)? {
                 // Memory that goes away between packet and header kills its queue: it then neither
                 // waits for packets nor asks for kicks.
                 procfs::idle()?;
@@ -186,7 +188,7 @@ fn receive_memory(ctx: &Context) -> Result<()> {
             let memory = device.memory.clone();
             without(&memory, pages, away, || {
                 send(&mut device)?;
-                if ctx.kind == Kind::Rnet {
+                if !lets_c_off(ctx)? {
                     let told = Deadline::patient().readable(&[&device.rx.err])?;
                     check(told, || "the error descriptor was not signalled".into())?;
                 }

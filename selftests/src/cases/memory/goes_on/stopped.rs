@@ -2,7 +2,7 @@
 
 //! Devices one queue of which has stopped, with frames in it, for what can start it again.
 
-use crate::cases::common::{Context, Kind, a_while, accepts, check, wake_c};
+use crate::cases::common::{Context, a_while, accepts, check, lets_c_off, wake_c};
 use crate::driver::device::{NetDevice, Setup};
 use crate::driver::layout::{Described, Layout};
 use crate::driver::log::{DirtyLog, log_used};
@@ -237,7 +237,7 @@ impl Rig {
             self.stop,
             Stop::NoLog | Stop::Features | Stop::Bad(Bad::Short)
         );
-        if silent && ctx.kind == Kind::C {
+        if silent && lets_c_off(ctx)? {
             a_while();
             return Ok(());
         }

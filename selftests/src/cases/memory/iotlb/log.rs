@@ -6,7 +6,7 @@
 use crate::cases::common::frames::expect_no_errors;
 use crate::cases::common::iommu::Behind;
 use crate::cases::common::log::{END, USED};
-use crate::cases::common::{Case, Context, Kind, accepts, case, check, ring_case};
+use crate::cases::common::{Case, Context, accepts, case, check, lets_c_off, ring_case};
 use crate::driver::device::{NetDevice, Setup};
 use crate::driver::iommu::PAGE;
 use crate::driver::iotlb::{Message, VERSION_2};
@@ -226,7 +226,7 @@ fn log_pieces(ctx: &Context) -> Result<()> {
     /// The first of these entries, in a page that has neither index nor event index.
     const BASE: u16 = 600;
     // C has room for 64 pieces, and loses chains with more.
-    let piece = if ctx.kind == Kind::C { 32 } else { 4 };
+    let piece = if lets_c_off(ctx)? { 32 } else { 4 };
     for index in [RX, TX] {
         let mut setup = setup(feature::EVENT_IDX);
         setup.base = BASE;

@@ -4,7 +4,7 @@
 
 use crate::cases::common::frames::send_frame;
 use crate::cases::common::log::{END, Logged, USED};
-use crate::cases::common::{Case, Context, Kind, accepts, case, check, refuses, ring_case};
+use crate::cases::common::{Case, Context, accepts, case, check, lets_c_off, refuses, ring_case};
 use crate::driver::device::{NetDevice, Setup};
 use crate::driver::log::{DirtyLog, LOG_PAGE, log_used};
 use crate::driver::traffic::{self, Plan};
@@ -290,7 +290,7 @@ fn closed(ctx: &Context) -> Result<()> {
 /// Waits for what a device does that cannot log.
 fn lost(ctx: &Context, device: &mut NetDevice, index: u32, before: u32) -> Result<()> {
     let queue = device.queue(index);
-    if ctx.kind == Kind::C {
+    if lets_c_off(ctx)? {
         // Goes on in silence: a migration would leave the page behind.
         return Deadline::patient().until("a frame that is not logged", || {
             Ok(device.queue(index).ring.base() != before)
@@ -341,7 +341,8 @@ fn restart(ctx: &Context, logged: &mut Logged, index: u32) -> Result<()> {
     })?;
     while device.peer.receive(&mut bytes)?.is_some() {}
     let errors = device.queue(index).err.take()?;
-    check((errors > 0) == (ctx.kind == Kind::Rnet), || {
+    let told = !lets_c_off(ctx)?;
+    check((errors > 0) == told, || {
         format!("queue {index}: {errors} errors")
     })?;
     for queue in [RX, TX] {
