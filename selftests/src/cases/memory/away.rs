@@ -70,7 +70,8 @@ fn tx_frame(ctx: &Context) -> Result<()> {
             tx.extend(4);
             without(&memory, page, away, || {
                 tx.pump(&mut device)?;
-                a_while();
+                // The queue looks again after 1, 2, 4 ... ms: until it does so only now and then.
+                std::thread::sleep(Duration::from_millis(300));
                 traffic::receive(&mut device, Plan::new(ctx.seed, 20, |_| 300))
                     .context("the receive queue")
             })?;
