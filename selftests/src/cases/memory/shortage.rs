@@ -2,7 +2,7 @@
 
 //! The host has no memory left for a while: for pages of the guest, or for the kernel.
 
-use crate::cases::common::{Case, Context, Skip, a_while, case, check};
+use crate::cases::common::{Case, Context, Skip, a_while, check, ring_case};
 use crate::driver::device::{NetDevice, Setup};
 use crate::driver::ring::Segment;
 use crate::driver::traffic::{self, Plan};
@@ -20,8 +20,8 @@ use std::os::fd::AsFd;
 use std::path::PathBuf;
 
 pub(crate) const CASES: &[Case] = &[
-    case("shortage.full_tmpfs", 90, full_tmpfs),
-    case("shortage.empty_hugetlb", 90, empty_hugetlb),
+    ring_case("shortage.full_tmpfs", 90, full_tmpfs),
+    ring_case("shortage.empty_hugetlb", 90, empty_hugetlb),
 ];
 
 /// Receive buffers, each in pages of its own.

@@ -12,11 +12,12 @@ use self::stopped::{Bad, Rig, Stop};
 use crate::cases::common::frames::{expect_no_errors, send_one, single, take_one};
 use crate::cases::common::iommu::Behind;
 use crate::cases::common::{
-    Case, Context, a_while, accepts, case, lets_c_off, ring_case, wake_c, workers,
+    Case, Context, a_while, accepts, lets_c_off, ring_case, wake_c, workers,
 };
 use crate::driver::device::{NetDevice, Setup};
 use crate::driver::iotlb::VERSION_2;
 use crate::driver::log::log_used;
+use crate::driver::ring::Format;
 use crate::driver::traffic::{self, Plan, RxFlow};
 use crate::driver::uapi::feature;
 use crate::driver::vhost::{RX, TX};
@@ -39,7 +40,7 @@ pub(crate) const CASES: &[Case] = &[
     ring_case("goes_on.ring_address", 60, |ctx| {
         rows(ctx, Stop::NoRing, Rig::place_ring)
     }),
-    case("goes_on.features", 60, |ctx| {
+    ring_case("goes_on.features", 60, |ctx| {
         rows(ctx, Stop::Features, Rig::set_features)
     }),
     ring_case("goes_on.log_base", 60, |ctx| {
@@ -100,6 +101,10 @@ pub(crate) const CASES: &[Case] = &[
 /// Stops each queue, starts it with one call, and has all frames that were sent meanwhile arrive.
 fn rows(ctx: &Context, stop: Stop, start: impl Fn(&mut Rig) -> Result<()>) -> Result<()> {
     for index in [RX, TX] {
+        if (index, stop, ctx.device.format) == (TX, Stop::Features, Format::Packed) {
+            // The features are about the header of legacy devices, whose rings are split.
+            continue;
+        }
         for events in [0, feature::EVENT_IDX] {
             let row = || -> Result<()> {
                 let mut rig = Rig::stopped(ctx, index, events, stop)?;
