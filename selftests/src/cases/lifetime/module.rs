@@ -7,16 +7,19 @@ use crate::driver::device::{NetDevice, Setup};
 use crate::driver::traffic::{self, Plan};
 use crate::driver::uapi::feature;
 use crate::driver::vhost::{RX, TX};
+use crate::packet::frame;
+use crate::packet::header::NetHeader;
 use crate::wait::Deadline;
 use anyhow::{Context as _, Result};
 use std::fs;
-use std::process::Command;
+use std::process::{Command, Output};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 pub(crate) const CASES: &[Case] = &[
     case("module.in_use", 60, in_use),
     case("module.reload", 120, reload),
+    case("module.frames_left", 60, frames_left),
 ];
 
 /// The name of the module behind the device, and the path of its reference count.
@@ -61,31 +64,87 @@ fn in_use(ctx: &Context) -> Result<()> {
     })
 }
 
-/// The module goes and comes back, again and again, while others try to use it.
-fn reload(ctx: &Context) -> Result<()> {
-    let rounds = ctx.times(12);
-    let (name, _) = module(ctx)?;
-    let load = || {
-        let mut command = match &ctx.module {
-            Some(file) => {
-                let mut insmod = Command::new("insmod");
-                insmod.arg(file);
-                insmod
-            }
-            None => {
-                let mut modprobe = Command::new("modprobe");
-                modprobe.arg(name);
-                modprobe
-            }
-        };
-        command.output().context("load the module")
+/// Loads the module, from its file if that was given.
+fn load(ctx: &Context, name: &str) -> Result<Output> {
+    let mut command = match &ctx.module {
+        Some(file) => {
+            let mut insmod = Command::new("insmod");
+            insmod.arg(file);
+            insmod
+        }
+        None => {
+            let mut modprobe = Command::new("modprobe");
+            modprobe.arg(name);
+            modprobe
+        }
     };
+    command.output().context("load the module")
+}
+
+/// Skips the case if the module could not be loaded again.
+fn loadable(ctx: &Context, name: &str) -> Result<()> {
     if ctx.module.is_none() {
         let known = Command::new("modinfo").arg(name).output()?.status;
         if !known.success() {
             return Err(Skip(format!("{name} is not installed, nor its file given")).into());
         }
     }
+    Ok(())
+}
+
+/// Waits until the module has gone.
+fn unload(name: &str) -> Result<()> {
+    Deadline::patient().until("the module to go", || {
+        Ok(Command::new("rmmod").arg(name).output()?.status.success())
+    })
+}
+
+/// Frames that nobody has received when the module goes are received, or dropped, afterwards.
+fn frames_left(ctx: &Context) -> Result<()> {
+    const FRAMES: u64 = 24;
+    const LEN: usize = 60_000;
+    let (name, _) = module(ctx)?;
+    loadable(ctx, name)?;
+    let mut setup = Setup::new(feature::VERSION_1);
+    setup.tx_buffers = (32, LEN + 12);
+    let mut device = NetDevice::start(&ctx.device, setup)?;
+    let (mut bytes, mut got) = (Vec::new(), Vec::new());
+    for sequence in 0..FRAMES {
+        frame::build(ctx.seed, sequence, LEN, &mut bytes);
+        check(device.tx_post(NetHeader::default(), &bytes)?, || {
+            "no room".into()
+        })?;
+    }
+    device.tx.flush()?;
+    Deadline::patient().until("the chains to come back", || {
+        device.tx_reap()?;
+        Ok(device.tx.ring.pending() == 0)
+    })?;
+    let NetDevice {
+        vhost,
+        tap,
+        mut peer,
+        ..
+    } = device;
+    drop(vhost);
+    unload(name)?;
+    for sequence in 0..FRAMES / 2 {
+        frame::build(ctx.seed, sequence, LEN, &mut bytes);
+        Deadline::patient().until("a frame", || Ok(peer.receive(&mut got)?.is_some()))?;
+        frame::expect("transmitted", sequence, &bytes, &got)?;
+    }
+    // With the rest of the frames.
+    drop((peer, tap));
+    let output = load(ctx, name)?;
+    check(output.status.success(), || format!("{output:?}"))?;
+    owners::still_works(ctx)
+}
+
+/// The module goes and comes back, again and again, while others try to use it.
+fn reload(ctx: &Context) -> Result<()> {
+    let rounds = ctx.times(12);
+    let (name, _) = module(ctx)?;
+    loadable(ctx, name)?;
     let stop = AtomicBool::new(false);
     let (mut opened, mut missed) = (0u64, 0u64);
     std::thread::scope(|scope| -> Result<()> {
@@ -115,11 +174,9 @@ fn reload(ctx: &Context) -> Result<()> {
             Ok(())
         });
         let turn = || -> Result<()> {
-            Deadline::patient().until("the module to go", || {
-                Ok(Command::new("rmmod").arg(name).output()?.status.success())
-            })?;
+            unload(name)?;
             check(!fs::exists(&ctx.device.path)?, || "the node stays".into())?;
-            let output = load()?;
+            let output = load(ctx, name)?;
             check(output.status.success(), || format!("{output:?}"))
         };
         let result =
