@@ -27,7 +27,6 @@
 #include <net/sock.h>
 #include <net/xdp.h>
 
-#include "compat.h"
 #include "helpers.h"
 
 /* src/vhost/uapi.rs reads and writes these as words. */

@@ -14,6 +14,7 @@
 #include <linux/virtio_net.h>
 #include <net/xdp.h>
 
+#include "compat.h"
 #include "helpers.h"
 
 static u32 packet_len(void *packet)
