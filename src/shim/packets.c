@@ -4,11 +4,11 @@
  */
 
 #include <linux/file.h>
+#include <linux/highmem.h>
 #include <linux/if_tun.h>
+#include <linux/netdevice.h>
 #include <linux/ptr_ring.h>
 #include <linux/skb_array.h>
-#include <linux/highmem.h>
-#include <linux/netdevice.h>
 #include <linux/skbuff.h>
 #include <linux/uaccess.h>
 #include <linux/virtio_net.h>
