@@ -8,7 +8,7 @@ use core::ptr::{null_mut, NonNull};
 
 use kernel::bindings;
 use kernel::error::{from_err_ptr, to_result};
-use kernel::ffi::c_void;
+use kernel::ffi::{c_int, c_void};
 use kernel::prelude::*;
 use vring::Segment;
 
@@ -26,14 +26,13 @@ const TRUSTED: u32 = 63;
 
 /// What only the tap can write.
 ///
-/// The header of a packet to be segmented, or with a partial checksum, has numbers in the byte order
-/// of the tap, which is not known.
+/// The header of a packet to be segmented, or with a partial checksum, has numbers in the byte
+/// order of the tap, which is not known.
 const ONLY_BY_TAP: u8 = shim::RNET_PACKET_XDP
     | shim::RNET_PACKET_TAGGED
     | shim::RNET_PACKET_GSO
     | shim::RNET_PACKET_PARTIAL
-    | shim::RNET_PACKET_LIST
-    | shim::RNET_PACKET_FOREIGN;
+    | shim::RNET_PACKET_LIST;
 
 /// Lengths of the header of a tap that is certain to be a virtio-net header, or that there is none.
 ///
@@ -120,9 +119,10 @@ impl PlainPacket<'_> {
 /// # Invariants
 ///
 /// `ring` belongs to `file`. `packets[next..len]` came from it, in order, and are owned; `lens` and
-/// `kinds` have what is known of them. `next` and `len` are at most `BATCH`. `dev` is null or a
-/// device that this holds a reference to, and which counts in `tstats`. `written[..written_len]`
-/// are owned `sk_buff`s.
+/// `kinds` have what is known of them. `next` and `len` are at most `BATCH`. `sock` belongs to
+/// `file`. `dev` is null or a device that this holds a reference to, and which counts in `tstats`;
+/// `kinds` tells which packets are not of that device. `written[..written_len]` are owned
+/// `sk_buff`s.
 pub(super) struct Ring {
     file: PollFile,
     ring: NonNull<shim::CPtrRing>,
@@ -133,9 +133,11 @@ pub(super) struct Ring {
     kinds: [u8; BATCH],
     next: usize,
     len: usize,
-    /// Whether the interface counts the packets that leave the ring.
-    counts: bool,
-    /// The device that the packets of the batch belong to, if it is known to exist.
+    sock: NonNull<bindings::socket>,
+    /// The index of the interface, if it counts the packets that leave the ring; 0 if it is
+    /// unknown.
+    counts: Option<c_int>,
+    /// The interface, as long as it is known to exist.
     dev: *mut bindings::net_device,
     /// Length in bytes of the header that the tap has put before a packet.
     header: usize,
@@ -150,22 +152,24 @@ pub(super) struct Ring {
 }
 
 impl Ring {
-    /// The ring of a tun or tap file.
+    /// The ring of a tun or tap file, whose socket is `sock`.
+    ///
+    /// `counts` is the index of the interface, in the socket's namespace, if it has to count the
+    /// packets that leave the ring; 0 if it is not known.
     ///
     /// # Errors
     ///
     /// `ENOTSOCK` for any other file.
-    pub(super) fn of_tap(file: PollFile) -> Result<impl Init<Self>> {
-        // SAFETY: the function checks the kind of the file first; the file is open.
-        let (ring, counts) = match from_err_ptr(unsafe { shim::tun_get_tx_ring(file.as_ptr()) }) {
-            Ok(ring) => (ring, true),
-            Err(_) => {
-                // SAFETY: as above.
-                let ring = from_err_ptr(unsafe { shim::tap_get_ptr_ring(file.as_ptr()) });
-                // The interface of a tap counted its packets before they reached the ring.
-                (ring.map_err(|_| ENOTSOCK)?, false)
-            }
-        };
+    pub(super) fn of_tap(
+        file: PollFile,
+        sock: NonNull<bindings::socket>,
+        counts: Option<c_int>,
+    ) -> Result<impl Init<Self>> {
+        // SAFETY: both functions check the kind of the file first; the file is open.
+        let ring = from_err_ptr(unsafe { shim::tun_get_tx_ring(file.as_ptr()) })
+            // SAFETY: as above.
+            .or_else(|_| from_err_ptr(unsafe { shim::tap_get_ptr_ring(file.as_ptr()) }))
+            .map_err(|_| ENOTSOCK)?;
         let ring = NonNull::new(ring).ok_or(ENOTSOCK)?;
         // INVARIANT: `ring` is the file's own; there are no packets yet.
         Ok(init!(Self {
@@ -176,6 +180,7 @@ impl Ring {
             kinds: [0; BATCH],
             next: 0,
             len: 0,
+            sock,
             counts,
             dev: null_mut(),
             header: 0,
@@ -208,17 +213,18 @@ impl Ring {
         self.next < self.len || self.consume()
     }
 
+    /// Takes a batch of packets from the ring; returns whether there are any.
     fn consume(&mut self) -> bool {
         self.settle();
         self.next = 0;
-        let dev = if self.counts {
-            &raw mut self.dev
-        } else {
-            null_mut()
-        };
+        if let (Some(index), true) = (self.counts, self.dev.is_null()) {
+            // SAFETY: the file keeps its socket alive.
+            // INVARIANT: the device is held.
+            self.dev = unsafe { shim::rnet_netdev_hold(self.sock.as_ptr(), index) };
+        }
         // SAFETY: the file keeps its ring alive; up to `BATCH` pointers, lengths and kinds are
-        // written. `dev` is null or points to a device, or to null.
-        // INVARIANT: the packets are owned now, and the device is held.
+        // written.
+        // INVARIANT: the packets are owned now, and compared with the device.
         self.len = unsafe {
             shim::rnet_ring_consume(
                 self.ring.as_ptr(),
@@ -227,7 +233,7 @@ impl Ring {
                 self.lens.as_mut_ptr(),
                 self.kinds.as_mut_ptr(),
                 BATCH,
-                dev,
+                self.dev,
             )
         };
         self.len != 0
@@ -257,7 +263,18 @@ impl Ring {
         Some(Packet(packet))
     }
 
-    /// Notes that the tap has put a header of `len` bytes before a packet, if it did.
+    /// Length in bytes of the next packet, if it is an `sk_buff`.
+    #[inline]
+    pub(super) fn next_skb_len(&self) -> Option<usize> {
+        let kind = self.kinds.get(self.next)?;
+        if self.next >= self.len || kind & shim::RNET_PACKET_XDP != 0 {
+            return None;
+        }
+        // CAST: `u32` fits `usize`.
+        self.lens.get(self.next).map(|len| *len as usize)
+    }
+
+    /// Notes that the tap has put a header of `len` bytes before an `sk_buff`, or refused it.
     #[inline]
     pub(super) fn note_header(&mut self, len: Option<usize>) {
         match len {
@@ -284,7 +301,9 @@ impl Ring {
         let next = self.next;
         // SAFETY: `next` is less than `len`, which is at most `BATCH`.
         let kind = unsafe { *self.kinds.get_unchecked(next) };
-        if kind & ONLY_BY_TAP != 0 || (self.counts && self.dev.is_null()) {
+        let is_counted =
+            self.counts.is_none() || (!self.dev.is_null() && kind & shim::RNET_PACKET_FOREIGN == 0);
+        if kind & ONLY_BY_TAP != 0 || !is_counted {
             return None;
         }
         // SAFETY: as above.
@@ -335,6 +354,7 @@ impl Ring {
         }
     }
 
+    /// Frees and counts packets, of which there are some.
     fn settle_written(&mut self) {
         if self.written_len != 0 {
             self.free_written();

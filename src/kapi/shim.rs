@@ -63,7 +63,7 @@ pub(super) const RNET_PACKET_PARTIAL: u8 = 8;
 pub(super) const RNET_PACKET_VALID: u8 = 16;
 /// The packet has a list of further `sk_buff`s, or pages that cannot be read.
 pub(super) const RNET_PACKET_LIST: u8 = 32;
-/// The packet is not of the device that the ring's consumer holds.
+/// The packet is not of the device that it is compared with.
 pub(super) const RNET_PACKET_FOREIGN: u8 = 64;
 /// The socket runs XDP programs on what is sent to it.
 pub(super) const RNET_SOCK_XDP: c_uint = 1;
@@ -184,9 +184,14 @@ unsafe extern "C" {
         lens: *mut u32,
         kinds: *mut u8,
         n: usize,
-        dev: *mut *mut bindings::net_device,
+        dev: *const bindings::net_device,
     ) -> usize;
     pub(super) fn rnet_ring_unconsume(ring: *mut CPtrRing, packets: *mut *mut c_void, n: usize);
+    pub(super) fn rnet_netdev_hold(
+        sock: *mut bindings::socket,
+        index: c_int,
+    ) -> *mut bindings::net_device;
+    pub(super) fn rnet_netdev_index(sock: *mut bindings::socket, name: *const c_char) -> c_int;
     pub(super) fn rnet_netdev_sent(dev: *mut bindings::net_device, packets: c_uint, bytes: c_uint);
     pub(super) fn rnet_netdev_put(dev: *mut bindings::net_device);
     pub(super) fn rnet_skb_write(

@@ -78,27 +78,39 @@ impl Socket {
             });
         }
         // SAFETY: the function checks the kind of the file first.
-        let (sock, ethernet) = match from_err_ptr(unsafe { shim::tun_get_socket(file.as_ptr()) }) {
+        let (sock, interface) = match from_err_ptr(unsafe { shim::tun_get_socket(file.as_ptr()) }) {
             // If the kind is unknown, packets are sent one by one, and tun handles either kind
             // then.
-            Ok(sock) => (sock, tun::is_ethernet(&file).unwrap_or(false)),
+            Ok(sock) => (sock, Some(tun::interface(&file))),
             Err(_) => {
                 // SAFETY: as above.
                 let sock = from_err_ptr(unsafe { shim::tap_get_socket(file.as_ptr()) });
-                (sock.map_err(|_| ENOTSOCK)?, true)
+                (sock.map_err(|_| ENOTSOCK)?, None)
             }
         };
         let sock = NonNull::new(sock).ok_or(ENOTSOCK)?;
+        let (is_ethernet, counts) = match interface {
+            Some(Ok(interface)) => {
+                // SAFETY: the file keeps its socket alive. The name ends with a zero.
+                let index = unsafe {
+                    shim::rnet_netdev_index(sock.as_ptr(), interface.name.as_ptr().cast())
+                };
+                (interface.is_ethernet, Some(index))
+            }
+            Some(Err(_)) => (false, Some(0)),
+            // The interface of any other tap counts its packets before they reach the ring.
+            None => (true, None),
+        };
         // SAFETY: a tap is a character device, and its wait queue is in its socket, which the file
         // keeps.
         let file = unsafe { PollFile::new(file) };
-        let ring = KBox::init(Ring::of_tap(file.clone())?, GFP_KERNEL)?;
+        let ring = KBox::init(Ring::of_tap(file.clone(), sock, counts)?, GFP_KERNEL)?;
         // INVARIANT: the socket is the file's, and a tap's.
         Ok(Self {
             file,
             sock,
             tap: true,
-            ethernet_tap: ethernet,
+            ethernet_tap: is_ethernet,
             ring: Some(ring),
         })
     }
@@ -216,7 +228,7 @@ impl Socket {
         skip: usize,
         len: usize,
     ) -> Result<usize> {
-        let packet_len = self.ring.as_mut().and_then(|ring| ring.next_len());
+        let packet_len = self.ring.as_mut().and_then(|ring| ring.next_skb_len());
         let packet = self.take().ok_or(EAGAIN)?;
         // SAFETY: the socket is alive. It takes over the packet, which came from its own ring
         // unless it is null. C copies to the segments' user addresses and handles any.
@@ -230,11 +242,12 @@ impl Socket {
                 len,
             )
         };
-        let received = usize::try_from(ret).map_err(|_| Error::from_errno(ret))?;
+        let received = usize::try_from(ret).map_err(|_| Error::from_errno(ret));
         if let (Some(ring), Some(packet_len)) = (&mut self.ring, packet_len) {
-            ring.note_header(received.checked_sub(packet_len));
+            let header = received.ok().and_then(|len| len.checked_sub(packet_len));
+            ring.note_header(header);
         }
-        Ok(received)
+        received
     }
 
     /// Writes the packet that [`Socket::next_len`] has reported to user memory, with a header made

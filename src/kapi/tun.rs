@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The kind of device that a tun file is attached to.
+//! The device that a tun file is attached to.
 //!
 //! C header: `include/uapi/linux/if_tun.h`.
 
@@ -15,8 +15,8 @@ use super::compat::EBADFD;
 
 /// `TUNGETIFF`: writes a `struct ifreq` with the device's name and flags.
 const TUNGETIFF: u32 = 0x8004_54d2;
-/// Offset of `ifr_flags` in a `struct ifreq`, behind the name, in bytes.
-const FLAGS_OFFSET: usize = 16;
+/// Length of a device's name in a `struct ifreq`, in bytes, before `ifr_flags`.
+const IFNAMSIZ: usize = 16;
 /// The device carries IP packets without an Ethernet header.
 const IFF_TUN: u16 = 0x0001;
 
@@ -80,15 +80,24 @@ impl Drop for UserPage {
     }
 }
 
-/// Whether packets sent to a tun file are Ethernet frames, rather than IP packets.
+/// What a tun file is attached to.
+pub(super) struct Interface {
+    /// Packets sent to it are Ethernet frames, rather than IP packets.
+    pub(super) is_ethernet: bool,
+    /// Its name at the moment, ended by a zero.
+    pub(super) name: [u8; IFNAMSIZ],
+}
+
+/// Looks up what a tun file is attached to.
 ///
-/// The kernel reports the kind of a tun device only by an ioctl that writes to user memory, so this
-/// function makes that ioctl. The kind of a device never changes.
+/// The kernel reports it only by an ioctl that writes to user memory, so this function makes that
+/// ioctl. The kind of a device never changes. Another thread of the process may have changed the
+/// answer, so neither is to be trusted with more than the process may do.
 ///
 /// # Errors
 ///
 /// `EBADFD` when the file has no device, and the errors of mapping a page of the calling process.
-pub(super) fn is_ethernet(file: &LocalFile) -> Result<bool> {
+pub(super) fn interface(file: &LocalFile) -> Result<Interface> {
     let page = UserPage::new()?;
     // SAFETY: an open file has operations.
     let ioctl = unsafe { (*(*file.as_ptr()).f_op).unlocked_ioctl }.ok_or(ENOTTY)?;
@@ -97,7 +106,15 @@ pub(super) fn is_ethernet(file: &LocalFile) -> Result<bool> {
     if ret != 0 {
         return Err(EBADFD);
     }
-    let at = UserPtr::from_addr(page.addr.wrapping_add(FLAGS_OFFSET));
-    let flags: u16 = UserSlice::new(at, size_of::<u16>()).reader().read()?;
-    Ok(flags & IFF_TUN == 0)
+    let at = UserPtr::from_addr(page.addr);
+    let mut reader = UserSlice::new(at, IFNAMSIZ.wrapping_add(size_of::<u16>())).reader();
+    let mut name: [u8; IFNAMSIZ] = reader.read()?;
+    let flags: u16 = reader.read()?;
+    if let Some(end) = name.last_mut() {
+        *end = 0;
+    }
+    Ok(Interface {
+        is_ethernet: flags & IFF_TUN == 0,
+        name,
+    })
 }

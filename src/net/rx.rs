@@ -294,6 +294,7 @@ impl<R: Ring, M: GuestMemory, T: Translate> Round<'_, R, M, T> {
             return Ok(Polled::Nothing);
         }
         self.publish()?;
+        self.backend.target.socket.leave();
         let poll = self.busy.poll();
         loop {
             if self.backend.target.socket.has_packet() {

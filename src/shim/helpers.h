@@ -32,7 +32,7 @@ struct rnet_buffer {
 #define RNET_PACKET_PARTIAL 8 /* has a checksum to be completed */
 #define RNET_PACKET_VALID 16 /* its checksum has been verified */
 #define RNET_PACKET_LIST 32 /* has a list of further sk_buffs, or pages that cannot be read */
-#define RNET_PACKET_FOREIGN 64 /* is not of the device that the ring's consumer holds */
+#define RNET_PACKET_FOREIGN 64 /* is not of the device that it is compared with */
 
 /* Properties of a socket to send to. */
 #define RNET_SOCK_XDP 1 /* runs XDP programs */
@@ -83,8 +83,10 @@ int rnet_sock_recv(struct socket *sock, void *packet, const struct iovec *seg, s
 		   size_t skip, size_t len);
 
 size_t rnet_ring_consume(struct ptr_ring *ring, struct file *file, void **packets, u32 *lens,
-			 u8 *kinds, size_t n, struct net_device **dev);
+			 u8 *kinds, size_t n, const struct net_device *dev);
 void rnet_ring_unconsume(struct ptr_ring *ring, void **packets, size_t n);
+struct net_device *rnet_netdev_hold(struct socket *sock, int index);
+int rnet_netdev_index(struct socket *sock, const char *name);
 void rnet_netdev_sent(struct net_device *dev, unsigned int packets, unsigned int bytes);
 void rnet_netdev_put(struct net_device *dev);
 int rnet_skb_write(const struct sk_buff *skb, const void *header, size_t header_len,

@@ -12,6 +12,7 @@
 #include <linux/skbuff.h>
 #include <linux/uaccess.h>
 #include <linux/virtio_net.h>
+#include <net/sock.h>
 #include <net/xdp.h>
 
 #include "compat.h"
@@ -24,13 +25,16 @@ static u32 packet_len(void *packet)
 	return __skb_array_len_with_tag(packet);
 }
 
-static u8 packet_kind(void *packet)
+static u8 packet_kind(void *packet, const struct net_device *dev)
 {
 	const struct sk_buff *skb = packet;
 	u8 kind = 0;
 
 	if (tun_is_xdp_frame(packet))
 		return RNET_PACKET_XDP;
+	/* Only compared: the device may be gone. */
+	if (skb->dev != dev)
+		kind |= RNET_PACKET_FOREIGN;
 	if (skb_vlan_tag_present(skb))
 		kind |= RNET_PACKET_TAGGED;
 	if (skb->ip_summed == CHECKSUM_PARTIAL)
@@ -45,46 +49,45 @@ static u8 packet_kind(void *packet)
 }
 
 /*
- * The device of a packet in a ring exists as long as the ring is locked: a device that goes away
- * empties the rings of its queues, under the same lock, before it is freed.
+ * The device of a packet in a ring may be gone: a consumer can put packets back after the device has
+ * emptied the ring. So a device is looked up by its index, and packets are only compared with it.
+ * Returns NULL if there is none, or if it counts its packets elsewhere.
  */
-static struct net_device *hold_device(void *packet)
+struct net_device *rnet_netdev_hold(struct socket *sock, int index)
 {
-	struct net_device *dev;
+	struct net_device *dev = dev_get_by_index(sock_net(sock->sk), index);
 
-	if (tun_is_xdp_frame(packet))
+	if (dev && dev->pcpu_stat_type != NETDEV_PCPU_STAT_TSTATS) {
+		dev_put(dev);
 		return NULL;
-	dev = ((struct sk_buff *)packet)->dev;
-	/* Other statistics than these are counted elsewhere. */
-	if (dev->pcpu_stat_type != NETDEV_PCPU_STAT_TSTATS)
-		return NULL;
-	dev_hold(dev);
+	}
 	return dev;
 }
 
-/*
- * Takes up to n packets. If dev points to NULL, it is set to the device of the first one, with a
- * reference, unless that one counts packets elsewhere. If dev is NULL, no packet is foreign.
- */
+/* The index of the device of that name, or 0. */
+int rnet_netdev_index(struct socket *sock, const char *name)
+{
+	struct net_device *dev = dev_get_by_name(sock_net(sock->sk), name);
+	int index = dev ? dev->ifindex : 0;
+
+	dev_put(dev);
+	return index;
+}
+
 size_t rnet_ring_consume(struct ptr_ring *ring, struct file *file, void **packets, u32 *lens,
-			 u8 *kinds, size_t n, struct net_device **dev)
+			 u8 *kinds, size_t n, const struct net_device *dev)
 {
 	int got, i;
 
 	spin_lock(&ring->consumer_lock);
 	got = __ptr_ring_consume_batched(ring, packets, n);
-	if (got) {
-		/* A tap with IFF_BACKPRESSURE stays stopped until its consumer wakes it. */
+	/* A tap with IFF_BACKPRESSURE stays stopped until its consumer wakes it. */
+	if (got)
 		tun_wake_queue(file, got);
-		if (dev && !*dev)
-			*dev = hold_device(packets[0]);
-	}
 	spin_unlock(&ring->consumer_lock);
 	for (i = 0; i < got; i++) {
 		lens[i] = packet_len(packets[i]);
-		kinds[i] = packet_kind(packets[i]);
-		if (dev && kinds[i] != RNET_PACKET_XDP && ((struct sk_buff *)packets[i])->dev != *dev)
-			kinds[i] |= RNET_PACKET_FOREIGN;
+		kinds[i] = packet_kind(packets[i], dev);
 	}
 	return got;
 }

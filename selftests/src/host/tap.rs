@@ -185,6 +185,18 @@ impl Tap {
         Ok(Self { fd, if_index })
     }
 
+    /// Attaches the file, whose interface has been deleted, to a new interface `name`.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel answers.
+    pub fn attach_again(&mut self, name: &str, config: TapConfig) -> Result<()> {
+        configure(self.fd.as_fd(), name, config, 0)?;
+        net::if_up(name, MTU).context("bring tap up")?;
+        self.if_index = net::if_index(name).with_context(|| format!("index of {name}"))?;
+        Ok(())
+    }
+
     /// The interface's index.
     #[must_use]
     pub fn if_index(&self) -> i32 {

@@ -10,7 +10,7 @@ use crate::driver::vhost::{RX, TX, Vhost};
 use crate::host::peer::Peer;
 use crate::host::procfs;
 use crate::host::tap::Tap;
-use crate::host::wire::{Kind, Wire};
+use crate::host::wire::{Kind, Wire, ip};
 use crate::packet::frame;
 use crate::packet::header::NetHeader;
 use crate::sys::net;
@@ -22,6 +22,7 @@ pub(crate) const CASES: &[Case] = &[
     case("accept.packet", 60, packet),
     case("accept.detached", 60, detached),
     case("accept.gone", 60, gone),
+    case("accept.attached_again", 60, attached_again),
     case("accept.layer_3", 60, layer_3),
     case("accept.waiting", 60, waiting),
     case("accept.error", 60, error),
@@ -120,6 +121,59 @@ fn gone(ctx: &Context) -> Result<()> {
         wire.delete()?;
         both(&device.vhost, "deleted", device.tap.number(), errno)
             .with_context(|| format!("{kind:?}"))?;
+    }
+    Ok(())
+}
+
+/// Packets wait for buffers when their interface is deleted, and are put back into the ring of a file
+/// that is then attached to another one. They may arrive, and those of the new interface do.
+fn attached_again(ctx: &Context) -> Result<()> {
+    let wire = Wire::new(Kind::Tap, 0)?;
+    let mut setup = setup();
+    setup.rx_buffers = (256, 2048);
+    let mut device = NetDevice::start_on(&ctx.device, &wire, setup)?;
+    let (mut bytes, mut got) = (Vec::new(), Vec::new());
+    for (round, name) in (0..).zip(["again0", "again1", "again2"]) {
+        for sequence in 0..100 {
+            frame::build_tcp(ctx.seed, sequence, 200, &mut bytes);
+            device.peer.send(NetHeader::default(), &bytes)?;
+        }
+        procfs::idle()?;
+        match round {
+            0 => wire.delete()?,
+            _ => ip(&format!("link delete again{}\n", round - 1))?,
+        }
+        device.unbind(RX)?;
+        device.unbind(TX)?;
+        let config = device.setup.tap();
+        device.tap.attach_again(name, config)?;
+        device.peer = device.setup.peer(device.tap.if_index())?;
+        device.bind(RX)?;
+        device.bind(TX)?;
+        device.rx_fill()?;
+        device.rx.flush()?;
+        let first = 1000;
+        for sequence in first..first + 100 {
+            frame::build_tcp(ctx.seed, sequence, 200, &mut bytes);
+            device.peer.send(NetHeader::default(), &bytes)?;
+        }
+        let mut next = first;
+        Deadline::patient().until("the new interface's packets", || {
+            while device.rx_take(&mut got)?.is_some() {
+                frame::build_tcp(ctx.seed, next, 200, &mut bytes);
+                if got == bytes {
+                    next += 1;
+                } else {
+                    check(next == first, || format!("packet {next} is another"))?;
+                }
+            }
+            device.rx_fill()?;
+            device.rx.flush()?;
+            Ok(next == first + 100)
+        })?;
+        while device.rx_take(&mut got)?.is_some() {}
+        // No buffers are left for the next round.
+        device.reset_queue(RX, 0)?;
     }
     Ok(())
 }
