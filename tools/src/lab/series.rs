@@ -67,4 +67,14 @@ mod tests {
         let (major, minor) = (Series::OLDEST.major, Series::OLDEST.minor);
         assert!(kbuild.contains(&format!("oldest := {major} {minor}\n")));
     }
+
+    /// DKMS builds from the oldest kernel on that the module's build accepts.
+    #[test]
+    fn dkms_accepts_the_oldest() {
+        let check = include_str!("../../packaging/dkms/check");
+        let (major, minor) = (Series::OLDEST.major, Series::OLDEST.minor);
+        let list = format!("\n{major}.[{minor}3] | {major}.[{minor}3][.+-]*) ;;\n");
+        assert!(check.contains(&list), "{list}");
+        assert!(check.contains(&format!("it is for Linux {major}.{minor} and ")));
+    }
 }
