@@ -45,7 +45,7 @@ unsigned_is_refused() {
 
 refusal_is_explained() {
     dpkg-reconfigure "vhost-rnet-modules-$(uname -r)" > /tmp/said 2>&1
-    test "$(grep -c 'run: apt install vhost-rnet-dkms' /tmp/said)" = 1
+    test "$(grep -c 'install vhost-rnet-dkms_\*.deb instead' /tmp/said)" = 1
 }
 
 check "module: installed" is_installed
