@@ -37,10 +37,12 @@ of_dkms_is_loaded() {
 unsigned_is_refused() {
     # As module.sig_enforce=1 on the command line.
     echo 1 > /sys/module/module/parameters/sig_enforce
-    not modprobe vhost_rnet
+    not modprobe vhost_rnet 2> /tmp/said
+    grep 'Key was rejected' /tmp/said
     not test -e /dev/vhost-rnet
     # Nor one with a key that is not enrolled.
-    not insmod $packages/vhost_rnet.ko.xz
+    not insmod $packages/vhost_rnet.ko.xz 2> /tmp/said
+    grep 'Key was rejected' /tmp/said
 }
 
 refusal_is_explained() {
