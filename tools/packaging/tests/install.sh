@@ -180,12 +180,17 @@ dkms_is_upgraded() {
     cp "$(module)" /out/
 }
 
+# Also removes the tree of a kernel that was removed.
 tree_serves_again() {
+    mkdir $cache/0.0.0-none
+    touch $cache/0.0.0-none/stamp
+    ln -s /usr/src/linux-headers-0.0.0-none/.config $cache/0.0.0-none/
     # Nothing but the module is compiled.
     rm "/usr/src/linux-source-"*.tar.xz
     dkms unbuild -m vhost-rnet -v "$(dpkg-query -W -f '${Version}' vhost-rnet-dkms)" -k "$kernel"
     kernel_headers
     is_built
+    test "$(ls $cache)" = "$kernel"
 }
 
 dkms_and_modules_exclude_each_other() {
