@@ -18,8 +18,8 @@ use crate::lab::paths::{INSIDE, Lab};
 use crate::process;
 use crate::steps::step;
 
-/// The version of the packages, which is that of the workspace.
-pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+/// The version of the workspace, with which that of the packages begins.
+const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// What the layer has.
 const TOOLS: &[&str] = &[
@@ -145,9 +145,15 @@ fn stage(tree: &Path, kernel: &Kernel) -> Result<()> {
             std::fs::remove_file(template)?;
         }
     }
-    // The same sources give the same packages.
+    // The same sources give the same packages, and those of a later day are newer ones.
     let date = git(&["log", "-1", "--format=%cD"])?;
-    std::fs::write(debian.join("changelog"), changelog(date.trim()))?;
+    let day = process::output(
+        Command::new("git")
+            .current_dir(&source)
+            .env("TZ", "UTC")
+            .args(["log", "-1", "--format=%cd", "--date=format-local:%Y%m%d"]),
+    )?;
+    std::fs::write(debian.join("changelog"), changelog(day.trim(), date.trim()))?;
     Ok(())
 }
 
@@ -173,10 +179,11 @@ fn package_file(name: &str, kernel: &Kernel) -> String {
     }
 }
 
-/// The packages' changelog, which tells their version.
-fn changelog(date: &str) -> String {
+/// The packages' changelog, which tells their version: that of the commit of `day`, a number, and
+/// `date`.
+fn changelog(day: &str, date: &str) -> String {
     format!(
-        "vhost-rnet ({VERSION}) trixie; urgency=medium\n\n  \
+        "vhost-rnet ({VERSION}+git{day}) trixie; urgency=medium\n\n  \
          * Built from the source tree; its history is the list of changes.\n\n \
          -- The vhost-rnet developers <vhost-rnet@localhost>  {date}\n"
     )
@@ -205,7 +212,7 @@ fn publish(target: &Path) -> Result<Vec<PathBuf>> {
 
 #[cfg(test)]
 mod tests {
-    use super::{fill, package_file};
+    use super::{VERSION, changelog, fill, package_file};
     use crate::lab::debian::Kernel;
 
     #[test]
@@ -223,5 +230,8 @@ mod tests {
             "vhost-rnet-modules-7.3.4+deb13-amd64.postinst"
         );
         assert_eq!(package_file("control", &kernel), "control");
+        let changelog = changelog("20261130", "Mon, 30 Nov 2026 12:00:00 +0000");
+        let version = format!("vhost-rnet ({VERSION}+git20261130) trixie;");
+        assert!(changelog.starts_with(&version), "{changelog}");
     }
 }
