@@ -29,7 +29,7 @@ kdir:
 	@test -f $(KDIR)/rust/libkernel.rmeta && test -f $(KDIR)/rust/libmacros.so || { \
 		echo "error: $(KDIR) has no Rust metadata (rust/libkernel.rmeta, rust/libmacros.so):" >&2; \
 		echo "       run 'make modules_prepare' there; for a headers package, run" >&2; \
-		echo "       tools/packaging/dkms/prepare $$(uname -r) $(KDIR) TREE, and make KDIR=TREE" >&2; exit 1; }
+		echo "       tools/packaging/dkms/prepare $$(cat $(KDIR)/include/config/kernel.release 2>/dev/null || echo KERNEL) $(KDIR) TREE, and make KDIR=TREE" >&2; exit 1; }
 	@test "$(call kconfig,CONFIG_RUSTC_VERSION_TEXT)" = "$$($(RUSTC) --version)" || { \
 		echo "error: $(KDIR) was built with $(call kconfig,CONFIG_RUSTC_VERSION_TEXT)," >&2; \
 		echo "       but $(RUSTC) is $$($(RUSTC) --version 2>&1); set RUSTC to the same one" >&2; exit 1; }
