@@ -66,12 +66,12 @@ enum Task {
         /// Backends to run instead: vhost devices, or "off".
         backends: Vec<String>,
     },
-    /// Run all tests, of host, kernel and guest.
+    /// Run the tests of host, kernel and guest.
     Check {
-        /// Also run tests on the debug kernel, but for the longest, with one summary of all.
+        /// Also run tests on the debug kernel and on the series before the newest, but for the longest.
         #[arg(long)]
         debug: bool,
-        /// Also run the longest, and tests on the KCSAN kernel: all of check-debug.
+        /// Also run the longest, more guests, the packages, and tests on the KCSAN kernel.
         #[arg(long, requires = "debug")]
         long: bool,
     },

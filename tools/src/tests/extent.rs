@@ -5,7 +5,8 @@
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Extent {
     /// Not the cases that take the debug kernel longest, nor the guests and migrations whose options
-    /// others have too, put together otherwise.
+    /// others have too, put together otherwise, nor the packages; on the older series only
+    /// [`SMOKE`](super::cases::SMOKE).
     Short,
     /// Everything.
     Long,

@@ -35,7 +35,7 @@ const PATIENCE: Duration = Duration::from_secs(180);
 /// nearly no page be left to move: the migration cannot end while the guest dirties memory.
 const SLOW: (u64, u64) = (32 << 20, 1);
 
-/// The same after the guest has been seen to dirty memory. It does so to much in each second.
+/// The same after the guest has been seen to dirty memory. It does so to much memory in each second.
 const FAST: (u64, u64) = (1 << 30, 5000);
 
 /// Migrates a guest once between the devices of each way.
