@@ -149,13 +149,20 @@ pub const LONG_ON_DEBUG: &[&str] = &[
 
 #[cfg(test)]
 mod tests {
-    use super::{CONCURRENT, LONG_ON_DEBUG, ONLY_WITH_FAULTS};
+    use super::{CONCURRENT, LONG_FOR_SMOKE, LONG_ON_DEBUG, ONLY_WITH_FAULTS, SMOKE};
     use selftests::cases;
 
     #[test]
     fn each_part_of_a_name_is_of_some_case() {
         let names: Vec<_> = cases::all().iter().map(|case| case.full_name()).collect();
-        for part in [ONLY_WITH_FAULTS, CONCURRENT, LONG_ON_DEBUG].concat() {
+        let lists = [
+            ONLY_WITH_FAULTS,
+            CONCURRENT,
+            SMOKE,
+            LONG_FOR_SMOKE,
+            LONG_ON_DEBUG,
+        ];
+        for part in lists.concat() {
             let found = names.iter().any(|name| name.contains(part));
             assert!(found, "no case is called `{part}`");
         }
