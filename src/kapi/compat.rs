@@ -2,8 +2,8 @@
 
 //! Differences between the kernels that the module is built for.
 //!
-//! The rest of `kapi` uses what the newest one has, by the names here. `Kbuild` sets a `cfg` for the
-//! kernels before it. `src/shim/compat.h` has the differences in C.
+//! The rest of `kapi` uses what the newest one has, by the names here. `Kbuild` sets a `cfg` for
+//! the kernels before it. `src/shim/compat.h` has the differences in C.
 
 #[cfg(rnet_before_7_3)]
 pub(super) use before_7_3::{full_barrier, with_owner};
@@ -46,9 +46,13 @@ mod before_7_3 {
     use kernel::sync::barrier;
 
     // `kernel::error::code` lacks these.
+    /// File descriptor in bad state.
     pub(crate) const EBADFD: Error = error(bindings::EBADFD);
+    /// No buffer space available.
     pub(crate) const ENOBUFS: Error = error(bindings::ENOBUFS);
+    /// Socket operation on non-socket.
     pub(crate) const ENOTSOCK: Error = error(bindings::ENOTSOCK);
+    /// Operation not supported on transport endpoint.
     pub(crate) const EOPNOTSUPP: Error = error(bindings::EOPNOTSUPP);
 
     /// Makes an error in a constant, as `Error::from_errno` cannot.
@@ -79,8 +83,8 @@ mod before_7_3 {
 
     /// Returns the file operations of `kernel::miscdevice` with the module as their owner.
     ///
-    /// There they have none. An open file would then not keep the module loaded, and the file's next
-    /// operation would run code that is gone.
+    /// There they have none. An open file would then not keep the module loaded, and the file's
+    /// next operation would run code that is gone.
     pub(crate) const fn with_owner(
         operations: bindings::file_operations,
     ) -> bindings::file_operations {

@@ -69,6 +69,9 @@ bool rnet_is_dying(void)
  * Charges what the current kernel thread allocates to the memory cgroup that the owner of `mm` is
  * in, until rnet_charge_end(). Kernel threads are otherwise charged to no cgroup, even with memory
  * of their own (current_objcg_update()).
+ *
+ * The reference to the cgroup is kept for the thread's life: a cgroup that is removed meanwhile
+ * stays, as an offline one, until the worker ends.
  */
 void rnet_charge_begin(struct mm_struct *mm)
 {

@@ -210,12 +210,11 @@ impl Owner {
     ///
     /// # Errors
     ///
-    /// `EINVAL` when a ring of this format cannot have the size or the addresses that were set, perhaps
-    /// for the other format. `EFAULT` when ring or memory table are not set or cannot be accessed, or
-    /// the ring does not have its base.
-    /// `ENOTSOCK` when `fd` is no possible backend, `EINVAL` when its device is gone, `ENOMEM`. The
-    /// old backend then stays. Unbinding does not fail, since QEMU takes an error for a bug of its
-    /// own.
+    /// `EINVAL` when a ring of this format cannot have the size or the addresses that were set,
+    /// perhaps for the other format. `EFAULT` when ring or memory table are not set or cannot be
+    /// accessed, or the ring does not have its base. `ENOTSOCK` when `fd` is no possible backend,
+    /// `EINVAL` when its device is gone, `ENOMEM`. The old backend then stays. Unbinding does not
+    /// fail, since QEMU takes an error for a bug of its own.
     pub(crate) fn set_backend<Q: Queues>(
         &self,
         device: &Device<Q>,
