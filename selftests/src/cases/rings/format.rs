@@ -87,9 +87,8 @@ fn base(ctx: &Context) -> Result<()> {
         let device = NetDevice::prepare(&ctx.device, Setup::new(PACKED), "tap0", false)?;
         accepts("SET_VRING_BASE", device.vhost.set_base(TX, base))?;
         let result = device.vhost.set_backend(TX, device.tap.number());
-        check(result.is_err(), || {
-            format!("a ring of 256 begins at {base:#x}")
-        })?;
+        refuses("such a base", libc::EFAULT, result)
+            .with_context(|| format!("a ring of 256 begins at {base:#x}"))?;
     }
     Ok(())
 }
