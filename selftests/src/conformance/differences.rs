@@ -265,13 +265,19 @@ pub const IN_TRAFFIC: &[Course] = &[
     },
     Course {
         reason: "no write goes unlogged unnoticed: the in-tree vhost goes on without a log that is \
-                 away, and logs no used entries over more than 64 pieces",
-        cases: &["away.log", "iotlb.log_pieces", "log.closed"],
+                 away, logs no used entries over more than 64 pieces, and a page with two guest \
+                 addresses at one of them only",
+        cases: &["away.log", "iotlb.log_pieces", "log.alias", "log.closed"],
     },
     Course {
         reason: "a header that cannot be written does not end a queue: the in-tree driver then neither \
                  waits for packets nor asks for kicks, if memory goes between packet and header",
         cases: &["faults.receive_memory"],
+    },
+    Course {
+        reason: "the memory of an owner that was killed goes with its threads: the in-tree vhost keeps \
+                 it until the device is closed",
+        cases: &["fork.memory"],
     },
     Course {
         reason: "memory for frames is charged to who owns the device: the in-tree driver's is not",

@@ -4,7 +4,7 @@
 
 use crate::cases::common::workers::{KTHREAD, TASK, restart};
 use crate::cases::common::{
-    Case, Context, Kind, Role, Skip, accepts, case, check, owners, refuses, role,
+    Case, Context, Kind, Role, Skip, accepts, case, check, lets_c_off, owners, refuses, role,
 };
 use crate::driver::device::{NetDevice, Setup};
 use crate::driver::traffic::{self, Plan};
@@ -211,7 +211,7 @@ fn memory(ctx: &Context) -> Result<()> {
     };
     // A kernel thread needs it until it is stopped. vhost holds on to it for its threads of the
     // owner too, which have ended; we have no use for it then.
-    let kept_by_tasks = ctx.kind == Kind::C;
+    let kept_by_tasks = lets_c_off(ctx)?;
     for (name, kept) in [
         ("adopt-with-kthread", true),
         ("adopt-with-task", kept_by_tasks),

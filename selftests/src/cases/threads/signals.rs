@@ -3,7 +3,7 @@
 //! Signals that arrive while a worker is started: the call is restarted and the caller does not
 //! notice.
 
-use crate::cases::common::{Case, Context, Kind, accepts, case, check, workers};
+use crate::cases::common::{Case, Context, accepts, case, check, lets_c_off, workers};
 use crate::driver::vhost::Vhost;
 use crate::sys::process::{interrupt_after, interruptions};
 use anyhow::{Context as _, Result};
@@ -45,7 +45,7 @@ fn interrupted<T>(
         interrupt_after(rng.random_range(1..most)).context("a signal")?;
         match call(&on) {
             // C reports a thread that could not be started as a lack of memory.
-            Err(error) if ctx.kind == Kind::C && error.raw_os_error() == Some(libc::ENOMEM) => {
+            Err(error) if error.raw_os_error() == Some(libc::ENOMEM) && lets_c_off(ctx)? => {
                 refused += 1;
             }
             result => accepts(what, result).with_context(|| format!("call {number}"))?,

@@ -256,7 +256,7 @@ fn limit(ctx: &Context) -> Result<()> {
         count.map(str::to_owned).context("no such count")
     };
     // vhost-net's frames are allocated by the tap, which charges them to no group.
-    if ctx.kind == Kind::Rnet {
+    if !lets_c_off(ctx)? {
         Deadline::patient().until("memory to be refused", || Ok(count("max ")? != "0"))?;
     }
     take(ctx, std::slice::from_mut(&mut device))?;
