@@ -10,6 +10,7 @@ use crate::packet::frame;
 use crate::packet::header::NetHeader;
 use crate::wait::Deadline;
 use anyhow::Result;
+use std::ops::Range;
 
 const SIZES: [usize; 11] = [14, 60, 64, 128, 1499, 1500, 1514, 4096, 9000, 16384, 65000];
 
@@ -111,6 +112,28 @@ pub(crate) fn take_one(
         })?;
     }
     Ok(())
+}
+
+/// Has the guest send all frames of `sequences`, whose lengths `len` tells, and waits until the device
+/// has given their chains back.
+pub(crate) fn send_all(
+    ctx: &Context,
+    device: &mut NetDevice,
+    sequences: Range<u64>,
+    len: impl Fn(u64) -> usize,
+) -> Result<()> {
+    let mut bytes = Vec::new();
+    for sequence in sequences {
+        frame::build(ctx.seed, sequence, len(sequence), &mut bytes);
+        check(device.tx_post(NetHeader::default(), &bytes)?, || {
+            "no room".into()
+        })?;
+    }
+    device.tx.flush()?;
+    Deadline::patient().until("the chains to come back", || {
+        device.tx_reap()?;
+        Ok(device.tx.ring.pending() == 0)
+    })
 }
 
 pub(crate) fn expect_no_errors(device: &NetDevice) -> Result<()> {

@@ -2,13 +2,12 @@
 
 //! The module behind the device: it stays while it is in use, and goes without a trace.
 
-use crate::cases::common::{Case, Context, Kind, Skip, case, check, owners};
+use crate::cases::common::{Case, Context, Kind, Skip, case, check, frames, owners};
 use crate::driver::device::{NetDevice, Setup};
 use crate::driver::traffic::{self, Plan};
 use crate::driver::uapi::feature;
 use crate::driver::vhost::{RX, TX};
 use crate::packet::frame;
-use crate::packet::header::NetHeader;
 use crate::wait::Deadline;
 use anyhow::{Context as _, Result};
 use std::fs;
@@ -109,17 +108,7 @@ fn frames_left(ctx: &Context) -> Result<()> {
     setup.tx_buffers = (32, LEN + 12);
     let mut device = NetDevice::start(&ctx.device, setup)?;
     let (mut bytes, mut got) = (Vec::new(), Vec::new());
-    for sequence in 0..FRAMES {
-        frame::build(ctx.seed, sequence, LEN, &mut bytes);
-        check(device.tx_post(NetHeader::default(), &bytes)?, || {
-            "no room".into()
-        })?;
-    }
-    device.tx.flush()?;
-    Deadline::patient().until("the chains to come back", || {
-        device.tx_reap()?;
-        Ok(device.tx.ring.pending() == 0)
-    })?;
+    frames::send_all(ctx, &mut device, 0..FRAMES, |_| LEN)?;
     let NetDevice {
         vhost,
         tap,

@@ -3,15 +3,13 @@
 //! Pages that cannot be had now and then, for a while.
 
 use super::alloc::{PAGES, set_kind};
-use crate::cases::common::{Case, Context, Skip, accounting, case, check};
+use crate::cases::common::{Case, Context, Skip, accounting, case, check, frames};
 use crate::driver::device::{NetDevice, Setup};
 use crate::driver::traffic::{self, Plan};
 use crate::driver::uapi::feature;
 use crate::driver::vhost::TX;
 use crate::host::procfs;
 use crate::packet::frame;
-use crate::packet::header::NetHeader;
-use crate::wait::Deadline;
 use anyhow::{Context as _, Result};
 use std::fs;
 use std::path::PathBuf;
@@ -72,17 +70,8 @@ fn random(ctx: &Context) -> Result<()> {
     let (mut next, mut lost) = (0, 0);
     for round in 0..ROUNDS {
         let failing = RandomFailure::new(worker)?;
-        for sequence in round * FRAMES..(round + 1) * FRAMES {
-            frame::build(ctx.seed, sequence, mixed_sizes(sequence), &mut bytes);
-            check(device.tx_post(NetHeader::default(), &bytes)?, || {
-                "no room".into()
-            })?;
-        }
-        device.tx.flush()?;
-        Deadline::patient().until("the chains to come back", || {
-            device.tx_reap()?;
-            Ok(device.tx.ring.pending() == 0)
-        })?;
+        let sequences = round * FRAMES..(round + 1) * FRAMES;
+        frames::send_all(ctx, &mut device, sequences, mixed_sizes)?;
         drop(failing);
         while device.peer.receive(&mut got)?.is_some() {
             // Their order stays, so what came before has been lost.
