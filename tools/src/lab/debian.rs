@@ -198,15 +198,25 @@ pub fn refresh(lab: &Lab) -> Result<()> {
     apt(lab, &["update"])
 }
 
-/// Installs the newest kernel that has Rust, of the series that are `wanted`, and its headers and
-/// source.
-pub fn install_kernel(lab: &Lab, wanted: impl Fn(Series) -> bool) -> Result<Kernel> {
-    let names = process::output(&mut lab.chroot().command(&[
+/// Whether the package lists have a kernel of the series that are `wanted`.
+pub fn offers_kernel(lab: &Lab, wanted: impl Fn(Series) -> bool) -> Result<bool> {
+    Ok(!image_releases(&image_packages(lab)?, wanted).is_empty())
+}
+
+/// Searches the package lists for kernels.
+fn image_packages(lab: &Lab) -> Result<String> {
+    process::output(&mut lab.chroot().command(&[
         "apt-cache",
         "search",
         "--names-only",
         "^linux-image-[0-9].*-amd64$",
-    ]))?;
+    ]))
+}
+
+/// Installs the newest kernel that has Rust, of the series that are `wanted`, and its headers and
+/// source.
+pub fn install_kernel(lab: &Lab, wanted: impl Fn(Series) -> bool) -> Result<Kernel> {
+    let names = image_packages(lab)?;
     let mut kernels: Vec<Kernel> = Vec::new();
     for release in image_releases(&names, wanted) {
         let package_version = candidate(lab, &format!("linux-image-{release}"))?;

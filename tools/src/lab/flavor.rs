@@ -79,14 +79,16 @@ impl FromStr for Flavor {
 }
 
 impl Flavor {
-    /// The package of the series before that of the newest, which is installed if need be.
+    /// The package of the series before that of the newest, which is installed if need be; `None` if
+    /// Debian no longer has one.
     ///
     /// # Errors
     ///
-    /// When there is none, and those of apt.
-    pub fn previous(lab: &Lab) -> Result<Self> {
+    /// Those of apt.
+    pub fn previous(lab: &Lab) -> Result<Option<Self>> {
         let newest = debian::installed_kernel(lab)?.series()?;
-        lab::install_series(lab, |series| series < newest).map(Self::Series)
+        let previous = lab::install_series(lab, |series| series < newest)?;
+        Ok(previous.map(Self::Series))
     }
 
     /// The kernel of this name: the newest package if its series is named.
@@ -221,7 +223,8 @@ impl Flavor {
             // `lab::ensure()` has done that.
             Self::Packaged => Ok(()),
             Self::Series(series) => {
-                lab::install_series(lab, |other| other == series)?;
+                lab::install_series(lab, |other| other == series)?
+                    .with_context(|| format!("Debian has no kernel {series}"))?;
                 let _lock = lab.lock("series.lock")?;
                 kernel::ensure(lab, &self.tree(), &self.package(lab)?)
             }

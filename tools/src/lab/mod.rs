@@ -68,20 +68,23 @@ pub fn ensure(lab: &Lab, update: bool) -> Result<()> {
 }
 
 /// Installs the newest packaged kernel of the series that are `wanted`, unless one is installed, and
-/// returns its series.
+/// returns its series; `None` if Debian has none of them.
 ///
 /// # Errors
 ///
-/// Those of apt, and when there is none.
-pub fn install_series(lab: &Lab, wanted: impl Fn(Series) -> bool) -> Result<Series> {
+/// Those of apt, and when none will do.
+pub fn install_series(lab: &Lab, wanted: impl Fn(Series) -> bool) -> Result<Option<Series>> {
     let lock = lab.lock("lab.lock")?;
     for kernel in debian::installed_kernels(lab)? {
         let series = kernel.series()?;
         if wanted(series) {
-            return Ok(series);
+            return Ok(Some(series));
         }
     }
     step("package lists", || debian::refresh(lab))?;
+    if !debian::offers_kernel(lab, &wanted)? {
+        return Ok(None);
+    }
     let kernel = step("another packaged kernel", || {
         debian::install_kernel(lab, wanted)
     })?;
@@ -89,7 +92,7 @@ pub fn install_series(lab: &Lab, wanted: impl Fn(Series) -> bool) -> Result<Seri
         debian::install_tools(lab, &kernel)
     })?;
     drop(lock);
-    kernel.series()
+    kernel.series().map(Some)
 }
 
 /// Installs missing tools of the host as root; as another user, fails with the command to run.

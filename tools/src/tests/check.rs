@@ -38,13 +38,16 @@ const LANES: usize = 2;
 /// Seconds of TCP each way in the guest.
 const GUEST_SECONDS: u32 = 2;
 
-/// Runs the tests on `kernels`; answers whether all of them passed.
+/// Runs the tests on `kernels`; answers whether all of them passed. Tests in `skipped` cannot be run.
 ///
 /// Kernels that do not exist yet are built in the background while tests run.
-pub fn run(lab: &Lab, kernels: &[Flavor], extent: Extent) -> bool {
+pub fn run(lab: &Lab, kernels: &[Flavor], extent: Extent, skipped: Vec<String>) -> bool {
     let (done, built): (Vec<_>, Vec<_>) = kernels.iter().map(|_| mpsc::channel()).unzip();
     let waiting = Mutex::new(kernels.iter().copied().zip(built));
-    let mut tally = Tally::default();
+    let mut tally = Tally {
+        skipped,
+        ..Tally::default()
+    };
     std::thread::scope(|scope| {
         scope.spawn(move || {
             for (flavor, done) in kernels.iter().zip(done) {
