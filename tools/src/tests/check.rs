@@ -181,6 +181,12 @@ fn style(lab: &Lab, tally: &mut Tally) {
         "cargo fmt",
         cargo_job("cargo fmt", &["fmt", "--all", "--check"]),
     );
+    for manifest in &oldest_cargo::MANIFESTS[1..] {
+        let folder = manifest.rsplit('/').nth(1).unwrap_or(manifest);
+        let name = format!("cargo fmt {folder}");
+        let args = ["fmt", "--check", "--manifest-path", manifest];
+        tally.count(&name, cargo_job(&name, &args));
+    }
     tally.count(
         "kernel fmt",
         step("kernel fmt", || {

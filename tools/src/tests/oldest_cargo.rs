@@ -10,12 +10,14 @@ use anyhow::{Context, Result, ensure};
 
 use crate::lab::build::{self, SOURCE};
 use crate::lab::chroot::Access;
+use crate::lab::kernel::TREE;
 use crate::lab::paths::{INSIDE, Lab};
 use crate::process;
 
-/// The workspaces.
-const MANIFESTS: [&str; 3] = [
+/// The workspaces, that of most code first.
+pub const MANIFESTS: [&str; 4] = [
     "Cargo.toml",
+    "tools/linux-driver/Cargo.toml",
     "src/vring/loom/Cargo.toml",
     "src/vring/fuzz/Cargo.toml",
 ];
@@ -66,6 +68,7 @@ pub fn check(lab: &Lab, root: &Path) -> Result<()> {
             .env("CARGO_HOME", format!("{INSIDE}/{DIR}/home"))
             .env("CARGO_TARGET_DIR", format!("{INSIDE}/{DIR}/target"))
             .env("CARGO_INCREMENTAL", "0")
+            .env("KERNEL_SOURCE", format!("{INSIDE}/{TREE}"))
             .env("CARGO_PROFILE_DEV_DEBUG", "0")
             // Nothing is linked: without this, the C++ code of libFuzzer would be compiled.
             .env("CUSTOM_LIBFUZZER_PATH", "/none/libfuzzer.a");
