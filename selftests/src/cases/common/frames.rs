@@ -12,6 +12,14 @@ use crate::wait::Deadline;
 use anyhow::Result;
 use std::ops::Range;
 
+/// The features of devices that are used one after the other.
+pub(crate) const FEATURES: [u64; 4] = [
+    0,
+    feature::EVENT_IDX | feature::MRG_RXBUF,
+    feature::INDIRECT,
+    feature::IN_ORDER | feature::MRG_RXBUF,
+];
+
 const SIZES: [usize; 11] = [14, 60, 64, 128, 1499, 1500, 1514, 4096, 9000, 16384, 65000];
 
 /// All sizes in turn.

@@ -11,6 +11,7 @@ pub(crate) mod live;
 pub(crate) mod log;
 pub(crate) mod migration;
 pub(crate) mod owners;
+pub(crate) mod pace;
 pub(crate) mod workers;
 
 pub(crate) use crate::case::{Case, Context, Kind, Role, Skip, case, ring_case, role};

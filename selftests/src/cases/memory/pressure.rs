@@ -2,6 +2,7 @@
 
 //! Traffic of all kinds while the host is short of memory.
 
+use crate::cases::common::pace::{Pace, expect_back};
 use crate::cases::common::{Case, Context, accounting, case, frames};
 use crate::driver::device::NetDevice;
 use crate::driver::traffic::{self, Plan};
@@ -18,17 +19,9 @@ const FRAMES: u64 = 220;
 /// What the driver itself may have taken meanwhile, in bytes.
 const SLACK: u64 = 4 << 20;
 
-/// The features of devices that are used one after the other.
-const FEATURES: [u64; 4] = [
-    0,
-    feature::EVENT_IDX | feature::MRG_RXBUF,
-    feature::INDIRECT,
-    feature::IN_ORDER | feature::MRG_RXBUF,
-];
-
 /// Exchanges frames of all sizes on each device.
 fn exchange(devices: &mut [NetDevice], seed: u64) -> Result<()> {
-    for (device, features) in devices.iter_mut().zip(FEATURES) {
+    for (device, features) in devices.iter_mut().zip(frames::FEATURES) {
         let plan = Plan::new(seed, FRAMES, frames::all_sizes);
         traffic::exchange(device, plan).with_context(|| format!("features {features:#x}"))?;
     }
@@ -41,7 +34,7 @@ fn fragmented(ctx: &Context) -> Result<()> {
     let group = accounting::group("rnet-fragmented")?;
     group.enter()?;
     let mut devices = Vec::new();
-    for (number, features) in FEATURES.into_iter().enumerate() {
+    for (number, features) in frames::FEATURES.into_iter().enumerate() {
         let setup = frames::roomy(feature::VERSION_1 | features);
         let tap = Tap::new(&format!("tap{number}"), setup.tap())?;
         let peer = setup.peer(tap.if_index())?;
@@ -59,10 +52,17 @@ fn fragmented(ctx: &Context) -> Result<()> {
     for device in &devices {
         device.bind(TX)?;
     }
+    let paces = devices
+        .iter_mut()
+        .map(|device| Pace::of(ctx, device))
+        .collect::<Result<Vec<_>>>()?;
     let fragments = Fragments::new()?;
     exchange(&mut devices, ctx.seed + 1).context("with memory in pieces")?;
     drop(fragments);
     exchange(&mut devices, ctx.seed + 2).context("with memory free again")?;
+    for (device, pace) in devices.iter_mut().zip(paces) {
+        expect_back(ctx, device, pace)?;
+    }
     accounting::returns(&group, before, SLACK)?;
     drop(devices);
     group.leave()?;

@@ -3,13 +3,16 @@
 //! Pages that cannot be had now and then, for a while.
 
 use super::alloc::{PAGES, set_kind};
-use crate::cases::common::{Case, Context, Skip, accounting, case, check, frames};
+use crate::cases::common::pace::{Pace, expect_back};
+use crate::cases::common::{Case, Context, Skip, accounting, case, check};
 use crate::driver::device::{NetDevice, Setup};
-use crate::driver::traffic::{self, Plan};
+use crate::driver::traffic::{self, Flow, Plan, RxFlow};
 use crate::driver::uapi::feature;
 use crate::driver::vhost::TX;
 use crate::host::procfs;
 use crate::packet::frame;
+use crate::packet::header::NetHeader;
+use crate::wait::Deadline;
 use anyhow::{Context as _, Result};
 use std::fs;
 use std::path::PathBuf;
@@ -53,25 +56,40 @@ fn mixed_sizes(sequence: u64) -> usize {
 }
 
 /// Pages that cannot be had at random, under frames that need many: some may get lost in the
-/// network stack, but each chain comes back, and nothing is left of it.
+/// network stack, but each chain comes back, and nothing is left of it. Afterwards all frames
+/// arrive, in no more batches than before.
 fn random(ctx: &Context) -> Result<()> {
     let group = accounting::group("rnet-random")?;
     group.enter()?;
     let mut setup = Setup::new(feature::VERSION_1);
-    setup.tx_buffers = (64, 1 << 16);
+    (setup.rx_buffers, setup.tx_buffers) = ((64, 1 << 16), (64, 1 << 16));
     let mut device = NetDevice::start(&ctx.device, setup)?;
     let worker = procfs::workers()?;
     let worker = worker.first().context("no worker")?.tid;
-    traffic::transmit(&mut device, Plan::new(ctx.seed, 200, mixed_sizes))?;
+    traffic::exchange(&mut device, Plan::new(ctx.seed, 200, mixed_sizes))?;
     device.unbind(TX)?;
     let before = accounting::current(&group)?;
     device.bind(TX)?;
+    let pace = Pace::of(ctx, &mut device)?;
     let (mut bytes, mut got) = (Vec::new(), Vec::new());
     let (mut next, mut lost) = (0, 0);
+    let mut rx = RxFlow::new(Plan::new(ctx.seed, 0, mixed_sizes));
     for round in 0..ROUNDS {
         let failing = RandomFailure::new(worker)?;
-        let sequences = round * FRAMES..(round + 1) * FRAMES;
-        frames::send_all(ctx, &mut device, sequences, mixed_sizes)?;
+        for sequence in round * FRAMES..(round + 1) * FRAMES {
+            frame::build(ctx.seed, sequence, mixed_sizes(sequence), &mut bytes);
+            check(device.tx_post(NetHeader::default(), &bytes)?, || {
+                "no room".into()
+            })?;
+        }
+        device.tx.flush()?;
+        rx.extend(FRAMES);
+        rx.way.may_lose = rx.sent + FRAMES;
+        Deadline::patient().until("the chains to come back", || {
+            rx.pump(&mut device)?;
+            device.tx_reap()?;
+            Ok(device.tx.ring.pending() == 0 && rx.sent == rx.way.may_lose)
+        })?;
         drop(failing);
         while device.peer.receive(&mut got)?.is_some() {
             // Their order stays, so what came before has been lost.
@@ -85,9 +103,14 @@ fn random(ctx: &Context) -> Result<()> {
             }
             next += 1;
         }
-        // All arrive again.
-        traffic::transmit(&mut device, Plan::new(ctx.seed + 1, 50, mixed_sizes))
+        // All arrive again, and show which of those before were lost.
+        rx.extend(FRAMES);
+        traffic::run(&mut device, &mut [&mut rx])
+            .with_context(|| format!("received after round {round}"))?;
+        // A queue asks for memory again after 64 long frames.
+        traffic::exchange(&mut device, Plan::new(ctx.seed + 1, 200, mixed_sizes))
             .with_context(|| format!("after round {round}"))?;
+        expect_back(ctx, &mut device, pace).with_context(|| format!("after round {round}"))?;
     }
     println!("lost {lost} of {}", ROUNDS * FRAMES);
     accounting::returns(&group, before, SLACK)?;

@@ -3,8 +3,9 @@
 //! Memory for long frames: whose it is, and what becomes of it.
 
 use crate::cases::common::accounting::{current, group, returns};
-use crate::cases::common::frames::{send_one, take_one};
+use crate::cases::common::frames::{FEATURES, all_sizes, roomy, send_one, take_one};
 use crate::cases::common::iommu::Behind;
+use crate::cases::common::pace::{Pace, expect_back};
 use crate::cases::common::workers::{KTHREAD, TASK, restart};
 use crate::cases::common::{Case, Context, Kind, Skip, accepts, case, check, lets_c_off};
 use crate::driver::device::{NetDevice, Setup};
@@ -13,6 +14,7 @@ use crate::driver::traffic::{self, Plan};
 use crate::driver::uapi::feature;
 use crate::driver::vhost::{RX, TX};
 use crate::eventfd::EventFd;
+use crate::host::census;
 use crate::host::cgroup::Group;
 use crate::host::tap::Tap;
 use crate::packet::frame;
@@ -25,7 +27,7 @@ use std::time::Duration;
 pub(crate) const CASES: &[Case] = &[
     case("frames.charged", 120, |ctx| charged(ctx, TASK)),
     case("frames.charged_kthread", 120, |ctx| charged(ctx, KTHREAD)),
-    case("frames.limit", 120, limit),
+    case("frames.limit", 900, limit),
     case("frames.given_back", 180, given_back),
 ];
 
@@ -226,15 +228,30 @@ fn unanswered(ctx: &Context, group: &Group) -> Result<()> {
     })
 }
 
-/// An owner whose group has all the memory that it may have sends as before.
+/// An owner whose group has all the memory that it may have sends and receives as before, and keeps
+/// nothing afterwards.
+fn limit(ctx: &Context) -> Result<()> {
+    let kept = census::expect_no_growth(|| {
+        FEATURES.into_iter().try_fold(0, |sent, features| {
+            let more = limit_with(ctx, features);
+            more.map(|more| sent + more)
+                .with_context(|| format!("features {features:#x}"))
+        })
+    })?;
+    println!("{kept} KiB of memory gone");
+    Ok(())
+}
+
+/// As [`limit`], once; returns the number of frames that were sent at the limit.
 ///
 /// The owner is another process than the driver, which needs memory of its own.
-fn limit(ctx: &Context) -> Result<()> {
+fn limit_with(ctx: &Context, features: u64) -> Result<u64> {
     let group = group("rnet-limit")?;
-    let mut device = NetDevice::start(&ctx.device, setup())?;
-    let plan = Plan::new(ctx.seed, 600, |n| {
-        [60_000, 60, 9000, 30_000, 1500][(n % 5) as usize]
-    });
+    let mut setup = roomy(feature::VERSION_1 | features);
+    // Together more than a queue keeps.
+    (setup.tx_size, setup.tx_buffers) = (1024, (64, 1 << 16));
+    let mut device = NetDevice::start(&ctx.device, setup)?;
+    let plan = Plan::new(ctx.seed, 110, all_sizes);
     accepts("RESET_OWNER", device.vhost.reset_owner())?;
     let ready = EventFd::new()?;
     group.enter()?;
@@ -245,7 +262,10 @@ fn limit(ctx: &Context) -> Result<()> {
         "the owner is not ready".into()
     })?;
     // The owner has reached all of the buffers then: no page table is left to be allocated.
-    traffic::transmit(&mut device, plan).context("without limit")?;
+    for _ in 0..2 {
+        traffic::exchange(&mut device, plan).context("without limit")?;
+    }
+    let pace = Pace::of(ctx, &mut device)?;
     let room = current(&group)? + (256 << 10);
     group.set("memory.max", &room.to_string())?;
     // More than there is room for, since nobody takes it meanwhile.
@@ -260,20 +280,25 @@ fn limit(ctx: &Context) -> Result<()> {
         Deadline::patient().until("memory to be refused", || Ok(count("max ")? != "0"))?;
     }
     take(ctx, std::slice::from_mut(&mut device))?;
-    traffic::transmit(&mut device, plan).context("at the limit")?;
+    traffic::exchange(&mut device, plan).context("at the limit")?;
     let kills = count("oom_kill ")?;
     check(kills == "0", || format!("{kills} processes killed"))?;
     group.set("memory.max", "max")?;
-    traffic::transmit(&mut device, plan).context("without limit again")?;
+    // A queue asks for memory again after 64 long frames.
+    let long = Plan { count: 330, ..plan };
+    traffic::exchange(&mut device, long).context("without limit again")?;
+    expect_back(ctx, &mut device, pace)?;
     drop(device);
     drop(owner);
-    group.remove()
+    group.remove()?;
+    Ok(BURST + plan.count)
 }
 
 /// Makes this process the owner of a device, until it is killed.
 fn own(device: &NetDevice, ready: &EventFd) -> Result<()> {
     device.vhost.set_owner()?;
     device.configure()?;
+    device.bind(RX)?;
     device.bind(TX)?;
     ready.signal()?;
     std::thread::sleep(Duration::MAX);
