@@ -349,16 +349,15 @@ impl Ring {
     /// Frees the packets that were written, and has their device count them.
     #[inline]
     pub(super) fn settle(&mut self) {
-        if self.count != 0 {
+        // The last one written has not been freed yet.
+        if self.written_len != 0 {
             self.settle_written();
         }
     }
 
     /// Frees and counts packets, of which there are some.
     fn settle_written(&mut self) {
-        if self.written_len != 0 {
-            self.free_written();
-        }
+        self.free_written();
         if !self.dev.is_null() {
             // SAFETY: the device is held, and counts in `tstats`.
             unsafe { shim::rnet_netdev_sent(self.dev, self.count, self.bytes) };
