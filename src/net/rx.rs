@@ -45,9 +45,6 @@ const MAX_PACKET_DESCS: u32 = 4096;
 /// The longest header, in bytes.
 const HEADER_ROOM: usize = 24;
 
-/// An all-zero header, for backends that have none.
-const EMPTY_HEADER: [u8; HEADER_ROOM] = [0; HEADER_ROOM];
-
 /// `VIRTIO_NET_HDR_F_DATA_VALID`: the packet's checksum has been verified.
 const DATA_VALID: u8 = 2;
 
@@ -383,7 +380,7 @@ impl<R: Ring, M: GuestMemory, T: Translate> Round<'_, R, M, T> {
     #[inline(always)]
     fn fill(&mut self, len: usize, chains: u16, segments: &[Segment]) -> Result<bool, Unmapped> {
         let Header { vhost, sock } = self.header;
-        // The number of buffers, if the header has one.
+        // The number of buffers, if the header has room for it, in the guest's byte order.
         let count = has_num_buffers(&self.features).then(|| self.memory.field(chains));
         let plain = |is_verified| {
             let flags = if is_verified && sock != 0 {
@@ -406,31 +403,30 @@ impl<R: Ring, M: GuestMemory, T: Translate> Round<'_, R, M, T> {
             // The tap refused the packet, or another reader of the tap has taken it.
             _ => return Ok(false),
         }
-        self.finish_header(chains, segments)?;
+        self.finish_header(count, segments)?;
         Ok(true)
     }
 
-    /// Writes the header if the backend has none, and the number of buffers.
+    /// Writes the header if the backend has none, or else the number of buffers into the backend's.
     #[inline(always)]
-    fn finish_header(&self, chains: u16, segments: &[Segment]) -> Result<(), Unmapped> {
+    fn finish_header(&self, count: Option<u16>, segments: &[Segment]) -> Result<(), Unmapped> {
         let owner = self.memory.owner();
-        if self.header.vhost != 0 {
-            let header = EMPTY_HEADER.get(..self.header.vhost).unwrap_or_default();
-            owner.scatter(segments, 0, header)?;
+        let Header { vhost, .. } = self.header;
+        if vhost != 0 {
+            let header = plain_header(0, count);
+            return owner.scatter(segments, 0, header.get(..vhost).unwrap_or_default());
         }
-        if !has_num_buffers(&self.features) {
+        let Some(count) = count else {
             return Ok(());
-        }
-        let chains = self.memory.field(chains);
+        };
         let end = NUM_BUFFERS_OFFSET.wrapping_add(2);
         match segments.first() {
             Some(first) if first.len >= end => {
                 let at = first.addr.wrapping_add(NUM_BUFFERS_OFFSET);
-                owner.store(at, chains)?;
+                owner.store(at, count)
             }
-            _ => owner.scatter(segments, NUM_BUFFERS_OFFSET, &chains.to_ne_bytes())?,
+            _ => owner.scatter(segments, NUM_BUFFERS_OFFSET, &count.to_ne_bytes()),
         }
-        Ok(())
     }
 
     /// Makes the chains of a lost packet available again, which have `slots` ring descriptors.
@@ -463,7 +459,7 @@ impl<R: Ring, M: GuestMemory, T: Translate> Round<'_, R, M, T> {
 /// The header of a packet that needs no work of the guest.
 #[inline(always)]
 fn plain_header(flags: u8, num_buffers: Option<u16>) -> [u8; HEADER_ROOM] {
-    let mut header = EMPTY_HEADER;
+    let mut header = [0; HEADER_ROOM];
     let [first, .., low, high, _, _, _, _, _, _, _, _, _, _, _, _] = &mut header;
     *first = flags;
     [*low, *high] = num_buffers.unwrap_or(0).to_ne_bytes();
