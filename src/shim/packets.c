@@ -169,8 +169,8 @@ int rnet_skb_write(const struct sk_buff *skb, const void *header, size_t header_
 	else if (n > 1 && seg->iov_len == HEADER_LEN && seg[1].iov_len >= len)
 		to = seg[1].iov_base;
 	else
-		return write_scattered(skb, header, header_len, seg, n);
-	if (unlikely(header_len != HEADER_LEN))
+		to = NULL;
+	if (unlikely(!to || header_len != HEADER_LEN))
 		return write_scattered(skb, header, header_len, seg, n);
 	/* The scope checks only its first address. */
 	if (!access_ok(header_to, HEADER_LEN) || !access_ok(to, len))
