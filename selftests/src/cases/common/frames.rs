@@ -122,9 +122,8 @@ pub(crate) fn take_one(
     Ok(())
 }
 
-/// Has the guest send all frames of `sequences`, whose lengths `len` tells, and waits until the device
-/// has given their chains back.
-pub(crate) fn send_all(
+/// Has the guest send all frames of `sequences`, whose lengths `len` tells.
+pub(crate) fn post_all(
     ctx: &Context,
     device: &mut NetDevice,
     sequences: Range<u64>,
@@ -138,6 +137,17 @@ pub(crate) fn send_all(
         })?;
     }
     device.tx.flush()?;
+    Ok(())
+}
+
+/// As [`post_all`], and waits until the device has given their chains back.
+pub(crate) fn send_all(
+    ctx: &Context,
+    device: &mut NetDevice,
+    sequences: Range<u64>,
+    len: impl Fn(u64) -> usize,
+) -> Result<()> {
+    post_all(ctx, device, sequences, len)?;
     Deadline::patient().until("the chains to come back", || {
         device.tx_reap()?;
         Ok(device.tx.ring.pending() == 0)

@@ -4,7 +4,7 @@
 //! long frames one by one.
 
 use crate::cases::common::counts::Counts;
-use crate::cases::common::{Context, Kind, check};
+use crate::cases::common::{Context, Kind, check, frames};
 use crate::driver::device::NetDevice;
 use crate::driver::vhost::{RX, TX};
 use crate::packet::frame;
@@ -78,22 +78,12 @@ fn to_guest(ctx: &Context, device: &mut NetDevice) -> Result<u64> {
 fn from_guest(ctx: &Context, device: &mut NetDevice) -> Result<u64> {
     let mut bytes = Vec::new();
     let mut got = Vec::new();
-    for sequence in 0..BURST {
-        frame::build(ctx.seed, sequence, LENGTHS.1, &mut bytes);
-        check(device.tx_post(NetHeader::default(), &bytes)?, || {
-            "no room".into()
-        })?;
-    }
     let before = Counts::of(device, TX)?;
-    device.tx.flush()?;
+    frames::send_all(ctx, device, 0..BURST, |_| LENGTHS.1)?;
     for sequence in 0..BURST {
         frame::build(ctx.seed, sequence, LENGTHS.1, &mut bytes);
         Deadline::patient().until("a frame", || Ok(device.peer.receive(&mut got)?.is_some()))?;
         frame::expect("transmitted", sequence, &bytes, &got)?;
     }
-    Deadline::patient().until("the chains to come back", || {
-        device.tx_reap()?;
-        Ok(device.tx.ring.pending() == 0)
-    })?;
     Ok(Counts::of(device, TX)?.since(before).batches)
 }

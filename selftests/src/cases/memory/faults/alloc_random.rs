@@ -4,14 +4,13 @@
 
 use super::alloc::{PAGES, set_kind};
 use crate::cases::common::pace::{Pace, expect_back};
-use crate::cases::common::{Case, Context, Skip, accounting, case, check};
+use crate::cases::common::{Case, Context, Skip, accounting, case, check, frames};
 use crate::driver::device::{NetDevice, Setup};
 use crate::driver::traffic::{self, Flow, Plan, RxFlow};
 use crate::driver::uapi::feature;
 use crate::driver::vhost::TX;
 use crate::host::procfs;
 use crate::packet::frame;
-use crate::packet::header::NetHeader;
 use crate::wait::Deadline;
 use anyhow::{Context as _, Result};
 use std::fs;
@@ -76,13 +75,8 @@ fn random(ctx: &Context) -> Result<()> {
     let mut rx = RxFlow::new(Plan::new(ctx.seed, 0, mixed_sizes));
     for round in 0..ROUNDS {
         let failing = RandomFailure::new(worker)?;
-        for sequence in round * FRAMES..(round + 1) * FRAMES {
-            frame::build(ctx.seed, sequence, mixed_sizes(sequence), &mut bytes);
-            check(device.tx_post(NetHeader::default(), &bytes)?, || {
-                "no room".into()
-            })?;
-        }
-        device.tx.flush()?;
+        let sequences = round * FRAMES..(round + 1) * FRAMES;
+        frames::post_all(ctx, &mut device, sequences, mixed_sizes)?;
         rx.extend(FRAMES);
         rx.way.may_lose = rx.sent + FRAMES;
         Deadline::patient().until("the chains to come back", || {
