@@ -11,8 +11,14 @@ $bb --install -s /bin
 export PATH=/bin:/usr/sbin HOME=/
 
 for port in /sys/class/virtio-ports/*; do
-    exec 0<> "/dev/${port##*/}" 1>&0 2>&0
+    read -r name < "$port/name"
+    eval "$name=/dev/${port##*/}"
 done
+exec 0<> "$shell" 1>&0 2>&0
+
+# Shows that programs run here, whatever the network does. It is no child of this
+# shell, which waits for its children.
+(while sleep 2; do echo; done > "$pulse" &)
 
 load() {
     while read -r module; do

@@ -17,6 +17,7 @@ use selftests::wait::Deadline;
 
 use crate::emulation;
 use crate::host;
+use crate::pulse::{self, Pulse};
 use crate::qmp::Qmp;
 use crate::shell::{self, Shell};
 
@@ -64,8 +65,10 @@ impl Files {
     /// QEMU's emulation of SVM sometimes keeps an event pending that it has already delivered. KVM
     /// then sees an access to a device during the delivery of an event, and stops the guest for good
     /// with an "internal error". Or the guest ends by a triple fault, without a panic on its console
-    /// or with the one panic that this causes. Neither says anything about the device under test. A
-    /// real processor has no such bug, so that there one attempt decides.
+    /// or with the one panic that this causes. Or an interrupt is lost, the timer's for one, and the
+    /// guest stands still: not only its network, but every program in it. None of these says anything
+    /// about the device under test. A real processor has no such bug, so that there one attempt
+    /// decides.
     pub fn attempt<T>(&self, names: &[&str], mut attempt: impl FnMut() -> T) -> T {
         for _ in 1..ATTEMPTS {
             let result = attempt();
@@ -84,7 +87,10 @@ impl Files {
                     said.is_empty() || emulation::killed(&String::from_utf8_lossy(&said))
                 };
                 let gone = || std::fs::read(self.console(name)).is_ok_and(excused);
-                log.contains(shell::STOPPED) || (log.contains(GONE) && gone())
+                [shell::STOPPED, shell::STILL]
+                    .iter()
+                    .any(|sign| log.contains(sign))
+                    || (log.contains(GONE) && gone())
             })
     }
 
@@ -138,7 +144,8 @@ pub struct Machine {
     finished: bool,
     backend: String,
     queues: u32,
-    sockets: [PathBuf; 2],
+    /// The sockets of its shell and of QMP, and the file of its pulse.
+    paths: [PathBuf; 3],
     /// Its shell.
     pub shell: Shell,
     /// Its QEMU.
@@ -160,8 +167,9 @@ impl Machine {
         options: &Options,
         incoming: Option<&Path>,
     ) -> Result<Self> {
-        let sockets = ["shell", "qmp"].map(|kind| PathBuf::from(format!("/tmp/{name}.{kind}")));
-        let [shell, qmp] = &sockets;
+        let paths = ["shell", "qmp", pulse::PORT].map(|kind| format!("/tmp/{name}.{kind}"));
+        let paths = paths.map(PathBuf::from);
+        let [shell, qmp, pulse] = &paths;
         let queues = match options.queues {
             1 => Vec::new(),
             _ => tap_queues(tap, options.queues)?,
@@ -182,6 +190,9 @@ impl Machine {
                 .arg(format!("unix:{}", socket.display()))
                 .arg("-S");
         }
+        let port = pulse::PORT;
+        command.arg("-chardev");
+        command.arg(format!("file,id={port},path={}", pulse.display()));
         let log_path = files.log(name);
         let log =
             std::fs::File::create(&log_path).with_context(|| log_path.display().to_string())?;
@@ -191,8 +202,10 @@ impl Machine {
             .stderr(log)
             .spawn()
             .context("starting QEMU")?;
-        let connected = Qmp::connect(qmp)
-            .and_then(|qmp| Ok((qmp, Shell::connect(shell, &log_path, PATIENCE)?)));
+        let connected = Qmp::connect(qmp).and_then(|qmp| {
+            let pulse = Pulse::new(pulse.clone());
+            Ok((qmp, Shell::connect(shell, &log_path, pulse, PATIENCE)?))
+        });
         match connected {
             Ok((qmp, shell)) => Ok(Self {
                 child,
@@ -200,7 +213,7 @@ impl Machine {
                 finished: false,
                 backend: backend.to_owned(),
                 queues: options.queues,
-                sockets,
+                paths,
                 shell,
                 qmp,
             }),
@@ -330,8 +343,8 @@ impl Drop for Machine {
             let _ = log.and_then(|mut log| writeln!(log, "{GONE}"));
         }
         end(&mut self.child);
-        for socket in &self.sockets {
-            let _ = std::fs::remove_file(socket);
+        for path in &self.paths {
+            let _ = std::fs::remove_file(path);
         }
     }
 }
@@ -404,7 +417,9 @@ fn command(files: &Files, name: &str, backend: &str, tap: &str, options: &Option
          -netdev tap,id=net,{tap},{vhost}{netdev} \
          -device virtio-net-pci,netdev=net,romfile=,mac=52:54:00:12:34:56{nic} \
          -mon chardev=qmp,mode=control \
-         -device virtio-serial-pci -device virtserialport,chardev=shell,name=shell",
+         -device virtio-serial-pci -device virtserialport,chardev=shell,name=shell \
+         -device virtserialport,chardev={pulse},name={pulse}",
+        pulse = pulse::PORT,
         kernel = files.kernel.display(),
         initrd = files.initramfs.display(),
         logs = files.logs.display(),

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Running commands in the guest, over a virtio port.
 
+use std::fs::File;
 use std::io::{BufRead, BufReader, ErrorKind, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -8,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 
+use crate::pulse::Pulse;
 use crate::qmp;
 
 /// The prefix of the line with the status that ends a reply; see `tools/vm/guest-shell.sh`.
@@ -15,6 +17,9 @@ const END: &str = "@@";
 
 /// The message of QEMU when KVM stops a guest for good.
 pub const STOPPED: &str = "KVM internal error";
+
+/// The message in QEMU's log about a guest that gives no answer and no pulse.
+pub const STILL: &str = "the guest stands still";
 
 /// After this long without output, QEMU's log is searched for [`STOPPED`].
 const SILENCE: Duration = Duration::from_secs(1);
@@ -24,22 +29,24 @@ pub struct Shell {
     reader: BufReader<UnixStream>,
     /// QEMU's log.
     log: PathBuf,
+    pulse: Pulse,
     limit: Duration,
 }
 
 impl Shell {
-    /// Talks to the guest behind the socket at `path`, whose QEMU prints to `log`; waits up to
-    /// `limit` for each line of an answer.
+    /// Talks to the guest behind the socket at `path`, whose QEMU prints to `log` and which has this
+    /// `pulse`; waits up to `limit` for each line of an answer.
     ///
     /// # Errors
     ///
     /// When QEMU does not listen there.
-    pub fn connect(path: &Path, log: &Path, limit: Duration) -> Result<Self> {
+    pub fn connect(path: &Path, log: &Path, pulse: Pulse, limit: Duration) -> Result<Self> {
         let stream = qmp::connect(path)?;
         stream.set_read_timeout(Some(SILENCE.min(limit)))?;
         Ok(Self {
             reader: BufReader::new(stream),
             log: log.to_owned(),
+            pulse,
             limit,
         })
     }
@@ -102,9 +109,20 @@ impl Shell {
                 Err(_) => {
                     let log = std::fs::read_to_string(&self.log).unwrap_or_default();
                     ensure!(!log.contains(STOPPED), "{STOPPED}");
-                    ensure!(start.elapsed() < self.limit, "silence");
+                    let still = self.pulse.stopped();
+                    if start.elapsed() >= self.limit {
+                        ensure!(!still, "{}", self.note(STILL)?);
+                        bail!("silence");
+                    }
                 }
             }
         }
+    }
+
+    /// Appends `message` to QEMU's log, and returns it.
+    fn note<'a>(&self, message: &'a str) -> Result<&'a str> {
+        let mut log = File::options().append(true).open(&self.log)?;
+        writeln!(log, "{message}")?;
+        Ok(message)
     }
 }
