@@ -3,8 +3,6 @@
 
 use std::path::PathBuf;
 use std::process::Command;
-use std::sync::Mutex;
-use std::sync::mpsc::{self, Receiver};
 use std::time::Duration;
 
 use anyhow::Result;
@@ -20,6 +18,7 @@ use crate::tests::cases::{
 };
 use crate::tests::code::{circles, floors, misuse, shim, stack, unsafe_code};
 use crate::tests::extent::Extent;
+use crate::tests::jobs::Jobs;
 use crate::tests::tally::{Tally, title};
 use crate::tests::{conformance, dpdk, fuzz, guests, oldest_cargo, packages, programs, refused};
 use crate::vm::device::{self, C_VHOST, RNET};
@@ -32,7 +31,7 @@ const CARGO_LIMIT: Duration = Duration::from_secs(900);
 /// Time limit of the selftests on one device.
 const SELFTEST_LIMIT: Duration = Duration::from_secs(1800);
 
-/// The number of kernels that are tested at a time: a VM leaves one of two processors mostly idle.
+/// The number of jobs at a time: a VM leaves one of two processors mostly idle.
 const LANES: usize = 2;
 
 /// Seconds of TCP each way in the guest.
@@ -42,89 +41,52 @@ const GUEST_SECONDS: u32 = 2;
 ///
 /// Kernels that do not exist yet are built in the background while tests run.
 pub fn run(lab: &Lab, kernels: &[Flavor], extent: Extent, skipped: Vec<String>) -> bool {
-    let (done, built): (Vec<_>, Vec<_>) = kernels.iter().map(|_| mpsc::channel()).unzip();
-    let waiting = Mutex::new(kernels.iter().copied().zip(built));
-    let mut tally = Tally {
-        skipped,
-        ..Tally::default()
-    };
-    std::thread::scope(|scope| {
-        scope.spawn(move || {
-            for (flavor, done) in kernels.iter().zip(done) {
-                // The receiver is gone only if the tests have panicked.
-                let _ = done.send(flavor.ensure(lab));
-            }
+    let mut jobs = Jobs::new();
+    if kernels.contains(&Flavor::Packaged) {
+        jobs.add(None, |tally| {
+            style(lab, tally);
+            host_tests(lab, tally);
+            linux_driver(lab, tally);
+            fuzz::short_targets(lab, tally);
         });
-        let lane = || {
-            let mut tally = Tally::default();
-            loop {
-                let next = waiting.lock().expect("no lane panics").next();
-                let Some((flavor, built)) = next else {
-                    return tally;
-                };
-                on(lab, flavor, extent, &built, &mut tally);
+    }
+    for flavor in kernels {
+        on(lab, *flavor, extent, &mut jobs);
+    }
+    let mut tally = jobs.run(LANES, |made, tally| {
+        for flavor in kernels {
+            let built = flavor.ensure(lab).and_then(|()| {
+                step(&format!("module for the {flavor} kernel, programs"), || {
+                    build::all(lab, *flavor)
+                })
+            });
+            match built {
+                Ok(()) => {
+                    tally.passed += 1;
+                    made(*flavor);
+                }
+                Err(error) => tally.failed.push(format!("{error:#}")),
             }
-        };
-        let lanes: Vec<_> = (0..LANES).map(|_| scope.spawn(lane)).collect();
-        for lane in lanes {
-            tally.merge(lane.join().expect("no lane panics"));
         }
     });
+    tally.skipped.extend(skipped);
     tally.report()
 }
 
-/// Runs the tests on a kernel, in VMs as soon as it is `built`.
-fn on(lab: &Lab, flavor: Flavor, extent: Extent, built: &Receiver<Result<()>>, tally: &mut Tally) {
-    if flavor == Flavor::Packaged {
-        style(lab, tally);
-        host_tests(lab, tally);
-        linux_driver(lab, tally);
-        fuzz::short_targets(lab, tally);
-    }
-    let kernel = built.recv().expect("a result for each kernel");
-    let built = kernel.and_then(|()| {
-        step(&format!("module for the {flavor} kernel, programs"), || {
-            build::all(lab, flavor)
-        })
-    });
-    match built {
-        Ok(()) => {
-            tally.passed += 1;
-            if let Flavor::Series(_) = flavor {
-                kernel_clippy(lab, flavor, tally);
-            }
-            if flavor == Flavor::Packaged {
-                // Sanitizers enlarge the stack frames of modules for other kernels.
-                let name = "stack frames";
-                tally.count(name, step(name, || stack::check(lab)));
-                let name = "misuse";
-                let root = build::checkout();
-                tally.count(name, step(name, || misuse::check(lab, &root)));
-            }
-            vms(lab, flavor, extent, tally);
-        }
-        Err(error) => tally.failed.push(format!("{error:#}")),
-    }
-}
-
-/// Runs what is tested in VMs with this kernel.
-fn vms(lab: &Lab, flavor: Flavor, extent: Extent, tally: &mut Tally) {
+/// Adds the tests on a kernel to `jobs`.
+fn on<'a>(lab: &'a Lab, flavor: Flavor, extent: Extent, jobs: &mut Jobs<'a, Flavor>) {
+    let needs = Some(flavor);
     let all = Cases::default();
+    let selftests =
+        |device, cases| move |tally: &mut Tally| selftest(lab, flavor, device, cases, tally);
     match flavor {
         Flavor::Packaged => {
-            for device in [C_VHOST, RNET] {
-                selftest(lab, flavor, device, all, tally);
-            }
-            conformance::run(lab, tally);
-            fuzz::short(lab, flavor, RNET, tally);
-            programs::run(lab, tally);
-            dpdk::run(lab, tally);
-            for device in [C_VHOST, RNET] {
-                guest(lab, flavor, device, tally);
-            }
-            guests::run(lab, extent, tally);
+            jobs.add(needs, |tally| module_code(lab, tally));
+            jobs.add(needs, selftests(RNET, all));
+            jobs.add(needs, selftests(C_VHOST, all));
+            jobs.add(needs, move |tally| with_other_programs(lab, extent, tally));
             if extent == Extent::Long {
-                packages::run(lab, tally);
+                jobs.add(needs, |tally| packages::run(lab, tally));
             }
         }
         Flavor::Series(_) => {
@@ -135,27 +97,51 @@ fn vms(lab: &Lab, flavor: Flavor, extent: Extent, tally: &mut Tally) {
                 },
                 Extent::Long => all,
             };
-            selftest(lab, flavor, RNET, cases, tally);
+            jobs.add(needs, move |tally| kernel_clippy(lab, flavor, tally));
+            jobs.add(needs, selftests(RNET, cases));
         }
         Flavor::Debug => {
             let faults = Cases {
                 of: ONLY_WITH_FAULTS,
                 ..all
             };
-            selftest(lab, flavor, C_VHOST, faults, tally);
             let without = match extent {
                 Extent::Short => LONG_ON_DEBUG,
                 Extent::Long => &[],
             };
-            selftest(lab, flavor, RNET, Cases { without, ..all }, tally);
-            fuzz::short(lab, flavor, RNET, tally);
-            guest(lab, flavor, RNET, tally);
+            jobs.add(needs, selftests(RNET, Cases { without, ..all }));
+            jobs.add(needs, selftests(C_VHOST, faults));
+            jobs.add(needs, move |tally| {
+                fuzz::short(lab, flavor, RNET, tally);
+                guest(lab, flavor, RNET, tally);
+            });
         }
         Flavor::Kcsan => {
             let of = CONCURRENT;
-            selftest(lab, flavor, RNET, Cases { of, ..all }, tally);
+            jobs.add(needs, selftests(RNET, Cases { of, ..all }));
         }
     }
+}
+
+/// Tests of the built module's code.
+fn module_code(lab: &Lab, tally: &mut Tally) {
+    let name = "stack frames";
+    tally.count(name, step(name, || stack::check(lab)));
+    let name = "misuse";
+    let root = build::checkout();
+    tally.count(name, step(name, || misuse::check(lab, &root)));
+}
+
+/// Tests with programs of others, on the packaged kernel.
+fn with_other_programs(lab: &Lab, extent: Extent, tally: &mut Tally) {
+    conformance::run(lab, tally);
+    fuzz::short(lab, Flavor::Packaged, RNET, tally);
+    programs::run(lab, tally);
+    dpdk::run(lab, tally);
+    for device in [C_VHOST, RNET] {
+        guest(lab, Flavor::Packaged, device, tally);
+    }
+    guests::run(lab, extent, tally);
 }
 
 /// Runs only the tests of the kernel, of rust-vmm and of DPDK; returns whether all of them passed.

@@ -10,6 +10,7 @@ mod dpdk;
 pub mod extent;
 pub mod fuzz;
 pub mod guests;
+mod jobs;
 mod ktap;
 mod oldest_cargo;
 pub mod packages;
