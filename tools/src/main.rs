@@ -3,7 +3,8 @@
 //!
 //! From the bottom up, each folder imports only from those named before it:
 //!
-//! - `process` and `steps`: child processes with time limits and logs; steps of a longer job on show.
+//! - `progress`, `steps` and `process`: how far a program is; steps of a longer job on show; child
+//!   processes with time limits and logs.
 //! - `lab/`: the directory that holds what is built once: the Debian system, kernels, the module, the
 //!   programs that run in VMs, and initial file systems.
 //! - `vm/`: the level 1 VM, which boots a kernel of the lab; what runs its processors, its kernel log,
@@ -15,6 +16,7 @@
 mod bench;
 mod lab;
 mod process;
+mod progress;
 mod steps;
 mod tests;
 mod vm;

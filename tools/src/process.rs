@@ -5,35 +5,67 @@ use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use selftests::wait::Deadline;
 
+use crate::progress;
+use crate::steps;
+
 /// Number of lines of a log that an error message shows.
 const TAIL_LINES: usize = 25;
 
+/// The time between two looks at how far a child is.
+const LOOK: Duration = Duration::from_millis(500);
+
 /// Waits for `child`; kills it and answers `None` once `limit` has passed.
-pub fn wait_timeout(child: &mut Child, limit: Duration) -> Result<Option<ExitStatus>> {
-    let ended = Deadline::after(limit).ended(child)?;
-    if ended.is_none() {
-        child
-            .kill()
-            .context("killing a child past its time limit")?;
-        child.wait()?;
+///
+/// Shows meanwhile how far it is, as `far` says.
+pub fn wait_timeout(
+    child: &mut Child,
+    limit: Duration,
+    far: impl Fn() -> Option<String>,
+) -> Result<Option<ExitStatus>> {
+    let end = Instant::now() + limit;
+    loop {
+        let left = end.saturating_duration_since(Instant::now());
+        let ended = Deadline::after(left.min(LOOK)).ended(child)?;
+        if ended.is_some() {
+            return Ok(ended);
+        }
+        if left.is_zero() {
+            child
+                .kill()
+                .context("killing a child past its time limit")?;
+            child.wait()?;
+            return Ok(None);
+        }
+        steps::progress(&far);
     }
-    Ok(ended)
 }
 
 /// Runs `command`, whose output is appended to `log`; an error shows the log's tail.
 pub fn run_logged(command: &mut Command, log: &Path, limit: Duration) -> Result<()> {
+    run_counted(command, log, limit, None)
+}
+
+/// As [`run_logged`], for a `command` that writes about as many `lines`.
+pub fn run_counted(
+    command: &mut Command,
+    log: &Path,
+    limit: Duration,
+    lines: Option<usize>,
+) -> Result<()> {
     let out = File::options().create(true).append(true).open(log)?;
+    let before = usize::try_from(out.metadata()?.len())?;
     command.stdout(out.try_clone()?).stderr(out);
     let program = command.get_program().to_string_lossy().into_owned();
     let mut child = command
         .spawn()
         .with_context(|| format!("starting {program}"))?;
-    match wait_timeout(&mut child, limit)? {
+    let far = || progress::of_lines(text(log).get(before..)?, lines);
+    match wait_timeout(&mut child, limit, far)? {
         Some(status) if status.success() => Ok(()),
         Some(status) => bail!("{status}, see {}:\n{}", log.display(), tail(log)),
         None => bail!(
@@ -70,6 +102,12 @@ pub fn bytes(command: &mut Command) -> Result<Vec<u8>> {
         );
     }
     Ok(out.stdout)
+}
+
+/// Returns what is in the log at `path`, or nothing if it can't be read.
+pub fn text(path: &Path) -> String {
+    let bytes = std::fs::read(path).unwrap_or_default();
+    String::from_utf8_lossy(&bytes).into_owned()
 }
 
 /// Returns the last lines of `path`, indented, or nothing if it can't be read.

@@ -19,6 +19,9 @@ use crate::steps::step;
 /// Time limit of preparing a tree, on a slow machine.
 const LIMIT: Duration = Duration::from_secs(1800);
 
+/// About how many lines are written while a tree is prepared.
+const LINES: usize = 230;
+
 /// The packaged kernel's tree, relative to the lab.
 pub const TREE: &str = "kernel";
 
@@ -132,11 +135,8 @@ fn prepare(lab: &Lab, tree: &str, kernel: &Kernel) -> Result<()> {
         release = kernel.release
     );
     let log = lab.logs().join(format!("{tree}-prepare.log"));
-    process::run_logged(
-        &mut lab.chroot().command(&["sh", "-exc", &script]),
-        &log,
-        LIMIT,
-    )
+    let mut command = lab.chroot().command(&["sh", "-exc", &script]);
+    process::run_counted(&mut command, &log, LIMIT, Some(LINES))
 }
 
 /// Returns the uncompressed image of the packaged kernel with this tree, relative to the lab.

@@ -23,6 +23,7 @@ use crate::lab::flavor::Flavor;
 use crate::lab::initramfs;
 use crate::lab::paths::{INSIDE, Lab};
 use crate::process;
+use crate::progress;
 use crate::vm::accel::{self, Accel};
 use crate::vm::klog;
 
@@ -229,7 +230,11 @@ impl<'a> Vm<'a> {
         let mut child = command.spawn().context("starting QEMU")?;
         let readers = self.readers(&mut child, dir)?;
         let limit = self.limit * self.flavor.patience();
-        let ended = process::wait_timeout(&mut child, limit)?;
+        let far = || {
+            progress::of_cases(&process::text(&dir.join("stdout.log")))
+                .or_else(|| progress::of_lines(&process::text(&dir.join("stderr.log")), None))
+        };
+        let ended = process::wait_timeout(&mut child, limit, far)?;
         let stdout = join(readers)?;
 
         let log = kernel_log(dir);
@@ -414,8 +419,7 @@ impl<'a> Vm<'a> {
 
 /// The kernel's log of the run in `dir`.
 fn kernel_log(dir: &Path) -> String {
-    let log = std::fs::read(dir.join("kernel.log")).unwrap_or_default();
-    String::from_utf8_lossy(&log).into_owned()
+    process::text(&dir.join("kernel.log"))
 }
 
 /// Copies `from` to `log` and `to` until its end; returns all of it.
