@@ -2,10 +2,10 @@
 //! Building the module and the programs that run in the VM.
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Context, Result, anyhow, bail};
 use serde::Deserialize;
 
 use crate::lab::chroot::Access;
@@ -126,20 +126,23 @@ pub fn static_cargo() -> Command {
 pub fn programs(lab: &Lab) -> Result<()> {
     let _lock = lab.lock("programs.lock")?;
     std::fs::create_dir_all(lab.artifacts())?;
-    let report = static_cargo()
-        .current_dir(checkout())
-        .args(["build", "--quiet", "--release", "--target", TARGET])
-        .args(["-p", "selftests", "-p", "rnet-e2e"])
-        .arg("--message-format=json-render-diagnostics")
-        .stderr(Stdio::inherit())
-        .output()
-        .context("starting cargo")?;
-    ensure!(
-        report.status.success(),
-        "cargo build of the VM's programs: {}",
-        report.status
-    );
-    for path in executables(&String::from_utf8(report.stdout)?)? {
+    let build = || {
+        let mut cargo = static_cargo();
+        cargo
+            .current_dir(checkout())
+            .args(["build", "--release", "--target", TARGET])
+            .args(["-p", "selftests", "-p", "rnet-e2e"]);
+        cargo
+    };
+    let log = lab.logs().join("programs.log");
+    if process::run_logged_anew(&mut build(), &log, LIMIT).is_err() {
+        eprintln!("{}", process::text(&log));
+        bail!("building the VM's programs failed, see {}", log.display());
+    }
+    // Nothing is left to do but to name them.
+    let mut listing = build();
+    let report = process::output(listing.args(["--quiet", "--message-format=json"]))?;
+    for path in executables(&report)? {
         let name = path.file_name().context("an executable without a name")?;
         publish(&path, &lab.artifacts().join(name))?;
     }
