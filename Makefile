@@ -9,7 +9,8 @@
 # The kernel's build system reads Kbuild, not this file.
 
 CARGO ?= cargo
-XTASK := $(CARGO) xtask
+# The first time, cargo shows what it compiles.
+XTASK := $(CARGO) run $(if $(wildcard target/debug/xtask),--quiet) --package xtask --
 
 .PHONY: all module deb lab shell demo check check-debug check-ci check-all fuzz unsafe soak bench bench-quick fmt clean install modules_install kdir
 
