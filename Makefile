@@ -22,18 +22,25 @@ RUSTC ?= rustc
 
 all: module
 
+# What is refused here is tried by `cargo xtask check`, "refused kernels".
 kdir:
 	@test -f $(KDIR)/.config || { \
-		echo "error: $(KDIR)/.config is missing: KDIR must be a configured kernel tree" >&2; exit 1; }
+		echo "error: $(KDIR)/.config is missing, so it is no configured kernel tree;" \
+		"for a packaged kernel, run: apt install linux-headers-$$(uname -r) &&" \
+		"tools/packaging/dkms/prepare $$(uname -r) /usr/src/linux-headers-$$(uname -r) TREE &&" \
+		"make KDIR=TREE" >&2; exit 1; }
 	@test "$(call kconfig,CONFIG_RUST)" = y || { \
-		echo "error: $(KDIR) is configured without CONFIG_RUST=y" >&2; exit 1; }
+		echo "error: $(KDIR) is configured without CONFIG_RUST=y; for Debian's kernel that has it," \
+		"run: apt install -t trixie-backports linux-image-amd64 linux-headers-amd64" >&2; exit 1; }
 	@test -f $(KDIR)/rust/libkernel.rmeta && test -f $(KDIR)/rust/libmacros.so || { \
-		echo "error: $(KDIR) has no Rust metadata (rust/libkernel.rmeta, rust/libmacros.so):" >&2; \
-		echo "       run 'make modules_prepare' there; for a headers package, run" >&2; \
-		echo "       tools/packaging/dkms/prepare $$(cat $(KDIR)/include/config/kernel.release 2>/dev/null || echo KERNEL) $(KDIR) TREE, and make KDIR=TREE" >&2; exit 1; }
+		echo "error: $(KDIR) has no Rust metadata (rust/libkernel.rmeta, rust/libmacros.so);" \
+		"run: make -C $(KDIR) modules_prepare, or for a headers package:" \
+		"tools/packaging/dkms/prepare $$(cat $(KDIR)/include/config/kernel.release 2>/dev/null || echo KERNEL)" \
+		"$(KDIR) TREE && make KDIR=TREE" >&2; exit 1; }
 	@test "$(call kconfig,CONFIG_RUSTC_VERSION_TEXT)" = "$$($(RUSTC) --version)" || { \
-		echo "error: $(KDIR) was built with $(call kconfig,CONFIG_RUSTC_VERSION_TEXT)," >&2; \
-		echo "       but $(RUSTC) is $$($(RUSTC) --version 2>&1); set RUSTC to the same one" >&2; exit 1; }
+		echo "error: $(KDIR) was built with $(call kconfig,CONFIG_RUSTC_VERSION_TEXT)," \
+		"and $(RUSTC) is $$($(RUSTC) --version 2>&1);" \
+		"run: make KDIR=$(KDIR) RUSTC=/path/to/that/rustc" >&2; exit 1; }
 
 module: kdir
 	$(MAKE) -C $(KDIR) M=$(CURDIR) RUSTC=$(RUSTC) modules
@@ -49,6 +56,10 @@ install: modules_install
 	while read -r file dir; do \
 		install -D -m 0644 -t "$(DESTDIR)/$$dir" "$$file" || exit 1; \
 	done < tools/packaging/debian/vhost-rnet-tools.install
+	@! grep -qsE '\[(integrity|confidentiality)\]' /sys/kernel/security/lockdown || \
+		echo "This machine loads modules only with a signature that it trusts; run:" \
+		"$(KDIR)/scripts/sign-file sha256 KEY.priv KEY.der, with a key that mokutil has imported," \
+		"and the module's file" >&2
 
 clean:
 	$(MAKE) -C $(KDIR) M=$(CURDIR) clean
