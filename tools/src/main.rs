@@ -3,8 +3,8 @@
 //!
 //! From the bottom up, each folder imports only from those named before it:
 //!
-//! - `progress`, `steps` and `process`: how far a program is; steps of a longer job on show; child
-//!   processes with time limits and logs.
+//! - `progress`, `cause`, `steps` and `process`: how far a program is, and why it failed, by what it
+//!   wrote; steps of a longer job on show; child processes with time limits and logs.
 //! - `lab/`: the directory that holds what is built once: the Debian system, kernels, the module, the
 //!   programs that run in VMs, and initial file systems.
 //! - `vm/`: the level 1 VM, which boots a kernel of the lab; what runs its processors, its kernel log,
@@ -14,6 +14,7 @@
 //! - `main`: the command line.
 
 mod bench;
+mod cause;
 mod lab;
 mod process;
 mod progress;

@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use selftests::wait::Deadline;
 
-use crate::progress;
 use crate::steps;
+use crate::{cause, progress};
 
 /// Number of lines of a log that an error message shows.
 const TAIL_LINES: usize = 25;
@@ -45,7 +45,12 @@ pub fn wait_timeout(
     }
 }
 
-/// Runs `command`, whose output is appended to `log`; an error shows the log's tail.
+/// Runs `command`, whose output is appended to `log`.
+///
+/// # Errors
+///
+/// When it fails or takes longer than `limit`, with the cause as [`cause::of`] tells it, or else the
+/// log's tail.
 pub fn run_logged(command: &mut Command, log: &Path, limit: Duration) -> Result<()> {
     run_counted(command, log, limit, None)
 }
@@ -67,7 +72,10 @@ pub fn run_counted(
     let far = || progress::of_lines(text(log).get(before..)?, lines);
     match wait_timeout(&mut child, limit, far)? {
         Some(status) if status.success() => Ok(()),
-        Some(status) => bail!("{status}, see {}:\n{}", log.display(), tail(log)),
+        Some(status) => match cause::of(text(log).get(before..).unwrap_or_default()) {
+            Some(cause) => bail!("{cause}; see {}", log.display()),
+            None => bail!("{status}, see {}:\n{}", log.display(), tail(log)),
+        },
         None => bail!(
             "not finished after {} s, see {}:\n{}",
             limit.as_secs(),
