@@ -9,6 +9,10 @@ use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use anyhow::{Result, bail};
+
+use crate::process;
+
 /// Sets up the mounts of the private namespace, then enters the rootfs.
 ///
 /// Arguments: rootfs, the directory of a layer over it or nothing, the mount options of a layer, then
@@ -35,6 +39,9 @@ done
 shift
 exec chroot "$root" "$@"
 "#;
+
+/// The variables of our own environment that programs in the rootfs have, too.
+const PROXIES: &[&str] = &["http_proxy", "https_proxy", "no_proxy"];
 
 /// How a directory is bound into the chroot.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -115,6 +122,11 @@ impl Chroot {
             // The VM boots with our own initramfs: the hooks need not build one.
             .env("INITRD", "No")
             .stdin(Stdio::null());
+        for name in PROXIES {
+            if let Some(proxy) = std::env::var_os(name) {
+                command.env(name, proxy);
+            }
+        }
         command
     }
 }
@@ -130,6 +142,42 @@ pub fn namespaced() -> Command {
     }
     command.args(["--mount", "--pid", "--fork", "--kill-child=KILL", "--"]);
     command
+}
+
+/// Removes `dir`, which may have files of users that only a namespace has.
+///
+/// # Errors
+///
+/// Those of the file system.
+pub fn remove(dir: &Path) -> Result<()> {
+    let mut command = namespaced();
+    process::bytes(command.args(["rm", "-rf", "--"]).arg(dir)).map(drop)
+}
+
+/// Fails unless commands can be run in [`namespaced`] here, and may mount.
+///
+/// # Errors
+///
+/// One that names what keeps them from it.
+pub fn check() -> Result<()> {
+    let script = "mount -t tmpfs tmpfs /tmp && mount -t proc proc /proc";
+    let tried = process::bytes(namespaced().args(["sh", "-ec", script]));
+    let Err(error) = tried else {
+        return Ok(());
+    };
+    let error = error.to_string();
+    if is_root() {
+        bail!(
+            "this root may not mount, so run this on the machine itself, or in a privileged container ({error})"
+        );
+    }
+    let mend = match error.contains("/etc/subuid") || error.contains("/etc/subgid") {
+        true => "usermod --add-subuids 100000-165535 --add-subgids 100000-165535 $USER",
+        false => "sysctl -w kernel.unprivileged_userns_clone=1 user.max_user_namespaces=10000",
+    };
+    bail!(
+        "without root this needs user namespaces; as root, run: {mend}, or this command itself ({error})"
+    );
 }
 
 /// Tells whether we run as root.

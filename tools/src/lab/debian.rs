@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
+use crate::lab::chroot;
 use crate::lab::paths::Lab;
 use crate::lab::series::Series;
 use crate::process;
@@ -135,9 +136,9 @@ pub fn bootstrap(lab: &Lab) -> Result<()> {
     let temporary = lab.dir().join("rootfs.new");
     // mmdebstrap needs an empty directory, and an interrupted run leaves this one.
     if temporary.exists() {
-        std::fs::remove_dir_all(&temporary)?;
+        chroot::remove(&temporary)?;
     }
-    let mut command = crate::lab::chroot::namespaced();
+    let mut command = chroot::namespaced();
     command
         .args([
             "mmdebstrap",
@@ -195,7 +196,8 @@ fn host_mirror() -> Option<String> {
 
 /// Brings the package lists up to date.
 pub fn refresh(lab: &Lab) -> Result<()> {
-    apt(lab, &["update"])
+    // Else apt takes it for a success if it reaches no mirror.
+    apt(lab, &["update", "--error-on=any"])
 }
 
 /// Whether the package lists have a kernel of the series that are `wanted`.
@@ -372,8 +374,10 @@ fn install(lab: &Lab, packages: &[&str]) -> Result<()> {
 }
 
 fn apt(lab: &Lab, args: &[&str]) -> Result<()> {
-    // An interrupted dpkg must be finished before apt does anything else.
-    let script = "dpkg --configure -a && exec apt-get \"$@\"";
+    // An interrupted dpkg must be finished before apt does anything else, and cannot be as long as
+    // dependencies of what is unpacked are not.
+    let script = "dpkg --configure -a || apt-get install -y --fix-broken --no-install-recommends\n\
+                  exec apt-get \"$@\"";
     let mut command = vec!["sh", "-c", script, "apt-get"];
     command.extend(args);
     process::run_logged(

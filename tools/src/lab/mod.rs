@@ -39,6 +39,9 @@ const HOST_TOOLS: &[(&str, &str)] = &[
     ("cc", "build-essential"),
 ];
 
+/// What the Debian system and the packaged kernel's tree take, in MiB.
+const ROOM: u64 = 6000;
+
 /// Builds what is missing; with `update`, also takes newer packages.
 pub fn ensure(lab: &Lab, update: bool) -> Result<()> {
     std::fs::create_dir_all(lab.dir())
@@ -47,6 +50,8 @@ pub fn ensure(lab: &Lab, update: bool) -> Result<()> {
     std::fs::create_dir_all(lab.logs())?;
     host_tools(lab)?;
     if !lab.rootfs().exists() {
+        chroot::check()?;
+        room(lab)?;
         step("Debian rootfs", || debian::bootstrap(lab))?;
     }
     if update || !debian::complete(lab) {
@@ -93,6 +98,24 @@ pub fn install_series(lab: &Lab, wanted: impl Fn(Series) -> bool) -> Result<Opti
     })?;
     drop(lock);
     kernel.series().map(Some)
+}
+
+/// Fails unless the disk has room for the Debian system and the packaged kernel's tree.
+///
+/// # Errors
+///
+/// One that says where there is too little.
+fn room(lab: &Lab) -> Result<()> {
+    let disk = rustix::fs::statvfs(lab.dir())?;
+    let free = disk.f_bavail.saturating_mul(disk.f_frsize) >> 20;
+    if free < ROOM {
+        bail!(
+            "{} has {free} MiB free of the {ROOM} that the lab needs: free some, or set RNET_LAB to \
+             another directory",
+            lab.dir().display()
+        );
+    }
+    Ok(())
 }
 
 /// Installs missing tools of the host as root; as another user, fails with the command to run.

@@ -76,12 +76,6 @@ pub fn chroot(lab: &Lab) -> Chroot {
     lab.chroot().layer(&layer(lab))
 }
 
-/// Removes `layer`, which may have files of users that only a namespace has.
-pub fn remove_layer(layer: &Path) -> Result<()> {
-    let mut command = chroot::namespaced();
-    process::bytes(command.args(["rm", "-rf", "--"]).arg(layer)).map(drop)
-}
-
 fn layer(lab: &Lab) -> PathBuf {
     lab.dir().join("packaging")
 }
@@ -99,10 +93,10 @@ fn tools(lab: &Lab) -> Result<PathBuf> {
     if std::fs::read_to_string(&stamped).is_ok_and(|old| old == stamp) {
         return Ok(layer);
     }
-    remove_layer(&layer)?;
+    chroot::remove(&layer)?;
     std::fs::create_dir_all(&layer)?;
     let script = format!(
-        "apt-get update\n\
+        "apt-get update --error-on=any\n\
          apt-get install -y --no-install-recommends {}\n\
          apt-get clean\n",
         TOOLS.join(" ")

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-use crate::lab::chroot::Access;
+use crate::lab::chroot::{self, Access};
 use crate::lab::paths::Lab;
 use crate::lab::{build, packages};
 use crate::process;
@@ -67,7 +67,7 @@ pub fn run(lab: &Lab, tally: &mut Tally) {
 /// Tries the packages in `dir` in a new layer; returns the KTAP report. Leaves DKMS's module in `dir`.
 fn install(lab: &Lab, dir: &Path) -> Result<String> {
     let layer = lab.dir().join("packages-test");
-    packages::remove_layer(&layer)?;
+    chroot::remove(&layer)?;
     std::fs::create_dir_all(&layer)?;
     let script = format!("kernel={}\n{KTAP}\n{INSTALL}", lab.release()?);
     let log = lab.logs().join("packages-test.log");
@@ -78,6 +78,6 @@ fn install(lab: &Lab, dir: &Path) -> Result<String> {
         .command(&["sh", "-c", &script]);
     let ran = process::run_logged_anew(&mut command, &log, INSTALL_LIMIT);
     let report = std::fs::read_to_string(&log)?;
-    packages::remove_layer(&layer)?;
+    chroot::remove(&layer)?;
     ran.map(|()| report)
 }
