@@ -131,8 +131,12 @@ impl Kernel {
     }
 }
 
-/// Creates the minimal rootfs.
-pub fn bootstrap(lab: &Lab) -> Result<()> {
+/// Creates the minimal rootfs from `mirror`, or else from the usual one.
+///
+/// # Errors
+///
+/// Those of mmdebstrap. No rootfs is there then, and the next call starts anew.
+pub fn bootstrap(lab: &Lab, mirror: Option<String>) -> Result<()> {
     let temporary = lab.dir().join("rootfs.new");
     // mmdebstrap needs an empty directory, and an interrupted run leaves this one.
     if temporary.exists() {
@@ -148,9 +152,6 @@ pub fn bootstrap(lab: &Lab) -> Result<()> {
             SUITE,
         ])
         .arg(&temporary);
-    // The host's own mirror is the one most likely to be reachable; without
-    // one, mmdebstrap uses its default.
-    let mirror = host_mirror();
     if let Some(mirror) = &mirror {
         command.arg(format!("deb {mirror} {SUITE} main"));
     }
@@ -175,8 +176,8 @@ pub fn bootstrap(lab: &Lab) -> Result<()> {
     Ok(())
 }
 
-/// Returns the Debian mirror that the host itself uses.
-fn host_mirror() -> Option<String> {
+/// Returns the Debian mirror that the host itself uses, which is the one most likely to be reachable.
+pub fn host_mirror() -> Option<String> {
     if let Ok(mirror) = std::env::var("RNET_MIRROR") {
         return Some(mirror);
     }

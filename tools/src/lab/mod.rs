@@ -52,7 +52,9 @@ pub fn ensure(lab: &Lab, update: bool) -> Result<()> {
     if !lab.rootfs().exists() {
         chroot::check()?;
         room(lab)?;
-        step("Debian rootfs", || debian::bootstrap(lab))?;
+        step("Debian rootfs", || {
+            debian::bootstrap(lab, debian::host_mirror())
+        })?;
     }
     if update || !debian::complete(lab) {
         step("package lists", || debian::refresh(lab))?;

@@ -34,9 +34,12 @@ impl Lab {
             }
             .join("vhost-rnet")
         };
-        Ok(Self {
-            dir: std::path::absolute(dir)?,
-        })
+        Ok(Self::at(std::path::absolute(dir)?))
+    }
+
+    /// The lab in `dir`, an absolute path.
+    pub fn at(dir: PathBuf) -> Self {
+        Self { dir }
     }
 
     /// The lab's own directory.

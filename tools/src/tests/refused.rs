@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Whether the module's build refuses kernels that the module is not for, and says why.
+//! Whether the module's build refuses kernels that the module is not for, and the lab a network that
+//! ends at nothing, and both say why.
 
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 
 use crate::lab::build::{self, SOURCE};
-use crate::lab::chroot::Access;
+use crate::lab::chroot::{self, Access};
+use crate::lab::debian;
 use crate::lab::flavor::Flavor;
 use crate::lab::kernel::TREE;
 use crate::lab::paths::{INSIDE, Lab};
@@ -32,17 +34,20 @@ const TREES: &[(Option<&str>, bool, &str)] = &[
     ),
 ];
 
+/// A Debian mirror that is not there: no service has this port.
+const NO_MIRROR: &str = "http://127.0.0.1:9/debian";
+
 /// Where the output would go, relative to the lab.
 const OUTPUT: &str = "build-refused";
 
 /// Time limit of one build.
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// Tries to build for each of [`KERNELS`], and with each of [`TREES`].
+/// Tries to build for each of [`KERNELS`], with each of [`TREES`], and to make a lab without network.
 ///
 /// # Errors
 ///
-/// When a build succeeds, or fails for another reason, or tells no command that mends it.
+/// When one of them succeeds, or fails for another reason, or does not tell what mends it.
 pub fn check(lab: &Lab) -> Result<()> {
     let compiler = Flavor::Packaged.compiler(lab)?;
     let output = lab.dir().join(OUTPUT);
@@ -73,6 +78,18 @@ pub fn check(lab: &Lab) -> Result<()> {
         std::fs::remove_dir_all(&output)?;
         refused?;
     }
+    let unreachable = unreachable(&Lab::at(output.clone()));
+    chroot::remove(&output)?;
+    unreachable
+}
+
+/// Fails unless a `lab` to be made from [`NO_MIRROR`] says so, and has no rootfs.
+fn unreachable(lab: &Lab) -> Result<()> {
+    std::fs::create_dir_all(lab.logs())?;
+    let made = debian::bootstrap(lab, Some(NO_MIRROR.to_owned()));
+    let said = made.err().context("made from no mirror")?.to_string();
+    ensure!(said.starts_with("a server cannot be reached"), "{said}");
+    ensure!(!lab.rootfs().exists(), "half of a rootfs is left");
     Ok(())
 }
 
