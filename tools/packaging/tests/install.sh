@@ -47,7 +47,9 @@ module() {
 
 # Nothing of packages whose names match is left.
 gone() {
-    test -z "$(dpkg-query -W -f '${Package}\n' "$1" 2>/dev/null)"
+    # dpkg may know the name of a package that it has refused.
+    test -z "$(dpkg-query -W -f '${db:Status-Status} ${Package}\n' "$1" 2>/dev/null |
+        grep -v ^not-installed)"
     test -z "$(find /etc /usr/src /usr/lib/modules /usr/share/doc /var/lib/dkms /var/cache \
         -name 'vhost?rnet*')"
     not module
