@@ -17,7 +17,7 @@ pub(super) enum Kicks {
     /// Kick for every chain: stored before the device last looked at the chain at this position, at
     /// whose fault the queue stopped.
     Awaited(Position),
-    /// Do not kick; with event indexes, the event is merely not moved on.
+    /// Do not kick.
     Off,
     /// Not known: the addresses or the features have changed since, or the last store failed.
     Unknown,
@@ -33,17 +33,16 @@ impl KickControl for PackedRing {
 
     /// Does nothing while the next chain is the one that the queue has stopped at:
     /// [`KickControl::await_kick`] relies on kicks until that chain has been taken.
+    ///
+    /// It is stored also with event indexes. Unlike that of a split ring, an event that is not
+    /// moved on does not keep the driver quiet: after a start or a fault it asks for every kick,
+    /// and as a position it comes round again with each second lap of the ring.
     #[inline]
     fn disable_kick<M: Memory>(&mut self, memory: &M) -> Result<(), Fault> {
         match self.kicks {
             Kicks::Off => return Ok(()),
             Kicks::Awaited(at) if at == self.position() => return Ok(()),
             Kicks::Awaited(_) | Kicks::On | Kicks::Unknown => {}
-        }
-        if self.event_idx {
-            // It is enough not to move the event on.
-            self.kicks = Kicks::Off;
-            return Ok(());
         }
         self.set_kicks(memory, Kicks::Off, EVENT_DISABLE, None)
     }

@@ -27,6 +27,9 @@ pub trait Format: Debug + 'static {
     ///
     /// If not, it does so until the device looks, and `await_kick` makes it look once in any case.
     const NEWS_IS_KNOWN: bool;
+    /// Whether a request for no kicks is stored also with event indexes, when the event could
+    /// merely not be moved on.
+    const STORES_OFF: bool;
 
     /// Where the device continues in a ring of `size` after taking `chains` chains of `slots`
     /// descriptors from `at` on.
@@ -49,6 +52,7 @@ impl Format for Split {
     // The elements before the end of the ring, those behind it, and the index.
     const COMPLETION: usize = 3;
     const NEWS_IS_KNOWN: bool = true;
+    const STORES_OFF: bool = false;
 
     fn go_on(at: u16, _size: u16, chains: u16, _slots: u16) -> u16 {
         at.wrapping_add(chains)
@@ -62,6 +66,7 @@ impl Format for Packed {
     const WRITES_DESCS: bool = true;
     const COMPLETION: usize = 1;
     const NEWS_IS_KNOWN: bool = false;
+    const STORES_OFF: bool = true;
 
     fn go_on(at: u16, size: u16, _chains: u16, slots: u16) -> u16 {
         Position::from_bits(at).advance(size, slots).bits()
