@@ -47,6 +47,10 @@ struct Side {
     /// Chains taken and not used, in the order of their numbers.
     taken: Vec<Taken>,
     next_number: u64,
+    /// Number of descriptors of the ring that have been taken.
+    descs: u64,
+    /// What that was when the device stopped at a chain, unless it has turned kicks on or off since.
+    stopped_at: Option<u64>,
     /// Chains have been used since the last decision whether to call.
     not_called: bool,
 }
@@ -75,6 +79,8 @@ impl Device {
             state: State::Runs,
             taken: Vec::new(),
             next_number: 0,
+            descs: 0,
+            stopped_at: None,
             not_called: false,
         };
         let base = if features.packed { 0x8000_8000 } else { 0 };
@@ -140,6 +146,7 @@ impl Device {
         between.kick_is_due.set(false);
         between.kicks_are_off.set(false);
         self.rings = self.side.start(self.rings.base(), pause);
+        self.side.stopped_at = None;
         self.side.state = State::Runs;
     }
 }
@@ -236,6 +243,7 @@ impl Side {
             number: self.next_number,
         });
         self.next_number += 1;
+        self.descs += u64::from(chain.slots);
         true
     }
 
@@ -254,6 +262,7 @@ impl Side {
         let back = self.taken.split_off(self.taken.len() - count as usize);
         let slots = back.iter().map(|taken| taken.chain.slots).sum();
         ring.rewind(back.len() as u16, slots);
+        self.descs -= u64::from(slots);
         self.next_number -= u64::from(count);
         for taken in back.into_iter().rev() {
             between.note("device: rewinds", taken.offer.token);
@@ -350,6 +359,9 @@ impl Side {
         between.kicks_are_off.set(false);
         let are_on = ring.kicks_are_on();
         let goes_on = !are_on && ring.enable_kick(memory).expect("the driver breaks no rule");
+        if !are_on {
+            self.stopped_at = None;
+        }
         between.note("device: goes on", goes_on);
         if goes_on {
             return;
@@ -374,6 +386,7 @@ impl Side {
             self.rewind_some(ring, between, 1);
             between.kicks_are_off.set(false);
             let goes_on = ring.await_kick(memory).expect("mapped memory");
+            self.stopped_at = Some(self.descs);
             between.note("device: looks again", goes_on);
             if !goes_on {
                 break;
@@ -408,8 +421,19 @@ impl Side {
 
     fn disable_kick<R: Ring, M: Memory>(&mut self, ring: &mut R, memory: &M, between: &Between) {
         ring.disable_kick(memory).expect("mapped memory");
-        // With event indexes, the event is merely not moved on.
-        let is_off = !self.features.event_idx && !ring.kicks_are_on();
+        let is_off = if self.features.packed {
+            // Until the chain that it stopped at has been taken, kicks stay on. The ring knows the chain
+            // by its place, which is the same again two laps later.
+            let laps = 2 * u64::from(self.size);
+            let stopped_here = |at: u64| at % laps == self.descs % laps;
+            !self.stopped_at.is_some_and(stopped_here)
+        } else {
+            // With event indexes, the event is merely not moved on.
+            !self.features.event_idx
+        };
+        if is_off {
+            self.stopped_at = None;
+        }
         between.kicks_are_off.set(is_off);
     }
 }
