@@ -6,7 +6,7 @@ use crate::cases::common::{Case, Context, case, check, ring_case};
 use crate::driver::device::{NetDevice, Setup};
 use crate::driver::traffic::{self, Plan};
 use crate::driver::uapi::feature;
-use crate::driver::vhost::TX;
+use crate::driver::vhost::{RX, TX};
 use crate::packet::frame;
 use crate::packet::header::NetHeader;
 use crate::wait::Deadline;
@@ -15,6 +15,7 @@ use anyhow::{Context as _, Result};
 pub(crate) const CASES: &[Case] = &[
     ring_case("events.call_suppressed", 60, suppressed),
     ring_case("events.call_after", 60, after),
+    ring_case("events.kick_suppressed", 60, kick_suppressed),
     ring_case("events.no_lost_kick", 90, lost_kick),
     ring_case("events.no_lost_call", 90, lost_call),
     case("events.notify_on_empty", 60, on_empty),
@@ -122,6 +123,30 @@ pub(crate) fn call_after(ctx: &Context, features: u64) -> Result<()> {
             check(made == 1, || {
                 format!("base {base}: {made} calls for {wanted} buffers")
             })?;
+        }
+    }
+    Ok(())
+}
+
+/// While the receive queue has buffers, the device wants no kicks for more, from its first frame on.
+fn kick_suppressed(ctx: &Context) -> Result<()> {
+    for features in flavours() {
+        let mut device = NetDevice::start(&ctx.device, Setup::new(features))?;
+        let few = |count| Plan {
+            window: 8,
+            ..Plan::new(ctx.seed, count, |_| 60)
+        };
+        traffic::receive(&mut device, few(1))?;
+        for when in ["its first frame", "it was bound again"] {
+            let before = device.rx.kicks;
+            traffic::receive(&mut device, few(2000))
+                .with_context(|| format!("features {features:#x} after {when}"))?;
+            let kicks = device.rx.kicks - before;
+            check(kicks == 0, || {
+                format!("{kicks} kicks after {when}, features {features:#x}")
+            })?;
+            device.unbind(RX)?;
+            device.bind(RX)?;
         }
     }
     Ok(())
