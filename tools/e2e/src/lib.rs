@@ -5,6 +5,7 @@ pub mod emulation;
 pub mod host;
 pub mod machine;
 pub mod memory;
+pub mod netboot;
 pub mod pulse;
 pub mod qmp;
 pub mod shell;

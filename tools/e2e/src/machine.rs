@@ -108,6 +108,8 @@ impl Files {
 /// How a guest differs from the usual one; all strings are parts of QEMU's options.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
+    /// Whether the guest's firmware fetches the kernel over the network, and QEMU does not load it.
+    pub firmware: bool,
     /// Queue pairs.
     pub queues: u32,
     /// Memory, for `-m`.
@@ -127,6 +129,7 @@ pub struct Options {
 impl Options {
     /// A guest with nothing special.
     pub const USUAL: Self = Self {
+        firmware: false,
         queues: 1,
         memory: "512M",
         machine: "",
@@ -135,6 +138,23 @@ impl Options {
         extra: "",
         append: "",
     };
+
+    /// The command line of the guest's kernel.
+    #[must_use]
+    pub fn kernel_line(&self) -> String {
+        // Under emulated SVM, each access to a device register takes almost a
+        // millisecond: the guest gets few devices and skips self-tests.
+        let mut line = format!(
+            "console=ttyS0 panic=-1 quiet mitigations=off tsc=reliable no_timer_check \
+             8250.nr_uarts=1 cryptomgr.notests initcall_blacklist=load_system_certificate_list {}",
+            self.append
+        );
+        if host::emulated() {
+            // Emulated SVM does not restore all of the extended state.
+            line.push_str(" noxsave");
+        }
+        line
+    }
 }
 
 /// A running guest. Killed when dropped.
@@ -386,24 +406,20 @@ fn numbers(fds: impl Iterator<Item = i32>) -> String {
 /// The command that starts QEMU, whose tap is described by `tap`.
 fn command(files: &Files, name: &str, backend: &str, tap: &str, options: &Options) -> Command {
     let Options {
+        firmware,
         queues,
         memory,
         machine,
         netdev,
         nic,
         extra,
-        append,
+        append: _,
     } = options;
-    // Under emulated SVM, each access to a device register takes almost a
-    // millisecond: the guest gets few devices and skips self-tests.
-    let mut kernel_line = format!(
-        "console=ttyS0 panic=-1 quiet mitigations=off tsc=reliable no_timer_check \
-         8250.nr_uarts=1 cryptomgr.notests initcall_blacklist=load_system_certificate_list {append}"
-    );
-    if host::emulated() {
-        // Emulated SVM does not restore all of the extended state.
-        kernel_line.push_str(" noxsave");
-    }
+    // Without graphics the firmware's messages are on the console, too.
+    let (rom, graphics) = match firmware {
+        true => ("bootindex=1", ",graphics=off"),
+        false => ("romfile=", ""),
+    };
     let fds: Vec<i32> = (FIRST_FD..).take(*queues as usize).collect();
     let vhost = match (backend, queues) {
         (NO_VHOST, _) => "vhost=off".to_owned(),
@@ -411,17 +427,16 @@ fn command(files: &Files, name: &str, backend: &str, tap: &str, options: &Option
         _ => format!("vhost=on,vhostfds={}", numbers(fds.iter().copied())),
     };
     let words = format!(
-        "qemu-system-x86_64 -accel kvm -cpu host -M q35,i8042=off,hpet=off,sata=off,smbus=off{machine} \
+        "qemu-system-x86_64 -accel kvm -cpu host \
+         -M q35,i8042=off,hpet=off,sata=off,smbus=off{graphics}{machine} \
          -smp 1 -m {memory} -nodefaults -no-user-config -display none -no-reboot \
-         -kernel {kernel} -initrd {initrd} -serial file:{logs}/{name}-console.log {extra} \
+         -serial file:{logs}/{name}-console.log {extra} \
          -netdev tap,id=net,{tap},{vhost}{netdev} \
-         -device virtio-net-pci,netdev=net,romfile=,mac=52:54:00:12:34:56{nic} \
+         -device virtio-net-pci,netdev=net,{rom},mac=52:54:00:12:34:56{nic} \
          -mon chardev=qmp,mode=control \
          -device virtio-serial-pci -device virtserialport,chardev=shell,name=shell \
          -device virtserialport,chardev={pulse},name={pulse}",
         pulse = pulse::PORT,
-        kernel = files.kernel.display(),
-        initrd = files.initramfs.display(),
         logs = files.logs.display(),
     );
     // The shell opens the device and passes it to QEMU, as a management program does.
@@ -440,8 +455,12 @@ fn command(files: &Files, name: &str, backend: &str, tap: &str, options: &Option
             "launch",
             backend,
         ])
-        .args(words.split_whitespace())
-        .args(["-append", &kernel_line]);
+        .args(words.split_whitespace());
+    if !firmware {
+        command.arg("-kernel").arg(&files.kernel);
+        command.arg("-initrd").arg(&files.initramfs);
+        command.args(["-append", &options.kernel_line()]);
+    }
     command
 }
 

@@ -7,10 +7,11 @@ mod steps;
 use std::process::ExitCode;
 use std::sync::mpsc::Receiver;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::Parser;
 use rnet_e2e::host::{self, Tap};
 use rnet_e2e::machine::{Files, Machine};
+use rnet_e2e::netboot::Netboot;
 use rnet_e2e::stream::{self, Counts};
 
 use scenarios::{Format, Scenario};
@@ -113,6 +114,16 @@ fn start<'a>(
             &scenario.options,
             None,
         )?;
+        if scenario.options.firmware {
+            Netboot::new()?
+                .boot(
+                    &mut guest,
+                    &cli.files.initramfs,
+                    &scenario.options.kernel_line(),
+                )
+                .context("the firmware")?;
+            guest.used_vhost().context("the firmware")?;
+        }
         guest.boot()?;
         Ok::<_, anyhow::Error>(Run {
             guest: Some(guest),

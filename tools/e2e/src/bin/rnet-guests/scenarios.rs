@@ -282,4 +282,17 @@ pub const ALL: &[Scenario] = &[
             ("driver_reload", steps::driver_reload),
         ],
     },
+    Scenario {
+        // The firmware has split rings, then the kernel has packed ones, on one open vhost device.
+        name: "packed_after_firmware",
+        options: Options {
+            firmware: true,
+            nic: ",packed=on",
+            ..Options::USUAL
+        },
+        format: Format::Packed,
+        long: true,
+        features: &[(VERSION_1, true)],
+        special: &[],
+    },
 ];
