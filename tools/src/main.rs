@@ -30,6 +30,7 @@ use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
 
 use crate::lab::flavor::Flavor;
+use crate::lab::layers::Layer;
 use crate::lab::paths::Lab;
 use crate::lab::{build, packages};
 use crate::tests::code::{misuse, stack, unsafe_code};
@@ -106,6 +107,9 @@ enum Task {
         /// The device they run on.
         #[arg(long, default_value = device::RNET)]
         device: String,
+        /// Packages to take QEMU from, for the guests and for the VM around them.
+        #[arg(long)]
+        with: Option<Layer>,
         /// Only kinds whose name contains one of these.
         filter: Vec<String>,
     },
@@ -139,6 +143,9 @@ struct VmArgs {
     /// Directory for the logs of this run [default: a new one in the lab].
     #[arg(long, value_name = "DIR")]
     log: Option<PathBuf>,
+    /// Packages that the VM has in addition.
+    #[arg(long)]
+    with: Option<Layer>,
     /// Make one instruction one virtual nanosecond, on one processor.
     #[arg(long)]
     icount: bool,
@@ -249,12 +256,20 @@ fn run(task: Task) -> Result<ExitCode> {
             prepare(&lab)?;
             Ok(passed(check::run_packages(&lab)))
         }
-        Task::Guests { device, filter } => {
+        Task::Guests {
+            device,
+            with,
+            filter,
+        } => {
             prepare(&lab)?;
+            if let Some(layer) = with {
+                layer.ensure(&lab)?;
+            }
             let extent = Extent::Long;
             ended(&guests::kinds(
                 &lab,
                 &device,
+                with,
                 &filter,
                 extent,
                 Output::Show,
@@ -341,7 +356,11 @@ fn run_vm(lab: &Lab, args: VmArgs) -> Result<ExitCode> {
         words => process::shell_quote(words),
     };
     let kernel = args.kernel.resolved(lab)?;
+    if let Some(layer) = args.with {
+        layer.ensure(lab)?;
+    }
     let mut vm = Vm::new(lab, "vm")
+        .layer(args.with)
         .flavor(kernel)
         .cards(kernel.has_card_drivers())
         .log_dir(args.log)

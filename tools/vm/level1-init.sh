@@ -26,9 +26,16 @@ $bb mkdir /mnt/lower /mnt/upper /mnt/root
 # The rootfs doesn't change while the VM runs, so its cache is always right.
 $bb mount -t 9p -o trans=virtio,version=9p2000.L,msize=512000,ro,cache=loose root /mnt/lower ||
     give_up "no root"
+lower=/mnt/lower
+if $bb grep -q rnet.layer /proc/cmdline; then
+    $bb mkdir /mnt/layer
+    $bb mount -t 9p -o trans=virtio,version=9p2000.L,msize=512000,ro,cache=loose layer /mnt/layer ||
+        give_up "no layer"
+    lower=/mnt/layer:$lower
+fi
 $bb mount -t tmpfs -o mode=755 tmpfs /mnt/upper
 $bb mkdir /mnt/upper/data /mnt/upper/work
-$bb mount -t overlay -o lowerdir=/mnt/lower,upperdir=/mnt/upper/data,workdir=/mnt/upper/work \
+$bb mount -t overlay -o lowerdir=$lower,upperdir=/mnt/upper/data,workdir=/mnt/upper/work \
     overlay /mnt/root || give_up "no overlay"
 cd /mnt/root || give_up "no root"
 $bb mkdir -p out artifacts

@@ -16,7 +16,7 @@ use crate::process;
 /// The release that provides the toolchain.
 const SUITE: &str = "trixie";
 /// The suite that provides newer kernels for it, built with its toolchain.
-const KERNELS: &str = "trixie-backports";
+pub const KERNELS: &str = "trixie-backports";
 
 /// Only the kernel may come from backports: its Rust code must be compiled by
 /// exactly the compiler that the release has.

@@ -13,6 +13,7 @@ pub mod debian;
 pub mod flavor;
 pub mod initramfs;
 pub mod kernel;
+pub mod layers;
 pub mod packages;
 pub mod paths;
 pub mod series;

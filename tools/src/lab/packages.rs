@@ -4,7 +4,6 @@
 //! Debian's packaging tools are in a layer over the rootfs, which is not needed for anything else.
 
 use std::collections::BTreeMap;
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -12,8 +11,9 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 
 use crate::lab::build::{SOURCE, checkout};
-use crate::lab::chroot::{self, Access, Chroot};
+use crate::lab::chroot::Access;
 use crate::lab::debian::{self, Kernel};
+use crate::lab::layers::Layer;
 use crate::lab::paths::{INSIDE, Lab};
 use crate::process;
 use crate::steps::step;
@@ -21,28 +21,18 @@ use crate::steps::step;
 /// The version of the workspace, with which that of the packages begins.
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
-/// What the layer has.
-const TOOLS: &[&str] = &[
-    "debhelper",
-    "dh-dkms",
-    "dkms",
-    "lintian",
-    "man-db",
-    "openssl",
-];
-
 /// The recipes, in the checkout.
 const RECIPES: &str = "tools/packaging/debian";
 
 /// Where the packages go, in the checkout.
 const TARGET: &str = "target/debian";
 
-/// Time limit of installing the tools or of building the packages.
+/// Time limit of building the packages.
 const LIMIT: Duration = Duration::from_secs(1800);
 
 /// Builds the packages, checks them with lintian and returns their files.
 pub fn build(lab: &Lab) -> Result<Vec<PathBuf>> {
-    let tools = step("packaging tools", || tools(lab))?;
+    Layer::Packaging.ensure(lab)?;
     let kernel = debian::installed_kernel(lab)?;
     let target = checkout().join(TARGET);
     step("packages", || {
@@ -61,50 +51,13 @@ pub fn build(lab: &Lab) -> Result<Vec<PathBuf>> {
              lintian --fail-on error,warning --tag-display-limit 0 \\\n  \
              --suppress-tags bogus-mail-host,bogus-mail-host-in-debian-changelog *.changes\n"
         );
-        let mut command = lab
-            .chroot()
-            .layer(&tools)
+        let mut command = Layer::Packaging
+            .chroot(lab)
             .bind(&target.join("build"), SOURCE, Access::ReadWrite)
             .command(&["sh", "-exc", &script]);
         process::run_logged_anew(&mut command, &lab.logs().join("packages.log"), LIMIT)?;
         publish(&target)
     })
-}
-
-/// The rootfs with packaging tools; to be written to only in one more layer.
-pub fn chroot(lab: &Lab) -> Chroot {
-    lab.chroot().layer(&layer(lab))
-}
-
-fn layer(lab: &Lab) -> PathBuf {
-    lab.dir().join("packaging")
-}
-
-/// Makes the layer with packaging tools, unless it is there for this rootfs.
-fn tools(lab: &Lab) -> Result<PathBuf> {
-    let _lock = lab.lock("packaging.lock")?;
-    let layer = layer(lab);
-    // A layer is only good for the very files that it was made over.
-    let below = std::fs::read(lab.rootfs().join("var/lib/dpkg/status"))?;
-    let mut hasher = DefaultHasher::new();
-    (TOOLS, below).hash(&mut hasher);
-    let stamp = format!("{:016x}\n", hasher.finish());
-    let stamped = layer.join("stamp");
-    if std::fs::read_to_string(&stamped).is_ok_and(|old| old == stamp) {
-        return Ok(layer);
-    }
-    chroot::remove(&layer)?;
-    std::fs::create_dir_all(&layer)?;
-    let script = format!(
-        "apt-get update --error-on=any\n\
-         apt-get install -y --no-install-recommends {}\n\
-         apt-get clean\n",
-        TOOLS.join(" ")
-    );
-    let mut command = chroot(lab).command(&["sh", "-exc", &script]);
-    process::run_logged_anew(&mut command, &lab.logs().join("packaging.log"), LIMIT)?;
-    std::fs::write(stamped, stamp)?;
-    Ok(layer)
 }
 
 /// Copies the checkout's files to `tree`, with the recipes filled in for `kernel`.

@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::Result;
 
 use crate::lab::flavor::Flavor;
+use crate::lab::layers::Layer;
 use crate::lab::paths::Lab;
 use crate::process::shell_quote;
 use crate::steps::step;
@@ -22,7 +23,9 @@ const LIMIT: Duration = Duration::from_secs(1500);
 pub fn run(lab: &Lab, extent: Extent, tally: &mut Tally) {
     for device in [C_VHOST, RNET] {
         let name = format!("guests {device}");
-        let ran = step(&name, || kinds(lab, device, &[], extent, Output::Quiet));
+        let ran = step(&name, || {
+            kinds(lab, device, None, &[], extent, Output::Quiet)
+        });
         tally.count_run(&name, ran);
     }
     let ways = ways(extent);
@@ -62,11 +65,16 @@ pub fn migrations(lab: &Lab, ways: &[String], output: Output) -> Result<Outcome>
         ))
 }
 
-/// Runs the kinds of guests whose name contains one of `filter`, or all, on `device`; they report
-/// in KTAP.
+/// Runs the kinds of guests whose name contains one of `filter`, or all, on `device`, with the QEMU of
+/// `layer`; they report in KTAP.
+///
+/// # Errors
+///
+/// When the VM does not end in an orderly way.
 pub fn kinds(
     lab: &Lab,
     device: &str,
+    layer: Option<Layer>,
     filter: &[String],
     extent: Extent,
     output: Output,
@@ -79,6 +87,7 @@ pub fn kinds(
     }
     program.extend_from_slice(filter);
     Vm::new(lab, &format!("guests {device}"))
+        .layer(layer)
         .nested()
         .limit(LIMIT)
         .output(output)

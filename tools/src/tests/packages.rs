@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 
 use crate::lab::chroot::{self, Access};
+use crate::lab::layers::Layer;
 use crate::lab::paths::Lab;
 use crate::lab::{build, packages};
 use crate::process;
@@ -71,7 +72,8 @@ fn install(lab: &Lab, dir: &Path) -> Result<String> {
     std::fs::create_dir_all(&layer)?;
     let script = format!("kernel={}\n{KTAP}\n{INSTALL}", lab.release()?);
     let log = lab.logs().join("packages-test.log");
-    let mut command = packages::chroot(lab)
+    let mut command = Layer::Packaging
+        .chroot(lab)
         .layer(&layer)
         .bind(dir, "/packages", Access::ReadOnly)
         .bind(dir, "/out", Access::ReadWrite)

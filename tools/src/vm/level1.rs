@@ -18,9 +18,10 @@ use rnet_e2e::emulation;
 use selftests::host::kmsg::Begun;
 use selftests::host::nics;
 
-use crate::lab::chroot::Access;
+use crate::lab::chroot::{self, Access};
 use crate::lab::flavor::Flavor;
 use crate::lab::initramfs;
+use crate::lab::layers::Layer;
 use crate::lab::paths::{INSIDE, Lab};
 use crate::process;
 use crate::progress;
@@ -29,6 +30,9 @@ use crate::vm::klog;
 
 /// Second half of the VM's init.
 const MAIN: &str = include_str!("../../vm/level1-main.sh");
+
+/// What is written to a layer while a VM runs from it, in the run's directory.
+const SCRATCH: &str = "scratch";
 
 /// Where the command's output goes, in addition to its log.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -54,6 +58,7 @@ pub struct Vm<'a> {
     output: Output,
     needs_nested: bool,
     cards: bool,
+    layer: Option<Layer>,
     again: Option<Box<Again<'a>>>,
 }
 
@@ -121,6 +126,7 @@ impl<'a> Vm<'a> {
             output: Output::Quiet,
             needs_nested: false,
             cards: false,
+            layer: None,
             again: None,
         }
     }
@@ -188,6 +194,13 @@ impl<'a> Vm<'a> {
         self
     }
 
+    /// Takes userland, and the QEMU that the VM runs on, from the rootfs with this layer over it.
+    #[must_use]
+    pub fn layer(mut self, layer: Option<Layer>) -> Self {
+        self.layer = layer;
+        self
+    }
+
     /// Sets the function that returns the command to repeat a test case or episode; reports of kernel
     /// bugs show it.
     #[must_use]
@@ -236,6 +249,9 @@ impl<'a> Vm<'a> {
         };
         let ended = process::wait_timeout(&mut child, limit, far)?;
         let stdout = join(readers)?;
+        if self.layer.is_some() {
+            chroot::remove(&dir.join(SCRATCH))?;
+        }
 
         let log = kernel_log(dir);
         // Only the debug kernel writes a list of leaks.
@@ -342,11 +358,16 @@ impl<'a> Vm<'a> {
         add(&format!("-kernel {INSIDE}/{image}"));
         add(&format!("-initrd {INSIDE}/{initrd}"));
         add("-serial file:/out/kernel.log");
-        for (tag, path, access) in [
+        let mut shared = vec![
             ("root", format!("{INSIDE}/rootfs"), ",readonly=on"),
             ("artifacts", format!("{INSIDE}/artifacts"), ",readonly=on"),
             ("out", "/out".to_owned(), ""),
-        ] {
+        ];
+        shared.extend(
+            self.layer
+                .map(|layer| ("layer", layer.inside(), ",readonly=on")),
+        );
+        for (tag, path, access) in shared {
             add(&format!(
                 "-fsdev local,id={tag},path={path},security_model=none,multidevs=remap{access}"
             ));
@@ -388,15 +409,17 @@ impl<'a> Vm<'a> {
             "console=ttyS0 panic=-1 oops=panic mitigations=off \
              tsc=reliable nmi_watchdog=0 watchdog_thresh=60 rcupdate.rcu_cpu_stall_timeout=120 \
              random.trust_cpu=on sysctl.kernel.hung_task_warnings=-1 \
-             sysctl.kernel.hung_task_timeout_secs={} {}",
+             sysctl.kernel.hung_task_timeout_secs={} {} {}",
             30 * self.flavor.patience(),
-            self.flavor.command_line()
+            self.flavor.command_line(),
+            self.layer.map_or("", |_| "rnet.layer")
         ));
-        Ok(self
-            .lab
-            .chroot()
-            .bind(dir, "/out", Access::ReadWrite)
-            .command(&args))
+        let chroot = match self.layer {
+            // The chroot is written to, if only at its mount points.
+            Some(layer) => layer.chroot(self.lab).layer(&dir.join(SCRATCH)),
+            None => self.lab.chroot(),
+        };
+        Ok(chroot.bind(dir, "/out", Access::ReadWrite).command(&args))
     }
 
     /// Starts threads that copy the VM's output to the logs, and to our own output if asked for.
