@@ -7,6 +7,7 @@
 pub mod ballast;
 pub mod ioctl;
 pub mod kcov;
+pub mod kvm;
 pub mod mapping;
 pub mod net;
 pub mod process;

@@ -41,7 +41,7 @@ fn main() -> ExitCode {
 
 /// Prints a report of each backend; returns whether all of them worked.
 fn run(cli: &Cli) -> Result<bool> {
-    host::load_kvm()?;
+    let _kvm = host::load_kvm()?;
     let streams = stream::serve()?;
     let mut all_well = true;
     for backend in &cli.backends {

@@ -51,7 +51,7 @@ struct Cli {
 
 fn main() -> Result<ExitCode> {
     let cli = Cli::parse();
-    host::load_kvm()?;
+    let _kvm = host::load_kvm()?;
     let streams = stream::serve()?;
     println!("KTAP version 1\n1..{}", cli.ways.len());
     let mut failed = 0;

@@ -41,7 +41,7 @@ impl Cli {
 
 fn main() -> Result<ExitCode> {
     let cli = Cli::parse();
-    host::load_kvm()?;
+    let _kvm = host::load_kvm()?;
     let streams = stream::serve()?;
     let wanted = |scenario: &&Scenario| {
         let named = |part: &String| scenario.name.contains(part.as_str());
