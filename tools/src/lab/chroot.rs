@@ -171,9 +171,12 @@ pub fn check() -> Result<()> {
             "this root may not mount, so run this on the machine itself, or in a privileged container ({error})"
         );
     }
+    let user = std::env::var("USER").unwrap_or("NAME".to_owned());
     let mend = match error.contains("/etc/subuid") || error.contains("/etc/subgid") {
-        true => "usermod --add-subuids 100000-165535 --add-subgids 100000-165535 $USER",
-        false => "sysctl -w kernel.unprivileged_userns_clone=1 user.max_user_namespaces=10000",
+        true => format!("usermod --add-subuids 100000-165535 --add-subgids 100000-165535 {user}"),
+        false => {
+            "sysctl -w kernel.unprivileged_userns_clone=1 user.max_user_namespaces=10000".to_owned()
+        }
     };
     bail!(
         "without root this needs user namespaces; as root, run: {mend}, or this command itself ({error})"
