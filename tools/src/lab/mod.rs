@@ -13,6 +13,7 @@ pub mod debian;
 pub mod flavor;
 pub mod initramfs;
 pub mod kernel;
+pub mod packaged_cargo;
 pub mod layers;
 pub mod packages;
 pub mod paths;

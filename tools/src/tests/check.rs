@@ -10,6 +10,7 @@ use anyhow::Result;
 use crate::lab::build::{self, Mode};
 use crate::lab::chroot::Access;
 use crate::lab::flavor::Flavor;
+use crate::lab::packaged_cargo;
 use crate::lab::paths::Lab;
 use crate::process;
 use crate::steps::step;
@@ -167,7 +168,7 @@ fn style(lab: &Lab, tally: &mut Tally) {
         "cargo fmt",
         cargo_job("cargo fmt", &["fmt", "--all", "--check"]),
     );
-    for manifest in &oldest_cargo::MANIFESTS[1..] {
+    for manifest in &packaged_cargo::MANIFESTS[1..] {
         let folder = manifest.rsplit('/').nth(1).unwrap_or(manifest);
         let name = format!("cargo fmt {folder}");
         let args = ["fmt", "--check", "--manifest-path", manifest];

@@ -3,24 +3,16 @@
 //! accept everything that a user's cargo builds.
 
 use std::path::Path;
-use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::lab::build::{self, SOURCE};
+use crate::lab::build::SOURCE;
 use crate::lab::chroot::Access;
 use crate::lab::kernel::TREE;
+use crate::lab::packaged_cargo::{self, MANIFESTS};
 use crate::lab::paths::{INSIDE, Lab};
 use crate::process;
-
-/// The workspaces, that of most code first.
-pub const MANIFESTS: [&str; 4] = [
-    "Cargo.toml",
-    "tools/linux-driver/Cargo.toml",
-    "src/vring/loom/Cargo.toml",
-    "src/vring/fuzz/Cargo.toml",
-];
 
 /// Where it works, relative to the lab.
 const DIR: &str = "oldest-cargo";
@@ -44,30 +36,24 @@ pub fn check(lab: &Lab, root: &Path) -> Result<()> {
     );
     let log = lab.logs().join(format!("{DIR}.log"));
     std::fs::create_dir_all(lab.dir().join(DIR))?;
-    let mut fetch = build::cargo();
-    vendor(&mut fetch, &lab.dir().join(DIR).join("vendor"));
-    process::run_logged_anew(fetch.current_dir(root), &log, LIMIT)?;
+    packaged_cargo::fetch(lab, root)?;
+    std::fs::write(&log, "")?;
     for manifest in MANIFESTS {
         let manifest = format!("{SOURCE}/{manifest}");
-        let mut cargo = lab.chroot().bind(root, SOURCE, Access::ReadOnly).command(&[
-            "cargo",
-            "check",
-            "--locked",
-            "--offline",
-            "--workspace",
-            "--all-targets",
-            "--keep-going",
-            "--manifest-path",
-            &manifest,
-            "--config",
-            "source.crates-io.replace-with=\"vendor\"",
-            "--config",
-            &format!("source.vendor.directory=\"{INSIDE}/{DIR}/vendor\""),
-        ]);
+        let chroot = lab.chroot().bind(root, SOURCE, Access::ReadOnly);
+        let mut cargo = packaged_cargo::command(
+            &chroot,
+            &[
+                "check",
+                "--workspace",
+                "--all-targets",
+                "--keep-going",
+                "--manifest-path",
+                &manifest,
+            ],
+        );
         cargo
-            .env("CARGO_HOME", format!("{INSIDE}/{DIR}/home"))
             .env("CARGO_TARGET_DIR", format!("{INSIDE}/{DIR}/target"))
-            .env("CARGO_INCREMENTAL", "0")
             .env("KERNEL_SOURCE", format!("{INSIDE}/{TREE}"))
             .env("CARGO_PROFILE_DEV_DEBUG", "0")
             // Nothing is linked: without this, the C++ code of libFuzzer would be compiled.
@@ -75,16 +61,6 @@ pub fn check(lab: &Lab, root: &Path) -> Result<()> {
         process::run_logged(&mut cargo, &log, LIMIT).with_context(|| manifest)?;
     }
     Ok(())
-}
-
-/// Has the host's cargo, which knows how to reach a registry, put the source of all dependencies into
-/// `to`.
-fn vendor(cargo: &mut Command, to: &Path) {
-    cargo.args(["vendor", "--quiet", "--locked", "--versioned-dirs"]);
-    for manifest in &MANIFESTS[1..] {
-        cargo.args(["--sync", manifest]);
-    }
-    cargo.arg(to);
 }
 
 /// The compiler's version that a manifest asks for.
