@@ -29,6 +29,7 @@ use std::time::Duration;
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
 
+use crate::lab::arch::Arch;
 use crate::lab::flavor::Flavor;
 use crate::lab::layers::Layer;
 use crate::lab::paths::Lab;
@@ -58,10 +59,8 @@ enum Task {
     },
     /// Build the module and the programs that run in the VM.
     Build {
-        /// The kernel that the module is for: packaged, debug, kcsan, or a series, such as 7.2, whose
-        /// newest package is taken. What is missing is installed and built.
-        #[arg(long, default_value_t)]
-        kernel: Flavor,
+        #[command(flatten)]
+        kernel: KernelArgs,
     },
     /// Build the Debian packages into target/debian.
     Deb,
@@ -134,12 +133,36 @@ enum Task {
     Vm(VmArgs),
 }
 
+/// The kernel of a VM, which `build` installs or builds, with the module for it.
+#[derive(Args)]
+struct KernelArgs {
+    /// The kernel: packaged, debug, kcsan, or a series, such as 7.2, whose newest package is taken.
+    #[arg(long, default_value_t)]
+    kernel: Flavor,
+    /// The architecture; that of arm64 has the packaged kernel, on an emulated processor.
+    #[arg(long, default_value = "amd64", conflicts_with = "kernel")]
+    arch: Arch,
+}
+
+impl KernelArgs {
+    /// The kernel that is asked for.
+    ///
+    /// # Errors
+    ///
+    /// When there is no package yet, and for a series that is newer.
+    fn resolved(&self, lab: &Lab) -> Result<Flavor> {
+        match self.arch {
+            Arch::Amd64 => self.kernel.resolved(lab),
+            Arch::Arm64 => Ok(Flavor::Arm64),
+        }
+    }
+}
+
 /// The VM to run a command in.
 #[derive(Args)]
 struct VmArgs {
-    /// The kernel of the VM, by the name that `build` made it and a module for it with.
-    #[arg(long, default_value_t)]
-    kernel: Flavor,
+    #[command(flatten)]
+    kernel: KernelArgs,
     /// Directory for the logs of this run [default: a new one in the lab].
     #[arg(long, value_name = "DIR")]
     log: Option<PathBuf>,
@@ -190,7 +213,7 @@ fn run(task: Task) -> Result<ExitCode> {
             let kernel = kernel.resolved(&lab)?;
             kernel.ensure(&lab)?;
             steps::step("module and programs", || build::all(&lab, kernel))?;
-            println!("Built into {}", lab.artifacts().display());
+            println!("Built into {}", kernel.artifacts(&lab).display());
             Ok(ExitCode::SUCCESS)
         }
         Task::Deb => {
@@ -210,7 +233,7 @@ fn run(task: Task) -> Result<ExitCode> {
             if backends.contains(&device::RNET) {
                 build::packaged(&lab)?;
             } else {
-                build::programs(&lab)?;
+                build::programs(&lab, Arch::Amd64)?;
             }
             demo::run(&lab, &backends)?;
             Ok(ExitCode::SUCCESS)

@@ -8,13 +8,13 @@ $bb mount -t sysfs sysfs /sys
 $bb mount -t devtmpfs devtmpfs /dev
 
 give_up() {
-    echo "init: $1" > /dev/ttyS0
+    echo "init: $1" > /dev/console
     $bb poweroff -f
 }
 
 if $bb grep -q rnet.probe /proc/cmdline; then
     # The host asks whether a kernel runs at all, and whether guests could.
-    echo "rnet-probe booted $($bb grep -om1 -E 'svm|vmx' /proc/cpuinfo)" > /dev/ttyS0
+    echo "rnet-probe booted $($bb grep -om1 -E 'svm|vmx' /proc/cpuinfo)" > /dev/console
     $bb poweroff -f
 fi
 

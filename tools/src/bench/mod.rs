@@ -21,6 +21,7 @@ use clap::{Args, ValueEnum};
 use selftests::bench::record::{self, Record};
 
 use crate::lab;
+use crate::lab::arch::Arch;
 use crate::lab::build;
 use crate::lab::flavor::Flavor;
 use crate::lab::paths::Lab;
@@ -160,7 +161,7 @@ pub fn full(lab: &Lab, args: &BenchArgs) -> Result<()> {
         }
     }
     if wants(Part::Wallclock) {
-        report.wallclock_on = format!("{:?}", accel::best(lab, false)?);
+        report.wallclock_on = format!("{:?}", accel::best(lab, Arch::Amd64, false)?);
         for (name, what) in [("throughput", "throughput"), ("latency", "latency")] {
             let what = format!("{what} --runs {}", args.runs);
             report.records.extend(step(name, || {

@@ -8,17 +8,16 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow, bail};
 use serde::Deserialize;
 
+use crate::lab::arch::Arch;
 use crate::lab::chroot::Access;
 use crate::lab::flavor::{Flavor, MODULE};
+use crate::lab::packaged_cargo;
 use crate::lab::paths::{INSIDE, Lab};
 use crate::process;
 use crate::steps::step;
 
 /// Where the checkout is seen inside the chroot.
 pub const SOURCE: &str = "/src";
-
-/// The Rust target of programs for the VM.
-pub const TARGET: &str = "x86_64-unknown-linux-gnu";
 
 /// Time limit of a build.
 const LIMIT: Duration = Duration::from_secs(900);
@@ -41,10 +40,10 @@ pub fn checkout() -> PathBuf {
 /// Builds everything that a VM of this kernel needs, into the artifacts directory.
 pub fn all(lab: &Lab, flavor: Flavor) -> Result<()> {
     // Programs first: they also run on vhost-net, if building the module fails.
-    programs(lab)?;
+    programs(lab, flavor.arch())?;
     let _lock = lab.lock("build.lock")?;
     let module = module(lab, &checkout(), flavor, Mode::Normal)?;
-    publish(&module, &lab.artifacts().join(flavor.module()))
+    publish(&module, &flavor.artifacts(lab).join(flavor.module()))
 }
 
 /// Builds everything for the packaged kernel, as a step on show.
@@ -77,9 +76,10 @@ pub fn module(lab: &Lab, source: &Path, flavor: Flavor, mode: Mode) -> Result<Pa
     std::fs::create_dir_all(&output)?;
     let compiler = flavor.compiler(lab)?;
     let tree = flavor.tree();
+    let arch = flavor.arch().make_options();
     let jobs = std::thread::available_parallelism()?;
     let words = format!(
-        "make -C {INSIDE}/{tree} M={SOURCE} MO={INSIDE}/{name} CC={compiler} {flags} -j{jobs} modules"
+        "make -C {INSIDE}/{tree} M={SOURCE} MO={INSIDE}/{name} CC={compiler} {arch} {flags} -j{jobs} modules"
     );
     let rust_flags = format!("KRUSTFLAGS={}", flavor.rust_flags());
     let mut args: Vec<&str> = words.split_whitespace().collect();
@@ -111,7 +111,7 @@ pub fn cargo() -> Command {
     Command::new(std::env::var_os("CARGO").unwrap_or("cargo".into()))
 }
 
-/// A cargo whose programs for [`TARGET`] are linked statically, since the VM's
+/// A cargo whose programs for amd64 are linked statically, since the VM's
 /// C library is not the host's.
 pub fn static_cargo() -> Command {
     let mut cargo = cargo();
@@ -122,31 +122,69 @@ pub fn static_cargo() -> Command {
     cargo
 }
 
-/// Builds the Rust programs that run in the VM.
-pub fn programs(lab: &Lab) -> Result<()> {
+/// Builds the Rust programs that run in VMs of `arch`.
+pub fn programs(lab: &Lab, arch: Arch) -> Result<()> {
     let _lock = lab.lock("programs.lock")?;
-    std::fs::create_dir_all(lab.artifacts())?;
-    let build = || {
-        let mut cargo = static_cargo();
-        cargo
-            .current_dir(checkout())
-            .args(["build", "--release", "--target", TARGET])
-            .args(["-p", "selftests", "-p", "rnet-e2e"]);
-        cargo
+    let to = lab.dir().join(arch.artifacts());
+    std::fs::create_dir_all(&to)?;
+    let build = |more: &[&str]| {
+        let mut args = vec!["build", "--release", "--target", arch.target()];
+        args.extend(["-p", "selftests", "-p", "rnet-e2e"]);
+        args.extend(more);
+        match arch {
+            Arch::Amd64 => {
+                let mut cargo = static_cargo();
+                cargo.current_dir(checkout()).args(args);
+                Ok(cargo)
+            }
+            Arch::Arm64 => cross_cargo(lab, &args),
+        }
     };
     let log = lab.logs().join("programs.log");
-    if process::run_logged_anew(&mut build(), &log, LIMIT).is_err() {
+    if process::run_logged_anew(&mut build(&[])?, &log, LIMIT).is_err() {
         eprintln!("{}", process::text(&log));
         bail!("building the VM's programs failed, see {}", log.display());
     }
     // Nothing is left to do but to name them.
-    let mut listing = build();
-    let report = process::output(listing.args(["--quiet", "--message-format=json"]))?;
-    for path in executables(&report)? {
+    let mut listing = build(&["--quiet", "--message-format=json"])?;
+    for path in executables(&process::output(&mut listing)?)? {
         let name = path.file_name().context("an executable without a name")?;
-        publish(&path, &lab.artifacts().join(name))?;
+        // Cargo may have run in the chroot.
+        let path = match path.strip_prefix(INSIDE) {
+            Ok(inside) => lab.dir().join(inside),
+            Err(_) => path.clone(),
+        };
+        publish(&path, &to.join(name))?;
     }
     Ok(())
+}
+
+/// The lab's own cargo with `args`, linking programs for arm64: the host's toolchain need not have a
+/// standard library for it.
+fn cross_cargo(lab: &Lab, args: &[&str]) -> Result<Command> {
+    let arch = Arch::Arm64;
+    packaged_cargo::fetch(lab, &checkout())?;
+    let libraries = format!("usr/lib/rustlib/{}", arch.target());
+    let unpacked = lab.dir().join(arch.rootfs()).join(&libraries);
+    let chroot = lab
+        .chroot()
+        .bind(&checkout(), SOURCE, Access::ReadOnly)
+        .bind(&unpacked, format!("/{libraries}"), Access::ReadOnly);
+    let mut args = args.to_vec();
+    let manifest = format!("{SOURCE}/Cargo.toml");
+    args.extend(["--manifest-path", &manifest]);
+    let mut cargo = packaged_cargo::command(&chroot, &args);
+    cargo
+        .env("CARGO_TARGET_DIR", format!("{INSIDE}/arm64/target"))
+        .env(
+            "CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER",
+            Flavor::Arm64.compiler(lab)?,
+        )
+        .env(
+            "CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUSTFLAGS",
+            "-C target-feature=+crt-static",
+        );
+    Ok(cargo)
 }
 
 /// The executables that cargo has built, by its JSON messages.

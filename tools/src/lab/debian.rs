@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
+use crate::lab::arch::Arch;
 use crate::lab::chroot;
 use crate::lab::paths::Lab;
 use crate::lab::series::Series;
@@ -101,6 +102,11 @@ impl Kernel {
             .unwrap_or_default()
     }
 
+    /// The architecture.
+    pub fn arch(&self) -> Arch {
+        Arch::of_release(&self.release)
+    }
+
     fn numbers(&self) -> Vec<u64> {
         self.upstream()
             .split('.')
@@ -110,7 +116,8 @@ impl Kernel {
 
     /// The value of `key` in the packaged configuration, quotes removed.
     pub fn config(&self, lab: &Lab, key: &str) -> Result<Option<String>> {
-        let path = lab.rootfs().join(format!("boot/config-{}", self.release));
+        let rootfs = lab.dir().join(self.arch().rootfs());
+        let path = rootfs.join(format!("boot/config-{}", self.release));
         let config = std::fs::read_to_string(&path)
             .with_context(|| format!("reading {}", path.display()))?;
         Ok(config
@@ -252,7 +259,7 @@ pub fn install_kernel(lab: &Lab, wanted: impl Fn(Series) -> bool) -> Result<Kern
 }
 
 /// Returns why modules in Rust can't be built for an installed kernel.
-fn unfit(lab: &Lab, kernel: &Kernel) -> Result<Option<String>> {
+pub fn unfit(lab: &Lab, kernel: &Kernel) -> Result<Option<String>> {
     if kernel.config(lab, "CONFIG_RUST")?.as_deref() != Some("y") {
         return Ok(Some("built without CONFIG_RUST".to_owned()));
     }
@@ -355,7 +362,8 @@ fn image_releases(search: &str, wanted: impl Fn(Series) -> bool) -> Vec<String> 
 
 /// Returns the Debian package that has a compiler.
 fn compiler_package(compiler: &str) -> String {
-    compiler.trim_start_matches("x86_64-linux-gnu-").to_owned()
+    let prefix = Arch::Amd64.tool_prefix();
+    compiler.trim_start_matches(prefix).to_owned()
 }
 
 /// Returns the version of `package` that apt would install.
@@ -368,7 +376,8 @@ fn candidate(lab: &Lab, package: &str) -> Result<Option<String>> {
         .map(str::to_owned))
 }
 
-fn install(lab: &Lab, packages: &[&str]) -> Result<()> {
+/// Installs packages.
+pub fn install(lab: &Lab, packages: &[&str]) -> Result<()> {
     let mut args = vec!["install", "-y", "--no-install-recommends"];
     args.extend(packages);
     apt(lab, &args)
@@ -399,6 +408,20 @@ fn installed_packages(lab: &Lab) -> Result<BTreeSet<String>> {
         .into_iter()
         .map(|(name, _)| name.to_owned())
         .collect())
+}
+
+/// Returns the version of an installed package.
+///
+/// # Errors
+///
+/// When it is not installed.
+pub fn installed_version(lab: &Lab, package: &str) -> Result<String> {
+    let status = dpkg_status(lab)?;
+    let mut installed = installed_in(&status).into_iter();
+    let (_, version) = installed
+        .find(|(name, _)| *name == package)
+        .with_context(|| format!("{package} is not installed"))?;
+    Ok(version.to_owned())
 }
 
 /// Returns the packages and versions that a dpkg status file tells installed.

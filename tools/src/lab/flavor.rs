@@ -12,10 +12,11 @@ use std::time::Duration;
 
 use anyhow::{Context, Error, Result, bail, ensure};
 
+use crate::lab::arch::Arch;
 use crate::lab::debian::Kernel;
 use crate::lab::paths::{INSIDE, Lab};
 use crate::lab::series::Series;
-use crate::lab::{self, debian, kernel};
+use crate::lab::{self, arm64, debian, kernel};
 use crate::process;
 use crate::steps::step;
 
@@ -44,6 +45,8 @@ pub enum Flavor {
     Packaged,
     /// Debian's package of an older series.
     Series(Series),
+    /// Debian's package of the newest for arm64.
+    Arm64,
     /// Built with checks of memory, leaks, locks and object lifetimes.
     Debug,
     /// Built with the detector of data races.
@@ -56,6 +59,7 @@ impl fmt::Display for Flavor {
         match self {
             Self::Packaged => f.write_str("packaged"),
             Self::Series(series) => series.fmt(f),
+            Self::Arm64 => f.write_str("arm64"),
             Self::Debug => f.write_str("debug"),
             Self::Kcsan => f.write_str("kcsan"),
         }
@@ -114,13 +118,26 @@ impl Flavor {
 
     /// Whether it is a package, and not built here.
     pub fn is_package(self) -> bool {
-        matches!(self, Self::Packaged | Self::Series(_))
+        matches!(self, Self::Packaged | Self::Series(_) | Self::Arm64)
+    }
+
+    /// Its architecture.
+    pub fn arch(self) -> Arch {
+        match self {
+            Self::Arm64 => Arch::Arm64,
+            _ => Arch::Amd64,
+        }
+    }
+
+    /// What a VM of it finds at `/artifacts`.
+    pub fn artifacts(self, lab: &Lab) -> PathBuf {
+        lab.dir().join(self.arch().artifacts())
     }
 
     /// The configuration that it has beside the common one.
     fn config(self) -> &'static str {
         match self {
-            Self::Packaged | Self::Series(_) => "",
+            Self::Packaged | Self::Series(_) | Self::Arm64 => "",
             Self::Debug => include_str!("../../kernel/debug.config"),
             Self::Kcsan => include_str!("../../kernel/kcsan.config"),
         }
@@ -129,7 +146,7 @@ impl Flavor {
     /// Its options for the kernel command line.
     pub fn command_line(self) -> &'static str {
         match self {
-            Self::Packaged | Self::Series(_) => "",
+            Self::Packaged | Self::Series(_) | Self::Arm64 => "",
             // KASAN goes on after its first report, since a later one may explain it. KVM is built
             // in and uses the TSC's early calibration as its rate. On a loaded machine that is off by
             // more than the default tolerance; KVM would then scale the clocks of its guests, which
@@ -149,6 +166,8 @@ impl Flavor {
     pub fn patience(self) -> u32 {
         match self {
             Self::Packaged | Self::Series(_) => 1,
+            // Always emulated.
+            Self::Arm64 => 2,
             Self::Debug | Self::Kcsan => 8,
         }
     }
@@ -156,7 +175,7 @@ impl Flavor {
     /// The module for it, relative to the artifacts.
     pub fn module(self) -> String {
         match self {
-            Self::Packaged => MODULE.to_owned(),
+            Self::Packaged | Self::Arm64 => MODULE.to_owned(),
             _ => format!("{self}/{MODULE}"),
         }
     }
@@ -166,6 +185,7 @@ impl Flavor {
         match self {
             Self::Packaged => kernel::TREE.to_owned(),
             Self::Series(series) => format!("{}-{series}", kernel::TREE),
+            Self::Arm64 => arm64::TREE.to_owned(),
             Self::Debug | Self::Kcsan => format!("debug/{self}"),
         }
     }
@@ -176,14 +196,18 @@ impl Flavor {
             // Rust and C share an address sanitizer only if both are LLVM's.
             Self::Debug => Ok("clang".to_owned()),
             // Both compilers instrument for KCSAN alike, and this one is faster.
-            Self::Packaged | Self::Series(_) | Self::Kcsan => self.package(lab)?.compiler(lab),
+            Self::Packaged | Self::Series(_) | Self::Arm64 | Self::Kcsan => {
+                self.package(lab)?.compiler(lab)
+            }
         }
     }
 
     /// The installed package that it is, or from whose source it is built.
     fn package(self, lab: &Lab) -> Result<Kernel> {
-        let Self::Series(series) = self else {
-            return debian::installed_kernel(lab);
+        let series = match self {
+            Self::Series(series) => series,
+            Self::Arm64 => return arm64::kernel(lab),
+            _ => return debian::installed_kernel(lab),
         };
         let kernels = debian::installed_kernels(lab)?.into_iter();
         let mut of_series =
@@ -196,7 +220,7 @@ impl Flavor {
     /// Flags for the Rust code of modules, where the tree's own do not do.
     pub fn rust_flags(self) -> &'static str {
         match self {
-            Self::Packaged | Self::Series(_) | Self::Debug => "",
+            Self::Packaged | Self::Series(_) | Self::Arm64 | Self::Debug => "",
             // The same as `scripts/Makefile.kcsan` sets for C.
             Self::Kcsan => {
                 "-Zsanitizer=thread -Cllvm-args=-tsan-distinguish-volatile=1 \
@@ -228,6 +252,7 @@ impl Flavor {
                 let _lock = lab.lock("series.lock")?;
                 kernel::ensure(lab, &self.tree(), &self.package(lab)?)
             }
+            Self::Arm64 => arm64::ensure(lab),
             Self::Debug | Self::Kcsan => self.ensure_built(lab),
         }
     }
@@ -351,13 +376,22 @@ mod tests {
 
     #[test]
     fn flavors_share_no_files() {
-        let all = ["packaged", "7.2", "7.20", "debug", "kcsan"].map(|name| {
-            let flavor: Flavor = name.parse().unwrap();
-            assert_eq!(flavor.to_string(), name);
-            flavor
-        });
-        let distinct = |of: fn(Flavor) -> String| BTreeSet::from(all.map(of)).len();
-        assert_eq!(distinct(Flavor::module), all.len());
+        let mut all = ["packaged", "7.2", "7.20", "debug", "kcsan"]
+            .map(|name| {
+                let flavor: Flavor = name.parse().unwrap();
+                assert_eq!(flavor.to_string(), name);
+                flavor
+            })
+            .to_vec();
+        all.push(Flavor::Arm64);
+        let distinct = |of: fn(Flavor) -> String| {
+            all.iter()
+                .map(|flavor| of(*flavor))
+                .collect::<BTreeSet<_>>()
+                .len()
+        };
+        let module = |flavor: Flavor| format!("{}/{}", flavor.arch().artifacts(), flavor.module());
+        assert_eq!(distinct(module), all.len());
         assert_eq!(distinct(Flavor::tree), all.len());
         assert!("7".parse::<Flavor>().is_err());
     }

@@ -7,6 +7,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 
+use crate::lab::arch::Arch;
 use crate::lab::cpio::Archive;
 use crate::lab::flavor::Flavor;
 use crate::lab::paths::Lab;
@@ -107,7 +108,7 @@ fn cached(
     let name = format!("initramfs/{kind}-{:016x}", inputs.finish());
     let target = lab.dir().join(&name);
     if !target.exists() {
-        let mut archive = base(lab)?;
+        let mut archive = base(lab, Arch::of_release(release))?;
         fill(&mut archive)?;
         write(&target, archive)?;
     }
@@ -115,13 +116,14 @@ fn cached(
 }
 
 /// Starts an archive with busybox and what it needs to run as init.
-fn base(lab: &Lab) -> Result<Archive> {
+fn base(lab: &Lab, arch: Arch) -> Result<Archive> {
     let mut archive = Archive::default();
     for dir in ["proc", "sys", "tmp", "mnt"] {
         archive.dir(dir);
     }
     archive.char_device("dev/console", 0o600, 5, 1);
-    archive.copy("bin/busybox", 0o755, &lab.rootfs().join("usr/bin/busybox"))?;
+    let busybox = lab.dir().join(arch.rootfs()).join("usr/bin/busybox");
+    archive.copy("bin/busybox", 0o755, &busybox)?;
     archive.symlink("bin/sh", "busybox");
     Ok(archive)
 }
@@ -129,7 +131,8 @@ fn base(lab: &Lab) -> Result<Archive> {
 /// Adds the modules `names` of a kernel and those they depend on, unpacked, at `/modules`, with
 /// `/modules/order` telling the order in which to load them.
 fn add_modules(lab: &Lab, archive: &mut Archive, release: &str, names: &[&str]) -> Result<()> {
-    let base = lab.rootfs().join("usr/lib/modules").join(release);
+    let rootfs = lab.dir().join(Arch::of_release(release).rootfs());
+    let base = rootfs.join("usr/lib/modules").join(release);
     let dep_file = base.join("modules.dep");
     let deps = std::fs::read_to_string(&dep_file)
         .with_context(|| format!("reading {}", dep_file.display()))?;

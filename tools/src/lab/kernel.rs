@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
+use crate::lab::arch::Arch;
 use crate::lab::debian::Kernel;
 use crate::lab::paths::{INSIDE, Lab};
 use crate::process;
@@ -115,7 +116,8 @@ fn prepare(lab: &Lab, tree: &str, kernel: &Kernel) -> Result<()> {
         .context("the release does not start with the version")?;
     let jobs = std::thread::available_parallelism()?;
     let make = format!(
-        "make LOCALVERSION={local} CC={} -j{jobs}",
+        "make {} LOCALVERSION={local} CC={} -j{jobs}",
+        kernel.arch().make_options(),
         kernel.compiler(lab)?
     );
     // A killed compiler may leave half a file, which make would take for a
@@ -125,26 +127,32 @@ fn prepare(lab: &Lab, tree: &str, kernel: &Kernel) -> Result<()> {
          rm -f Module.symvers\n\
          ! test -e .rnet-preparing || make mrproper\n\
          touch .rnet-preparing\n\
-         cp /boot/config-{release} .config\n\
+         cp {root}/boot/config-{release} .config\n\
          {make} olddefconfig\n\
          {make} modules_prepare\n\
          test \"$(cat include/config/kernel.release)\" = {release}\n\
-         cp /usr/src/linux-headers-{release}/Module.symvers Module.symvers.new\n\
+         cp {root}/usr/src/linux-headers-{release}/Module.symvers Module.symvers.new\n\
          rm .rnet-preparing\n\
          mv Module.symvers.new Module.symvers\n",
-        release = kernel.release
+        release = kernel.release,
+        root = kernel.arch().rootfs_inside()
     );
-    let log = lab.logs().join(format!("{tree}-prepare.log"));
+    let name = tree.replace('/', "-");
+    let log = lab.logs().join(format!("{name}-prepare.log"));
     let mut command = lab.chroot().command(&["sh", "-exc", &script]);
     process::run_counted(&mut command, &log, LIMIT, Some(LINES))
 }
 
 /// Returns the uncompressed image of the packaged kernel with this tree, relative to the lab.
 ///
-/// It has the same code as `vmlinuz`, and QEMU enters it by the PVH entry point:
+/// That of arm64 is packaged so. Of amd64, it has the same code as `vmlinuz`, and QEMU enters it by the PVH entry point:
 /// unpacking `vmlinuz` takes seconds on an emulated processor.
 pub fn image(lab: &Lab, tree: &str) -> Result<String> {
     let release = lab.release_of(tree)?;
+    let arch = Arch::of_release(&release);
+    if arch == Arch::Arm64 {
+        return Ok(format!("{}/boot/vmlinuz-{release}", arch.rootfs()));
+    }
     let name = format!("artifacts/vmlinux-{release}");
     let target = lab.dir().join(&name);
     if !target.exists() {

@@ -6,6 +6,8 @@
 //! means is used as it is. An output that could look complete too early is made
 //! under a temporary name, or the file that marks it complete is written last.
 
+pub mod arch;
+pub mod arm64;
 pub mod build;
 pub mod chroot;
 mod cpio;

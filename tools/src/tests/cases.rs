@@ -62,6 +62,16 @@ pub const LONG_FOR_SMOKE: &[&str] = &[
     "rx.never_fits",
 ];
 
+/// Cases that show on both devices whether traffic works on arm64, in both directions and ring formats;
+/// in the last ones, a kick or call would get lost if accesses were in the wrong order.
+pub const ARM64: &[&str] = &[
+    "rx.gso",
+    "rx.integrity",
+    "tx.gso",
+    "tx.integrity",
+    "events.no_lost_",
+];
+
 /// Cases that the debug kernel runs only with [`Extent::Long`](super::extent::Extent): each takes long
 /// there, waits, or moves many packets, along code of the module that other cases run there, too.
 pub const LONG_ON_DEBUG: &[&str] = &[
@@ -149,13 +159,14 @@ pub const LONG_ON_DEBUG: &[&str] = &[
 
 #[cfg(test)]
 mod tests {
-    use super::{CONCURRENT, LONG_FOR_SMOKE, LONG_ON_DEBUG, ONLY_WITH_FAULTS, SMOKE};
+    use super::{ARM64, CONCURRENT, LONG_FOR_SMOKE, LONG_ON_DEBUG, ONLY_WITH_FAULTS, SMOKE};
     use selftests::cases;
 
     #[test]
     fn each_part_of_a_name_is_of_some_case() {
         let names: Vec<_> = cases::all().iter().map(|case| case.full_name()).collect();
         let lists = [
+            ARM64,
             ONLY_WITH_FAULTS,
             CONCURRENT,
             SMOKE,

@@ -21,7 +21,9 @@ use crate::tests::code::{circles, floors, misuse, shim, stack, unsafe_code};
 use crate::tests::extent::Extent;
 use crate::tests::jobs::Jobs;
 use crate::tests::tally::{Tally, title};
-use crate::tests::{conformance, dpdk, fuzz, guests, oldest_cargo, packages, programs, refused};
+use crate::tests::{
+    arm64, conformance, dpdk, fuzz, guests, oldest_cargo, packages, programs, refused,
+};
 use crate::vm::device::{self, C_VHOST, RNET};
 use crate::vm::guest;
 use crate::vm::level1::{Output, Vm};
@@ -101,6 +103,7 @@ fn on<'a>(lab: &'a Lab, flavor: Flavor, extent: Extent, jobs: &mut Jobs<'a, Flav
             jobs.add(needs, move |tally| kernel_clippy(lab, flavor, tally));
             jobs.add(needs, selftests(RNET, cases));
         }
+        Flavor::Arm64 => jobs.add(needs, |tally| arm64::run(lab, tally)),
         Flavor::Debug => {
             let faults = Cases {
                 of: ONLY_WITH_FAULTS,

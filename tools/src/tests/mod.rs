@@ -2,6 +2,7 @@
 //! The tests, each with what it builds, runs in a VM and counts as a failure.
 
 mod cases;
+pub mod arm64;
 pub mod check;
 pub mod code;
 pub mod conformance;

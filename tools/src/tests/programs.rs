@@ -12,6 +12,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use serde::Deserialize;
 
+use crate::lab::arch::Arch;
 use crate::lab::flavor::Flavor;
 use crate::lab::paths::{INSIDE, Lab};
 use crate::lab::{build, debian};
@@ -252,7 +253,7 @@ fn build_crate_tests(lab: &Lab, dir: &Path) -> Result<Vec<String>> {
         build::static_cargo()
             .current_dir(&source)
             .args(["test", "--quiet", "--no-run", "--lib"])
-            .args(["--features", "vhost-net", "--target", build::TARGET])
+            .args(["--features", "vhost-net", "--target", Arch::Amd64.target()])
             .arg("--message-format=json-render-diagnostics")
             .env("CARGO_TARGET_DIR", dir.join("target")),
     )

@@ -215,7 +215,7 @@ impl<'a> Vm<'a> {
     pub fn run(&self, script: &str) -> Result<Outcome> {
         let accel = match self.accel {
             Some(accel) => accel,
-            None => accel::best(self.lab, self.needs_nested)?,
+            None => accel::best(self.lab, self.flavor.arch(), self.needs_nested)?,
         };
         let dir = self.prepare(script)?;
         let ran = self.attempt(accel, &dir);
@@ -320,7 +320,7 @@ impl<'a> Vm<'a> {
             std::fs::write(dir.join("interactive"), term)?;
             std::fs::write(dir.join("size"), terminal_size())?;
         }
-        std::fs::create_dir_all(self.lab.artifacts())?;
+        std::fs::create_dir_all(self.flavor.artifacts(self.lab))?;
         Ok(dir)
     }
 
@@ -330,37 +330,30 @@ impl<'a> Vm<'a> {
         // none of the mounts that the chroot has on top of it.
         let initrd = initramfs::level1(self.lab, self.flavor)?;
         let image = self.flavor.image(self.lab)?;
-        // Without 5-level paging, the page walks of a nested guest are a third
-        // shorter, which makes emulation noticeably faster.
-        let (smp, accel_args): (u32, &[&str]) = match accel {
-            Accel::Tcg => (
-                self.smp,
-                &["-accel", "tcg,thread=multi", "-cpu", "max,+svm,-la57"],
-            ),
-            Accel::Icount => (
-                1,
-                &[
-                    "-accel",
-                    "tcg",
-                    "-icount",
-                    "shift=0,sleep=off",
-                    "-cpu",
-                    "max",
-                ],
-            ),
-            Accel::Kvm => (self.smp, &["-accel", "kvm", "-cpu", "host"]),
+        let arch = self.flavor.arch();
+        let machine = accel.machine(arch);
+        let mut args: Vec<String> = machine.split_whitespace().map(str::to_owned).collect();
+        let smp = match accel {
+            Accel::Icount => 1,
+            Accel::Tcg | Accel::Kvm => self.smp,
         };
-        let mut args: Vec<String> = vec!["qemu-system-x86_64".into()];
-        args.extend(accel_args.iter().map(|arg| (*arg).to_owned()));
         let mut add = |text: &str| args.extend(text.split_whitespace().map(str::to_owned));
-        add("-M q35 -nodefaults -no-user-config -display none -no-reboot");
+        add("-nodefaults -no-user-config -display none -no-reboot");
         add(&format!("-smp {smp} -m {}", self.memory));
         add(&format!("-kernel {INSIDE}/{image}"));
         add(&format!("-initrd {INSIDE}/{initrd}"));
         add("-serial file:/out/kernel.log");
         let mut shared = vec![
-            ("root", format!("{INSIDE}/rootfs"), ",readonly=on"),
-            ("artifacts", format!("{INSIDE}/artifacts"), ",readonly=on"),
+            (
+                "root",
+                format!("{INSIDE}/{}", arch.rootfs()),
+                ",readonly=on",
+            ),
+            (
+                "artifacts",
+                format!("{INSIDE}/{}", arch.artifacts()),
+                ",readonly=on",
+            ),
             ("out", "/out".to_owned(), ""),
         ];
         shared.extend(
@@ -406,10 +399,10 @@ impl<'a> Vm<'a> {
         // are long, for emulated processors on a busy machine.
         args.push("-append".into());
         args.push(format!(
-            "console=ttyS0 panic=-1 oops=panic mitigations=off \
-             tsc=reliable nmi_watchdog=0 watchdog_thresh=60 rcupdate.rcu_cpu_stall_timeout=120 \
+            "{} panic=-1 oops=panic mitigations=off watchdog_thresh=60 rcupdate.rcu_cpu_stall_timeout=120 \
              random.trust_cpu=on sysctl.kernel.hung_task_warnings=-1 \
              sysctl.kernel.hung_task_timeout_secs={} {} {}",
+            arch.command_line(),
             30 * self.flavor.patience(),
             self.flavor.command_line(),
             self.layer.map_or("", |_| "rnet.layer")
