@@ -71,7 +71,8 @@ enum Task {
     },
     /// Run the tests of host, kernel and guest.
     Check {
-        /// Also run tests on the debug kernel and on the series before the newest, but for the longest.
+        /// Also run tests on the debug kernel and on the series before the newest, but for the longest, and
+        /// some on arm64.
         #[arg(long)]
         debug: bool,
         /// Also run the longest, more guests, the packages, and tests on the KCSAN kernel.
@@ -243,8 +244,10 @@ fn run(task: Task) -> Result<ExitCode> {
             lab::ensure(&lab, false)?;
             // Installed before the tests begin: VMs run from the file system that apt changes.
             let previous = Flavor::previous(&lab)?;
+            lab::arm64::install(&lab)?;
             let mut kernels = vec![Flavor::Packaged, Flavor::Debug];
             kernels.extend(previous);
+            kernels.push(Flavor::Arm64);
             let extent = if long {
                 kernels.push(Flavor::Kcsan);
                 Extent::Long
