@@ -36,6 +36,17 @@ impl DirtyLog {
         Ok(Self(Mapping::new(bytes).context("dirty log")?))
     }
 
+    /// As [`DirtyLog::new`], at the upper end of user space: the bits of guest addresses from 2^63 on would
+    /// lie beyond it on every machine.
+    ///
+    /// # Errors
+    ///
+    /// When the host has no memory.
+    pub fn high(end: u64) -> Result<Self> {
+        let bytes = usize::try_from(end.div_ceil(LOG_PAGE * 8))?;
+        Ok(Self(Mapping::high(bytes).context("dirty log")?))
+    }
+
     /// The address to hand to the device.
     #[must_use]
     pub fn addr(&self) -> u64 {

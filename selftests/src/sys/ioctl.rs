@@ -3,7 +3,7 @@
 //! Typed ioctl calls, and one on raw memory for the calls that must fail.
 
 use super::check;
-use super::mapping::Mapping;
+use super::mapping::{Mapping, PAGE, user_end};
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
@@ -73,7 +73,7 @@ pub enum BadPointer {
     Null,
     /// An address in the kernel's half.
     Kernel,
-    /// The first address past what a process can map.
+    /// The last page below the end of user space, where no process has anything.
     Top,
 }
 
@@ -82,7 +82,7 @@ impl BadPointer {
         match self {
             Self::Null => 0,
             Self::Kernel => 0xffff_8880_0000_0000,
-            Self::Top => 0x7fff_ffff_f000,
+            Self::Top => user_end() as usize - PAGE,
         }
     }
 }

@@ -4,10 +4,43 @@
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
+use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU16, AtomicU32, Ordering};
 
 /// The page size of every machine the tests run on.
 pub const PAGE: usize = 4096;
+
+/// How far below [`user_end()`] a mapping of [`Mapping::high`] starts: above the kernel's own choices on
+/// machines with more than 48 bits, in bytes.
+const BELOW_END: u64 = 1 << 40;
+
+/// The end of the addresses that a process can have, on x86-64 but for the last page before it.
+///
+/// It depends on the processor: 2^47 or 2^56 on x86-64, 2^48 or 2^52 on arm64.
+#[must_use]
+pub fn user_end() -> u64 {
+    static END: LazyLock<u64> = LazyLock::new(|| {
+        let mut ends = [56, 52, 48].map(|bits| 1 << bits).into_iter();
+        let found = ends.find(|end| can_be_mapped(end - 2 * PAGE as u64));
+        found.unwrap_or(1 << 47)
+    });
+    *END
+}
+
+/// Whether a process can have the page at `addr`, mapped or not.
+fn can_be_mapped(addr: u64) -> bool {
+    let place = std::ptr::without_provenance_mut(addr as usize);
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED_NOREPLACE;
+    // SAFETY: nothing that exists is replaced, and what was mapped here is unmapped again.
+    unsafe {
+        let mapped = libc::mmap(place, PAGE, libc::PROT_NONE, flags, -1, 0);
+        if mapped == libc::MAP_FAILED {
+            return io::Error::last_os_error().raw_os_error() == Some(libc::EEXIST);
+        }
+        libc::munmap(mapped, PAGE);
+        mapped == place
+    }
+}
 
 /// Shared memory with an inaccessible page behind it.
 #[derive(Debug)]
@@ -31,8 +64,9 @@ struct Place {
 }
 
 impl Place {
-    fn new(len: usize) -> io::Result<Self> {
-        let start = reserve(len)?;
+    /// At `hint`, if that is not zero and nothing is there.
+    fn new(len: usize, hint: u64) -> io::Result<Self> {
+        let start = reserve(len, hint)?;
         Ok(Self { start, len })
     }
 }
@@ -51,8 +85,21 @@ impl Mapping {
     ///
     /// When the kernel has no room.
     pub fn new(len: usize) -> io::Result<Self> {
+        Self::touched(len, 0)
+    }
+
+    /// As [`Mapping::new`], at the upper end of the addresses that a process can have, if there is room.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel has no room.
+    pub fn high(len: usize) -> io::Result<Self> {
+        Self::touched(len, user_end() - BELOW_END)
+    }
+
+    fn touched(len: usize, hint: u64) -> io::Result<Self> {
         let len = len.next_multiple_of(PAGE).max(PAGE);
-        let map = Self::fixed(len, PAGE, libc::MAP_ANONYMOUS, -1)?;
+        let map = Self::fixed(len, hint, PAGE, libc::MAP_ANONYMOUS, -1)?;
         for page in (0..len).step_by(PAGE) {
             map.write(page, &[0]);
         }
@@ -65,12 +112,12 @@ impl Mapping {
     ///
     /// When the kernel has no room, or the file cannot be mapped.
     pub fn of_file(file: BorrowedFd<'_>, len: usize, page: usize) -> io::Result<Self> {
-        Self::fixed(len, page, 0, file.as_raw_fd())
+        Self::fixed(len, 0, page, 0, file.as_raw_fd())
     }
 
     /// Maps memory at a place of its own that starts at a page.
-    fn fixed(len: usize, page: usize, flags: i32, file: i32) -> io::Result<Self> {
-        let place = Place::new(page + len + PAGE)?;
+    fn fixed(len: usize, hint: u64, page: usize, flags: i32, file: i32) -> io::Result<Self> {
+        let place = Place::new(page + len + PAGE, hint)?;
         let base = place.start.map_addr(|addr| addr.next_multiple_of(page));
         let flags = flags | libc::MAP_SHARED | libc::MAP_NORESERVE | libc::MAP_FIXED;
         let prot = libc::PROT_READ | libc::PROT_WRITE;
@@ -93,7 +140,7 @@ impl Mapping {
     ///
     /// When the kernel has no room.
     pub fn alias(&self) -> io::Result<Self> {
-        let place = Place::new(self.len + PAGE)?;
+        let place = Place::new(self.len + PAGE, 0)?;
         let alias = Self {
             base: place.start,
             len: self.len,
@@ -191,7 +238,7 @@ impl Mapping {
             home: self,
             offset,
             len,
-            away: reserve(len)?,
+            away: reserve(len, 0)?,
         };
         move_pages(self.at(offset, len), unmapped.away, len)?;
         Ok(unmapped)
@@ -333,11 +380,12 @@ impl Mapping {
 }
 
 /// Sets addresses aside at which nothing can be accessed.
-fn reserve(len: usize) -> io::Result<*mut u8> {
-    // SAFETY: a fresh mapping at an address of the kernel's choice touches nothing of ours.
+fn reserve(len: usize, hint: u64) -> io::Result<*mut u8> {
+    let hint = std::ptr::without_provenance_mut(hint as usize);
+    // SAFETY: a fresh mapping where the kernel finds room touches nothing of ours.
     let place = unsafe {
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
-        libc::mmap(std::ptr::null_mut(), len, libc::PROT_NONE, flags, -1, 0)
+        libc::mmap(hint, len, libc::PROT_NONE, flags, -1, 0)
     };
     if place == libc::MAP_FAILED {
         return Err(io::Error::last_os_error());

@@ -16,6 +16,7 @@ use crate::driver::traffic::{self, Plan};
 use crate::driver::uapi::feature;
 use crate::driver::vhost::{RX, TX, Vhost};
 use crate::host::procfs;
+use crate::sys::mapping::user_end;
 use crate::wait::Deadline;
 use anyhow::{Context as _, Result};
 use std::io;
@@ -241,7 +242,7 @@ fn refuse_all(vhost: &Vhost, version: u32, user: u64) -> Result<()> {
             "a mapping past user space",
             libc::EFAULT,
             Message {
-                size: 1 << 47,
+                size: user_end(),
                 ..good
             },
         ),

@@ -13,6 +13,7 @@ use crate::driver::vhost::{RX, TX};
 use crate::eventfd::EventFd;
 use crate::host::procfs;
 use crate::sys::ioctl::BadPointer;
+use crate::sys::mapping::user_end;
 use crate::wait::Deadline;
 use anyhow::{Context as _, Result};
 use std::os::fd::{AsFd, AsRawFd};
@@ -26,7 +27,9 @@ pub(crate) const CASES: &[Case] = &[
 ];
 
 /// Log addresses that no process has, and one that a large log leaves.
-const BEYOND: [u64; 3] = [0xffff_8880_0000_0000, u64::MAX - 4096, 0x7fff_ffff_f000];
+fn beyond() -> [u64; 3] {
+    [0xffff_8880_0000_0000, u64::MAX - 4096, user_end() - 8]
+}
 
 fn arguments(ctx: &Context) -> Result<()> {
     let vhost = ctx.open()?;
@@ -64,7 +67,7 @@ fn arguments(ctx: &Context) -> Result<()> {
         vhost.set_log_fd(vhost.as_fd().as_raw_fd()),
     )?;
     // Nothing can be wrong with an address that nobody uses yet.
-    for address in [0, 1, BEYOND[0], BEYOND[1], BEYOND[2]] {
+    for address in [0, 1].into_iter().chain(beyond()) {
         accepts(
             "SET_LOG_BASE with nothing bound",
             vhost.set_log_base(address),
@@ -78,7 +81,7 @@ fn arguments(ctx: &Context) -> Result<()> {
 
 /// An address that cannot be is refused as soon as a bound queue would log there.
 fn refused_base(ctx: &Context) -> Result<()> {
-    for address in BEYOND {
+    for address in beyond() {
         let mut device = NetDevice::start(&ctx.device, Setup::new(feature::VERSION_1))?;
         let features = device.setup.features;
         let log = DirtyLog::new(END)?;
@@ -159,7 +162,7 @@ fn log_is_used(
 fn refused_table(ctx: &Context) -> Result<()> {
     let mut device = NetDevice::start(&ctx.device, Setup::new(feature::VERSION_1))?;
     let features = device.setup.features;
-    let log = DirtyLog::new(END)?;
+    let log = DirtyLog::high(END)?;
     accepts("SET_LOG_BASE", device.vhost.set_log_base(log.addr()))?;
     let plain = device.memory.table();
     let mut far = plain.clone();
