@@ -22,7 +22,7 @@ use crate::vhost::access::GuestMemory;
 use crate::vhost::backend::Backend;
 use crate::vhost::features::Features;
 use crate::vhost::round::{self, Next, Running, Scratch};
-use crate::vhost::stats::Stats;
+use crate::vhost::stats::{Dropped, End, Stats};
 use crate::vhost::used::{UsedBatch, BATCH};
 use crate::vhost::virtqueue::Virtqueue;
 use crate::vhost::worker::Pending;
@@ -114,10 +114,16 @@ impl round::Round<Net> for Receive<'_> {
                     Ok(Polled::Work) => continue,
                     Ok(Polled::Cut) => break Ok(Next::Again),
                     Ok(Polled::Nothing) => match round.backend.arm() {
-                        Ok(()) => break Ok(Next::Wait),
+                        Ok(()) => {
+                            self.stats.ended(End::Drained);
+                            break Ok(Next::Wait);
+                        }
                         // A backend that has lost its device signals no events, even after it has a
                         // device again.
-                        Err(_) => break Ok(Next::Retry),
+                        Err(_) => {
+                            self.stats.ended(End::Retry);
+                            break Ok(Next::Retry);
+                        }
                     },
                     Err(fault) => break Err(fault),
                 },
@@ -251,7 +257,7 @@ impl<R: Ring, M: GuestMemory, T: Translate> Round<'_, R, M, T> {
                             return Ok(Ended::Full);
                         }
                         self.backend.target.socket.discard();
-                        self.lost = self.lost.wrapping_add(1);
+                        self.drop_packet(Dropped::TooLong);
                     }
                     Buffers::Missing => {
                         // Publish first: the guest may need these buffers back before it can post
@@ -260,6 +266,7 @@ impl<R: Ring, M: GuestMemory, T: Translate> Round<'_, R, M, T> {
                         let more = self.ring.enable_kick(&self.memory)?;
                         // Until there are buffers, new packets need not wake the queue.
                         self.backend.disarm();
+                        self.stats.ended(End::Unbuffered);
                         // The round ends even if there are more buffers: a guest that keeps its
                         // index moving must not make it endless.
                         return Ok(if more { Ended::Full } else { Ended::Unbuffered });
@@ -272,6 +279,7 @@ impl<R: Ring, M: GuestMemory, T: Translate> Round<'_, R, M, T> {
                 || self.bytes >= MAX_ROUND_BYTES
                 || self.descs >= MAX_ROUND_DESCS
             {
+                self.stats.ended(End::Budget);
                 return Ok(Ended::Full);
             }
             // If the backlog was short, the queue is still in the backend's wait queue. If the
@@ -295,9 +303,11 @@ impl<R: Ring, M: GuestMemory, T: Translate> Round<'_, R, M, T> {
         let poll = self.busy.poll();
         loop {
             if self.backend.target.socket.has_packet() {
+                self.stats.busy_hits.add(1);
                 return Ok(Polled::Work);
             }
             if self.pending.is_set(TX) || !poll.goes_on() {
+                self.stats.busy_misses.add(1);
                 return Ok(poll.ended());
             }
         }
@@ -367,11 +377,14 @@ impl<R: Ring, M: GuestMemory, T: Translate> Round<'_, R, M, T> {
         let filled = self.fill(len, chains, segments);
         self.memory.wrote(segments, len);
         match filled {
-            Ok(true) => self.used.merge::<R>(usize::from(chains)),
-            Ok(false) => self.lose(chains, slots),
+            Ok(true) => {
+                self.used.merge::<R>(usize::from(chains));
+                self.stats.sized(len.wrapping_sub(self.header.guest()));
+            }
+            Ok(false) => self.lose(Dropped::Refused, chains, slots),
             Err(Unmapped(at)) => {
                 *self.lost_to = Some(Fault::Unmapped(Unmapped(at)));
-                self.lose(chains, slots);
+                self.lose(Dropped::Unmapped, chains, slots);
             }
         }
     }
@@ -430,11 +443,17 @@ impl<R: Ring, M: GuestMemory, T: Translate> Round<'_, R, M, T> {
     }
 
     /// Makes the chains of a lost packet available again, which have `slots` ring descriptors.
-    fn lose(&mut self, chains: u16, slots: u16) {
-        self.lost = self.lost.wrapping_add(1);
+    fn lose(&mut self, why: Dropped, chains: u16, slots: u16) {
+        self.drop_packet(why);
         let left = self.used.len().saturating_sub(usize::from(chains));
         self.used.truncate(left);
         self.ring.rewind(chains, slots);
+    }
+
+    /// Counts a lost packet.
+    fn drop_packet(&mut self, why: Dropped) {
+        self.lost = self.lost.wrapping_add(1);
+        self.stats.dropped(why, 1);
     }
 
     /// Publishes the used buffers, if there are any.
@@ -470,8 +489,11 @@ impl<R, M, T> Drop for Round<'_, R, M, T> {
     fn drop(&mut self) {
         self.backend.target.socket.leave();
         self.stats.rounds.add(1);
-        self.stats.packets.add(self.packets.wrapping_sub(self.lost));
-        self.stats.dropped.add(self.lost);
+        let moved = self.packets.wrapping_sub(self.lost);
+        if moved != 0 {
+            self.stats.packets.add(moved);
+            self.stats.progressed();
+        }
         self.stats.bytes.add(self.bytes);
     }
 }

@@ -17,7 +17,7 @@ use crate::kapi::{BusyTime, EventFd, Frames, OwnerMemory, Polled, ENOBUFS, FRAME
 use crate::vhost::access::GuestMemory;
 use crate::vhost::backend::Backend;
 use crate::vhost::round::{self, Next, Running, Scratch};
-use crate::vhost::stats::Stats;
+use crate::vhost::stats::{Dropped, End, Stats};
 use crate::vhost::used::{UsedBatch, BATCH};
 use crate::vhost::virtqueue::Virtqueue;
 use crate::vhost::worker::Pending;
@@ -164,7 +164,7 @@ impl<R: Ring, M: GuestMemory, T: Translate> Round<'_, R, M, T> {
                     }
                 }
                 if self.ring.kicks_are_on() {
-                    return Ok(Next::Wait);
+                    return Ok(self.ended(End::Drained, Next::Wait));
                 }
                 if self.ring.enable_kick(&self.memory)? {
                     self.ring.disable_kick(&self.memory)?;
@@ -173,19 +173,19 @@ impl<R: Ring, M: GuestMemory, T: Translate> Round<'_, R, M, T> {
                     self.packets = self.packets.wrapping_add(1);
                     continue;
                 }
-                return Ok(Next::Wait);
+                return Ok(self.ended(End::Drained, Next::Wait));
             };
             match self.send(&chain, segments.as_slice()) {
                 Ok(Sent::Done) => {}
                 Ok(Sent::Full) if self.backend.arm().is_ok() => {
                     self.ring.rewind(1, chain.slots);
-                    return Ok(Next::Wait);
+                    return Ok(self.ended(End::NoRoom, Next::Wait));
                 }
                 // The device is gone and will never signal room.
-                Ok(Sent::Full) => self.stats.dropped.add(1),
+                Ok(Sent::Full) => self.stats.dropped(Dropped::Refused, 1),
                 Ok(Sent::NoMemory) => {
                     self.ring.rewind(1, chain.slots);
-                    return Ok(Next::Retry);
+                    return Ok(self.ended(End::Retry, Next::Retry));
                 }
                 Err(fault) => {
                     self.ring.rewind(1, chain.slots);
@@ -196,7 +196,9 @@ impl<R: Ring, M: GuestMemory, T: Translate> Round<'_, R, M, T> {
             let _ = self.used.push::<R>(chain.id, chain.slots, 0);
             self.packets = self.packets.wrapping_add(1);
             // CAST: at most 2^10 lengths of 32 bits.
-            self.bytes = self.bytes.wrapping_add(chain.len as usize);
+            let len = chain.len as usize;
+            self.stats.sized(len.wrapping_sub(self.header.guest()));
+            self.bytes = self.bytes.wrapping_add(len);
             self.descs = self.descs.wrapping_add(chain.descs);
             // For a single packet it is not worth turning kicks off and on again. While kicks are
             // on, the ring need not be checked again before waiting.
@@ -207,13 +209,20 @@ impl<R: Ring, M: GuestMemory, T: Translate> Round<'_, R, M, T> {
                     && !self.busy.is_wanted() =>
                 {
                     self.flush()?;
-                    return Ok(Next::Wait);
+                    return Ok(self.ended(End::Drained, Next::Wait));
                 }
                 2 => self.ring.disable_kick(&self.memory)?,
                 _ => {}
             }
         }
-        Ok(Next::Again)
+        Ok(self.ended(End::Budget, Next::Again))
+    }
+
+    /// Counts the end of the round, and returns `next`.
+    #[inline(always)]
+    fn ended(&self, end: End, next: Next) -> Next {
+        self.stats.ended(end);
+        next
     }
 
     /// Busy-polls for more packets (`vhost_net_busy_poll()`).
@@ -226,9 +235,11 @@ impl<R: Ring, M: GuestMemory, T: Translate> Round<'_, R, M, T> {
         let poll = self.busy.poll();
         loop {
             if self.ring.has_work(&self.memory)? {
+                self.stats.busy_hits.add(1);
                 return Ok(Polled::Work);
             }
             if self.pending.is_set(RX) || !poll.goes_on() {
+                self.stats.busy_misses.add(1);
                 return Ok(poll.ended());
             }
         }
@@ -257,7 +268,7 @@ impl<R: Ring, M: GuestMemory, T: Translate> Round<'_, R, M, T> {
                 if sock == 0 || fix_header(&self.memory, bytes, total) {
                     frame.keep();
                 } else {
-                    self.stats.dropped.add(1);
+                    self.stats.dropped(Dropped::Header, 1);
                 }
                 return Ok(Sent::Done);
             }
@@ -278,7 +289,7 @@ impl<R: Ring, M: GuestMemory, T: Translate> Round<'_, R, M, T> {
         };
         let total = frame.len();
         if sock != 0 && !fix_header(&self.memory, frame.first_bytes(), total) {
-            self.stats.dropped.add(1);
+            self.stats.dropped(Dropped::Header, 1);
             return Ok(Sent::Done);
         }
         match frame.send(&self.backend.target.socket) {
@@ -288,7 +299,7 @@ impl<R: Ring, M: GuestMemory, T: Translate> Round<'_, R, M, T> {
             }
             // The frame has been copied already, so guest memory is not at fault.
             Err(e) if e == EFAULT => {
-                self.stats.dropped.add(1);
+                self.stats.dropped(Dropped::Refused, 1);
                 Ok(Sent::Done)
             }
             sent => self.outcome(sent, segments, len),
@@ -326,8 +337,12 @@ impl<R: Ring, M: GuestMemory, T: Translate> Round<'_, R, M, T> {
             {
                 Ok(Sent::NoMemory)
             }
-            Err(_) => {
-                self.stats.dropped.add(1);
+            Err(e) => {
+                let why = match e == ENOMEM || e == ENOBUFS {
+                    true => Dropped::NoMemory,
+                    false => Dropped::Refused,
+                };
+                self.stats.dropped(why, 1);
                 Ok(Sent::Done)
             }
         }
@@ -339,7 +354,7 @@ impl<R: Ring, M: GuestMemory, T: Translate> Round<'_, R, M, T> {
         let frames = self.frames.len();
         if self.frames.send(&self.backend.target.socket).is_err() {
             // The device is gone. The guest's buffers are published nevertheless.
-            self.stats.dropped.add(frames);
+            self.stats.dropped(Dropped::Refused, frames);
         }
     }
 
@@ -357,6 +372,7 @@ impl<R: Ring, M: GuestMemory, T: Translate> Round<'_, R, M, T> {
         self.send_frames();
         let packets = self.used.len().wrapping_sub(self.counted);
         self.stats.packets.add(packets);
+        self.stats.progressed();
         self.uncalled = self.uncalled.wrapping_add(packets);
         self.used.merge::<R>(packets);
         // If publishing fails now, the chains are published before the next packet is sent.

@@ -3,10 +3,11 @@
 //! The backend of a queue: its target, and the events and the timer that wake the queue.
 
 use kernel::prelude::*;
+use kernel::sync::Arc;
 
 use super::queues::{Queues, Target};
-use super::worker::Waker;
-use crate::kapi::{Poller, Timer};
+use super::worker::{Counted, Waker};
+use crate::kapi::{Counter, Poller, Timer};
 
 /// The first delay before a queue retries what has failed, in milliseconds.
 const FIRST_DELAY: u32 = 1;
@@ -26,7 +27,9 @@ const IDLE: u32 = 1000;
 /// A busy queue does not wait for events: each would cost its sender a wake-up to no effect.
 pub(crate) struct Backend<Q: Queues> {
     pub(crate) target: Q::Target,
-    poller: Poller<Waker>,
+    poller: Poller<Counted>,
+    /// The number of the file's events.
+    count: Arc<Counter>,
     timer: Timer<Waker>,
     /// Whether the poller has been armed on the file before.
     in_use: bool,
@@ -39,19 +42,27 @@ pub(crate) struct Backend<Q: Queues> {
 }
 
 impl<Q: Queues> Backend<Q> {
-    /// Looks up the target `fd` in the caller's file table, for queue `index`, which `waker` wakes.
+    /// Looks up the target `fd` in the caller's file table, for queue `index`, which `waker` wakes;
+    /// `count` counts the events of its file.
     ///
     /// # Errors
     ///
     /// Those of [`Target::from_fd`], `ENOMEM`.
-    pub(crate) fn from_fd(fd: i32, index: usize, waker: Waker) -> Result<Self> {
+    pub(crate) fn from_fd(
+        fd: i32,
+        index: usize,
+        waker: Waker,
+        count: Arc<Counter>,
+    ) -> Result<Self> {
         let target = Q::Target::from_fd(fd, index)?;
         let timer = Timer::new(waker.clone())?;
         let events = Q::Target::events(index);
+        let waker = Counted::new(waker, count.clone());
         let poller = Poller::new(target.file().clone(), events, waker)?;
         Ok(Self {
             target,
             poller,
+            count,
             timer,
             in_use: false,
             delay: 0,
@@ -62,7 +73,8 @@ impl<Q: Queues> Backend<Q> {
 
     /// Replaces the waker and the timer, which both have to wake the same queue as before.
     pub(crate) fn set_waker(&mut self, waker: Waker, timer: Timer<Waker>) {
-        self.poller.set_waker(waker);
+        self.poller
+            .set_waker(Counted::new(waker, self.count.clone()));
         // The new worker is woken for the queue, and starts the timer again if it needs it.
         self.timer = timer;
     }

@@ -54,6 +54,9 @@ impl<C: Class> MiscDevice for Device<C> {
         for queue in device.queues() {
             queue.stats.show(C::name(queue.index), to);
         }
+        for queue in device.queues() {
+            queue.stats.show_all(C::name(queue.index), to);
+        }
     }
 }
 

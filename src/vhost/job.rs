@@ -54,6 +54,7 @@ impl<C: Class> Job<C> {
             Next::Translate => {
                 // The queue waits until the owner answers.
                 if let Some(miss) = vq.park() {
+                    queue.stats.iotlb_misses.add(1);
                     self.device.messages.miss(index, miss, vq.messages_v2);
                 }
             }

@@ -74,6 +74,8 @@ pub(crate) fn call<M: Memory>(
         if ring.needs_call(memory) {
             call.signal();
             stats.calls.add(1);
+        } else {
+            stats.unwanted_calls.add(1);
         }
     }
 }

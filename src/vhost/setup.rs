@@ -20,7 +20,7 @@ use super::queues::{Queues, Target};
 use super::round::Next;
 use super::uapi::{VringAddr, FILE_UNBIND, VRING_F_LOG};
 use super::virtqueue::Virtqueue;
-use super::worker::Pending;
+use super::worker::{Counted, Pending};
 use super::workers::Workers;
 use crate::kapi::{self, EventFd, OwnerMemory, Poller, Timer, Wake, EOPNOTSUPP, POLLIN};
 
@@ -87,7 +87,7 @@ impl Owner {
         vq.worker = id;
         // No waker holds the last reference to its worker, so no worker is stopped under the mutex.
         if let Some(kick) = vq.kick.as_mut() {
-            kick.set_waker(waker.clone());
+            kick.set_waker(Counted::new(waker.clone(), queue.stats.kicks.clone()));
         }
         if let Some(backend) = vq.backend.as_mut() {
             backend.set_waker(waker.clone(), timer);
@@ -191,7 +191,9 @@ impl Owner {
             if old == Some(file.as_ptr()) {
                 return Ok(());
             }
-            Some(Poller::new(file, POLLIN, self.workers.waker(queue.index)?)?)
+            let waker = self.workers.waker(queue.index)?;
+            let waker = Counted::new(waker, queue.stats.kicks.clone());
+            Some(Poller::new(file, POLLIN, waker)?)
         };
         let old = core::mem::replace(&mut vq.kick, new);
         let armed = vq.kick.as_mut().map_or(Ok(()), Poller::arm);
@@ -238,7 +240,8 @@ impl Owner {
             None
         } else {
             let waker = self.workers.waker(queue.index)?;
-            let mut new = Backend::from_fd(fd, queue.index, waker)?;
+            let events = queue.stats.events.clone();
+            let mut new = Backend::from_fd(fd, queue.index, waker, events)?;
             if let Some(old) = vq.backend.as_ref() {
                 if old.target.is(&new.target) {
                     drop(vq);
@@ -249,6 +252,7 @@ impl Owner {
             match vq.start(memory) {
                 Ok(Next::Translate) => {
                     if let Some(miss) = vq.take_miss() {
+                        queue.stats.iotlb_misses.add(1);
                         device.messages.miss(queue.index, miss, vq.messages_v2);
                     }
                     return Err(EFAULT);

@@ -2,16 +2,69 @@
 
 //! Statistics of a queue, for the operator.
 //!
-//! They are shown in `/proc/<pid>/fdinfo/<fd>` of the process that has the device open, one line
-//! per queue. Reading them takes no lock that a round holds, so it never waits for a guest.
+//! They are shown in `/proc/<pid>/fdinfo/<fd>` of the process that has the device open: a line for
+//! each queue with the most important ones, then a line for each counter. Reading them takes no
+//! lock that a round holds, so it never waits for a guest.
+
+use core::array::from_fn;
 
 use kernel::prelude::*;
 use kernel::seq_file::SeqFile;
 use kernel::seq_print;
-use kernel::sync::{new_spinlock, SpinLock};
+use kernel::sync::{new_spinlock, Arc, SpinLock};
 use vring::Fault;
 
-use crate::kapi::Counter;
+use crate::kapi::{Counter, Ticks};
+
+/// Number of classes of packet lengths.
+const SIZES: usize = SIZE_NAMES.len();
+
+/// The classes of packet lengths: the longest packet of each, in bytes without the virtio-net
+/// header.
+const SIZE_NAMES: [&str; 12] = [
+    "64", "128", "256", "512", "1024", "2048", "4096", "8192", "16384", "32768", "65536", "more",
+];
+
+/// Bits of the longest length of the first class.
+const FIRST_SIZE_BITS: u32 = 6;
+
+/// Why a packet was dropped.
+#[derive(Clone, Copy)]
+pub(crate) enum Dropped {
+    /// The guest's buffers were too short for it.
+    TooLong,
+    /// The backend, a filter or a device behind it refused it.
+    Refused,
+    /// Its virtio-net header was wrong.
+    Header,
+    /// The backend had no memory for it.
+    NoMemory,
+    /// The guest's buffers could not be written.
+    Unmapped,
+}
+
+impl Dropped {
+    const NAMES: [&str; 5] = ["too_long", "refused", "header", "no_memory", "unmapped"];
+}
+
+/// Why a round ended, if not by a fault.
+#[derive(Clone, Copy)]
+pub(crate) enum End {
+    /// There were no more packets.
+    Drained,
+    /// The guest had made no more buffers available.
+    Unbuffered,
+    /// The backend had no room.
+    NoRoom,
+    /// The limit of packets, bytes or descriptors was reached.
+    Budget,
+    /// It is to be tried again later.
+    Retry,
+}
+
+impl End {
+    const NAMES: [&str; 5] = ["drained", "unbuffered", "no_room", "budget", "retry"];
+}
 
 /// Counters of one queue since the device was opened, which are changed under the queue's mutex.
 #[pin_data]
@@ -22,42 +75,113 @@ pub(crate) struct Stats {
     pub(crate) packets: Counter,
     /// Bytes moved, including headers.
     pub(crate) bytes: Counter,
-    /// Packets that the backend refused, or that did not fit the guest's buffers.
-    pub(crate) dropped: Counter,
     /// Batches of used buffers published.
     pub(crate) batches: Counter,
     /// Calls to the guest.
     pub(crate) calls: Counter,
-    /// Number of faults that were reported to the owner.
-    faults: Counter,
-    /// The last fault; its lock is the last in the lock order, and is held for one assignment.
+    /// Batches after which the guest wanted no call.
+    pub(crate) unwanted_calls: Counter,
+    /// Busy polls that found work.
+    pub(crate) busy_hits: Counter,
+    /// Busy polls that found none.
+    pub(crate) busy_misses: Counter,
+    /// Translations that the owner was asked for.
+    pub(crate) iotlb_misses: Counter,
+    /// Kicks of the guest that woke the worker or met it awake; counted under the lock of the
+    /// kick's wait queue.
+    pub(crate) kicks: Arc<Counter>,
+    /// Events of the backend, likewise.
+    pub(crate) events: Arc<Counter>,
+    sizes: [Counter; SIZES],
+    drops: [Counter; Dropped::NAMES.len()],
+    ends: [Counter; End::NAMES.len()],
+    faults: [Counter; Fault::NAMES.len()],
+    /// When a packet was last moved.
+    progress: Ticks,
+    /// The last fault, and when it was; its lock is the last in the lock order, and is held for an
+    /// assignment.
     #[pin]
-    last_fault: SpinLock<Option<Fault>>,
+    last_fault: SpinLock<Option<(Fault, Ticks)>>,
 }
 
 impl Stats {
-    pub(crate) fn new() -> impl PinInit<Self> {
-        pin_init!(Self {
+    /// Makes counters that are all zero.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM`.
+    pub(crate) fn new() -> impl PinInit<Self, Error> {
+        try_pin_init!(Self {
             rounds: Counter::new(),
             packets: Counter::new(),
             bytes: Counter::new(),
-            dropped: Counter::new(),
             batches: Counter::new(),
             calls: Counter::new(),
-            faults: Counter::new(),
+            unwanted_calls: Counter::new(),
+            busy_hits: Counter::new(),
+            busy_misses: Counter::new(),
+            iotlb_misses: Counter::new(),
+            kicks: Arc::new(Counter::new(), GFP_KERNEL)?,
+            events: Arc::new(Counter::new(), GFP_KERNEL)?,
+            sizes: from_fn(|_| Counter::new()),
+            drops: from_fn(|_| Counter::new()),
+            ends: from_fn(|_| Counter::new()),
+            faults: from_fn(|_| Counter::new()),
+            progress: Ticks::never(),
             last_fault <- new_spinlock!(None, "vhost_rnet_fault"),
         })
     }
 
-    /// Records a fault, under the queue's mutex.
-    pub(crate) fn fault(&self, fault: Fault) {
-        self.faults.add(1);
-        *self.last_fault.lock() = Some(fault);
+    /// Counts a packet of `len` bytes, without its virtio-net header, by its length.
+    #[inline(always)]
+    pub(crate) fn sized(&self, len: usize) {
+        let above = len.saturating_sub(1) >> FIRST_SIZE_BITS;
+        let class = usize::BITS.wrapping_sub(above.leading_zeros());
+        // CAST: widening.
+        if let Some(counter) = self.sizes.get((class as usize).min(SIZES.wrapping_sub(1))) {
+            counter.add(1);
+        }
     }
 
-    /// Writes the line of the queue called `name`.
+    /// Counts `packets` dropped packets.
+    #[inline]
+    pub(crate) fn dropped(&self, why: Dropped, packets: usize) {
+        // CAST: the number of the variant.
+        if let Some(counter) = self.drops.get(why as usize) {
+            counter.add(packets);
+        }
+    }
+
+    /// Counts the end of a round.
+    #[inline(always)]
+    pub(crate) fn ended(&self, why: End) {
+        // CAST: the number of the variant.
+        if let Some(counter) = self.ends.get(why as usize) {
+            counter.add(1);
+        }
+    }
+
+    /// Records that packets have been moved.
+    #[inline(always)]
+    pub(crate) fn progressed(&self) {
+        self.progress.set_now();
+    }
+
+    /// Records a fault, under the queue's mutex.
+    pub(crate) fn fault(&self, fault: Fault) {
+        if let Some(counter) = self.faults.get(fault.kind()) {
+            counter.add(1);
+        }
+        *self.last_fault.lock() = Some((fault, Ticks::now()));
+    }
+
+    /// Writes the line of the queue called `name`, whose keys are those of the first version.
     pub(crate) fn show(&self, name: &str, to: &SeqFile) {
-        let last_fault = *self.last_fault.lock();
+        let last_fault = self
+            .last_fault
+            .lock()
+            .as_ref()
+            .map(|(fault, _)| fault.name());
         seq_print!(
             to,
             "{}:\trounds {} packets {} bytes {} dropped {} batches {} calls {} faults {} last_fault {}\n",
@@ -65,11 +189,46 @@ impl Stats {
             self.rounds.get(),
             self.packets.get(),
             self.bytes.get(),
-            self.dropped.get(),
+            sum(&self.drops),
             self.batches.get(),
             self.calls.get(),
-            self.faults.get(),
-            last_fault.as_ref().map_or("none", Fault::name),
+            sum(&self.faults),
+            last_fault.unwrap_or("none"),
         );
     }
+
+    /// Writes a line for each counter of the queue called `name`.
+    pub(crate) fn show_all(&self, name: &str, to: &SeqFile) {
+        let line = |key: &str, value: u64| seq_print!(to, "{}_{}:\t{}\n", name, key, value);
+        let family = |key: &str, names: &[&str], counters: &[Counter]| {
+            for (member, counter) in names.iter().zip(counters) {
+                seq_print!(to, "{}_{}_{}:\t{}\n", name, key, member, counter.get());
+            }
+        };
+        let since = |key: &str, ticks: Option<&Ticks>| {
+            if let Some(ms) = ticks.and_then(Ticks::elapsed_ms) {
+                line(key, ms);
+            }
+        };
+        line("kicks", self.kicks.get());
+        line("backend_events", self.events.get());
+        line("calls_unwanted", self.unwanted_calls.get());
+        line("busy_poll_hits", self.busy_hits.get());
+        line("busy_poll_misses", self.busy_misses.get());
+        line("iotlb_misses", self.iotlb_misses.get());
+        family("size", &SIZE_NAMES, &self.sizes);
+        family("dropped", &Dropped::NAMES, &self.drops);
+        family("ended", &End::NAMES, &self.ends);
+        family("fault", &Fault::NAMES, &self.faults);
+        since("progress_ms", Some(&self.progress));
+        since(
+            "fault_ms",
+            self.last_fault.lock().as_ref().map(|(_, at)| at),
+        );
+    }
+}
+
+fn sum(counters: &[Counter]) -> u64 {
+    let values = counters.iter().map(Counter::get);
+    values.fold(0, u64::wrapping_add)
 }

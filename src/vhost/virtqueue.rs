@@ -17,7 +17,7 @@ use super::memory::{self, Table};
 use super::queues::{Queues, State};
 use super::round::{Next, Round, Running, Scratch};
 use super::used::UsedBatch;
-use super::worker::Waker;
+use super::worker::Counted;
 use crate::kapi::{self, EventFd, OwnerMemory, Poller};
 
 mod running;
@@ -48,7 +48,7 @@ pub(crate) struct Virtqueue<Q: Queues> {
     pub(crate) state: Q::State,
     pub(crate) table: Option<Arc<Table>>,
     pub(crate) backend: Option<Backend<Q>>,
-    pub(crate) kick: Option<Poller<Waker>>,
+    pub(crate) kick: Option<Poller<Counted>>,
     pub(crate) call: Option<EventFd>,
     pub(crate) error: Option<EventFd>,
     mediation: Mediation,
@@ -400,7 +400,7 @@ impl<Q: Queues> Virtqueue<Q> {
 #[must_use]
 pub(crate) struct Detached<Q: Queues> {
     _backend: Option<Backend<Q>>,
-    _kick: Option<Poller<Waker>>,
+    _kick: Option<Poller<Counted>>,
     _call: Option<EventFd>,
     _error: Option<EventFd>,
 }

@@ -8,7 +8,7 @@ use kernel::str::CString;
 use kernel::sync::Arc;
 
 use super::queues::QUEUES;
-use crate::kapi::{Flag, Kthread, VhostTask, Wake, Work};
+use crate::kapi::{Counter, Flag, Kthread, VhostTask, Wake, Work};
 
 /// The kind of thread that a worker is (`VHOST_SET_FORK_FROM_OWNER`).
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -99,6 +99,29 @@ impl Wake for Waker {
                 Thread::Kthread(kthread) => kthread.wake(),
             }
         }
+    }
+}
+
+/// A waker that counts the events of a file.
+///
+/// The file's wait queue calls it under its lock, so one thread at a time counts.
+pub(crate) struct Counted {
+    waker: Waker,
+    events: Arc<Counter>,
+}
+
+impl Counted {
+    /// Makes a waker that wakes as `waker` does, and counts in `events`.
+    pub(crate) fn new(waker: Waker, events: Arc<Counter>) -> Self {
+        Self { waker, events }
+    }
+}
+
+impl Wake for Counted {
+    #[inline]
+    fn wake(&self) {
+        self.events.add(1);
+        self.waker.wake();
     }
 }
 

@@ -95,27 +95,53 @@ impl Fault {
         }
     }
 
-    /// A one-word name for counters and traces.
+    /// One-word names of all kinds of faults, for counters and traces, by [`Fault::kind`].
+    pub const NAMES: [&'static str; 16] = [
+        "avail_index",
+        "base",
+        "unavailable",
+        "desc_index",
+        "chain_too_long",
+        "too_many_segments",
+        "indirect_length",
+        "nested_indirect",
+        "indirect_next",
+        "readable_after_writable",
+        "outside_memory",
+        "denied",
+        "unmapped",
+        "unlogged",
+        "direction",
+        "short_header",
+    ];
+
+    /// The index of its kind in [`Fault::NAMES`].
     #[must_use]
-    pub const fn name(&self) -> &'static str {
+    pub const fn kind(&self) -> usize {
         match self {
-            Self::AvailIndex { .. } => "avail_index",
-            Self::Base { .. } => "base",
-            Self::Unavailable { .. } => "unavailable",
-            Self::DescIndex { .. } => "desc_index",
-            Self::ChainTooLong => "chain_too_long",
-            Self::TooManySegments => "too_many_segments",
-            Self::IndirectLength { .. } => "indirect_length",
-            Self::NestedIndirect => "nested_indirect",
-            Self::IndirectNext => "indirect_next",
-            Self::ReadableAfterWritable => "readable_after_writable",
-            Self::OutsideMemory { .. } => "outside_memory",
-            Self::Denied { .. } => "denied",
-            Self::Unmapped(_) => "unmapped",
-            Self::Unlogged(_) => "unlogged",
-            Self::Direction => "direction",
-            Self::ShortHeader { .. } => "short_header",
+            Self::AvailIndex { .. } => 0,
+            Self::Base { .. } => 1,
+            Self::Unavailable { .. } => 2,
+            Self::DescIndex { .. } => 3,
+            Self::ChainTooLong => 4,
+            Self::TooManySegments => 5,
+            Self::IndirectLength { .. } => 6,
+            Self::NestedIndirect => 7,
+            Self::IndirectNext => 8,
+            Self::ReadableAfterWritable => 9,
+            Self::OutsideMemory { .. } => 10,
+            Self::Denied { .. } => 11,
+            Self::Unmapped(_) => 12,
+            Self::Unlogged(_) => 13,
+            Self::Direction => 14,
+            Self::ShortHeader { .. } => 15,
         }
+    }
+
+    /// The name of its kind.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        Self::NAMES.get(self.kind()).copied().unwrap_or_default()
     }
 }
 
