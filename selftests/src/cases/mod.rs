@@ -6,7 +6,7 @@
 //!
 //! | folder | what its cases are about |
 //! | --- | --- |
-//! | `calls` | what each call takes and refuses, and messages |
+//! | `calls` | what each call takes and refuses, messages, statistics |
 //! | `rings` | indexes, notifications, the order of used elements, the formats |
 //! | `packets` | every byte of frames, whatever their length, layout and headers |
 //! | `backends` | taps and other backends, network cards |
@@ -66,6 +66,7 @@ fn on_split_rings() -> Vec<Case> {
         rings::in_order::CASES,
         rings::format::CASES,
         calls::busy::CASES,
+        calls::stats::CASES,
         backends::backend::CASES,
         backends::change::CASES,
         backends::queues::CASES,

@@ -171,6 +171,16 @@ pub struct Course {
 /// All differences in traffic.
 pub const IN_TRAFFIC: &[Course] = &[
     Course {
+        reason: "statistics of each queue: the in-tree driver has none",
+        cases: &[
+            "stats.drops",
+            "stats.ends",
+            "stats.faults",
+            "stats.notifications",
+            "stats.sizes",
+        ],
+    },
+    Course {
         reason: "a queue that stopped asks for a kick, and looks again for whatever its owner \
                  changes: the in-tree driver waits for a kick that it has switched off",
         cases: &[

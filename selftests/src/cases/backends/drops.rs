@@ -2,6 +2,7 @@
 
 //! Frames of the guest that the host's network drops: they are gone, and the next ones go out.
 
+use crate::cases::common::stats::Stats;
 use crate::cases::common::{Case, Context, case, check, lets_c_off};
 use crate::driver::device::{NetDevice, Setup};
 use crate::driver::uapi::feature;
@@ -80,6 +81,8 @@ fn filter(ctx: &Context) -> Result<()> {
         check(errors == 0, || {
             format!("{errors} errors for dropped frames")
         })?;
+        // One in each round.
+        Stats::of(ctx, &device)?.expect("tx_dropped", &[("refused", 10)])?;
     }
     Ok(())
 }

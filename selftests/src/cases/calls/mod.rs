@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Calls and messages: what each takes and refuses.
+//! Calls and messages: what each takes and refuses; statistics.
 
 pub(crate) mod ioctl;
 pub(crate) mod messages;
 pub(crate) mod endian;
 pub(crate) mod busy;
+pub(crate) mod stats;

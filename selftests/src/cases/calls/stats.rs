@@ -1,0 +1,180 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What the statistics of a queue say after traffic whose numbers are known.
+
+use crate::cases::common::counts::Counts;
+use crate::cases::common::stats::{Stats, until};
+use crate::cases::common::{Case, Context, check, lets_c_off, ring_case};
+use crate::driver::device::{NetDevice, Setup};
+use crate::driver::ring::Segment;
+use crate::driver::traffic::{self, Plan};
+use crate::driver::uapi::feature;
+use crate::driver::vhost::{RX, TX};
+use crate::packet::frame;
+use crate::packet::header::NetHeader;
+use anyhow::Result;
+use std::collections::BTreeMap;
+
+pub(crate) const CASES: &[Case] = &[
+    ring_case("stats.sizes", 60, sizes),
+    ring_case("stats.notifications", 60, notifications),
+    ring_case("stats.drops", 60, drops),
+    ring_case("stats.ends", 60, ends),
+    ring_case("stats.faults", 60, faults),
+];
+
+/// Lengths of frames, each at the edge of a class.
+const LENGTHS: [usize; 8] = [60, 64, 65, 128, 129, 256, 1024, 1500];
+/// The class of each.
+const CLASSES: [&str; 8] = ["64", "64", "128", "128", "256", "256", "1024", "2048"];
+/// Frames of each length.
+const EACH: u64 = 25;
+
+const MERGE: u64 = feature::VERSION_1 | feature::MRG_RXBUF;
+
+/// Each packet is counted in the class of its length, without the virtio-net header.
+fn sizes(ctx: &Context) -> Result<()> {
+    // CAST: an index below eight.
+    let plan = Plan::new(ctx.seed, EACH * LENGTHS.len() as u64, |sequence| {
+        LENGTHS[sequence as usize % LENGTHS.len()]
+    });
+    let mut device = NetDevice::start(&ctx.device, Setup::new(MERGE))?;
+    let none = Stats::of(ctx, &device)?;
+    for queue in ["rx", "tx"] {
+        none.expect(&format!("{queue}_size"), &[])?;
+        check(!none.has(&format!("{queue}_progress_ms")), || {
+            "progress before the first packet".into()
+        })?;
+    }
+    traffic::transmit(&mut device, plan)?;
+    traffic::receive(&mut device, plan)?;
+    let mut wanted = BTreeMap::new();
+    for class in CLASSES {
+        *wanted.entry(class).or_insert(0) += EACH;
+    }
+    let wanted: Vec<_> = wanted.into_iter().collect();
+    for (queue, index) in [("rx", RX), ("tx", TX)] {
+        // A round counts at its end what it has moved, after the guest has seen it.
+        until(ctx, &device, "all packets to be counted", |stats| {
+            let progress = stats.has(&format!("{queue}_progress_ms"));
+            Ok(progress && Counts::of(&device, index)?.packets == plan.count)
+        })?;
+        Stats::of(ctx, &device)?.expect(&format!("{queue}_size"), &wanted)?;
+    }
+    Ok(())
+}
+
+/// Kicks are counted as the driver counts its own, and so are events of the tap.
+fn notifications(ctx: &Context) -> Result<()> {
+    let mut device = NetDevice::start(&ctx.device, Setup::new(MERGE | feature::EVENT_IDX))?;
+    let before = device.tx.kicks;
+    for sequence in 0..20 {
+        let one = Plan::new(ctx.seed ^ sequence, 1, |_| 100);
+        traffic::transmit(&mut device, one)?;
+        traffic::receive(&mut device, one)?;
+    }
+    let kicks = device.tx.kicks - before;
+    let stats = Stats::of(ctx, &device)?;
+    if lets_c_off(ctx)? {
+        return Ok(());
+    }
+    check(kicks > 0 && stats.get("tx_kicks")? == kicks, || {
+        format!("{kicks} kicks, {:?} counted", stats.get("tx_kicks"))
+    })?;
+    check(stats.get("rx_backend_events")? > 0, || {
+        "no event of the tap".into()
+    })?;
+    // Another worker is woken for what may have come meanwhile, which is no kick.
+    let worker = device.vhost.new_worker()?;
+    device.vhost.attach_worker(TX, worker)?;
+    let stats = Stats::of(ctx, &device)?;
+    check(stats.get("tx_kicks")? == kicks, || {
+        "a kick of nobody's is counted".into()
+    })
+}
+
+/// Packets are dropped for a reason.
+fn drops(ctx: &Context) -> Result<()> {
+    let mut setup = Setup::new(MERGE);
+    setup.rx_size = 8;
+    setup.rx_buffers = (8, 2048);
+    let mut device = NetDevice::start(&ctx.device, setup)?;
+    if lets_c_off(ctx)? {
+        // It keeps waiting for more buffers than the ring can have.
+        return Ok(());
+    }
+    device.rx_fill()?;
+    device.rx.flush()?;
+    let mut bytes = Vec::new();
+    frame::build(ctx.seed, 0, 40_000, &mut bytes);
+    device.peer.send(NetHeader::default(), &bytes)?;
+    let too_long = |stats: &Stats| Ok(stats.get("rx_dropped_too_long")? != 0);
+    until(ctx, &device, "a frame to be dropped", too_long)?;
+    frame::build(ctx.seed, 0, 100, &mut bytes);
+    // The checksum's field would be behind the end.
+    let behind = NetHeader {
+        flags: 1,
+        csum_start: 99,
+        csum_offset: 16,
+        ..NetHeader::default()
+    };
+    device.tx_post(behind, &bytes)?;
+    device.tx.flush()?;
+    let header = |stats: &Stats| Ok(stats.get("tx_dropped_header")? != 0);
+    until(ctx, &device, "a header to be refused", header)?;
+    let stats = Stats::of(ctx, &device)?;
+    stats.expect("rx_dropped", &[("too_long", 1)])?;
+    stats.expect("tx_dropped", &[("header", 1)])
+}
+
+/// Rounds end for want of packets, or of buffers.
+fn ends(ctx: &Context) -> Result<()> {
+    let mut setup = Setup::new(MERGE);
+    setup.rx_buffers = (4, 2048);
+    let mut device = NetDevice::start(&ctx.device, setup)?;
+    traffic::transmit(&mut device, Plan::new(ctx.seed, 1000, |_| 100))?;
+    // Without faults, each round that has ended has one reason.
+    until(ctx, &device, "each round to have a reason", |stats| {
+        let rounds = Counts::of(&device, TX)?.rounds;
+        Ok(rounds != 0 && stats.sum("tx_ended")? == rounds)
+    })?;
+    let mut bytes = Vec::new();
+    frame::build(ctx.seed, 0, 100, &mut bytes);
+    for _ in 0..8 {
+        device.peer.send(NetHeader::default(), &bytes)?;
+    }
+    let unbuffered = |stats: &Stats| Ok(stats.get("rx_ended_unbuffered")? > 0);
+    until(ctx, &device, "a round without buffers", unbuffered)
+}
+
+/// A fault is counted by its kind, with the time since.
+fn faults(ctx: &Context) -> Result<()> {
+    let mut device = NetDevice::start(&ctx.device, Setup::new(MERGE))?;
+    let none = Stats::of(ctx, &device)?;
+    for queue in ["rx", "tx"] {
+        none.expect(&format!("{queue}_fault"), &[])?;
+        check(!none.has(&format!("{queue}_fault_ms")), || {
+            format!("a fault of {queue} before the first")
+        })?;
+    }
+    let addr = device.tx.buffer_ahead(0)?;
+    let short = Segment {
+        addr,
+        // Shorter than the header.
+        len: 5,
+        writable: false,
+    };
+    device.tx.ring.add(&[short], None, 0)?;
+    device.tx.flush()?;
+    if lets_c_off(ctx)? {
+        return Ok(());
+    }
+    let told = |stats: &Stats| Ok(stats.has("tx_fault_ms"));
+    until(ctx, &device, "a fault", told)?;
+    let stats = Stats::of(ctx, &device)?;
+    // A packed ring's queue looks at the chain once more as it stops.
+    let times = stats.get("tx_fault_short_header")?;
+    check(times <= 2, || format!("{times} faults of one chain"))?;
+    stats.expect("tx_fault", &[("short_header", times)])?;
+    stats.expect("rx_fault", &[])
+}
