@@ -11,6 +11,7 @@ mod awaited;
 mod big_endian;
 mod chain;
 mod differential;
+mod fault;
 mod hostile;
 mod in_order;
 mod indirect;
