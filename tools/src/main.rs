@@ -36,7 +36,7 @@ use crate::lab::paths::Lab;
 use crate::lab::{build, packages};
 use crate::tests::code::{misuse, stack, unsafe_code};
 use crate::tests::extent::Extent;
-use crate::tests::{check, conformance, demo, fuzz, guests, soak};
+use crate::tests::{check, conformance, demo, fuzz, guests, libvirt, soak};
 use crate::vm::accel::Accel;
 use crate::vm::device;
 use crate::vm::level1::{Outcome, Output, Vm};
@@ -102,6 +102,12 @@ enum Task {
     Programs,
     /// Build the Debian packages, install and remove them, and load the module.
     Packages,
+    /// Run a guest of libvirt.
+    Libvirt {
+        /// The device it runs on.
+        #[arg(long, default_value = device::RNET)]
+        device: String,
+    },
     /// Run QEMU guests of all kinds.
     Guests {
         /// The device they run on.
@@ -281,6 +287,11 @@ fn run(task: Task) -> Result<ExitCode> {
         Task::Packages => {
             prepare(&lab)?;
             Ok(passed(check::run_packages(&lab)))
+        }
+        Task::Libvirt { device } => {
+            prepare(&lab)?;
+            Layer::Libvirt.ensure(&lab)?;
+            ended(&libvirt::guest(&lab, &device, Output::Show)?)
         }
         Task::Guests {
             device,

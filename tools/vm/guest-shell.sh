@@ -18,7 +18,7 @@ exec 0<> "$shell" 1>&0 2>&0
 
 # Shows that programs run here, whatever the network does. It is no child of this
 # shell, which waits for its children.
-(while sleep 2; do echo; done > "$pulse" &)
+[ -z "$pulse" ] || (while sleep 2; do echo; done > "$pulse" &)
 
 load() {
     while read -r module; do

@@ -223,7 +223,7 @@ impl Machine {
             .spawn()
             .context("starting QEMU")?;
         let connected = Qmp::connect(qmp).and_then(|qmp| {
-            let pulse = Pulse::new(pulse.clone());
+            let pulse = Some(Pulse::new(pulse.clone()));
             Ok((qmp, Shell::connect(shell, &log_path, pulse, PATIENCE)?))
         });
         match connected {
@@ -464,8 +464,8 @@ fn command(files: &Files, name: &str, backend: &str, tap: &str, options: &Option
     command
 }
 
-/// Reads lines like "rx: rounds 812 packets 51200 ...".
-fn counters(text: &str) -> BTreeMap<String, String> {
+/// Reads lines like "rx: rounds 812 packets 51200 ..." of a vhost device's `fdinfo`.
+pub fn counters(text: &str) -> BTreeMap<String, String> {
     let mut all = BTreeMap::new();
     for line in text.lines() {
         let Some((queue @ ("rx" | "tx"), rest)) = line.split_once(':') else {

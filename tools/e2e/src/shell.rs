@@ -29,18 +29,18 @@ pub struct Shell {
     reader: BufReader<UnixStream>,
     /// QEMU's log.
     log: PathBuf,
-    pulse: Pulse,
+    pulse: Option<Pulse>,
     limit: Duration,
 }
 
 impl Shell {
-    /// Talks to the guest behind the socket at `path`, whose QEMU prints to `log` and which has this
-    /// `pulse`; waits up to `limit` for each line of an answer.
+    /// Talks to the guest behind the socket at `path`, whose QEMU prints to `log` and which may have
+    /// a `pulse`; waits up to `limit` for each line of an answer.
     ///
     /// # Errors
     ///
     /// When QEMU does not listen there.
-    pub fn connect(path: &Path, log: &Path, pulse: Pulse, limit: Duration) -> Result<Self> {
+    pub fn connect(path: &Path, log: &Path, pulse: Option<Pulse>, limit: Duration) -> Result<Self> {
         let stream = qmp::connect(path)?;
         stream.set_read_timeout(Some(SILENCE.min(limit)))?;
         Ok(Self {
@@ -109,7 +109,7 @@ impl Shell {
                 Err(_) => {
                     let log = std::fs::read_to_string(&self.log).unwrap_or_default();
                     ensure!(!log.contains(STOPPED), "{STOPPED}");
-                    let still = self.pulse.stopped();
+                    let still = self.pulse.as_mut().is_some_and(Pulse::stopped);
                     if start.elapsed() >= self.limit {
                         ensure!(!still, "{}", self.note(STILL)?);
                         bail!("silence");

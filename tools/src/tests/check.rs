@@ -22,7 +22,7 @@ use crate::tests::extent::Extent;
 use crate::tests::jobs::Jobs;
 use crate::tests::tally::{Tally, title};
 use crate::tests::{
-    arm64, conformance, dpdk, fuzz, guests, oldest_cargo, packages, programs, refused,
+    arm64, conformance, dpdk, fuzz, guests, libvirt, oldest_cargo, packages, programs, refused,
 };
 use crate::vm::device::{self, C_VHOST, RNET};
 use crate::vm::guest;
@@ -89,6 +89,7 @@ fn on<'a>(lab: &'a Lab, flavor: Flavor, extent: Extent, jobs: &mut Jobs<'a, Flav
             jobs.add(needs, selftests(C_VHOST, all));
             jobs.add(needs, move |tally| with_other_programs(lab, extent, tally));
             if extent == Extent::Long {
+                jobs.add(needs, |tally| libvirt::run(lab, tally));
                 jobs.add(needs, |tally| packages::run(lab, tally));
             }
         }

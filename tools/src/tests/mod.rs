@@ -13,6 +13,7 @@ pub mod fuzz;
 pub mod guests;
 mod jobs;
 mod ktap;
+pub mod libvirt;
 mod oldest_cargo;
 pub mod packages;
 mod programs;
