@@ -19,6 +19,11 @@ const TAIL_LINES: usize = 25;
 /// The time between two looks at how far a child is.
 const LOOK: Duration = Duration::from_millis(500);
 
+/// The cargo that runs us.
+pub fn cargo() -> Command {
+    Command::new(std::env::var_os("CARGO").unwrap_or("cargo".into()))
+}
+
 /// Waits for `child`; kills it and answers `None` once `limit` has passed.
 ///
 /// Shows meanwhile how far it is, as `far` says.

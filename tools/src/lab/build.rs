@@ -106,15 +106,10 @@ struct CargoMessage {
     executable: Option<PathBuf>,
 }
 
-/// The cargo that runs us.
-pub fn cargo() -> Command {
-    Command::new(std::env::var_os("CARGO").unwrap_or("cargo".into()))
-}
-
 /// A cargo whose programs for amd64 are linked statically, since the VM's
 /// C library is not the host's.
 pub fn static_cargo() -> Command {
-    let mut cargo = cargo();
+    let mut cargo = process::cargo();
     cargo.env(
         "CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUSTFLAGS",
         "-C target-feature=+crt-static",

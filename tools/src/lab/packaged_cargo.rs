@@ -9,7 +9,6 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-use crate::lab::build;
 use crate::lab::chroot::Chroot;
 use crate::lab::paths::{INSIDE, Lab};
 use crate::process;
@@ -50,7 +49,7 @@ pub fn fetch(lab: &Lab, root: &Path) -> Result<()> {
         return Ok(());
     }
     std::fs::create_dir_all(&dir)?;
-    let mut cargo = build::cargo();
+    let mut cargo = process::cargo();
     cargo.args(["vendor", "--quiet", "--locked", "--versioned-dirs"]);
     for manifest in &MANIFESTS[1..] {
         cargo.args(["--sync", manifest]);

@@ -356,7 +356,7 @@ fn guest(lab: &Lab, flavor: Flavor, device: &str, tally: &mut Tally) {
 }
 
 fn cargo() -> Command {
-    let mut cargo = build::cargo();
+    let mut cargo = process::cargo();
     cargo.current_dir(build::checkout());
     cargo
 }

@@ -227,7 +227,7 @@ fn build_targets(lab: &Lab) -> Result<Vec<(String, PathBuf)>> {
     let host = host()?;
     let into = lab.dir().join("fuzz/target");
     let log = lab.logs().join("fuzz-targets.log");
-    let mut cargo = build::cargo();
+    let mut cargo = process::cargo();
     cargo
         .args(["build", "--release", "--locked", "--manifest-path"])
         .arg(build::checkout().join("src/vring/fuzz/Cargo.toml"))

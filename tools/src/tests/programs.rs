@@ -281,7 +281,7 @@ fn fetch(dir: &Path) -> Result<Package> {
         _ => {}
     }
     let metadata = |options: &[&str]| {
-        let mut cargo = build::cargo();
+        let mut cargo = process::cargo();
         cargo.current_dir(dir);
         process::output(
             cargo
