@@ -32,6 +32,12 @@ pub(crate) trait Wake: Send + Sync + 'static {
     /// Wakes the waiter; called with interrupts off and a spinlock held, it must not sleep,
     /// allocate or free.
     fn wake(&self);
+
+    /// Wakes the waiter for an event that a wait queue reports, under the queue's lock.
+    #[inline]
+    fn event(&self) {
+        self.wake();
+    }
 }
 
 /// A file that a [`Poller`] may wait for.
@@ -241,7 +247,7 @@ unsafe extern "C" fn wake<W: Wake>(
     let (events, waker) = unsafe { ((*entry).events, &(*entry).waker) };
     // CAST: the key is a set of 32 event bits, passed as a pointer.
     if key as usize as u32 & events != 0 {
-        waker.wake();
+        waker.event();
     }
     0
 }

@@ -43,7 +43,8 @@ impl Ticks {
         if then == NEVER {
             return None;
         }
-        let ticks = jiffies().wrapping_sub(then);
+        // The two loads are not ordered: another processor may have set a later time meanwhile.
+        let ticks = jiffies().saturating_sub(then);
         // SAFETY: only computes a number.
         Some(unsafe { bindings::jiffies64_to_msecs(ticks) })
     }

@@ -112,7 +112,10 @@ impl round::Round<Net> for Receive<'_> {
             match round.run(segments) {
                 Ok(Ended::Empty) => match round.more_comes() {
                     Ok(Polled::Work) => continue,
-                    Ok(Polled::Cut) => break Ok(Next::Again),
+                    Ok(Polled::Cut) => {
+                        self.stats.ended(End::Budget);
+                        break Ok(Next::Again);
+                    }
                     Ok(Polled::Nothing) => match round.backend.arm() {
                         Ok(()) => {
                             self.stats.ended(End::Drained);
@@ -266,7 +269,10 @@ impl<R: Ring, M: GuestMemory, T: Translate> Round<'_, R, M, T> {
                         let more = self.ring.enable_kick(&self.memory)?;
                         // Until there are buffers, new packets need not wake the queue.
                         self.backend.disarm();
-                        self.stats.ended(End::Unbuffered);
+                        self.stats.ended(match more {
+                            true => End::Budget,
+                            false => End::Unbuffered,
+                        });
                         // The round ends even if there are more buffers: a guest that keeps its
                         // index moving must not make it endless.
                         return Ok(if more { Ended::Full } else { Ended::Unbuffered });

@@ -159,7 +159,7 @@ impl<R: Ring, M: GuestMemory, T: Translate> Round<'_, R, M, T> {
                 if self.busy.is_wanted() {
                     match self.busy_poll()? {
                         Polled::Work => continue,
-                        Polled::Cut => return Ok(Next::Again),
+                        Polled::Cut => return Ok(self.ended(End::Budget, Next::Again)),
                         Polled::Nothing => {}
                     }
                 }
@@ -338,9 +338,11 @@ impl<R: Ring, M: GuestMemory, T: Translate> Round<'_, R, M, T> {
                 Ok(Sent::NoMemory)
             }
             Err(e) => {
-                let why = match e == ENOMEM || e == ENOBUFS {
-                    true => Dropped::NoMemory,
-                    false => Dropped::Refused,
+                let no_memory = e == ENOMEM || e == ENOBUFS;
+                let why = if no_memory && self.backend.target.socket.is_tap() {
+                    Dropped::NoMemory
+                } else {
+                    Dropped::Refused
                 };
                 self.stats.dropped(why, 1);
                 Ok(Sent::Done)
@@ -371,8 +373,11 @@ impl<R: Ring, M: GuestMemory, T: Translate> Round<'_, R, M, T> {
     fn flush_batch(&mut self) -> Result<(), Fault> {
         self.send_frames();
         let packets = self.used.len().wrapping_sub(self.counted);
-        self.stats.packets.add(packets);
-        self.stats.progressed();
+        // None if this only publishes what an earlier round could not.
+        if packets != 0 {
+            self.stats.packets.add(packets);
+            self.stats.progressed();
+        }
         self.uncalled = self.uncalled.wrapping_add(packets);
         self.used.merge::<R>(packets);
         // If publishing fails now, the chains are published before the next packet is sent.

@@ -54,8 +54,9 @@ impl<C: Class> Job<C> {
             Next::Translate => {
                 // The queue waits until the owner answers.
                 if let Some(miss) = vq.park() {
-                    queue.stats.iotlb_misses.add(1);
-                    self.device.messages.miss(index, miss, vq.messages_v2);
+                    if self.device.messages.miss(index, miss, vq.messages_v2) {
+                        queue.stats.iotlb_misses.add(1);
+                    }
                 }
             }
             // The thread checks the flag again before it sleeps.

@@ -153,17 +153,18 @@ impl Messages {
     /// Reports a miss of `queue`, to be read in the format `v2` or the older one
     /// (`vhost_iotlb_miss()`).
     ///
-    /// Does nothing while the same miss is unanswered.
+    /// Does nothing, and returns `false`, while the same miss is unanswered.
     ///
     /// A different miss of the queue is replaced: an owner that has moved the ring or the memory
     /// will not answer it.
-    pub(crate) fn miss(&self, queue: usize, miss: Miss, v2: bool) {
+    #[must_use]
+    pub(crate) fn miss(&self, queue: usize, miss: Miss, v2: bool) -> bool {
         let mut state = self.state.lock();
         let Some(slot) = state.misses.get_mut(queue) else {
-            return;
+            return false;
         };
         if slot.is_some_and(|old| old.miss == miss) {
-            return;
+            return false;
         }
         *slot = Some(Outstanding {
             miss,
@@ -173,6 +174,7 @@ impl Messages {
         state.last = queue;
         drop(state);
         self.readers.notify_all();
+        true
     }
 
     /// Drops the miss of a queue that no longer runs, since it may never be answered.

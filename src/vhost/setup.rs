@@ -252,8 +252,10 @@ impl Owner {
             match vq.start(memory) {
                 Ok(Next::Translate) => {
                     if let Some(miss) = vq.take_miss() {
-                        queue.stats.iotlb_misses.add(1);
-                        device.messages.miss(queue.index, miss, vq.messages_v2);
+                        let messages = &device.messages;
+                        if messages.miss(queue.index, miss, vq.messages_v2) {
+                            queue.stats.iotlb_misses.add(1);
+                        }
                     }
                     return Err(EFAULT);
                 }

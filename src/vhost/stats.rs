@@ -37,13 +37,14 @@ pub(crate) enum Dropped {
     Refused,
     /// Its virtio-net header was wrong.
     Header,
-    /// The backend had no memory for it.
+    /// The tap had no memory for it, and it is too long to be tried again.
     NoMemory,
     /// The guest's buffers could not be written.
     Unmapped,
 }
 
 impl Dropped {
+    /// The names of the reasons, in the order above.
     const NAMES: [&str; 5] = ["too_long", "refused", "header", "no_memory", "unmapped"];
 }
 
@@ -63,6 +64,7 @@ pub(crate) enum End {
 }
 
 impl End {
+    /// The names of the reasons, in the order above.
     const NAMES: [&str; 5] = ["drained", "unbuffered", "no_room", "budget", "retry"];
 }
 
@@ -87,14 +89,17 @@ pub(crate) struct Stats {
     pub(crate) busy_misses: Counter,
     /// Translations that the owner was asked for.
     pub(crate) iotlb_misses: Counter,
-    /// Kicks of the guest that woke the worker or met it awake; counted under the lock of the
-    /// kick's wait queue.
+    /// Kicks of the guest, whether the worker slept or not; counted by the kick's wait queue.
     pub(crate) kicks: Arc<Counter>,
     /// Events of the backend, likewise.
     pub(crate) events: Arc<Counter>,
+    /// Packets by [`SIZE_NAMES`].
     sizes: [Counter; SIZES],
+    /// Packets by [`Dropped::NAMES`].
     drops: [Counter; Dropped::NAMES.len()],
+    /// Rounds by [`End::NAMES`].
     ends: [Counter; End::NAMES.len()],
+    /// Faults that were reported to the owner, by [`Fault::kind`].
     faults: [Counter; Fault::NAMES.len()],
     /// When a packet was last moved.
     progress: Ticks,
@@ -175,7 +180,7 @@ impl Stats {
         *self.last_fault.lock() = Some((fault, Ticks::now()));
     }
 
-    /// Writes the line of the queue called `name`, whose keys are those of the first version.
+    /// Writes the line of the queue called `name`, whose keys stay as they are.
     pub(crate) fn show(&self, name: &str, to: &SeqFile) {
         let last_fault = self
             .last_fault
@@ -205,11 +210,16 @@ impl Stats {
                 seq_print!(to, "{}_{}_{}:\t{}\n", name, key, member, counter.get());
             }
         };
-        let since = |key: &str, ticks: Option<&Ticks>| {
-            if let Some(ms) = ticks.and_then(Ticks::elapsed_ms) {
+        let since = |key: &str, ms: Option<u64>| {
+            if let Some(ms) = ms {
                 line(key, ms);
             }
         };
+        let last_fault = self
+            .last_fault
+            .lock()
+            .as_ref()
+            .and_then(|(_, at)| at.elapsed_ms());
         line("kicks", self.kicks.get());
         line("backend_events", self.events.get());
         line("calls_unwanted", self.unwanted_calls.get());
@@ -220,14 +230,12 @@ impl Stats {
         family("dropped", &Dropped::NAMES, &self.drops);
         family("ended", &End::NAMES, &self.ends);
         family("fault", &Fault::NAMES, &self.faults);
-        since("progress_ms", Some(&self.progress));
-        since(
-            "fault_ms",
-            self.last_fault.lock().as_ref().map(|(_, at)| at),
-        );
+        since("progress_ms", self.progress.elapsed_ms());
+        since("fault_ms", last_fault);
     }
 }
 
+/// The sum of `counters`, which wraps.
 fn sum(counters: &[Counter]) -> u64 {
     let values = counters.iter().map(Counter::get);
     values.fold(0, u64::wrapping_add)

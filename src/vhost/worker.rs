@@ -102,9 +102,10 @@ impl Wake for Waker {
     }
 }
 
-/// A waker that counts the events of a file.
+/// A waker that counts the events that a file's wait queue reports.
 ///
-/// The file's wait queue calls it under its lock, so one thread at a time counts.
+/// The queue reports them under its lock. While a file is replaced, two of them may report at once,
+/// and one event is then lost to the count.
 pub(crate) struct Counted {
     waker: Waker,
     events: Arc<Counter>,
@@ -120,6 +121,11 @@ impl Counted {
 impl Wake for Counted {
     #[inline]
     fn wake(&self) {
+        self.waker.wake();
+    }
+
+    #[inline]
+    fn event(&self) {
         self.events.add(1);
         self.waker.wake();
     }

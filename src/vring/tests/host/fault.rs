@@ -28,7 +28,6 @@ const ALL: [Fault; Fault::NAMES.len()] = [
 fn each_kind_has_its_name() {
     for (kind, fault) in ALL.iter().enumerate() {
         assert_eq!(fault.kind(), kind);
-        assert_eq!(fault.name(), Fault::NAMES[kind]);
         // The name is that of the variant.
         let debug = format!("{fault:?}");
         let variant = debug.split([' ', '(']).next().unwrap();
