@@ -3,6 +3,7 @@
 //! on is put into the lab for it.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::io::ErrorKind;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
@@ -49,6 +50,11 @@ pub fn fetch(lab: &Lab, root: &Path) -> Result<()> {
         return Ok(());
     }
     std::fs::create_dir_all(&dir)?;
+    // An interrupted cargo leaves neither the old source nor the new.
+    match std::fs::remove_file(&stamped) {
+        Err(error) if error.kind() != ErrorKind::NotFound => return Err(error.into()),
+        _ => {}
+    }
     let mut cargo = process::cargo();
     cargo.args(["vendor", "--quiet", "--locked", "--versioned-dirs"]);
     for manifest in &MANIFESTS[1..] {
