@@ -135,7 +135,7 @@ pub fn programs(lab: &Lab, arch: Arch) -> Result<()> {
             Arch::Arm64 => cross_cargo(lab, &args),
         }
     };
-    let log = lab.logs().join("programs.log");
+    let log = lab.logs().join(format!("programs-{}.log", arch.target()));
     if process::run_logged_anew(&mut build(&[])?, &log, LIMIT).is_err() {
         eprintln!("{}", process::text(&log));
         bail!("building the VM's programs failed, see {}", log.display());
@@ -144,10 +144,10 @@ pub fn programs(lab: &Lab, arch: Arch) -> Result<()> {
     let mut listing = build(&["--quiet", "--message-format=json"])?;
     for path in executables(&process::output(&mut listing)?)? {
         let name = path.file_name().context("an executable without a name")?;
-        // Cargo may have run in the chroot.
-        let path = match path.strip_prefix(INSIDE) {
-            Ok(inside) => lab.dir().join(inside),
-            Err(_) => path.clone(),
+        let path = match arch {
+            Arch::Amd64 => path.clone(),
+            // Cargo ran in the chroot.
+            Arch::Arm64 => lab.dir().join(path.strip_prefix(INSIDE)?),
         };
         publish(&path, &to.join(name))?;
     }
