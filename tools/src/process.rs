@@ -78,7 +78,7 @@ pub fn run_counted(
     match wait_timeout(&mut child, limit, far)? {
         Some(status) if status.success() => Ok(()),
         Some(status) => match cause::of(text(log).get(before..).unwrap_or_default()) {
-            Some(cause) => bail!("{cause}; see {}", log.display()),
+            Some(cause) => bail!("{cause}; see {}:\n{}", log.display(), tail(log)),
             None => bail!("{status}, see {}:\n{}", log.display(), tail(log)),
         },
         None => bail!(
