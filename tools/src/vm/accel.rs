@@ -80,6 +80,8 @@ pub fn best(lab: &Lab, arch: Arch, nested: bool) -> Result<Accel> {
 }
 
 fn cached(lab: &Lab) -> Result<Probe> {
+    // One probe at a time, since they share a console.
+    let _lock = lab.lock("kvm-probe.lock")?;
     let path = lab.dir().join("kvm-probe.json");
     let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id")
         .context("reading the host's boot id")?;
