@@ -40,10 +40,10 @@ const LANES: usize = 2;
 /// Seconds of TCP each way in the guest.
 const GUEST_SECONDS: u32 = 2;
 
-/// Runs the tests on `kernels`; answers whether all of them passed. Tests in `skipped` cannot be run.
+/// Runs the tests on `kernels`; answers whether all of them passed, and those in `before`.
 ///
 /// Kernels that do not exist yet are built in the background while tests run.
-pub fn run(lab: &Lab, kernels: &[Flavor], extent: Extent, skipped: Vec<String>) -> bool {
+pub fn run(lab: &Lab, kernels: &[Flavor], extent: Extent, before: Tally) -> bool {
     let mut jobs = Jobs::new();
     if kernels.contains(&Flavor::Packaged) {
         jobs.add(None, |tally| {
@@ -56,7 +56,8 @@ pub fn run(lab: &Lab, kernels: &[Flavor], extent: Extent, skipped: Vec<String>) 
     for flavor in kernels {
         on(lab, *flavor, extent, &mut jobs);
     }
-    let mut tally = jobs.run(LANES, |made, tally| {
+    let mut tally = before;
+    tally.merge(jobs.run(LANES, |made, tally| {
         for flavor in kernels {
             let built = flavor.ensure(lab).and_then(|()| {
                 step(&format!("module for the {flavor} kernel, programs"), || {
@@ -71,8 +72,7 @@ pub fn run(lab: &Lab, kernels: &[Flavor], extent: Extent, skipped: Vec<String>) 
                 Err(error) => tally.failed.push(format!("{error:#}")),
             }
         }
-    });
-    tally.skipped.extend(skipped);
+    }));
     tally.report()
 }
 

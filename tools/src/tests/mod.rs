@@ -19,4 +19,4 @@ pub mod packages;
 mod programs;
 mod refused;
 pub mod soak;
-mod tally;
+pub mod tally;
