@@ -15,6 +15,12 @@ pub(crate) const GUEST_UDP_TUNNEL_GSO: u32 = 65;
 /// `VIRTIO_NET_F_HOST_UDP_TUNNEL_GSO`: transmitted packets may be UDP tunnels to be segmented.
 pub(crate) const HOST_UDP_TUNNEL_GSO: u32 = 67;
 
+/// `VIRTIO_NET_HDR_F_DATA_VALID`: the packet's checksum has been verified.
+pub(crate) const DATA_VALID: u8 = 2;
+
+/// The longest header, in bytes (`struct virtio_net_hdr_v1_hash_tunnel`).
+const MAX_HEADER: usize = 24;
+
 /// Whether received packets carry a buffer count in their header (virtio 1.3, section 5.1.6).
 #[inline]
 pub(crate) const fn has_num_buffers(features: &Features) -> bool {
@@ -59,4 +65,15 @@ impl Header {
         // One of the two lengths is zero.
         self.vhost | self.sock
     }
+}
+
+/// The header of a packet that needs no work of the guest: `flags` and the number of buffers, which
+/// is in the guest's byte order.
+#[inline(always)]
+pub(crate) fn plain_header(flags: u8, num_buffers: Option<u16>) -> [u8; MAX_HEADER] {
+    let mut header = [0; MAX_HEADER];
+    let [first, .., low, high, _, _, _, _, _, _, _, _, _, _, _, _] = &mut header;
+    *first = flags;
+    [*low, *high] = num_buffers.unwrap_or(0).to_ne_bytes();
+    header
 }

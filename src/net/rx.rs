@@ -15,7 +15,7 @@ use vring::{
 };
 
 use super::direction::{RX, TX};
-use super::header::{has_num_buffers, Header, MRG_RXBUF};
+use super::header::{has_num_buffers, plain_header, Header, DATA_VALID, MRG_RXBUF};
 use super::{Net, Packets, MAX_ROUND_BYTES, MAX_ROUND_DESCS, MAX_ROUND_PACKETS};
 use crate::kapi::{self, BusyTime, EventFd, OwnerMemory, Polled};
 use crate::vhost::access::GuestMemory;
@@ -41,12 +41,6 @@ const BUSY: usize = 8;
 /// It is four times the number of segments that a packet may have. Empty descriptors count, since
 /// they cost time, too.
 const MAX_PACKET_DESCS: u32 = 4096;
-
-/// The longest header, in bytes.
-const HEADER_ROOM: usize = 24;
-
-/// `VIRTIO_NET_HDR_F_DATA_VALID`: the packet's checksum has been verified.
-const DATA_VALID: u8 = 2;
 
 /// Moves packets until there are none, the guest is out of buffers, or the round is full.
 ///
@@ -479,16 +473,6 @@ impl<R: Ring, M: GuestMemory, T: Translate> Round<'_, R, M, T> {
         round::call(&self.memory, self.ring, self.call, self.stats);
         Ok(())
     }
-}
-
-/// The header of a packet that needs no work of the guest.
-#[inline(always)]
-fn plain_header(flags: u8, num_buffers: Option<u16>) -> [u8; HEADER_ROOM] {
-    let mut header = [0; HEADER_ROOM];
-    let [first, .., low, high, _, _, _, _, _, _, _, _, _, _, _, _] = &mut header;
-    *first = flags;
-    [*low, *high] = num_buffers.unwrap_or(0).to_ne_bytes();
-    header
 }
 
 impl<R, M, T> Drop for Round<'_, R, M, T> {
