@@ -25,14 +25,19 @@ const WRITTEN: usize = 16;
 const TRUSTED: u32 = 63;
 
 /// What only the tap can write.
-///
-/// The header of a packet to be segmented, or with a partial checksum, has numbers in the byte
-/// order of the tap, which is not known.
 const ONLY_BY_TAP: u8 = shim::RNET_PACKET_XDP
     | shim::RNET_PACKET_TAGGED
-    | shim::RNET_PACKET_GSO
-    | shim::RNET_PACKET_PARTIAL
+    | shim::RNET_PACKET_TUNNEL
     | shim::RNET_PACKET_LIST;
+
+/// What has numbers in its header, in the byte order of the tap.
+const OFFLOADED: u8 = shim::RNET_PACKET_GSO | shim::RNET_PACKET_PARTIAL;
+
+/// What is looked at before the packet is written.
+const SPECIAL: u8 = ONLY_BY_TAP | OFFLOADED | shim::RNET_PACKET_FOREIGN;
+
+/// Length of `struct virtio_net_hdr` in bytes, the part of a header that tells of offloads.
+const OFFLOADS: usize = 10;
 
 /// Lengths of the header of a tap that is certain to be a virtio-net header, or that there is none.
 ///
@@ -87,21 +92,31 @@ impl PlainPacket<'_> {
         self.kind & shim::RNET_PACKET_VALID != 0
     }
 
-    /// Writes `header` and the packet to user memory.
+    /// Writes `header`, with what is still to be done to the packet, and the packet to user memory.
     ///
     /// # Errors
     ///
-    /// `EFAULT` when the memory could not be written; the packet is still the next one then.
+    /// `EFAULT` when the memory could not be written, `EINVAL` for a packet that has no such header;
+    /// the packet is still the next one then.
     #[inline]
     pub(super) fn write(self, segments: &[Segment], header: &[u8]) -> Result {
-        let Self { ring, skb, len, .. } = self;
+        let Self {
+            ring,
+            skb,
+            len,
+            kind,
+        } = self;
         if segments.is_empty() {
             return Err(EFAULT);
         }
+        let write = match kind & OFFLOADED {
+            0 => shim::rnet_skb_write,
+            _ => shim::rnet_skb_write_offloaded,
+        };
         // SAFETY: the packet is an owned `sk_buff` in readable pieces. There is a first segment. C
         // reads the header, and copies to the segments' user addresses, which may be any.
         to_result(unsafe {
-            shim::rnet_skb_write(
+            write(
                 skb,
                 header.as_ptr().cast(),
                 header.len(),
@@ -139,10 +154,14 @@ pub(super) struct Ring {
     counts: Option<c_int>,
     /// The interface, as long as it is known to exist.
     dev: *mut bindings::net_device,
+    /// The interface that the packets have been compared with, which may be gone.
+    compared: *mut bindings::net_device,
     /// Length in bytes of the header that the tap has put before a packet.
     header: usize,
     /// Number of packets that may get such a header without asking the tap again.
     trusted: u32,
+    /// Likewise of packets whose header has numbers, since the tap has written them little-endian.
+    trusted_offloads: u32,
     /// Packets that were written to their reader.
     written: [*mut bindings::sk_buff; WRITTEN],
     written_len: usize,
@@ -183,8 +202,10 @@ impl Ring {
             sock,
             counts,
             dev: null_mut(),
+            compared: null_mut(),
             header: 0,
             trusted: 0,
+            trusted_offloads: 0,
             written: [null_mut(); WRITTEN],
             written_len: 0,
             count: 0,
@@ -222,6 +243,7 @@ impl Ring {
             // INVARIANT: the device is held.
             self.dev = unsafe { shim::rnet_netdev_hold(self.sock.as_ptr(), index) };
         }
+        self.compared = self.dev;
         // SAFETY: the file keeps its ring alive; up to `BATCH` pointers, lengths and kinds are
         // written.
         // INVARIANT: the packets are owned now, and compared with the device.
@@ -263,6 +285,26 @@ impl Ring {
         Some(Packet(packet))
     }
 
+    /// What the header of the next packet tells of offloads, if it has numbers and the tap's are
+    /// little-endian.
+    #[inline]
+    pub(super) fn next_offloads(&self) -> Option<[u8; OFFLOADS]> {
+        let kind = self.kinds.get(self.next)?;
+        if self.next >= self.len || kind & OFFLOADED == 0 || kind & ONLY_BY_TAP != 0 {
+            return None;
+        }
+        let mut offloads = [0; OFFLOADS];
+        // SAFETY: the packet is an owned `sk_buff`, of kind and index as above. C writes as many
+        // bytes as there are.
+        let made = to_result(unsafe {
+            shim::rnet_skb_header(
+                self.packets.get(self.next)?.cast(),
+                offloads.as_mut_ptr().cast(),
+            )
+        });
+        made.ok().map(|()| offloads)
+    }
+
     /// Length in bytes of the next packet, if it is an `sk_buff`.
     #[inline]
     pub(super) fn next_skb_len(&self) -> Option<usize> {
@@ -286,13 +328,41 @@ impl Ring {
         }
     }
 
+    /// Notes whether the tap has written numbers of a header as [`Ring::next_offloads`] has foretold,
+    /// to the segments behind their first `skip` bytes.
+    ///
+    /// Their owner can change them, and then gets headers that it has asked for.
+    #[cold]
+    pub(super) fn note_offloads(
+        &mut self,
+        foretold: &[u8; OFFLOADS],
+        segments: &[Segment],
+        skip: usize,
+    ) {
+        let mut found = [0; OFFLOADS];
+        // SAFETY: C writes as many bytes as `found` has. Any user addresses may be given.
+        let read = unsafe {
+            shim::rnet_copy_from_segments(
+                found.as_mut_ptr().cast(),
+                OFFLOADS,
+                segments.as_ptr(),
+                segments.len(),
+                skip,
+            )
+        };
+        self.trusted_offloads = match read == 0 && found == *foretold {
+            true => TRUSTED,
+            false => 0,
+        };
+    }
+
     /// The next packet, if it can be written behind a header of `header` bytes as the tap would
     /// write it.
     ///
     /// A tap's configuration may change at any time, and only the tap knows it. It shows when the
-    /// tap itself writes a packet, which it has to do for one in `TRUSTED`. If it changes in
-    /// between, the packets have a header of the length that the reader expects; from the tap they
-    /// would have one that the reader cannot use.
+    /// tap itself writes a packet, which it has to do for one in `TRUSTED`, and likewise for one in
+    /// `TRUSTED` that has numbers in its header. If it changes in between, the packets have a header
+    /// that the reader expects; from the tap they would have one that the reader cannot use.
     #[inline]
     pub(super) fn next_plain(&mut self, header: usize) -> Option<PlainPacket<'_>> {
         if self.trusted == 0 || self.header != header || self.next >= self.len {
@@ -301,9 +371,7 @@ impl Ring {
         let next = self.next;
         // SAFETY: `next` is less than `len`, which is at most `BATCH`.
         let kind = unsafe { *self.kinds.get_unchecked(next) };
-        let is_counted =
-            self.counts.is_none() || (!self.dev.is_null() && kind & shim::RNET_PACKET_FOREIGN == 0);
-        if kind & ONLY_BY_TAP != 0 || !is_counted {
+        if (kind & SPECIAL != 0 || self.dev.is_null()) && !self.can_write(kind, header) {
             return None;
         }
         // SAFETY: as above.
@@ -319,6 +387,42 @@ impl Ring {
             len,
             kind,
         })
+    }
+
+    /// Whether a packet of this kind can be written behind a header of `header` bytes, and be
+    /// counted.
+    #[inline(never)]
+    fn can_write(&mut self, kind: u8, header: usize) -> bool {
+        if kind & ONLY_BY_TAP != 0 {
+            return false;
+        }
+        let is_counted = match self.counts {
+            None => true,
+            Some(_) if kind & shim::RNET_PACKET_FOREIGN != 0 => false,
+            Some(index) => !self.dev.is_null() || self.hold_again(index),
+        };
+        if !is_counted || kind & OFFLOADED == 0 {
+            return is_counted;
+        }
+        let is_known = self.trusted_offloads != 0 && header >= OFFLOADS;
+        self.trusted_offloads = self.trusted_offloads.saturating_sub(1);
+        is_known
+    }
+
+    /// Holds the device again that the rest of the packets have been compared with, after an earlier
+    /// round has left it; returns whether it still exists.
+    #[cold]
+    fn hold_again(&mut self, index: c_int) -> bool {
+        // SAFETY: the file keeps its socket alive.
+        let dev = unsafe { shim::rnet_netdev_hold(self.sock.as_ptr(), index) };
+        if dev == self.compared {
+            // INVARIANT: the device is held, and the packets have been compared with it.
+            self.dev = dev;
+        } else if !dev.is_null() {
+            // SAFETY: the device is held; the reference is dropped here.
+            unsafe { shim::rnet_netdev_put(dev) };
+        }
+        !self.dev.is_null()
     }
 
     /// Takes the next packet, which has been written.

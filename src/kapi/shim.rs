@@ -65,6 +65,8 @@ pub(super) const RNET_PACKET_VALID: u8 = 16;
 pub(super) const RNET_PACKET_LIST: u8 = 32;
 /// The packet is not of the device that it is compared with.
 pub(super) const RNET_PACKET_FOREIGN: u8 = 64;
+/// The packet is a tunnel to be segmented.
+pub(super) const RNET_PACKET_TUNNEL: u8 = 128;
 /// The socket runs XDP programs on what is sent to it.
 pub(super) const RNET_SOCK_XDP: c_uint = 1;
 /// The socket does not account for what is in flight.
@@ -194,7 +196,15 @@ unsafe extern "C" {
     pub(super) fn rnet_netdev_index(sock: *mut bindings::socket, name: *const c_char) -> c_int;
     pub(super) fn rnet_netdev_sent(dev: *mut bindings::net_device, packets: c_uint, bytes: c_uint);
     pub(super) fn rnet_netdev_put(dev: *mut bindings::net_device);
+    pub(super) fn rnet_skb_header(skb: *const bindings::sk_buff, header: *mut c_void) -> c_int;
     pub(super) fn rnet_skb_write(
+        skb: *const bindings::sk_buff,
+        header: *const c_void,
+        header_len: usize,
+        seg: *const Segment,
+        n: usize,
+    ) -> c_int;
+    pub(super) fn rnet_skb_write_offloaded(
         skb: *const bindings::sk_buff,
         header: *const c_void,
         header_len: usize,

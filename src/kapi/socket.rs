@@ -229,6 +229,7 @@ impl Socket {
         len: usize,
     ) -> Result<usize> {
         let packet_len = self.ring.as_mut().and_then(|ring| ring.next_skb_len());
+        let offloads = self.ring.as_ref().and_then(|ring| ring.next_offloads());
         let packet = self.take().ok_or(EAGAIN)?;
         // SAFETY: the socket is alive. It takes over the packet, which came from its own ring
         // unless it is null. C copies to the segments' user addresses and handles any.
@@ -246,6 +247,9 @@ impl Socket {
         if let (Some(ring), Some(packet_len)) = (&mut self.ring, packet_len) {
             let header = received.ok().and_then(|len| len.checked_sub(packet_len));
             ring.note_header(header);
+            if let (Some(offloads), Some(1..)) = (&offloads, header) {
+                ring.note_offloads(offloads, segments, skip);
+            }
         }
         received
     }

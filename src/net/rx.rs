@@ -3,10 +3,9 @@
 //! Receive: from the backend to the guest's buffers.
 //!
 //! The length of the next packet determines how many buffers it needs. Header and packet are then
-//! written straight to guest memory. The queue writes plain packets of a tap itself, which costs
-//! less than half. What only the backend can tell, such as the header of a packet to be segmented,
-//! the backend writes, and the number of buffers is stored in that header. Used buffers are
-//! published in batches.
+//! written straight to guest memory. The queue writes packets of a tap itself, which costs less than
+//! half. What only the backend can write, such as a VLAN tag or the header of a tunnel, the backend
+//! writes, and the number of buffers is stored in its header. Used buffers are published in batches.
 
 use kernel::prelude::*;
 use vring::{

@@ -33,6 +33,7 @@ struct rnet_buffer {
 #define RNET_PACKET_VALID 16 /* its checksum has been verified */
 #define RNET_PACKET_LIST 32 /* has a list of further sk_buffs, or pages that cannot be read */
 #define RNET_PACKET_FOREIGN 64 /* is not of the device that it is compared with */
+#define RNET_PACKET_TUNNEL 128 /* is a tunnel to be segmented */
 
 /* Properties of a socket to send to. */
 #define RNET_SOCK_XDP 1 /* runs XDP programs */
@@ -89,8 +90,11 @@ struct net_device *rnet_netdev_hold(struct socket *sock, int index);
 int rnet_netdev_index(struct socket *sock, const char *name);
 void rnet_netdev_sent(struct net_device *dev, unsigned int packets, unsigned int bytes);
 void rnet_netdev_put(struct net_device *dev);
+int rnet_skb_header(const struct sk_buff *skb, void *header);
 int rnet_skb_write(const struct sk_buff *skb, const void *header, size_t header_len,
 		   const struct iovec *seg, size_t n);
+int rnet_skb_write_offloaded(const struct sk_buff *skb, const void *header, size_t header_len,
+			     const struct iovec *seg, size_t n);
 void rnet_skbs_free(struct sk_buff **skbs, size_t n);
 
 void *rnet_pages_alloc(unsigned int order, bool reclaim, int refs);

@@ -41,8 +41,11 @@ static u8 packet_kind(void *packet, const struct net_device *dev)
 		kind |= RNET_PACKET_PARTIAL;
 	else if (skb->ip_summed == CHECKSUM_UNNECESSARY)
 		kind |= RNET_PACKET_VALID;
-	if (skb_is_gso(skb))
+	if (skb_is_gso(skb)) {
 		kind |= RNET_PACKET_GSO;
+		if (skb_shinfo(skb)->gso_type & (SKB_GSO_UDP_TUNNEL | SKB_GSO_UDP_TUNNEL_CSUM))
+			kind |= RNET_PACKET_TUNNEL;
+	}
 	if (skb_is_nonlinear(skb) && (skb_has_frag_list(skb) || !skb_frags_readable(skb)))
 		kind |= RNET_PACKET_LIST;
 	return kind;
@@ -115,9 +118,48 @@ void rnet_netdev_put(struct net_device *dev)
 
 #define HEADER_LEN sizeof(struct virtio_net_hdr_mrg_rxbuf)
 
-/* Writes the pages of an sk_buff, behind the first bytes of the segments. */
-static noinline int write_frags(const struct sk_buff *skb, const struct iovec *seg, size_t n,
-				size_t skip)
+/*
+ * Makes the header of a packet with a partial checksum, or to be segmented, as a tap makes it whose
+ * numbers are little-endian.
+ */
+int rnet_skb_header(const struct sk_buff *skb, void *header)
+{
+	return virtio_net_hdr_from_skb(skb, header, true, true, 0);
+}
+
+/* A place in segments. */
+struct place {
+	const struct iovec *seg;
+	size_t n;
+	/* Bytes of the segments that are before it. */
+	size_t skip;
+};
+
+static int write_on(struct place *to, const void *from, size_t len)
+{
+	while (len) {
+		size_t now;
+
+		if (!to->n)
+			return -EFAULT;
+		if (to->skip >= to->seg->iov_len) {
+			to->skip -= to->seg->iov_len;
+			to->seg++;
+			to->n--;
+			continue;
+		}
+		now = min(to->seg->iov_len - to->skip, len);
+		if (_inline_copy_to_user(to->seg->iov_base + to->skip, from, now))
+			return -EFAULT;
+		from += now;
+		len -= now;
+		to->skip += now;
+	}
+	return 0;
+}
+
+/* Writes the pages of an sk_buff. */
+static int write_frags(const struct sk_buff *skb, struct place *to)
 {
 	const struct skb_shared_info *info = skb_shinfo(skb);
 	int i;
@@ -130,12 +172,11 @@ static noinline int write_frags(const struct sk_buff *skb, const struct iovec *s
 		skb_frag_foreach_page(frag, skb_frag_off(frag), skb_frag_size(frag), page, offset,
 				      size, copied) {
 			void *from = kmap_local_page(page);
-			int ret = rnet_copy_to_segments(seg, n, skip, from + offset, size);
+			int ret = write_on(to, from + offset, size);
 
 			kunmap_local(from);
 			if (ret)
 				return ret;
-			skip += size;
 		}
 	}
 	return 0;
@@ -144,12 +185,20 @@ static noinline int write_frags(const struct sk_buff *skb, const struct iovec *s
 static noinline int write_scattered(const struct sk_buff *skb, const void *header,
 				    size_t header_len, const struct iovec *seg, size_t n)
 {
-	size_t len = skb_headlen(skb);
+	struct place to = { seg, n };
 
-	if (rnet_copy_to_segments(seg, n, 0, header, header_len) ||
-	    rnet_copy_to_segments(seg, n, header_len, skb->data, len))
+	if (write_on(&to, header, header_len) || write_on(&to, skb->data, skb_headlen(skb)))
 		return -EFAULT;
-	return write_frags(skb, seg, n, header_len + len);
+	return write_frags(skb, &to);
+}
+
+/* Writes the pages of an sk_buff, behind the first bytes of the segments. */
+static noinline int write_rest(const struct sk_buff *skb, const struct iovec *seg, size_t n,
+			       size_t skip)
+{
+	struct place to = { seg, n, skip };
+
+	return write_frags(skb, &to);
 }
 
 /*
@@ -161,10 +210,11 @@ int rnet_skb_write(const struct sk_buff *skb, const void *header, size_t header_
 {
 	u8 __user *header_to = seg->iov_base, *to;
 	size_t len = skb_headlen(skb);
+	size_t skip = HEADER_LEN + len;
 
 	might_fault();
 	/* In the common case, the data follows the header, or has the second segment. */
-	if (likely(seg->iov_len >= HEADER_LEN + len))
+	if (likely(seg->iov_len >= skip))
 		to = header_to + HEADER_LEN;
 	else if (n > 1 && seg->iov_len == HEADER_LEN && seg[1].iov_len >= len)
 		to = seg[1].iov_base;
@@ -182,9 +232,23 @@ int rnet_skb_write(const struct sk_buff *skb, const void *header, size_t header_
 	}
 	if (len > SHORT_PACKET && _inline_copy_to_user(to, skb->data, len))
 		return -EFAULT;
-	return skb_is_nonlinear(skb) ? write_frags(skb, seg, n, HEADER_LEN + len) : 0;
+	return skb_is_nonlinear(skb) ? write_rest(skb, seg, n, skip) : 0;
 efault:
 	return -EFAULT;
+}
+
+/* The same with a header that has, too, what rnet_skb_header() makes. */
+int rnet_skb_write_offloaded(const struct sk_buff *skb, const void *header, size_t header_len,
+			     const struct iovec *seg, size_t n)
+{
+	u8 whole[HEADER_LEN];
+
+	if (header_len < sizeof(struct virtio_net_hdr) || header_len > sizeof(whole))
+		return -EINVAL;
+	memcpy(whole, header, header_len);
+	if (rnet_skb_header(skb, whole))
+		return -EINVAL;
+	return rnet_skb_write(skb, whole, header_len, seg, n);
 }
 
 /* Frees packets that have been received. */
