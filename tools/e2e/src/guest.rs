@@ -7,7 +7,8 @@ use std::time::Instant;
 use anyhow::{Context, Result, ensure};
 use rnet_e2e::Report;
 use rnet_e2e::host::{self, Iperf, Tap};
-use rnet_e2e::machine::{Machine, NO_VHOST, Options};
+use rnet_e2e::machine::Machine;
+use rnet_e2e::qemu::{NO_VHOST, Options};
 use rnet_e2e::shell::Shell;
 use rnet_e2e::stream::{self, Counts};
 

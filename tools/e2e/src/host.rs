@@ -7,6 +7,8 @@ use std::process::{Child, Command, Stdio};
 use anyhow::{Context, Result, bail};
 use selftests::sys::kvm;
 
+use crate::arch::Arch;
+
 /// Level 1's address on the tap.
 pub const ADDRESS: &str = "10.77.0.1";
 /// The guest's address.
@@ -32,20 +34,28 @@ pub struct Kvm {
 ///
 /// When the processor has no virtualisation.
 pub fn load_kvm() -> Result<Kvm> {
-    let flags = std::fs::read_to_string("/proc/cpuinfo")?;
-    let module = if flags.contains(" svm") {
-        "kvm-amd"
-    } else if flags.contains(" vmx") {
-        "kvm-intel"
-    } else {
-        bail!("this VM's processor has no virtualisation");
-    };
-    run("modprobe", &[module])?;
+    // The kernel of arm64 has it built in.
+    if Arch::HERE == Arch::Amd64 {
+        run("modprobe", &[kvm_module()?])?;
+    }
     let _idle = kvm::create_vm().context("creating a virtual machine")?;
     Ok(Kvm { _idle })
 }
 
-/// Returns whether this VM runs on an emulated processor.
+/// The module with the KVM of this x86 processor.
+fn kvm_module() -> Result<&'static str> {
+    let flags = std::fs::read_to_string("/proc/cpuinfo")?;
+    if flags.contains(" svm") {
+        Ok("kvm-amd")
+    } else if flags.contains(" vmx") {
+        Ok("kvm-intel")
+    } else {
+        bail!("this VM's processor has no virtualisation");
+    }
+}
+
+/// Returns whether this VM runs on an emulated x86 processor, the one whose virtualisation has faults.
+/// An emulated arm64 one does not go by this name.
 pub fn emulated() -> bool {
     std::fs::read_to_string("/proc/cpuinfo").is_ok_and(|info| info.contains("TCG"))
 }

@@ -1,12 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Guests of a VM on vhost devices, and what their runs report.
 
+pub mod arch;
 pub mod emulation;
+pub mod files;
 pub mod host;
 pub mod machine;
 pub mod memory;
 pub mod netboot;
 pub mod pulse;
+pub mod qemu;
 pub mod qmp;
 pub mod shell;
 pub mod stream;

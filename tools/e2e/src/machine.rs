@@ -5,24 +5,21 @@ use std::collections::BTreeMap;
 use std::io::Write;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use clap::Args;
 use rustix::io::{FdFlags, fcntl_dupfd_cloexec, fcntl_setfd};
 use selftests::host::procfs;
 use selftests::host::tap::{Tap, TapConfig};
 use selftests::wait::Deadline;
 
-use crate::emulation;
+use crate::files::{Files, GONE};
 use crate::host;
 use crate::pulse::{self, Pulse};
+use crate::qemu::{self, FIRST_FD, Options, numbers};
 use crate::qmp::Qmp;
-use crate::shell::{self, Shell};
-
-/// The backend without a vhost device: QEMU serves the rings.
-pub const NO_VHOST: &str = "off";
+use crate::shell::Shell;
 
 /// `VIRTIO_F_RING_PACKED`.
 pub const RING_PACKED: usize = 34;
@@ -30,132 +27,11 @@ pub const RING_PACKED: usize = 34;
 /// How long a guest may take to boot, and then for any one command.
 const PATIENCE: Duration = Duration::from_secs(150);
 
-/// The number of attempts to run a guest on an emulated processor that fails.
-const ATTEMPTS: u32 = 3;
-
 /// Time limit of the end of a QEMU that has begun to end.
 const ENDING: Duration = Duration::from_secs(2);
 
-/// The message in the log of a QEMU that ended by itself because its guest has reset.
-const GONE: &str = "QEMU ended by itself";
-
-/// The number of the first file descriptor of the vhost device; there is one per queue pair.
-const FIRST_FD: i32 = 3;
-
 /// The lowest file descriptor for queues of a tap, above those of the vhost device.
 const TAP_FD: i32 = 100;
-
-/// The files that guests boot from, and the directory of their logs.
-#[derive(Args, Clone, Debug)]
-pub struct Files {
-    /// The guest's kernel.
-    #[arg(long)]
-    pub kernel: PathBuf,
-    /// The guest's initial file system.
-    #[arg(long)]
-    pub initramfs: PathBuf,
-    /// Directory for the guests' logs.
-    #[arg(long)]
-    pub logs: PathBuf,
-}
-
-impl Files {
-    /// Calls `attempt`, which runs guests with these names; repeats it if the processor was at fault.
-    ///
-    /// QEMU's emulation of SVM sometimes keeps an event pending that it has already delivered. KVM
-    /// then sees an access to a device during the delivery of an event, and stops the guest for good
-    /// with an "internal error". Or the guest ends by a triple fault, without a panic on its console
-    /// or with the one panic that this causes. Or an interrupt is lost, the timer's for one, and the
-    /// guest stands still: not only its network, but every program in it. None of these says anything
-    /// about the device under test. A real processor has no such bug, so that there one attempt
-    /// decides.
-    pub fn attempt<T>(&self, names: &[&str], mut attempt: impl FnMut() -> T) -> T {
-        for _ in 1..ATTEMPTS {
-            let result = attempt();
-            let Some(name) = names.iter().find(|name| self.processor_failed(name)) else {
-                return result;
-            };
-            eprintln!("{name}: the emulated processor failed; once more");
-        }
-        attempt()
-    }
-
-    fn processor_failed(&self, name: &str) -> bool {
-        host::emulated()
-            && std::fs::read_to_string(self.log(name)).is_ok_and(|log| {
-                let excused = |said: Vec<u8>| {
-                    said.is_empty() || emulation::killed(&String::from_utf8_lossy(&said))
-                };
-                let gone = || std::fs::read(self.console(name)).is_ok_and(excused);
-                [shell::STOPPED, shell::STILL]
-                    .iter()
-                    .any(|sign| log.contains(sign))
-                    || (log.contains(GONE) && gone())
-            })
-    }
-
-    /// The log of the guest's console.
-    fn console(&self, name: &str) -> PathBuf {
-        self.logs.join(format!("{name}-console.log"))
-    }
-
-    /// The log of QEMU, which has KVM's errors too.
-    fn log(&self, name: &str) -> PathBuf {
-        self.logs.join(format!("{name}.log"))
-    }
-}
-
-/// How a guest differs from the usual one; all strings are parts of QEMU's options.
-#[derive(Clone, Copy, Debug)]
-pub struct Options {
-    /// Whether the guest's firmware fetches the kernel over the network, and QEMU does not load it.
-    pub firmware: bool,
-    /// Queue pairs.
-    pub queues: u32,
-    /// Memory, for `-m`.
-    pub memory: &'static str,
-    /// Properties of the machine, each with a comma before it.
-    pub machine: &'static str,
-    /// Properties of the tap's netdev, likewise.
-    pub netdev: &'static str,
-    /// Properties of the guest's network device, likewise.
-    pub nic: &'static str,
-    /// More options.
-    pub extra: &'static str,
-    /// More of the kernel's command line.
-    pub append: &'static str,
-}
-
-impl Options {
-    /// A guest with nothing special.
-    pub const USUAL: Self = Self {
-        firmware: false,
-        queues: 1,
-        memory: "512M",
-        machine: "",
-        netdev: "",
-        nic: "",
-        extra: "",
-        append: "",
-    };
-
-    /// The command line of the guest's kernel.
-    #[must_use]
-    pub fn kernel_line(&self) -> String {
-        // Under emulated SVM, each access to a device register takes almost a
-        // millisecond: the guest gets few devices and skips self-tests.
-        let mut line = format!(
-            "console=ttyS0 panic=-1 quiet mitigations=off tsc=reliable no_timer_check \
-             8250.nr_uarts=1 cryptomgr.notests initcall_blacklist=load_system_certificate_list {}",
-            self.append
-        );
-        if host::emulated() {
-            // Emulated SVM does not restore all of the extended state.
-            line.push_str(" noxsave");
-        }
-        line
-    }
-}
 
 /// A running guest. Killed when dropped.
 pub struct Machine {
@@ -198,7 +74,7 @@ impl Machine {
             [] => format!("ifname={tap},script=no,downscript=no"),
             _ => format!("fds={}", numbers(queues.iter().map(AsRawFd::as_raw_fd))),
         };
-        let mut command = command(files, name, backend, &tap, options);
+        let mut command = qemu::command(files, name, backend, &tap, options);
         for (id, socket) in [("shell", shell), ("qmp", qmp)] {
             let socket = socket.display();
             command.arg("-chardev");
@@ -396,72 +272,6 @@ fn tap_queues(tap: &str, count: u32) -> Result<Vec<OwnedFd>> {
     let queues = queues.collect::<Result<_>>()?;
     host::run("ip", &["link", "set", tap, "mtu", "1500"])?;
     Ok(queues)
-}
-
-/// Formats file descriptors as QEMU's options expect them.
-fn numbers(fds: impl Iterator<Item = i32>) -> String {
-    fds.map(|fd| fd.to_string()).collect::<Vec<_>>().join(":")
-}
-
-/// The command that starts QEMU, whose tap is described by `tap`.
-fn command(files: &Files, name: &str, backend: &str, tap: &str, options: &Options) -> Command {
-    let Options {
-        firmware,
-        queues,
-        memory,
-        machine,
-        netdev,
-        nic,
-        extra,
-        append: _,
-    } = options;
-    // Without graphics the firmware's messages are on the console, too.
-    let (rom, graphics) = match firmware {
-        true => ("bootindex=1", ",graphics=off"),
-        false => ("romfile=", ""),
-    };
-    let fds: Vec<i32> = (FIRST_FD..).take(*queues as usize).collect();
-    let vhost = match (backend, queues) {
-        (NO_VHOST, _) => "vhost=off".to_owned(),
-        (_, 1) => format!("vhost=on,vhostfd={FIRST_FD}"),
-        _ => format!("vhost=on,vhostfds={}", numbers(fds.iter().copied())),
-    };
-    let words = format!(
-        "qemu-system-x86_64 -accel kvm -cpu host \
-         -M q35,i8042=off,hpet=off,sata=off,smbus=off{graphics}{machine} \
-         -smp 1 -m {memory} -nodefaults -no-user-config -display none -no-reboot \
-         -serial file:{logs}/{name}-console.log {extra} \
-         -netdev tap,id=net,{tap},{vhost}{netdev} \
-         -device virtio-net-pci,netdev=net,{rom},mac=52:54:00:12:34:56{nic} \
-         -mon chardev=qmp,mode=control \
-         -device virtio-serial-pci -device virtserialport,chardev=shell,name=shell \
-         -device virtserialport,chardev={pulse},name={pulse}",
-        pulse = pulse::PORT,
-        logs = files.logs.display(),
-    );
-    // The shell opens the device and passes it to QEMU, as a management program does.
-    let open: String = match backend {
-        NO_VHOST => String::new(),
-        _ => fds
-            .iter()
-            .map(|fd| format!("exec {fd}<>\"$1\" || exit 1\n"))
-            .collect(),
-    };
-    let mut command = Command::new("sh");
-    command
-        .args([
-            "-c",
-            &format!("{open}shift; exec \"$@\""),
-            "launch",
-            backend,
-        ])
-        .args(words.split_whitespace());
-    if !firmware {
-        command.arg("-kernel").arg(&files.kernel);
-        command.arg("-initrd").arg(&files.initramfs);
-        command.args(["-append", &options.kernel_line()]);
-    }
-    command
 }
 
 /// Reads lines like "rx: rounds 812 packets 51200 ..." of a vhost device's `fdinfo`.

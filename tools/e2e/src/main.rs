@@ -9,7 +9,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::Parser;
-use rnet_e2e::machine::Files;
+use rnet_e2e::files::Files;
 use rnet_e2e::{REPORT_MARK, host, stream};
 
 /// Runs a guest on vhost devices.

@@ -11,7 +11,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::Parser;
-use rnet_e2e::machine::{Files, Machine, Options, RING_PACKED};
+use rnet_e2e::files::Files;
+use rnet_e2e::machine::{Machine, RING_PACKED};
+use rnet_e2e::qemu::Options;
 use rnet_e2e::stream::{self, Counts};
 use rnet_e2e::{host, memory};
 use serde_json::{Value, json};

@@ -9,8 +9,9 @@ use std::sync::mpsc::Receiver;
 
 use anyhow::{Context, Result};
 use clap::Parser;
+use rnet_e2e::files::Files;
 use rnet_e2e::host::{self, Tap};
-use rnet_e2e::machine::{Files, Machine};
+use rnet_e2e::machine::Machine;
 use rnet_e2e::netboot::Netboot;
 use rnet_e2e::stream::{self, Counts};
 

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Kinds of guests, and the steps of each.
 
-use rnet_e2e::machine::Options;
+use rnet_e2e::arch::Arch;
+use rnet_e2e::qemu::Options;
 
 use crate::steps::{self, Step};
 
@@ -45,6 +46,8 @@ pub struct Scenario {
     pub features: &'static [(usize, bool)],
     /// Its steps in addition to those of every guest.
     special: &'static [(&'static str, Step)],
+    /// Whether memory is plugged in, too.
+    hotplug: bool,
 }
 
 impl Scenario {
@@ -56,30 +59,35 @@ impl Scenario {
         long: false,
         features: &[],
         special: &[],
+        hotplug: false,
     };
 
-    /// Whether the kind is for a device that has packed rings, or has none, as `packed` says.
+    /// Whether the kind is for a device that has packed rings, or has none, as `packed` says, and for
+    /// guests of this architecture.
     pub fn suits(&self, packed: bool) -> bool {
-        packed || self.format == Format::Split
+        let boots = !self.options.firmware || Arch::HERE.boots_from_network();
+        boots && (packed || self.format == Format::Split)
     }
 
-    /// All of its steps, in order.
+    /// All of its steps that guests of this architecture can do, in order.
     pub fn steps(&self) -> impl Iterator<Item = (&'static str, Step)> {
         const FIRST: &[(&str, Step)] = &[
             ("features", steps::features),
             ("ping", steps::ping),
             ("stream", steps::stream),
         ];
+        const HOTPLUG: &[(&str, Step)] = &[("hotplug", steps::hotplug)];
         const LAST: &[(&str, Step)] = &[("vhost", steps::vhost), ("end", steps::end)];
-        [FIRST, self.special, LAST].into_iter().flatten().copied()
+        let plugs = self.hotplug && Arch::HERE.plugs_memory();
+        let hotplug = if plugs { HOTPLUG } else { &[] };
+        let all = [FIRST, self.special, hotplug, LAST];
+        all.into_iter().flatten().copied()
     }
 }
 
 /// A guest with an IOMMU.
 const IOMMU: Options = Options {
-    machine: ",kernel-irqchip=split",
-    extra: "-device intel-iommu,intremap=on,device-iotlb=on",
-    append: "intel_iommu=on iommu.passthrough=0",
+    iommu: true,
     ..Options::USUAL
 };
 
@@ -107,8 +115,8 @@ pub const ALL: &[Scenario] = &[
             ("jumbo", steps::jumbo),
             ("queue_sizes", steps::queue_sizes),
             ("driver_reload", steps::driver_reload),
-            ("hotplug", steps::hotplug),
         ],
+        hotplug: true,
         ..Scenario::USUAL
     },
     Scenario {
@@ -204,7 +212,6 @@ pub const ALL: &[Scenario] = &[
             ..Options::USUAL
         },
         format: Format::Packed,
-        long: false,
         features: &[
             (MQ, true),
             (MRG_RXBUF, true),
@@ -217,8 +224,9 @@ pub const ALL: &[Scenario] = &[
             ("spread", steps::spread),
             ("queue_sizes", steps::queue_sizes),
             ("driver_reload", steps::driver_reload),
-            ("hotplug", steps::hotplug),
         ],
+        hotplug: true,
+        ..Scenario::USUAL
     },
     Scenario {
         // All that can be on or off is the other way round than in the usual guest.
@@ -230,7 +238,6 @@ pub const ALL: &[Scenario] = &[
             ..IOMMU
         },
         format: Format::Packed,
-        long: false,
         features: &[
             (IN_ORDER, true),
             (MRG_RXBUF, false),
@@ -239,6 +246,7 @@ pub const ALL: &[Scenario] = &[
             (ACCESS_PLATFORM, true),
         ],
         special: &[("translates", steps::translates)],
+        ..Scenario::USUAL
     },
     Scenario {
         name: "packed_mrg_rxbuf_off",
@@ -255,6 +263,7 @@ pub const ALL: &[Scenario] = &[
             (INDIRECT_DESC, true),
         ],
         special: &[("driver_reload", steps::driver_reload)],
+        ..Scenario::USUAL
     },
     Scenario {
         name: "packed_in_order",
@@ -267,6 +276,7 @@ pub const ALL: &[Scenario] = &[
         // The chains of long frames lie in the ring.
         features: &[(IN_ORDER, true), (INDIRECT_DESC, false)],
         special: &[("jumbo", steps::jumbo)],
+        ..Scenario::USUAL
     },
     Scenario {
         name: "packed_iommu",
@@ -281,6 +291,7 @@ pub const ALL: &[Scenario] = &[
             ("translates", steps::translates),
             ("driver_reload", steps::driver_reload),
         ],
+        ..Scenario::USUAL
     },
     Scenario {
         // The firmware has split rings, then the kernel has packed ones, on one open vhost device.
@@ -293,6 +304,6 @@ pub const ALL: &[Scenario] = &[
         format: Format::Packed,
         long: true,
         features: &[(VERSION_1, true)],
-        special: &[],
+        ..Scenario::USUAL
     },
 ];

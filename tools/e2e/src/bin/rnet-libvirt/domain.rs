@@ -145,7 +145,7 @@ pub fn domain(interface: &str) -> String {
          <memballoon model='none'/>\
          {interface}\
          </devices></domain>",
-        rnet_e2e::machine::Options::USUAL.kernel_line(),
+        rnet_e2e::qemu::Options::USUAL.kernel_line(),
     )
 }
 

@@ -14,7 +14,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::Parser;
-use rnet_e2e::machine::Files;
+use rnet_e2e::files::Files;
 use rnet_e2e::{host, stream};
 
 use daemon::Libvirt;
