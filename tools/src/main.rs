@@ -36,6 +36,7 @@ use crate::lab::paths::Lab;
 use crate::lab::{build, packages};
 use crate::tests::code::{misuse, stack, unsafe_code};
 use crate::tests::extent::Extent;
+use crate::tests::guests::Kinds;
 use crate::tests::tally::Tally;
 use crate::tests::{check, conformance, demo, fuzz, guests, libvirt, soak};
 use crate::vm::accel::Accel;
@@ -114,8 +115,11 @@ enum Task {
         /// The device they run on.
         #[arg(long, default_value = device::RNET)]
         device: String,
+        /// The architecture of the guests, and of the VM around them.
+        #[arg(long, default_value = "amd64")]
+        arch: Arch,
         /// Packages to take QEMU from, for the guests and for the VM around them.
-        #[arg(long)]
+        #[arg(long, conflicts_with = "arch")]
         with: Option<Layer>,
         /// Only kinds whose name contains one of these.
         filter: Vec<String>,
@@ -219,8 +223,7 @@ fn run(task: Task) -> Result<ExitCode> {
         Task::Build { kernel } => {
             lab::ensure(&lab, false)?;
             let kernel = kernel.resolved(&lab)?;
-            kernel.ensure(&lab)?;
-            steps::step("module and programs", || build::all(&lab, kernel))?;
+            prepare_for(&lab, kernel)?;
             println!("Built into {}", kernel.artifacts(&lab).display());
             Ok(ExitCode::SUCCESS)
         }
@@ -299,22 +302,21 @@ fn run(task: Task) -> Result<ExitCode> {
         }
         Task::Guests {
             device,
+            arch,
             with,
             filter,
         } => {
-            prepare(&lab)?;
+            prepare_for(&lab, Flavor::newest(arch))?;
             if let Some(layer) = with {
                 layer.ensure(&lab)?;
             }
-            let extent = Extent::Long;
-            ended(&guests::kinds(
-                &lab,
-                &device,
-                with,
-                &filter,
-                extent,
-                Output::Show,
-            )?)
+            let kinds = Kinds {
+                arch,
+                layer: with,
+                filter: &filter,
+                ..Kinds::of(&device)
+            };
+            ended(&guests::kinds(&lab, &kinds, Output::Show)?)
         }
         Task::Migrate { ways } => {
             prepare(&lab)?;
@@ -359,8 +361,14 @@ fn check_on(lab: &Lab, kernels: &[Flavor], extent: Extent) -> Result<ExitCode> {
 
 /// Makes sure of the lab, and builds the module and the programs for the packaged kernel.
 fn prepare(lab: &Lab) -> Result<()> {
+    prepare_for(lab, Flavor::Packaged)
+}
+
+/// As [`prepare`], for a kernel of choice, which is made if need be.
+fn prepare_for(lab: &Lab, kernel: Flavor) -> Result<()> {
     lab::ensure(lab, false)?;
-    build::packaged(lab)
+    kernel.ensure(lab)?;
+    steps::step("module and programs", || build::all(lab, kernel))
 }
 
 /// The exit code that says whether everything passed.

@@ -39,6 +39,14 @@ impl Arch {
         }
     }
 
+    /// Name of the directory with its libraries below `/usr/lib`.
+    pub fn libraries(self) -> &'static str {
+        match self {
+            Self::Amd64 => "x86_64-linux-gnu",
+            Self::Arm64 => "aarch64-linux-gnu",
+        }
+    }
+
     /// What the kernel's build system has to be told.
     pub fn make_options(self) -> &'static str {
         match self {

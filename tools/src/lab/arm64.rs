@@ -19,7 +19,7 @@ use crate::steps::step;
 /// The tree that modules are built against, relative to the lab.
 pub const TREE: &str = "arm64/kernel";
 
-/// What the VM runs from, beside the kernel.
+/// What the VM runs from, beside the kernel, with what its guests have of it.
 const SYSTEM: &[&str] = &[
     "base-files",
     "bash",
@@ -28,11 +28,13 @@ const SYSTEM: &[&str] = &[
     "dash",
     "ethtool",
     "hostname",
+    "iperf3",
     "iproute2",
     "kmod",
     "mount",
     "nftables",
     "procps",
+    "qemu-system-arm",
     "util-linux",
 ];
 

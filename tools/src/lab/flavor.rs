@@ -121,6 +121,14 @@ impl Flavor {
         matches!(self, Self::Packaged | Self::Series(_) | Self::Arm64)
     }
 
+    /// Debian's newest package for `arch`.
+    pub fn newest(arch: Arch) -> Self {
+        match arch {
+            Arch::Amd64 => Self::Packaged,
+            Arch::Arm64 => Self::Arm64,
+        }
+    }
+
     /// Its architecture.
     pub fn arch(self) -> Arch {
         match self {

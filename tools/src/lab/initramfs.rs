@@ -10,7 +10,7 @@ use anyhow::{Context, Result};
 use crate::lab::arch::Arch;
 use crate::lab::cpio::Archive;
 use crate::lab::flavor::Flavor;
-use crate::lab::paths::Lab;
+use crate::lab::paths::{INSIDE, Lab};
 use crate::process;
 
 /// Level 1's init: hands over to the lab's rootfs, seen over 9p.
@@ -46,53 +46,79 @@ pub fn level1(lab: &Lab, flavor: Flavor) -> Result<String> {
     })
 }
 
-/// Returns level 2's initramfs, relative to the lab; builds it if need be.
-pub fn guest(lab: &Lab) -> Result<String> {
+/// Returns level 2's initramfs for guests of `arch`, relative to the lab; builds it if need be.
+pub fn guest(lab: &Lab, arch: Arch) -> Result<String> {
     let mut hasher = DefaultHasher::new();
-    let stream = lab.artifacts().join(GUEST_STREAM);
-    let stream = std::fs::read(&stream).with_context(|| format!("reading {}", stream.display()))?;
+    let name = format!("{}/{GUEST_STREAM}", arch.artifacts());
+    let path = lab.dir().join(&name);
+    let stream = std::fs::read(&path).with_context(|| format!("reading {}", path.display()))?;
     (GUEST_INIT, GUEST_MODULES, GUEST_PROGRAMS, &stream).hash(&mut hasher);
     // Part of the name, since what is done to the inputs has changed.
-    "stripped".hash(&mut hasher);
-    let release = lab.release()?;
+    "stripped, by the lab".hash(&mut hasher);
+    let release = lab.release_of(&Flavor::newest(arch).tree())?;
     cached(lab, "guest", &release, hasher, |archive| {
         add_modules(lab, archive, &release, GUEST_MODULES)?;
-        for program in GUEST_PROGRAMS {
-            add_program(lab, archive, program)?;
-        }
-        archive.file(&format!("bin/{GUEST_STREAM}"), 0o755, &stripped(&stream)?);
+        add_programs(lab, archive, arch, GUEST_PROGRAMS)?;
+        let stripped = stripped(lab, arch, &name)?;
+        archive.file(&format!("bin/{GUEST_STREAM}"), 0o755, &stripped);
         archive.file("init", 0o755, GUEST_INIT.as_bytes());
         Ok(())
     })
 }
 
-/// Returns an executable without its symbols and debug information, which are most of it.
-fn stripped(executable: &[u8]) -> Result<Vec<u8>> {
-    let mut file = tempfile::NamedTempFile::new()?;
-    std::io::Write::write_all(&mut file, executable)?;
-    process::output(Command::new("strip").arg(file.path()))?;
-    // The program writes a new file of the same name.
-    Ok(std::fs::read(file.path())?)
+/// Returns the executable `name` of the lab without its symbols and debug information, which are most of
+/// it.
+fn stripped(lab: &Lab, arch: Arch, name: &str) -> Result<Vec<u8>> {
+    let script = format!(
+        "{}strip -o /tmp/stripped {INSIDE}/{name}\ncat /tmp/stripped\n",
+        arch.tool_prefix()
+    );
+    process::bytes(&mut lab.chroot().command(&["sh", "-ec", &script]))
 }
 
-/// Adds a program of the rootfs with the libraries that it loads.
-fn add_program(lab: &Lab, archive: &mut Archive, path: &str) -> Result<()> {
-    let listed = process::output(&mut lab.chroot().command(&["ldd", path]))?;
-    let libraries = listed
-        .split_whitespace()
-        .filter(|word| word.starts_with('/'));
-    // The C library loads it with `dlopen` when a thread is cancelled, so `ldd` does not list it.
-    let unwinder = "/usr/lib/x86_64-linux-gnu/libgcc_s.so.1";
-    for file in libraries.chain([path, unwinder]) {
+/// Adds programs of the root file system of `arch` with the libraries that they load.
+fn add_programs(lab: &Lab, archive: &mut Archive, arch: Arch, programs: &[&str]) -> Result<()> {
+    let libraries = format!("/usr/lib/{}", arch.libraries());
+    let mut files: Vec<String> = programs.iter().map(|&path| path.to_owned()).collect();
+    // The C library loads it with `dlopen` when a thread is cancelled, so no file names it.
+    files.push(format!("{libraries}/libgcc_s.so.1"));
+    let mut added = 0;
+    while let Some(path) = files.get(added).cloned() {
+        added += 1;
+        let inside = format!("{}{path}", arch.rootfs_inside());
+        // Not `ldd`, which runs the program.
+        let read = &mut lab.chroot().command(&["readelf", "-ld", &inside]);
+        for file in loaded_files(&process::output(read)?, &libraries) {
+            if !files.contains(&file) {
+                files.push(file);
+            }
+        }
         // Follows links: the archive has a copy of the file under each name.
-        let data = process::bytes(&mut lab.chroot().command(&["cat", file]))?;
-        let name = match file.strip_prefix("/usr/bin/") {
+        let relative = path.trim_start_matches('/');
+        let data = std::fs::read(lab.dir().join(arch.rootfs()).join(relative))
+            .with_context(|| format!("reading {inside}"))?;
+        let name = match relative.strip_prefix("usr/bin/") {
             Some(program) => format!("bin/{program}"),
-            None => file.trim_start_matches('/').to_owned(),
+            None => relative.to_owned(),
         };
         archive.file(&name, 0o755, &data);
     }
     Ok(())
+}
+
+/// The files that are loaded with an ELF file, by what `readelf` tells of it: its interpreter, and
+/// libraries of the directory `libraries`.
+fn loaded_files(told: &str, libraries: &str) -> Vec<String> {
+    let bracketed = |rest: &str| rest.split(']').next().map(str::to_owned);
+    let file = |line: &str| match line.split_once("[Requesting program interpreter: ") {
+        Some((_, rest)) => bracketed(rest),
+        None if line.contains("(NEEDED)") => {
+            let name = bracketed(line.split_once('[')?.1)?;
+            Some(format!("{libraries}/{name}"))
+        }
+        None => None,
+    };
+    told.lines().filter_map(file).collect()
 }
 
 /// Returns the initramfs of this kind for a kernel, with this hash of its inputs, relative to the
@@ -199,7 +225,7 @@ fn unpack(path: &PathBuf) -> Result<Vec<u8>> {
 
 #[cfg(test)]
 mod tests {
-    use super::load_order;
+    use super::{load_order, loaded_files};
 
     const DEPS: &str = "kernel/a/one.ko.xz:\n\
                         kernel/b/two.ko.xz: kernel/a/one.ko.xz\n\
@@ -221,5 +247,23 @@ mod tests {
     #[test]
     fn unknown_module_is_an_error() {
         assert!(load_order(DEPS, &["four"]).is_err());
+    }
+
+    #[test]
+    fn what_is_loaded_is_read() {
+        let told = "  INTERP 0x000318 0x00000318 0x00000318 0x00001c 0x00001c R 0x1\n      \
+                    [Requesting program interpreter: /lib/ld.so.1]\n \
+                    0x0001 (NEEDED)   Shared library: [libmnl.so.0]\n \
+                    0x000e (SONAME)   Library soname: [libthis.so]\n \
+                    0x0001 (NEEDED)   Shared library: [libc.so.6]\n";
+        assert_eq!(
+            loaded_files(told, "/usr/lib/here"),
+            [
+                "/lib/ld.so.1",
+                "/usr/lib/here/libmnl.so.0",
+                "/usr/lib/here/libc.so.6"
+            ]
+        );
+        assert!(loaded_files("There is no dynamic section in this file.", "").is_empty());
     }
 }

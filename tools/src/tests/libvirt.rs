@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 
+use crate::lab::arch::Arch;
 use crate::lab::flavor::Flavor;
 use crate::lab::layers::Layer;
 use crate::lab::paths::Lab;
@@ -43,7 +44,7 @@ pub fn run(lab: &Lab, tally: &mut Tally) {
 pub fn guest(lab: &Lab, device: &str, output: Output) -> Result<Outcome> {
     let mut program = vec!["/artifacts/rnet-libvirt".to_owned()];
     program.extend(["--device", device].map(str::to_owned));
-    program.extend(boot_options(lab)?);
+    program.extend(boot_options(lab, Arch::Amd64)?);
     let profile = format!(
         "mkdir -p {PROFILE_DIR}\nprintf %s {} > {PROFILE_DIR}/vhost-rnet\n",
         shell_quote(&[PROFILE])

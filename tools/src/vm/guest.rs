@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use rnet_e2e::{REPORT_MARK, Report};
 
+use crate::lab::arch::Arch;
 use crate::lab::flavor::Flavor;
 use crate::lab::paths::Lab;
 use crate::lab::{build, initramfs};
@@ -27,7 +28,7 @@ pub fn run_with(
     options: &[&str],
 ) -> Result<(Outcome, Vec<Report>)> {
     let mut program = vec!["/artifacts/rnet-e2e".to_owned()];
-    program.extend(boot_options(lab)?);
+    program.extend(boot_options(lab, flavor.arch())?);
     program.push(format!("--seconds={seconds}"));
     program.extend(options.iter().map(|&option| option.to_owned()));
     program.extend(
@@ -73,14 +74,23 @@ pub fn verdict(outcome: &Outcome, reports: &[Report], expected: usize) -> Result
     Ok(())
 }
 
-/// Options of programs that run guests: what to boot, and where logs go.
-pub fn boot_options(lab: &Lab) -> Result<[String; 6]> {
-    let initramfs = initramfs::guest(lab)?;
+/// Options of programs that run guests of `arch`: what to boot, and where logs go.
+pub fn boot_options(lab: &Lab, arch: Arch) -> Result<[String; 6]> {
+    let initramfs = initramfs::guest(lab, arch)?;
+    let artifacts = lab.dir().join(arch.artifacts());
     build::publish(
         &lab.dir().join(initramfs),
-        &lab.artifacts().join("initramfs-guest"),
+        &artifacts.join("initramfs-guest"),
     )?;
-    let kernel = format!("/{}", Flavor::Packaged.image(lab)?);
+    let kernel = match arch {
+        Arch::Amd64 => format!("/{}", Flavor::Packaged.image(lab)?),
+        // In the VM's root file system.
+        Arch::Arm64 => {
+            let image = Flavor::Arm64.image(lab)?;
+            let path = image.strip_prefix(arch.rootfs());
+            path.with_context(|| image.clone())?.to_owned()
+        }
+    };
     Ok([
         "--initramfs",
         "/artifacts/initramfs-guest",
