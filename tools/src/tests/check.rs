@@ -104,7 +104,7 @@ fn on<'a>(lab: &'a Lab, flavor: Flavor, extent: Extent, jobs: &mut Jobs<'a, Flav
             jobs.add(needs, move |tally| kernel_clippy(lab, flavor, tally));
             jobs.add(needs, selftests(RNET, cases));
         }
-        Flavor::Arm64 => jobs.add(needs, |tally| arm64::run(lab, tally)),
+        Flavor::Arm64 => jobs.add(needs, move |tally| arm64::run(lab, extent, tally)),
         Flavor::Debug => {
             let faults = Cases {
                 of: ONLY_WITH_FAULTS,
