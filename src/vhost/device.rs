@@ -34,9 +34,14 @@ use super::uapi::BACKEND_F_IOTLB_MSG_V2;
 use super::virtqueue::Virtqueue;
 use super::worker::Mode;
 
+/// The number of the next device.
+static NEXT_NUMBER: Atomic<u64> = Atomic::new(1);
+
 /// A device, which an open file of `/dev/vhost-rnet` refers to.
 #[pin_data]
 pub(crate) struct Device<Q: Queues> {
+    /// The number of the device, which no other one gets while the module is loaded.
+    pub(crate) number: u64,
     /// The process that may change the device, if there is one.
     #[pin]
     pub(super) owner: Mutex<Option<Owner>>,
@@ -79,6 +84,7 @@ impl<Q: Queues> Device<Q> {
     pub(crate) fn new() -> Result<Arc<Self>> {
         Arc::pin_init(
             try_pin_init!(Self {
+                number: NEXT_NUMBER.fetch_add(1, Relaxed),
                 owner <- new_mutex!(None, "vhost_rnet_owner"),
                 kthreads: Atomic::new(false),
                 queues <- pin_init_array_from_fn(Queue::new),
