@@ -159,6 +159,8 @@ unsafe extern "C" {
     pub(super) fn rnet_log_allowed() -> bool;
     pub(super) fn rnet_index_nospec(index: usize, size: usize) -> usize;
 
+    pub(super) fn rnet_threads_per_device() -> c_uint;
+
     pub(super) fn rnet_sock_is_packet_raw(sock: *mut bindings::socket) -> bool;
     pub(super) fn rnet_sock_send_state(sock: *mut bindings::socket) -> c_uint;
     pub(super) fn rnet_sock_error(sock: *mut bindings::socket) -> c_int;

@@ -75,6 +75,8 @@ u32 rnet_vfs_poll(struct file *file, poll_table *table);
 bool rnet_log_allowed(void);
 size_t rnet_index_nospec(size_t index, size_t size);
 
+unsigned int rnet_threads_per_device(void);
+
 bool rnet_sock_is_packet_raw(struct socket *sock);
 unsigned int rnet_sock_send_state(struct socket *sock);
 int rnet_sock_error(struct socket *sock);

@@ -25,11 +25,11 @@ use super::workers::Workers;
 use crate::kapi::{self, EventFd, OwnerMemory, Poller, Timer, Wake, EOPNOTSUPP, POLLIN};
 
 impl<C: Class> Device<C> {
-    /// Makes the caller the owner (`VHOST_SET_OWNER`) and starts a worker in its process.
+    /// Makes the caller the owner (`VHOST_SET_OWNER`) and starts the first workers in its process.
     ///
     /// # Errors
     ///
-    /// `EBUSY` when there is an owner, and those of the worker's start ([`Workers::start`]).
+    /// `EBUSY` when there is an owner, and those of the workers' start ([`Workers::start`]).
     pub(crate) fn set_owner(self: &Arc<Self>) -> Result {
         let mut owner = self.owner.lock();
         if owner.is_some() {
@@ -37,10 +37,11 @@ impl<C: Class> Device<C> {
         }
         let task = current!();
         let mm = task.mm().ok_or(EPERM)?;
-        let workers = Workers::start(self.mode(), job(self))?;
+        let start = |id, pending| job(self)(id, pending);
+        let workers = Workers::start(self.mode(), kapi::threads_per_device(), start)?;
         for queue in self.queues() {
             let mut vq = queue.vq.lock();
-            vq.worker = 0;
+            vq.worker = workers.attached(queue.index)?;
             vq.owner = task.pid();
         }
         *owner = Some(Owner {

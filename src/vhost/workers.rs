@@ -2,9 +2,9 @@
 
 //! The workers of a device: the threads that run its queues.
 //!
-//! From `VHOST_SET_OWNER` on, a device has one worker for both queues. Its owner may start more
-//! workers and attach each queue to any one of them, also under traffic. Error codes are those of
-//! `vhost_worker_ioctl()`.
+//! From `VHOST_SET_OWNER` on, a device has one worker for both queues, or one for each, as the
+//! module parameter `threads_per_device` says then. Its owner may start more workers and attach each
+//! queue to any one of them, also under traffic. Error codes are those of `vhost_worker_ioctl()`.
 
 use kernel::prelude::*;
 use kernel::sync::Arc;
@@ -29,23 +29,31 @@ pub(crate) struct Workers {
 }
 
 impl Workers {
-    /// Starts the first worker of a device, with id 0, and attaches all queues to it.
+    /// Starts the first workers of a device, with ids from 0 on: `threads`, but at least one, and at
+    /// most one for each queue.
     ///
-    /// `job` makes its work.
+    /// Each queue is attached to the worker whose id is the queue's index, or else to the first one.
+    /// `job` makes the work of each.
     ///
     /// # Errors
     ///
-    /// Those of [`Worker::start`].
+    /// Those of [`Worker::start`]. No thread is left then.
     pub(crate) fn start<W: Work>(
         mode: Mode,
-        job: impl FnOnce(u32, Arc<Pending>) -> W,
+        threads: u32,
+        job: impl Fn(u32, Arc<Pending>) -> W,
     ) -> Result<Self> {
-        let first = Worker::start(0, mode, job)?;
-        let mut all = KVec::new();
-        all.push(first.clone(), GFP_KERNEL)?;
+        let first = Worker::start(0, mode, &job)?;
+        let mut attached = core::array::from_fn(|_| first.clone());
+        let mut all = KVec::with_capacity(QUEUES, GFP_KERNEL)?;
+        all.push(first, GFP_KERNEL)?;
+        for (id, slot) in (0..threads).zip(&mut attached).skip(1) {
+            *slot = Worker::start(id, mode, &job)?;
+            all.push(slot.clone(), GFP_KERNEL)?;
+        }
         Ok(Self {
             all,
-            attached: core::array::from_fn(|_| first.clone()),
+            attached,
             mode,
         })
     }

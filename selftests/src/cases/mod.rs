@@ -120,6 +120,7 @@ pub fn roles() -> Vec<Role> {
     [
         calls::ioctl::owner::ROLES,
         lifetime::kill::ROLES,
+        threads::worker::ROLES,
         threads::workers::calls::ROLES,
         threads::workers::live::ROLES,
         threads::fork::ROLES,

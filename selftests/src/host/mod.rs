@@ -4,13 +4,15 @@
 //!
 //! [`tap`] and [`peer`] are the ends of the wire, [`wire`] the kinds of backend beside taps,
 //! [`nics`] the network cards; [`procfs`] and [`kmsg`] are what the kernel tells, [`census`] counts
-//! what is left behind; [`cgroup`] and [`fragments`] make memory scarce.
+//! what is left behind; [`parameter`] is one of the module's; [`cgroup`] and [`fragments`] make
+//! memory scarce.
 
 pub mod census;
 pub mod cgroup;
 pub mod fragments;
 pub mod kmsg;
 pub mod nics;
+pub mod parameter;
 pub mod peer;
 pub mod procfs;
 pub mod tap;

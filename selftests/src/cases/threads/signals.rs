@@ -5,6 +5,8 @@
 
 use crate::cases::common::{Case, Context, accepts, case, check, lets_c_off, workers};
 use crate::driver::vhost::Vhost;
+use crate::host::parameter::Parameter;
+use crate::host::procfs;
 use crate::sys::process::{interrupt_after, interruptions};
 use anyhow::{Context as _, Result};
 use rand::rngs::SmallRng;
@@ -15,6 +17,7 @@ use std::time::Instant;
 
 pub(crate) const CASES: &[Case] = &[
     case("signals.set_owner", 120, set_owner),
+    case("signals.two_threads", 120, two_threads),
     case("signals.new_worker", 120, new_worker),
 ];
 
@@ -58,6 +61,18 @@ fn interrupted<T>(
 
 fn set_owner(ctx: &Context) -> Result<()> {
     interrupted(ctx, "SET_OWNER", || ctx.open(), Vhost::set_owner)
+}
+
+/// A signal between two threads leaves none of them, so that the call can be made again.
+fn two_threads(ctx: &Context) -> Result<()> {
+    if !workers::has_workers(ctx)? {
+        return Ok(());
+    }
+    let parameter = Parameter::new("threads_per_device")?;
+    accepts("2", parameter.set("2"))?;
+    interrupted(ctx, "SET_OWNER", || ctx.open(), Vhost::set_owner)?;
+    // Each device is closed before the next one is opened.
+    procfs::expect_workers(0)
 }
 
 fn new_worker(ctx: &Context) -> Result<()> {
