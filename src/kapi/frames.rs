@@ -17,12 +17,14 @@ use kernel::bindings::SMP_CACHE_BYTES;
 use kernel::error::to_result;
 use kernel::page::PAGE_SIZE;
 use kernel::prelude::*;
+use kernel::sync::Arc;
 use vring::{Segment, Unmapped, UserAddr};
 
 use super::compat::EOPNOTSUPP;
 use super::pages::{Buffer, Pool};
 use super::shim;
 use super::socket::Socket;
+use super::Counter;
 
 /// The most frames that are sent at once.
 pub(crate) const FRAMES: usize = shim::RNET_FRAMES;
@@ -81,13 +83,13 @@ const fn data_align(len: u32) -> u32 {
 }
 
 impl Frames {
-    /// Makes an empty list.
+    /// Makes an empty list, which counts in `kept` the pages that it keeps for later frames.
     ///
     /// # Errors
     ///
     /// `ENOMEM`.
-    pub(crate) fn new() -> Result<Self> {
-        let pool = Pool::new()?;
+    pub(crate) fn new(kept: Arc<Counter>) -> Result<Self> {
+        let pool = Pool::new(kept)?;
         let buffers = KVec::with_capacity(BUFFERS, GFP_KERNEL)?;
         // SAFETY: no requirements.
         let raw = NonNull::new(unsafe { shim::rnet_frames_new() }).ok_or(ENOMEM)?;

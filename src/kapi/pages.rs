@@ -15,8 +15,9 @@ use core::ptr::NonNull;
 use kernel::ffi::c_void;
 use kernel::page::PAGE_SIZE;
 use kernel::prelude::*;
+use kernel::sync::Arc;
 
-use super::shim;
+use super::{shim, Counter};
 
 /// Order of the pages that are tried first, which is that of the network stack's own fragments.
 const ORDER: u32 = 3;
@@ -51,6 +52,8 @@ pub(super) struct Pool {
     large_pause: u32,
     /// Rest of the current [`PAUSE`].
     pause: u32,
+    /// Number of [`PAGE_SIZE`] pages that are kept, for anybody to read.
+    kept: Arc<Counter>,
 }
 
 /// A compound page.
@@ -96,17 +99,18 @@ unsafe impl Send for Buffer {}
 unsafe impl Sync for Buffer {}
 
 impl Pool {
-    /// Makes an empty pool.
+    /// Makes an empty pool, which counts in `kept` the pages that it keeps.
     ///
     /// # Errors
     ///
     /// `ENOMEM`.
-    pub(super) fn new() -> Result<Self> {
+    pub(super) fn new(kept: Arc<Counter>) -> Result<Self> {
         Ok(Self {
             pages: KVec::with_capacity(SLOTS, GFP_KERNEL)?,
             current: 0,
             large_pause: 0,
             pause: 0,
+            kept,
         })
     }
 
@@ -157,9 +161,15 @@ impl Pool {
         // A single page is replaced by a large one once there may be large ones again.
         if !back || (large_again && self.is_single(next)) {
             match (self.allocate(large_again, back), self.pages.get_mut(next)) {
-                (Some(new), Some(pages)) => *pages = new,
-                // There is room: `next` is less than `SLOTS`.
-                (Some(new), None) => self.pages.push_within_capacity(new).ok()?,
+                (Some(new), Some(pages)) => {
+                    self.kept.add(new.count().wrapping_sub(pages.count()));
+                    *pages = new;
+                }
+                (Some(new), None) => {
+                    self.kept.add(new.count());
+                    // There is room: `next` is less than `SLOTS`.
+                    self.pages.push_within_capacity(new).ok()?;
+                }
                 (None, _) if back => {}
                 (None, _) => return None,
             }
@@ -204,6 +214,9 @@ impl Pool {
 
     /// Frees all pages; those with buffers are freed with the last of these.
     pub(super) fn clear(&mut self) {
+        for pages in &self.pages {
+            self.kept.add(0usize.wrapping_sub(pages.count()));
+        }
         self.pages.clear();
         self.current = 0;
     }
@@ -221,6 +234,11 @@ impl Pages {
             used: 0,
             refs: REFS,
         })
+    }
+
+    /// Number of [`PAGE_SIZE`] pages in it.
+    fn count(&self) -> usize {
+        self.size / PAGE_SIZE
     }
 
     /// Cuts off a buffer of `len` bytes, a multiple of [`GRAIN`].

@@ -316,6 +316,13 @@ impl Ring {
         self.lens.get(self.next).map(|len| *len as usize)
     }
 
+    /// Whether the next packet is to be segmented.
+    #[inline]
+    pub(super) fn next_is_gso(&self) -> bool {
+        let kind = self.kinds.get(self.next).copied().unwrap_or(0);
+        self.has_left() && kind & shim::RNET_PACKET_GSO != 0
+    }
+
     /// Notes that the tap has put a header of `len` bytes before an `sk_buff`, or refused it.
     #[inline]
     pub(super) fn note_header(&mut self, len: Option<usize>) {

@@ -164,7 +164,7 @@ unsafe extern "C" {
     pub(super) fn rnet_sock_is_packet_raw(sock: *mut bindings::socket) -> bool;
     pub(super) fn rnet_sock_send_state(sock: *mut bindings::socket) -> c_uint;
     pub(super) fn rnet_sock_error(sock: *mut bindings::socket) -> c_int;
-    pub(super) fn rnet_sock_peek_len(sock: *mut bindings::socket) -> usize;
+    pub(super) fn rnet_sock_peek_len(sock: *mut bindings::socket, gso: *mut bool) -> usize;
     pub(super) fn rnet_sock_send(
         sock: *mut bindings::socket,
         seg: *const Segment,

@@ -32,6 +32,8 @@ pub(crate) struct Socket {
     ethernet_tap: bool,
     /// The ring of a tap, boxed since it holds a batch of packets and sockets are moved.
     ring: Option<KBox<Ring>>,
+    /// Whether the next packet of a socket without a ring was to be segmented, when it was looked at.
+    queued_gso: bool,
 }
 
 // SAFETY: the file keeps the socket alive in any thread, and sockets lock themselves.
@@ -75,6 +77,7 @@ impl Socket {
                 tap: false,
                 ethernet_tap: false,
                 ring: None,
+                queued_gso: false,
             });
         }
         // SAFETY: the function checks the kind of the file first.
@@ -112,6 +115,7 @@ impl Socket {
             tap: true,
             ethernet_tap: is_ethernet,
             ring: Some(ring),
+            queued_gso: false,
         })
     }
 
@@ -206,9 +210,18 @@ impl Socket {
     }
 
     /// Length in bytes of the next packet in the queue of a socket without a ring, or 0.
-    fn queued_len(&self) -> usize {
-        // SAFETY: the socket is alive.
-        unsafe { shim::rnet_sock_peek_len(self.as_ptr()) }
+    fn queued_len(&mut self) -> usize {
+        // SAFETY: the socket is alive; C writes whether the packet is to be segmented.
+        unsafe { shim::rnet_sock_peek_len(self.as_ptr(), &mut self.queued_gso) }
+    }
+
+    /// Whether the packet that [`Socket::next_len`] has reported is to be segmented.
+    #[inline]
+    pub(crate) fn next_is_gso(&self) -> bool {
+        match &self.ring {
+            Some(ring) => ring.next_is_gso(),
+            None => self.queued_gso,
+        }
     }
 
     /// Receives a packet into user memory, without waiting.

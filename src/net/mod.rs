@@ -10,7 +10,7 @@ use kernel::str::CStr;
 use kernel::sync::Arc;
 use vring::Fault;
 
-use crate::kapi::{Frames, OwnerMemory};
+use crate::kapi::{Counter, Frames, OwnerMemory};
 use crate::vhost::class::Class;
 use crate::vhost::device::Device;
 use crate::vhost::features::{self, Features};
@@ -103,10 +103,10 @@ impl Class for Net {
 }
 
 impl State for Packets {
-    fn new() -> Result<Self> {
+    fn new(kept: Arc<Counter>) -> Result<Self> {
         Ok(Self {
             header: Header::default(),
-            frames: Frames::new()?,
+            frames: Frames::new(kept)?,
         })
     }
 

@@ -56,13 +56,15 @@ pub(crate) fn run(
     stats: &Stats,
     pending: &Pending,
 ) -> Result<Next, Fault> {
-    vq.run(memory, Receive { stats, pending })
+    let woken = !core::mem::take(&mut vq.again);
+    vq.run(memory, Receive { stats, pending, woken })
 }
 
 /// A round of the receive queue, before the ring format and the way to guest memory are known.
 struct Receive<'a> {
     stats: &'a Stats,
     pending: &'a Pending,
+    woken: bool,
 }
 
 impl round::Round<Net> for Receive<'_> {
@@ -93,6 +95,7 @@ impl round::Round<Net> for Receive<'_> {
             call,
             stats: self.stats,
             pending: self.pending,
+            woken: self.woken,
             busy,
             lost_to,
             used,
@@ -144,6 +147,8 @@ struct Round<'a, R, M, T> {
     call: Option<&'a EventFd>,
     stats: &'a Stats,
     pending: &'a Pending,
+    /// The round began since the worker was woken.
+    woken: bool,
     busy: BusyTime,
     /// Why packets were lost; reported to the owner.
     lost_to: &'a mut Option<Fault>,
@@ -406,6 +411,8 @@ impl<R: Ring, M: GuestMemory, T: Translate> Round<'_, R, M, T> {
             return Ok(true);
         }
         let want = len.wrapping_sub(vhost);
+        // A header of the guest's alone says that nothing is to be segmented.
+        let is_gso = sock != 0 && self.backend.target.socket.next_is_gso();
         match self.backend.target.socket.receive(segments, vhost, want) {
             Ok(received) if received == want => {}
             Err(e) if e == EFAULT => {
@@ -416,6 +423,7 @@ impl<R: Ring, M: GuestMemory, T: Translate> Round<'_, R, M, T> {
             _ => return Ok(false),
         }
         self.finish_header(count, segments)?;
+        self.stats.gso.add(usize::from(is_gso));
         Ok(true)
     }
 
@@ -478,6 +486,7 @@ impl<R, M, T> Drop for Round<'_, R, M, T> {
     fn drop(&mut self) {
         self.backend.target.socket.leave();
         self.stats.rounds.add(1);
+        self.stats.wakeups.add(usize::from(self.woken));
         let moved = self.packets.wrapping_sub(self.lost);
         if moved != 0 {
             self.stats.packets.add(moved);

@@ -11,7 +11,7 @@ use kernel::prelude::*;
 use vring::{Chain, Fault, Ring, Segment, Segments, Translate, Unmapped, UserAddr};
 
 use super::direction::RX;
-use super::header::Header;
+use super::header::{self, fix_header, Header, Kind};
 use super::{Net, Packets, MAX_ROUND_BYTES, MAX_ROUND_DESCS, MAX_ROUND_PACKETS};
 use crate::kapi::{BusyTime, EventFd, Frames, OwnerMemory, Polled, ENOBUFS, FRAMES};
 use crate::vhost::access::GuestMemory;
@@ -26,9 +26,6 @@ use crate::vhost::worker::Pending;
 const XDP_HEADROOM: u32 = 256;
 /// The longest packet that is tried again when the backend has no memory for it, in bytes.
 const MAX_RETRY: usize = 68 << 10;
-
-/// `VIRTIO_NET_HDR_F_NEEDS_CSUM`.
-const HDR_F_NEEDS_CSUM: u8 = 1;
 
 /// A batch of used buffers has room for exactly one batch of frames.
 const _: () = assert!(BATCH == FRAMES);
@@ -45,13 +42,20 @@ pub(crate) fn run(
     stats: &Stats,
     pending: &Pending,
 ) -> Result<Next, Fault> {
-    vq.run(memory, Transmit { stats, pending })
+    let woken = !core::mem::take(&mut vq.again);
+    let round = Transmit {
+        stats,
+        pending,
+        woken,
+    };
+    vq.run(memory, round)
 }
 
 /// A round of the transmit queue, before the ring format and the way to guest memory are known.
 struct Transmit<'a> {
     stats: &'a Stats,
     pending: &'a Pending,
+    woken: bool,
 }
 
 impl round::Round<Net> for Transmit<'_> {
@@ -84,6 +88,7 @@ impl round::Round<Net> for Transmit<'_> {
             call,
             stats: self.stats,
             pending: self.pending,
+            woken: self.woken,
             busy,
             // Entries that an earlier round could not publish come first, and have been counted.
             counted: used.len(),
@@ -112,6 +117,8 @@ struct Round<'a, R, M, T> {
     call: Option<&'a EventFd>,
     stats: &'a Stats,
     pending: &'a Pending,
+    /// The round began since the worker was woken.
+    woken: bool,
     busy: BusyTime,
     used: &'a mut UsedBatch,
     /// Number of entries of `used` that the statistics include already.
@@ -265,10 +272,17 @@ impl<R: Ring, M: GuestMemory, T: Translate> Round<'_, R, M, T> {
             {
                 let bytes = frame.bytes();
                 let total = bytes.len();
-                if sock == 0 || fix_header(&self.memory, bytes, total) {
-                    frame.keep();
-                } else {
+                let kind = match sock {
+                    0 => Kind::Plain,
+                    _ => fix_header(&self.memory, bytes, total),
+                };
+                if kind == Kind::Wrong {
                     self.stats.dropped(Dropped::Header, 1);
+                    return Ok(Sent::Done);
+                }
+                frame.keep();
+                if kind == Kind::Gso {
+                    self.stats.gso.add(1);
                 }
                 return Ok(Sent::Done);
             }
@@ -288,14 +302,18 @@ impl<R: Ring, M: GuestMemory, T: Translate> Round<'_, R, M, T> {
             return self.send_single(segments, len);
         };
         let total = frame.len();
-        if sock != 0 && !fix_header(&self.memory, frame.first_bytes(), total) {
+        let kind = match sock {
+            0 => Kind::Plain,
+            _ => fix_header(&self.memory, frame.first_bytes(), total),
+        };
+        if kind == Kind::Wrong {
             self.stats.dropped(Dropped::Header, 1);
             return Ok(Sent::Done);
         }
-        match frame.send(&self.backend.target.socket) {
+        let sent = match frame.send(&self.backend.target.socket) {
             Err(e) if e == EMSGSIZE => {
                 self.backend.target.refuses_pages = true;
-                self.send_single(segments, len)
+                return self.send_single(segments, len);
             }
             // The frame has been copied already, so guest memory is not at fault.
             Err(e) if e == EFAULT => {
@@ -303,7 +321,12 @@ impl<R: Ring, M: GuestMemory, T: Translate> Round<'_, R, M, T> {
                 Ok(Sent::Done)
             }
             sent => self.outcome(sent, segments, len),
+        };
+        // A packet that stays available is counted when it is sent.
+        if let (Ok(Sent::Done), Kind::Gso) = (&sent, kind) {
+            self.stats.gso.add(1);
         }
+        sent
     }
 
     /// Sends a packet that does not fit a frame, after all packets before it.
@@ -314,7 +337,13 @@ impl<R: Ring, M: GuestMemory, T: Translate> Round<'_, R, M, T> {
             .target
             .socket
             .send(segments, len, self.header.vhost);
-        self.outcome(sent, segments, len)
+        let sent = self.outcome(sent, segments, len)?;
+        // Without a header of the backend, the guest's goes no further.
+        if let (Sent::Done, true) = (&sent, self.header.sock != 0) {
+            let is_gso = header::is_gso(&self.memory, segments);
+            self.stats.gso.add(usize::from(is_gso));
+        }
+        Ok(sent)
     }
 
     /// Turns `sent`, the backend's answer, into the outcome for the packet.
@@ -407,40 +436,7 @@ impl<R: Ring, M: GuestMemory, T: Translate> Round<'_, R, M, T> {
 impl<R, M, T> Drop for Round<'_, R, M, T> {
     fn drop(&mut self) {
         self.stats.rounds.add(1);
+        self.stats.wakeups.add(usize::from(self.woken));
         self.stats.bytes.add(self.bytes);
     }
-}
-
-/// Makes `hdr_len` cover the checksum field, as the network stack requires.
-///
-/// `packet` is the beginning of a packet of `total` bytes. Returns `false` if the packet ends
-/// before the checksum field (virtio 1.3, section 5.1.6; `vhost_net_build_xdp()`).
-#[inline]
-fn fix_header(memory: &impl GuestMemory, packet: &mut [u8], total: usize) -> bool {
-    let field = |lo, hi| memory.field(u16::from_ne_bytes([lo, hi]));
-    // struct virtio_net_hdr: flags, gso_type, hdr_len, gso_size, csum_start, csum_offset.
-    let Some([flags, _, len_lo, len_hi, _, _, start_lo, start_hi, offset_lo, offset_hi]) =
-        packet.first_chunk_mut::<10>()
-    else {
-        return false;
-    };
-    if *flags & HDR_F_NEEDS_CSUM == 0 {
-        return true;
-    }
-    let start = field(*start_lo, *start_hi);
-    let offset = field(*offset_lo, *offset_hi);
-    // Does not wrap in 32 bits.
-    let need = u32::from(start)
-        .wrapping_add(u32::from(offset))
-        .wrapping_add(2);
-    if need > u32::from(field(*len_lo, *len_hi)) {
-        let Ok(need) = u16::try_from(need) else {
-            return false;
-        };
-        if usize::from(need) > total {
-            return false;
-        }
-        [*len_lo, *len_hi] = memory.field(need).to_ne_bytes();
-    }
-    true
 }

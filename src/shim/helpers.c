@@ -120,7 +120,8 @@ int rnet_sock_error(struct socket *sock)
 	return sock_error(sock->sk);
 }
 
-size_t rnet_sock_peek_len(struct socket *sock)
+/* The length of the next packet, and whether it is to be segmented; 0 if there is none. */
+size_t rnet_sock_peek_len(struct socket *sock, bool *gso)
 {
 	struct sk_buff_head *queue = &sock->sk->sk_receive_queue;
 	struct sk_buff *skb;
@@ -129,6 +130,7 @@ size_t rnet_sock_peek_len(struct socket *sock)
 
 	spin_lock_irqsave(&queue->lock, flags);
 	skb = skb_peek(queue);
+	*gso = skb && skb_is_gso(skb);
 	if (skb)
 		len = skb->len + (skb_vlan_tag_present(skb) ? VLAN_HLEN : 0);
 	spin_unlock_irqrestore(&queue->lock, flags);

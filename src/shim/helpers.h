@@ -80,7 +80,7 @@ unsigned int rnet_threads_per_device(void);
 bool rnet_sock_is_packet_raw(struct socket *sock);
 unsigned int rnet_sock_send_state(struct socket *sock);
 int rnet_sock_error(struct socket *sock);
-size_t rnet_sock_peek_len(struct socket *sock);
+size_t rnet_sock_peek_len(struct socket *sock, bool *gso);
 int rnet_sock_send(struct socket *sock, const struct iovec *seg, size_t n, size_t len, size_t skip);
 int rnet_sock_recv(struct socket *sock, void *packet, const struct iovec *seg, size_t n,
 		   size_t skip, size_t len);

@@ -69,8 +69,8 @@ impl<Q: Queues> Queue<Q> {
     fn new(index: usize) -> impl PinInit<Self, Error> {
         try_pin_init!(Self {
             index,
-            vq <- new_mutex!(Virtqueue::new()?, "vhost_rnet_vq"),
             stats <- Stats::new(),
+            vq <- new_mutex!(Virtqueue::new(stats.pages_kept.clone())?, "vhost_rnet_vq"),
         })
     }
 }

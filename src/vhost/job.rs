@@ -61,6 +61,7 @@ impl<C: Class> Job<C> {
             }
             // The thread checks the flag again before it sleeps.
             Next::Again => {
+                vq.again = true;
                 pending.set(index);
                 drop(vq);
                 kapi::cond_resched();

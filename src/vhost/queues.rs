@@ -12,9 +12,10 @@
 //! A queue has its [`State`] from open on, and its [`Target`] while it is started.
 
 use kernel::prelude::*;
+use kernel::sync::Arc;
 
 use super::features::Features;
-use crate::kapi::PollFile;
+use crate::kapi::{Counter, PollFile};
 
 /// Number of queues of a device.
 pub(crate) const QUEUES: usize = 2;
@@ -57,12 +58,13 @@ pub(crate) trait Target: Sized + Send + Unpin {
 
 /// State that each queue has, started or not.
 pub(crate) trait State: Sized + Send + Unpin {
-    /// Makes the state that a queue has after open.
+    /// Makes the state that a queue has after open, which counts in `kept` the pages that it keeps
+    /// for later rounds.
     ///
     /// # Errors
     ///
     /// `ENOMEM`.
-    fn new() -> Result<Self>;
+    fn new(kept: Arc<Counter>) -> Result<Self>;
 
     /// Sets the negotiated features.
     fn set_features(&mut self, features: &Features);

@@ -73,10 +73,14 @@ impl End {
 pub(crate) struct Stats {
     /// Number of rounds.
     pub(crate) rounds: Counter,
+    /// Rounds that began since the worker was woken, not since the last one had left more to do.
+    pub(crate) wakeups: Counter,
     /// Packets moved; for transmit, including dropped ones.
     pub(crate) packets: Counter,
     /// Bytes moved, including headers.
     pub(crate) bytes: Counter,
+    /// Packets to be segmented, as their virtio-net header says.
+    pub(crate) gso: Counter,
     /// Batches of used buffers published.
     pub(crate) batches: Counter,
     /// Calls to the guest.
@@ -93,6 +97,8 @@ pub(crate) struct Stats {
     pub(crate) kicks: Arc<Counter>,
     /// Events of the backend, likewise.
     pub(crate) events: Arc<Counter>,
+    /// Pages of `PAGE_SIZE` that the queue keeps for later frames, now; counted by their pool.
+    pub(crate) pages_kept: Arc<Counter>,
     /// Packets by [`SIZE_NAMES`].
     sizes: [Counter; SIZES],
     /// Packets by [`Dropped::NAMES`].
@@ -118,8 +124,10 @@ impl Stats {
     pub(crate) fn new() -> impl PinInit<Self, Error> {
         try_pin_init!(Self {
             rounds: Counter::new(),
+            wakeups: Counter::new(),
             packets: Counter::new(),
             bytes: Counter::new(),
+            gso: Counter::new(),
             batches: Counter::new(),
             calls: Counter::new(),
             unwanted_calls: Counter::new(),
@@ -128,6 +136,7 @@ impl Stats {
             iotlb_misses: Counter::new(),
             kicks: Arc::new(Counter::new(), GFP_KERNEL)?,
             events: Arc::new(Counter::new(), GFP_KERNEL)?,
+            pages_kept: Arc::new(Counter::new(), GFP_KERNEL)?,
             sizes: from_fn(|_| Counter::new()),
             drops: from_fn(|_| Counter::new()),
             ends: from_fn(|_| Counter::new()),
@@ -222,11 +231,14 @@ impl Stats {
             .and_then(|(_, at)| at.elapsed_ms());
         line("kicks", self.kicks.get());
         line("backend_events", self.events.get());
+        line("wakeups", self.wakeups.get());
         line("calls_unwanted", self.unwanted_calls.get());
         line("busy_poll_hits", self.busy_hits.get());
         line("busy_poll_misses", self.busy_misses.get());
         line("iotlb_misses", self.iotlb_misses.get());
         family("size", &SIZE_NAMES, &self.sizes);
+        line("gso", self.gso.get());
+        line("pages_kept", self.pages_kept.get());
         family("dropped", &Dropped::NAMES, &self.drops);
         family("ended", &End::NAMES, &self.ends);
         family("fault", &Fault::NAMES, &self.faults);

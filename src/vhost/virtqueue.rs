@@ -18,7 +18,7 @@ use super::queues::{Queues, State};
 use super::round::{Next, Round, Running, Scratch};
 use super::used::UsedBatch;
 use super::worker::Counted;
-use crate::kapi::{self, EventFd, OwnerMemory, Poller};
+use crate::kapi::{self, Counter, EventFd, OwnerMemory, Poller};
 
 mod running;
 mod trouble;
@@ -60,6 +60,8 @@ pub(crate) struct Virtqueue<Q: Queues> {
     stopped: bool,
     /// The last round has stopped the queue, lost packets, or has to be retried.
     in_trouble: bool,
+    /// The last round has left more to do, so that the next one begins without an event.
+    pub(crate) again: bool,
     /// `VHOST_BACKEND_F_IOTLB_MSG_V2`: format of the messages about IO addresses.
     pub(crate) messages_v2: bool,
     /// `VHOST_SET_VRING_BUSYLOOP_TIMEOUT`: how long a round busy-polls before it ends, in
@@ -71,17 +73,18 @@ pub(crate) struct Virtqueue<Q: Queues> {
 }
 
 impl<Q: Queues> Virtqueue<Q> {
-    /// Makes a queue in the state after open.
+    /// Makes a queue in the state after open, which counts in `kept` the pages that it keeps for
+    /// later rounds.
     ///
     /// # Errors
     ///
     /// `ENOMEM`.
-    pub(crate) fn new() -> Result<impl Init<Self>> {
+    pub(crate) fn new(kept: Arc<Counter>) -> Result<impl Init<Self>> {
         let scratch = Scratch {
             segments: KVec::from_elem(Segment::default(), MAX_CHAIN_SEGMENTS, GFP_KERNEL)?,
             used: UsedBatch::new()?,
         };
-        let state = Q::State::new()?;
+        let state = Q::State::new(kept)?;
         // Initialized in place, since the kernel's stack has no room for queues.
         Ok(init!(Self {
             owner: 0,
@@ -99,6 +102,7 @@ impl<Q: Queues> Virtqueue<Q> {
             lost_to: None,
             stopped: false,
             in_trouble: false,
+            again: false,
             messages_v2: false,
             busy_timeout: 0,
             path: Path::Nowhere,
@@ -368,6 +372,7 @@ impl<Q: Queues> Virtqueue<Q> {
             lost_to,
             stopped,
             in_trouble,
+            again,
             messages_v2,
             busy_timeout,
             path,
@@ -382,6 +387,7 @@ impl<Q: Queues> Virtqueue<Q> {
         *lost_to = None;
         *stopped = false;
         *in_trouble = false;
+        *again = false;
         *messages_v2 = false;
         *busy_timeout = 0;
         *path = Path::Nowhere;
