@@ -23,6 +23,7 @@ mod shim;
 mod socket;
 mod ticks;
 mod timer;
+pub(crate) mod trace;
 mod tun;
 mod user;
 mod vhost_task;

@@ -161,6 +161,67 @@ unsafe extern "C" {
 
     pub(super) fn rnet_threads_per_device() -> c_uint;
 
+    pub(super) fn rnet_trace_queue_start(
+        device: u64,
+        owner: c_int,
+        queue: *const c_char,
+        queue_len: usize,
+    );
+    pub(super) fn rnet_trace_queue_stop(
+        device: u64,
+        owner: c_int,
+        queue: *const c_char,
+        queue_len: usize,
+        reason: *const c_char,
+        reason_len: usize,
+    );
+    pub(super) fn rnet_trace_fault(
+        device: u64,
+        owner: c_int,
+        queue: *const c_char,
+        queue_len: usize,
+        name: *const c_char,
+        name_len: usize,
+        has_addr: bool,
+        addr: u64,
+    );
+    pub(super) fn rnet_trace_miss(
+        device: u64,
+        owner: c_int,
+        queue: *const c_char,
+        queue_len: usize,
+        iova: u64,
+        access: u8,
+    );
+    pub(super) fn rnet_trace_answer(
+        device: u64,
+        owner: c_int,
+        queue: *const c_char,
+        queue_len: usize,
+        iova: u64,
+        size: u64,
+        perm: u8,
+    );
+    pub(super) fn rnet_traces_rounds() -> bool;
+    pub(super) fn rnet_trace_round_end(
+        device: u64,
+        owner: c_int,
+        queue: *const c_char,
+        queue_len: usize,
+        packets: u64,
+        bytes: u64,
+        why: *const c_char,
+        why_len: usize,
+    );
+    pub(super) fn rnet_trace_watchdog(
+        device: u64,
+        owner: c_int,
+        queue: *const c_char,
+        queue_len: usize,
+    );
+    pub(super) fn rnet_trace_worker_start(device: u64, owner: c_int, worker: u32, tid: c_int);
+    pub(super) fn rnet_trace_worker_end(device: u64, owner: c_int, worker: u32, tid: c_int);
+
     pub(super) fn rnet_sock_is_packet_raw(sock: *mut bindings::socket) -> bool;
     pub(super) fn rnet_sock_send_state(sock: *mut bindings::socket) -> c_uint;
     pub(super) fn rnet_sock_error(sock: *mut bindings::socket) -> c_int;

@@ -77,6 +77,21 @@ size_t rnet_index_nospec(size_t index, size_t size);
 
 unsigned int rnet_threads_per_device(void);
 
+void rnet_trace_queue_start(u64 device, int owner, const char *queue, size_t queue_len);
+void rnet_trace_queue_stop(u64 device, int owner, const char *queue, size_t queue_len,
+			   const char *reason, size_t reason_len);
+void rnet_trace_fault(u64 device, int owner, const char *queue, size_t queue_len, const char *name,
+		      size_t name_len, bool has_addr, u64 addr);
+void rnet_trace_miss(u64 device, int owner, const char *queue, size_t queue_len, u64 iova, u8 access);
+void rnet_trace_answer(u64 device, int owner, const char *queue, size_t queue_len, u64 iova,
+		       u64 size, u8 perm);
+bool rnet_traces_rounds(void);
+void rnet_trace_round_end(u64 device, int owner, const char *queue, size_t queue_len, u64 packets,
+			  u64 bytes, const char *why, size_t why_len);
+void rnet_trace_watchdog(u64 device, int owner, const char *queue, size_t queue_len);
+void rnet_trace_worker_start(u64 device, int owner, u32 worker, int tid);
+void rnet_trace_worker_end(u64 device, int owner, u32 worker, int tid);
+
 bool rnet_sock_is_packet_raw(struct socket *sock);
 unsigned int rnet_sock_send_state(struct socket *sock);
 int rnet_sock_error(struct socket *sock);

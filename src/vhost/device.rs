@@ -22,17 +22,19 @@ use kernel::prelude::*;
 use kernel::sync::atomic::{ordering::Relaxed, Atomic};
 use kernel::sync::{new_mutex, Arc, Mutex, MutexGuard};
 use pin_init::pin_init_array_from_fn;
+use vring::Miss;
 
 use super::features::{Features, ACCESS_PLATFORM, LOG_ALL};
 use super::iotlb;
 use super::memory::Table;
-use super::messages::{Message, Messages};
+use super::messages::{self, Message, Messages};
 use super::owner::Owner;
 use super::queues::{Queues, QUEUES};
 use super::stats::Stats;
 use super::uapi::BACKEND_F_IOTLB_MSG_V2;
 use super::virtqueue::Virtqueue;
 use super::worker::Mode;
+use crate::kapi::trace;
 
 /// The number of the next device.
 static NEXT_NUMBER: Atomic<u64> = Atomic::new(1);
@@ -183,7 +185,12 @@ impl<Q: Queues> Device<Q> {
     /// Resets the queues, then stops the workers, which nothing wakes any more by then.
     fn reset(&self, owner: &mut Option<Owner>) {
         for queue in &self.queues {
-            let detached = queue.vq.lock().reset();
+            let mut vq = queue.vq.lock();
+            if vq.backend.is_some() {
+                trace::queue_stop(vq.source, "reset");
+            }
+            let detached = vq.reset();
+            drop(vq);
             drop(detached);
         }
         self.messages.enable(false);
@@ -227,6 +234,14 @@ impl<Q: Queues> Device<Q> {
         Ok(())
     }
 
+    /// Asks the owner for the translation that a queue waits for.
+    pub(super) fn ask(&self, queue: &Queue<Q>, vq: &Virtqueue<Q>, miss: Miss) {
+        if self.messages.miss(queue.index, miss, vq.messages_v2) {
+            queue.stats.iotlb_misses.add(1);
+            trace::miss(vq.source, miss.addr.0, messages::perm(miss.access));
+        }
+    }
+
     /// Sets the features of the ioctl interface itself (`VHOST_SET_BACKEND_FEATURES`).
     pub(crate) fn set_backend_features(&self, features: u64) {
         let _device = self.owner.lock();
@@ -248,14 +263,26 @@ impl<Q: Queues> Device<Q> {
     pub(crate) fn iotlb_message(self: &Arc<Self>, message: Message) -> Result {
         let owner = self.owner.lock();
         let mut stopped = [false; QUEUES];
-        for (queue, stopped) in self.queues.iter().zip(&mut stopped) {
+        let mut sources = [trace::Source::default(); QUEUES];
+        for ((queue, stopped), source) in self.queues.iter().zip(&mut stopped).zip(&mut sources) {
             let mut vq = queue.vq.lock();
             message.apply(vq.iotlb().ok_or(EFAULT)?)?;
             *stopped = vq.is_stopped();
+            *source = vq.source;
         }
-        if let (Message::Update { iova, size, .. }, Some(owner)) = (message, &*owner) {
+        let Message::Update {
+            iova, size, perm, ..
+        } = message
+        else {
+            return Ok(());
+        };
+        if let Some(owner) = &*owner {
             let answered = self.messages.answered(iova, size).into_iter().zip(stopped);
-            for (queue, (answered, stopped)) in self.queues.iter().zip(answered) {
+            let answered = answered.zip(sources);
+            for (queue, ((answered, stopped), source)) in self.queues.iter().zip(answered) {
+                if answered {
+                    trace::answer(source, iova, size, perm);
+                }
                 if answered || stopped {
                     owner.wake(queue.index);
                 }

@@ -3,13 +3,15 @@
 //! The work of a worker's thread: rounds of the queues that are attached to the worker.
 
 use kernel::sync::Arc;
+use vring::Fault;
 
 use super::class::Class;
 use super::device::Device;
 use super::queues::QUEUES;
 use super::round::Next;
+use super::stats::{Mark, Moved, Stats};
 use super::worker::Pending;
-use crate::kapi::{self, OwnerMemory, Work};
+use crate::kapi::{self, trace, OwnerMemory, Work};
 
 /// The work of a worker.
 ///
@@ -38,7 +40,11 @@ impl<C: Class> Job<C> {
             // The queue has since been attached to another worker, which has been woken for it.
             return;
         }
+        let before = trace::traces_rounds().then(|| queue.stats.mark());
         let round = C::run(index, &mut vq, memory, &queue.stats, pending);
+        if let Some(before) = before {
+            trace_round(vq.source, &queue.stats, &before, &round);
+        }
         let next = match round {
             Ok(next) => {
                 vq.went_on(&next, index, &queue.stats);
@@ -54,9 +60,7 @@ impl<C: Class> Job<C> {
             Next::Translate => {
                 // The queue waits until the owner answers.
                 if let Some(miss) = vq.park() {
-                    if self.device.messages.miss(index, miss, vq.messages_v2) {
-                        queue.stats.iotlb_misses.add(1);
-                    }
+                    self.device.ask(queue, &vq, miss);
                 }
             }
             // The thread checks the flag again before it sleeps.
@@ -75,6 +79,7 @@ impl<C: Class> Work for Job<C> {
     fn pending(&self) -> bool {
         // The thread has set its sleeping state, with a full barrier, before it calls this.
         let pending = &*self.pending;
+        pending.note_thread();
         (0..QUEUES).any(|index| pending.is_set(index))
     }
 
@@ -89,5 +94,34 @@ impl<C: Class> Work for Job<C> {
     fn killed(&self) {
         // The owner is dying, and its memory goes away. Later wake-ups only set flags, until the
         // file is closed.
+        self.pending.end();
     }
+}
+
+/// Traces the end of a round, if the queue had everything that a round needs; `before` is from the
+/// round's beginning.
+#[cold]
+#[inline(never)]
+fn trace_round(
+    source: trace::Source,
+    stats: &Stats,
+    before: &Mark,
+    round: &Result<Next, Fault>,
+) {
+    let Some(Moved {
+        packets,
+        bytes,
+        end,
+    }) = stats.since(before)
+    else {
+        return;
+    };
+    let why = match (round, end) {
+        (Err(_), _) => "fault",
+        (Ok(Next::Translate), _) => "translation",
+        (_, Some(end)) => end,
+        // Only a round whose owner has been killed ends for no reason of its own.
+        _ => "killed",
+    };
+    trace::round_end(source, packets, bytes, why);
 }

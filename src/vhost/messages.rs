@@ -267,18 +267,22 @@ impl Outstanding {
         } else {
             uapi::IOTLB_MSG
         };
-        let perm = match self.miss.access {
-            Access::Read => uapi::ACCESS_RO,
-            Access::Write => uapi::ACCESS_WO,
-        };
         let message = IotlbMessage {
             iova: self.miss.addr.0,
             size: 0,
             user: UserAddr(0),
-            perm,
+            perm: perm(self.miss.access),
             kind: uapi::IOTLB_MISS,
         };
         message.to_raw(format)
+    }
+}
+
+/// The permission that an access needs (`VHOST_ACCESS_*`).
+pub(crate) fn perm(access: Access) -> u8 {
+    match access {
+        Access::Read => uapi::ACCESS_RO,
+        Access::Write => uapi::ACCESS_WO,
     }
 }
 

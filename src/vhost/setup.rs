@@ -22,7 +22,7 @@ use super::uapi::{VringAddr, FILE_UNBIND, VRING_F_LOG};
 use super::virtqueue::Virtqueue;
 use super::worker::{Counted, Pending};
 use super::workers::Workers;
-use crate::kapi::{self, EventFd, OwnerMemory, Poller, Timer, Wake, EOPNOTSUPP, POLLIN};
+use crate::kapi::{self, trace, EventFd, OwnerMemory, Poller, Timer, Wake, EOPNOTSUPP, POLLIN};
 
 impl<C: Class> Device<C> {
     /// Makes the caller the owner (`VHOST_SET_OWNER`) and starts the first workers in its process.
@@ -38,11 +38,17 @@ impl<C: Class> Device<C> {
         let task = current!();
         let mm = task.mm().ok_or(EPERM)?;
         let start = |id, pending| job(self)(id, pending);
-        let workers = Workers::start(self.mode(), kapi::threads_per_device(), start)?;
+        let threads = kapi::threads_per_device();
+        let workers = Workers::start(self.mode(), threads, self.number, start)?;
         for queue in self.queues() {
             let mut vq = queue.vq.lock();
             vq.worker = workers.attached(queue.index)?;
             vq.owner = task.pid();
+            vq.source = trace::Source {
+                device: self.number,
+                owner: task.tgid(),
+                queue: C::name(queue.index),
+            };
         }
         *owner = Some(Owner {
             mm: ARef::from(&**mm),
@@ -253,10 +259,7 @@ impl Owner {
             match vq.start(memory) {
                 Ok(Next::Translate) => {
                     if let Some(miss) = vq.take_miss() {
-                        let messages = &device.messages;
-                        if messages.miss(queue.index, miss, vq.messages_v2) {
-                            queue.stats.iotlb_misses.add(1);
-                        }
+                        device.ask(queue, &vq, miss);
                     }
                     return Err(EFAULT);
                 }
@@ -267,6 +270,11 @@ impl Owner {
             Some(new)
         };
         let old = vq.set_backend(memory, new);
+        match (unbind, &old) {
+            (false, _) => trace::queue_start(vq.source),
+            (true, Some(_)) => trace::queue_stop(vq.source, "owner"),
+            (true, None) => {}
+        }
         let owes = vq.is_owing();
         drop(vq);
         drop(old);

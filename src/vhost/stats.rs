@@ -115,6 +115,24 @@ pub(crate) struct Stats {
     last_fault: SpinLock<Option<(Fault, Ticks)>>,
 }
 
+/// What a queue had done at the beginning of a round.
+pub(crate) struct Mark {
+    rounds: u64,
+    packets: u64,
+    bytes: u64,
+    ends: [u64; End::NAMES.len()],
+}
+
+/// What a round has done.
+pub(crate) struct Moved {
+    /// Packets moved; for transmit, including dropped ones.
+    pub(crate) packets: u64,
+    /// Bytes moved, including headers.
+    pub(crate) bytes: u64,
+    /// Why the round ended, as the statistics have it.
+    pub(crate) end: Option<&'static str>,
+}
+
 impl Stats {
     /// Makes counters that are all zero.
     ///
@@ -173,6 +191,33 @@ impl Stats {
         if let Some(counter) = self.ends.get(why as usize) {
             counter.add(1);
         }
+    }
+
+    /// What the queue has done, under the queue's mutex.
+    #[cold]
+    pub(crate) fn mark(&self) -> Mark {
+        Mark {
+            rounds: self.rounds.get(),
+            packets: self.packets.get(),
+            bytes: self.bytes.get(),
+            ends: self.ends.each_ref().map(Counter::get),
+        }
+    }
+
+    /// What the round since `mark` has done, if there was one.
+    #[cold]
+    pub(crate) fn since(&self, mark: &Mark) -> Option<Moved> {
+        if self.rounds.get() == mark.rounds {
+            return None;
+        }
+        let mut ends = End::NAMES.iter().zip(self.ends.iter().zip(mark.ends));
+        Some(Moved {
+            packets: self.packets.get().wrapping_sub(mark.packets),
+            bytes: self.bytes.get().wrapping_sub(mark.bytes),
+            end: ends
+                .find(|(_, (now, before))| now.get() != *before)
+                .map(|(name, _)| *name),
+        })
     }
 
     /// Records that packets have been moved.

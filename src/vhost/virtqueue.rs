@@ -18,7 +18,7 @@ use super::queues::{Queues, State};
 use super::round::{Next, Round, Running, Scratch};
 use super::used::UsedBatch;
 use super::worker::Counted;
-use crate::kapi::{self, Counter, EventFd, OwnerMemory, Poller};
+use crate::kapi::{self, trace, Counter, EventFd, OwnerMemory, Poller};
 
 mod running;
 mod trouble;
@@ -40,6 +40,8 @@ enum Path {
 pub(crate) struct Virtqueue<Q: Queues> {
     /// Thread id of the owner, for the kernel log; the worker is named after it, too.
     pub(crate) owner: i32,
+    /// What trace events say of the queue.
+    pub(crate) source: trace::Source,
     /// Id of the worker that runs the queue; other workers do not touch it.
     pub(crate) worker: u32,
     pub(crate) rings: Rings,
@@ -88,6 +90,7 @@ impl<Q: Queues> Virtqueue<Q> {
         // Initialized in place, since the kernel's stack has no room for queues.
         Ok(init!(Self {
             owner: 0,
+            source: trace::Source::default(),
             worker: 0,
             rings: Rings::default(),
             features: Features::default(),
@@ -358,6 +361,7 @@ impl<Q: Queues> Virtqueue<Q> {
         let Self {
             // The next owner sets them.
             owner: _,
+            source: _,
             worker: _,
             rings,
             features,

@@ -8,7 +8,7 @@ use kernel::str::CString;
 use kernel::sync::Arc;
 
 use super::queues::QUEUES;
-use crate::kapi::{Counter, Flag, Kthread, VhostTask, Wake, Work};
+use crate::kapi::{trace, Counter, Flag, Kthread, VhostTask, Wake, Work};
 
 /// The kind of thread that a worker is (`VHOST_SET_FORK_FROM_OWNER`).
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -27,6 +27,8 @@ pub(crate) struct Worker {
     pub(crate) id: u32,
     thread: Thread,
     pending: Arc<Pending>,
+    /// Dropped after `thread`.
+    _end: End,
 }
 
 enum Thread {
@@ -34,8 +36,19 @@ enum Thread {
     Kthread(Kthread),
 }
 
-/// The queues that a worker has been woken for.
-pub(crate) struct Pending([Flag; QUEUES]);
+/// The queues that a worker has been woken for, and the worker's thread.
+pub(crate) struct Pending {
+    queues: [Flag; QUEUES],
+    /// What trace events say of the worker.
+    thread: trace::Thread,
+    /// The thread id; 0 until the thread has begun.
+    tid: Counter,
+    /// The end of the thread has been traced.
+    ended: Flag,
+}
+
+/// The end of a worker, whose thread has been stopped before this is dropped.
+struct End(Arc<Pending>);
 
 /// Wakes the worker of a queue, from the callbacks of kick and backend.
 #[derive(Clone)]
@@ -48,7 +61,8 @@ pub(crate) struct Waker {
 impl Worker {
     /// Starts a thread named after the calling one.
     ///
-    /// `job` makes the thread's work from the worker's id and its pending queues.
+    /// `device` is the number of the device. `job` makes the thread's work from the worker's id and
+    /// its pending queues.
     ///
     /// # Errors
     ///
@@ -58,10 +72,21 @@ impl Worker {
     pub(crate) fn start<W: Work>(
         id: u32,
         mode: Mode,
+        device: u64,
         job: impl FnOnce(u32, Arc<Pending>) -> W,
     ) -> Result<Arc<Self>> {
         let name = CString::try_from_fmt(fmt!("vhost-{}", current!().pid()))?;
-        let pending = Arc::new(Pending([const { Flag::new() }; QUEUES]), GFP_KERNEL)?;
+        let pending = Pending {
+            queues: [const { Flag::new() }; QUEUES],
+            thread: trace::Thread {
+                device,
+                owner: current!().tgid(),
+                worker: id,
+            },
+            tid: Counter::new(),
+            ended: Flag::new(),
+        };
+        let pending = Arc::new(pending, GFP_KERNEL)?;
         let job = Arc::new(job(id, pending.clone()), GFP_KERNEL)?;
         let thread = match mode {
             Mode::Task => VhostTask::start(job, &name).map(Thread::Task),
@@ -74,6 +99,7 @@ impl Worker {
         let worker = Self {
             id,
             thread,
+            _end: End(pending.clone()),
             pending,
         };
         Ok(Arc::new(worker, GFP_KERNEL)?)
@@ -131,13 +157,44 @@ impl Wake for Counted {
     }
 }
 
+impl Drop for End {
+    fn drop(&mut self) {
+        self.0.end();
+    }
+}
+
 impl Pending {
+    /// Records the calling thread, which is the worker's, the first time.
+    #[inline(always)]
+    pub(crate) fn note_thread(&self) {
+        if self.tid.get() == 0 {
+            self.begin();
+        }
+    }
+
+    #[cold]
+    fn begin(&self) {
+        let tid = current!().pid();
+        // CAST: a thread id is positive.
+        self.tid.add(tid as usize);
+        trace::worker_start(self.thread, tid);
+    }
+
+    /// Traces the end of the thread, if it has begun and this has not been called before.
+    pub(crate) fn end(&self) {
+        let tid = self.tid.get();
+        if tid != 0 && self.ended.set() {
+            // CAST: a thread id.
+            trace::worker_end(self.thread, tid as i32);
+        }
+    }
+
     /// Marks a queue as pending; returns whether that is new.
     ///
     /// It is a full barrier.
     #[inline(always)]
     pub(crate) fn set(&self, index: usize) -> bool {
-        self.0.get(index).is_some_and(Flag::set)
+        self.queues.get(index).is_some_and(Flag::set)
     }
 
     /// Clears the mark of a queue; returns whether it was set.
@@ -145,12 +202,12 @@ impl Pending {
     /// If it was set, this is a full barrier.
     #[inline(always)]
     pub(crate) fn take(&self, index: usize) -> bool {
-        self.0.get(index).is_some_and(Flag::take)
+        self.queues.get(index).is_some_and(Flag::take)
     }
 
     /// Whether a queue is pending.
     #[inline(always)]
     pub(crate) fn is_set(&self, index: usize) -> bool {
-        self.0.get(index).is_some_and(Flag::is_set)
+        self.queues.get(index).is_some_and(Flag::is_set)
     }
 }

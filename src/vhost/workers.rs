@@ -26,6 +26,8 @@ pub(crate) struct Workers {
     /// The worker of each queue.
     attached: [Arc<Worker>; QUEUES],
     mode: Mode,
+    /// The number of the device.
+    device: u64,
 }
 
 impl Workers {
@@ -33,7 +35,7 @@ impl Workers {
     /// most one for each queue.
     ///
     /// Each queue is attached to the worker whose id is the queue's index, or else to the first one.
-    /// `job` makes the work of each.
+    /// `device` is the number of the device, and `job` makes the work of each worker.
     ///
     /// # Errors
     ///
@@ -41,20 +43,22 @@ impl Workers {
     pub(crate) fn start<W: Work>(
         mode: Mode,
         threads: u32,
+        device: u64,
         job: impl Fn(u32, Arc<Pending>) -> W,
     ) -> Result<Self> {
-        let first = Worker::start(0, mode, &job)?;
+        let first = Worker::start(0, mode, device, &job)?;
         let mut attached = core::array::from_fn(|_| first.clone());
         let mut all = KVec::with_capacity(QUEUES, GFP_KERNEL)?;
         all.push(first, GFP_KERNEL)?;
         for (id, slot) in (0..threads).zip(&mut attached).skip(1) {
-            *slot = Worker::start(id, mode, &job)?;
+            *slot = Worker::start(id, mode, device, &job)?;
             all.push(slot.clone(), GFP_KERNEL)?;
         }
         Ok(Self {
             all,
             attached,
             mode,
+            device,
         })
     }
 
@@ -73,7 +77,7 @@ impl Workers {
         let id = (0..MAX_WORKERS)
             .find(|id| self.find(*id).is_err())
             .ok_or(ENOSPC)?;
-        let worker = Worker::start(id, self.mode, job)?;
+        let worker = Worker::start(id, self.mode, self.device, job)?;
         self.all.push(worker, GFP_KERNEL)?;
         Ok(id)
     }

@@ -138,6 +138,16 @@ impl Fault {
         }
     }
 
+    /// The address that it is about, the guest's or the owner's, if it is about one.
+    #[must_use]
+    pub fn addr(&self) -> Option<u64> {
+        match self {
+            Self::OutsideMemory { addr, .. } | Self::Denied { addr } => Some(*addr),
+            Self::Unmapped(Unmapped(addr)) | Self::Unlogged(addr) => Some(addr.0),
+            _ => None,
+        }
+    }
+
     /// The name of its kind.
     #[must_use]
     pub fn name(&self) -> &'static str {

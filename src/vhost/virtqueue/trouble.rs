@@ -5,7 +5,7 @@
 use kernel::prelude::*;
 use vring::{Fault, Miss, Ring, Translate};
 
-use crate::kapi::{self, OwnerMemory};
+use crate::kapi::{self, trace, OwnerMemory};
 use crate::vhost::access::GuestMemory;
 use crate::vhost::backend::Backend;
 use crate::vhost::queues::{Queues, State};
@@ -36,7 +36,9 @@ impl<Q: Queues> Virtqueue<Q> {
     #[cold]
     #[inline(never)]
     fn went_on_in_trouble(&mut self, next: &Next, index: usize, stats: &Stats) {
-        self.stopped = false;
+        if core::mem::take(&mut self.stopped) {
+            trace::queue_start(self.source);
+        }
         let lost_to = self.lost_to.take();
         let retry = *next == Next::Retry;
         self.in_trouble = retry || lost_to.is_some();
@@ -79,7 +81,9 @@ impl<Q: Queues> Virtqueue<Q> {
         stats: &Stats,
     ) -> Next {
         self.lost_to = None;
-        self.stopped = true;
+        if !core::mem::replace(&mut self.stopped, true) {
+            trace::queue_stop(self.source, "fault");
+        }
         self.in_trouble = true;
         self.disarm();
         // Nothing may be sent for a long time.
@@ -113,6 +117,7 @@ impl<Q: Queues> Virtqueue<Q> {
             return;
         }
         stats.fault(fault);
+        trace::fault(self.source, fault.name(), fault.addr());
         if let Some(error) = &self.error {
             error.signal();
         }
