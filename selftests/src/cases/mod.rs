@@ -67,6 +67,7 @@ fn on_split_rings() -> Vec<Case> {
         rings::format::CASES,
         calls::busy::CASES,
         calls::stats::CASES,
+        calls::trace::CASES,
         backends::backend::CASES,
         backends::change::CASES,
         backends::queues::CASES,

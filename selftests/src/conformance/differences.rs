@@ -177,7 +177,20 @@ pub const IN_TRAFFIC: &[Course] = &[
             "stats.ends",
             "stats.faults",
             "stats.notifications",
+            "stats.pages_kept",
+            "stats.segmented",
             "stats.sizes",
+            "stats.wakeups",
+        ],
+    },
+    Course {
+        reason: "trace events of queues, workers and rounds: the in-tree driver has none",
+        cases: &[
+            "trace.fault",
+            "trace.misses",
+            "trace.queues",
+            "trace.rounds",
+            "trace.workers",
         ],
     },
     Course {

@@ -4,7 +4,7 @@
 //!
 //! [`tap`] and [`peer`] are the ends of the wire, [`wire`] the kinds of backend beside taps,
 //! [`nics`] the network cards; [`procfs`] and [`kmsg`] are what the kernel tells, [`census`] counts
-//! what is left behind; [`parameter`] is one of the module's; [`cgroup`] and [`fragments`] make
+//! what is left behind; [`parameter`] and [`trace`] are the module's; [`cgroup`] and [`fragments`] make
 //! memory scarce.
 
 pub mod census;
@@ -16,4 +16,5 @@ pub mod parameter;
 pub mod peer;
 pub mod procfs;
 pub mod tap;
+pub mod trace;
 pub mod wire;

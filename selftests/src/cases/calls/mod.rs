@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Calls and messages: what each takes and refuses; statistics.
+//! Calls and messages: what each takes and refuses; statistics and trace events.
 
 pub(crate) mod ioctl;
 pub(crate) mod messages;
 pub(crate) mod endian;
 pub(crate) mod busy;
 pub(crate) mod stats;
+pub(crate) mod trace;

@@ -4,14 +4,16 @@
 
 use crate::cases::common::counts::Counts;
 use crate::cases::common::stats::{Stats, until};
-use crate::cases::common::{Case, Context, check, lets_c_off, ring_case};
+use crate::cases::common::{Case, Context, case, check, lets_c_off, ring_case};
 use crate::driver::device::{NetDevice, Setup};
 use crate::driver::ring::Segment;
 use crate::driver::traffic::{self, Plan};
 use crate::driver::uapi::feature;
 use crate::driver::vhost::{RX, TX};
+use crate::host::tap::{OFFLOAD_CSUM, OFFLOAD_TSO4};
 use crate::packet::frame;
 use crate::packet::header::NetHeader;
+use crate::wait::Deadline;
 use anyhow::Result;
 use std::collections::BTreeMap;
 
@@ -21,6 +23,9 @@ pub(crate) const CASES: &[Case] = &[
     ring_case("stats.drops", 60, drops),
     ring_case("stats.ends", 60, ends),
     ring_case("stats.faults", 60, faults),
+    ring_case("stats.wakeups", 60, wakeups),
+    ring_case("stats.segmented", 60, segmented),
+    case("stats.pages_kept", 60, pages_kept),
 ];
 
 /// Lengths of frames, each at the edge of a class.
@@ -177,4 +182,128 @@ fn faults(ctx: &Context) -> Result<()> {
     check(times <= 2, || format!("{times} faults of one chain"))?;
     stats.expect("tx_fault", &[("short_header", times)])?;
     stats.expect("rx_fault", &[])
+}
+
+/// Each round begins since the worker was woken, or since the one before it left more to do.
+fn wakeups(ctx: &Context) -> Result<()> {
+    let mut setup = Setup::new(MERGE);
+    (setup.tx_size, setup.tx_buffers.0) = (1024, 1024);
+    let mut device = NetDevice::start(&ctx.device, setup)?;
+    if lets_c_off(ctx)? {
+        return Ok(());
+    }
+    let mut bytes = Vec::new();
+    // More than a round takes, made available at once.
+    for sequence in 0..900 {
+        frame::build(ctx.seed, sequence, 100, &mut bytes);
+        device.tx_post(NetHeader::default(), &bytes)?;
+    }
+    device.tx.flush()?;
+    let budget = |stats: &Stats| stats.get("tx_ended_budget");
+    until(ctx, &device, "full rounds", |stats| {
+        let all = Counts::of(&device, TX)?.packets == 900;
+        Ok(all && budget(stats)? > 0 && stats.get("tx_ended_drained")? > 0)
+    })?;
+    until(ctx, &device, "each round to have begun somehow", |stats| {
+        let rounds = Counts::of(&device, TX)?.rounds;
+        Ok(stats.get("tx_wakeups")? + budget(stats)? == rounds)
+    })?;
+    drop(device);
+    let mut device = NetDevice::start(&ctx.device, Setup::new(MERGE))?;
+    for sequence in 0..10 {
+        traffic::transmit(&mut device, Plan::new(ctx.seed ^ sequence, 1, |_| 100))?;
+    }
+    // Each waits for the one before it.
+    until(ctx, &device, "a wake-up for each packet", |stats| {
+        Ok(stats.get("tx_wakeups")? >= 10)
+    })
+}
+
+/// Frames of the plan for [`segmented`]: every other one is longer than a segment.
+fn mixed(sequence: u64) -> usize {
+    match sequence % 4 {
+        0 => 200,
+        1 => 3000,
+        2 => 1000,
+        _ => 30_000,
+    }
+}
+
+/// Packets to be segmented are counted, by whatever way they go.
+fn segmented(ctx: &Context) -> Result<()> {
+    let mut setup = Setup::new(MERGE);
+    setup.tcp = true;
+    setup.offloads = OFFLOAD_CSUM | OFFLOAD_TSO4;
+    setup.tx_buffers = (64, 32 << 10);
+    // Without a limit frames go in batches or in pages, with one each goes by itself.
+    for limit in [None, Some(1 << 20)] {
+        let mut device = NetDevice::start(&ctx.device, setup.clone())?;
+        if let Some(limit) = limit {
+            device.tap.set_send_buffer(limit)?;
+        }
+        let plan = Plan {
+            tcp: true,
+            window: 16,
+            ..Plan::new(ctx.seed, 200, mixed)
+        };
+        traffic::transmit(&mut device, plan)?;
+        traffic::receive(&mut device, plan)?;
+        for queue in ["rx", "tx"] {
+            until(ctx, &device, "all packets to be counted", |stats| {
+                Ok(stats.sum(&format!("{queue}_size"))? == 200)
+            })?;
+        }
+        if lets_c_off(ctx)? {
+            continue;
+        }
+        let stats = Stats::of(ctx, &device)?;
+        for queue in ["rx", "tx"] {
+            let counted = stats.get(&format!("{queue}_gso"))?;
+            check(counted == 100, || {
+                format!("{queue}: {counted} to be segmented, not 100, limit {limit:?}")
+            })?;
+        }
+    }
+    Ok(())
+}
+
+/// Pages are kept after frames were sent, and given back at the end.
+fn pages_kept(ctx: &Context) -> Result<()> {
+    let mut device = NetDevice::start(&ctx.device, Setup::new(MERGE))?;
+    let kept = |device: &NetDevice, queue: &str| {
+        Stats::of(ctx, device)?.get(&format!("{queue}_pages_kept"))
+    };
+    if lets_c_off(ctx)? {
+        return traffic::transmit(&mut device, Plan::new(ctx.seed, 100, |_| 100));
+    }
+    check(kept(&device, "tx")? == 0, || {
+        "pages before any frame".into()
+    })?;
+    let mut most = 0;
+    for round in 0..3 {
+        // An idle queue gives them back soon.
+        let mut number = 0;
+        Deadline::patient().until("pages to be kept", || {
+            number += 1;
+            let plan = Plan::new(ctx.seed + number, 300, |_| 1000);
+            traffic::transmit(&mut device, plan)?;
+            most = kept(&device, "tx")?;
+            Ok(most > 0)
+        })?;
+        // Two MiB, in pages of the smallest size.
+        check(most <= (2 << 20) / 4096, || format!("{most} pages"))?;
+        match round {
+            0 => until(ctx, &device, "an idle queue to keep none", |stats| {
+                Ok(stats.get("tx_pages_kept")? == 0)
+            })?,
+            _ => {
+                device.unbind(TX)?;
+                let left = kept(&device, "tx")?;
+                check(left == 0, || format!("{left} pages of an unbound queue"))?;
+                device.bind(TX)?;
+            }
+        }
+        check(kept(&device, "rx")? == 0, || "pages to receive".into())?;
+    }
+    Ok(())
 }
