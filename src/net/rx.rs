@@ -56,15 +56,13 @@ pub(crate) fn run(
     stats: &Stats,
     pending: &Pending,
 ) -> Result<Next, Fault> {
-    let woken = !core::mem::take(&mut vq.again);
-    vq.run(memory, Receive { stats, pending, woken })
+    vq.run(memory, Receive { stats, pending })
 }
 
 /// A round of the receive queue, before the ring format and the way to guest memory are known.
 struct Receive<'a> {
     stats: &'a Stats,
     pending: &'a Pending,
-    woken: bool,
 }
 
 impl round::Round<Net> for Receive<'_> {
@@ -82,6 +80,7 @@ impl round::Round<Net> for Receive<'_> {
             backend,
             call,
             busy,
+            woken,
             scratch: Scratch { segments, used },
             lost_to,
         } = queue;
@@ -95,7 +94,7 @@ impl round::Round<Net> for Receive<'_> {
             call,
             stats: self.stats,
             pending: self.pending,
-            woken: self.woken,
+            woken,
             busy,
             lost_to,
             used,

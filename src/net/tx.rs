@@ -42,20 +42,13 @@ pub(crate) fn run(
     stats: &Stats,
     pending: &Pending,
 ) -> Result<Next, Fault> {
-    let woken = !core::mem::take(&mut vq.again);
-    let round = Transmit {
-        stats,
-        pending,
-        woken,
-    };
-    vq.run(memory, round)
+    vq.run(memory, Transmit { stats, pending })
 }
 
 /// A round of the transmit queue, before the ring format and the way to guest memory are known.
 struct Transmit<'a> {
     stats: &'a Stats,
     pending: &'a Pending,
-    woken: bool,
 }
 
 impl round::Round<Net> for Transmit<'_> {
@@ -72,6 +65,7 @@ impl round::Round<Net> for Transmit<'_> {
             backend,
             call,
             busy,
+            woken,
             scratch: Scratch { segments, used },
             ..
         } = queue;
@@ -88,7 +82,7 @@ impl round::Round<Net> for Transmit<'_> {
             call,
             stats: self.stats,
             pending: self.pending,
-            woken: self.woken,
+            woken,
             busy,
             // Entries that an earlier round could not publish come first, and have been counted.
             counted: used.len(),

@@ -102,12 +102,7 @@ impl<C: Class> Work for Job<C> {
 /// round's beginning.
 #[cold]
 #[inline(never)]
-fn trace_round(
-    source: trace::Source,
-    stats: &Stats,
-    before: &Mark,
-    round: &Result<Next, Fault>,
-) {
+fn trace_round(source: trace::Source, stats: &Stats, before: &Mark, round: &Result<Next, Fault>) {
     let Some(Moved {
         packets,
         bytes,

@@ -35,6 +35,8 @@ pub(crate) struct Running<'a, Q: Queues, R> {
     pub(crate) backend: &'a mut Backend<Q>,
     pub(crate) call: Option<&'a EventFd>,
     pub(crate) busy: BusyTime,
+    /// The round begins since the worker was woken, not since the last one has left more to do.
+    pub(crate) woken: bool,
     pub(crate) scratch: &'a mut Scratch,
     /// The fault to which a round lost packets, if it went on after that.
     pub(crate) lost_to: &'a mut Option<Fault>,

@@ -78,6 +78,7 @@ impl<Q: Queues> Virtqueue<Q> {
             backend: self.backend.as_mut()?,
             call: self.call.as_ref(),
             busy: BusyTime::new(self.busy_timeout),
+            woken: !core::mem::take(&mut self.again),
             scratch: &mut self.scratch,
             lost_to: &mut self.lost_to,
         };
