@@ -19,6 +19,7 @@
 mod ahead;
 mod avail;
 mod events;
+mod look;
 mod used;
 
 use crate::addr::UserAddr;

@@ -3,6 +3,7 @@
 //! A virtqueue's ring in the format that driver and owner have negotiated.
 
 use crate::fault::Fault;
+use crate::look::{Look, Offer, Progress};
 use crate::memory::Memory;
 use crate::packed::PackedRing;
 use crate::ring::{GetWork, RingAddrs};
@@ -248,5 +249,19 @@ impl Rings {
     /// Those of the ring in force.
     pub fn start<M: Memory>(&mut self, memory: &M) -> Result<(), Fault> {
         with_ring!(self, |mut ring| ring.start(memory))
+    }
+}
+
+impl Look for Rings {
+    fn progress(&self) -> Progress {
+        with_ring!(self, |ring| ring.progress())
+    }
+
+    fn offer<M: Memory>(&self, memory: &M) -> Result<Offer, Fault> {
+        with_ring!(self, |ring| ring.offer(memory))
+    }
+
+    fn wants_calls<M: Memory>(&self, memory: &M) -> Result<bool, Fault> {
+        with_ring!(self, |ring| ring.wants_calls(memory))
     }
 }

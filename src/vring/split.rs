@@ -14,6 +14,7 @@
 mod avail;
 mod used;
 mod kicks;
+mod look;
 
 use crate::addr::UserAddr;
 use crate::chain::Window;

@@ -20,6 +20,7 @@
 //!   A round calls [`KickControl::enable_kick`] when there is no work, and
 //!   [`KickControl::await_kick`] when there is work that cannot be done. [`SplitRing`] and
 //!   [`PackedRing`] implement it and have different set-up functions; [`Rings`] has one of each.
+//! - [`Look`] shows an operator how far device and driver are, and changes nothing.
 //!
 //! Source of behaviour: virtio specification 1.3, sections 2.7 (split virtqueues) and 2.8 (packed
 //! virtqueues); where it leaves a choice, the in-tree vhost (`drivers/vhost/vhost.c`). The in-tree
@@ -46,6 +47,7 @@ mod desc;
 mod fault;
 mod iotlb;
 mod log;
+mod look;
 mod mediated;
 mod memory;
 mod packed;
@@ -63,6 +65,7 @@ pub use desc::{DESC_F_INDIRECT, DESC_F_NEXT, DESC_F_WRITE, DESC_SIZE};
 pub use fault::Fault;
 pub use iotlb::{InvalidMapping, Iotlb, IotlbEntry, Mapping, Miss, Permission, Untranslated};
 pub use log::{for_each_log_word, log_extent};
+pub use look::{Look, Offer, Progress};
 pub use mediated::{DirtyLog, GuestRanges, Mediated, Notes, Owed, OwnerAccess};
 pub use memory::{Memory, Unmapped};
 pub use packed::PackedRing;

@@ -3,7 +3,7 @@
 //! Host tests of the ring, of address translation and of the dirty log.
 //!
 //! They check single rules ([`ring`], [`notify`], [`awaited`], [`live`], [`in_order`],
-//! [`repeated`], [`big_endian`], [`chain`], [`indirect`], [`order`], [`table`], [`iotlb`], [`log`],
+//! [`repeated`], [`big_endian`], [`chain`], [`indirect`], [`order`], [`table`], [`iotlb`], [`log`], [`look`],
 //! [`mediated`], [`packed`], [`rings`]), properties of random runs ([`model`], [`hostile`]), and
 //! agreement with another implementation ([`differential`]).
 
@@ -18,6 +18,7 @@ mod indirect;
 mod iotlb;
 mod live;
 mod log;
+mod look;
 mod mediated;
 mod mock;
 mod model;

@@ -4,7 +4,7 @@
 
 use std::fmt::Debug;
 
-use vring::{Desc, Fault, Memory, PackedRing, Position, Ring, RingAddrs, SplitRing, UserAddr};
+use vring::{Desc, Fault, Look, Memory, PackedRing, Position, Ring, RingAddrs, SplitRing, UserAddr};
 
 use super::driver::{indirect, Buf, Driver};
 use super::memory::MockMemory;
@@ -74,7 +74,7 @@ impl Format for Packed {
 }
 
 /// The owner's set-up of a ring of any format.
-pub trait SetUp: Ring + Default + Debug {
+pub trait SetUp: Ring + Look + Default + Debug {
     /// Sets the number of descriptors.
     fn set_size(&mut self, size: u32) -> bool;
     /// Moves the ring.
