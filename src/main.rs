@@ -53,12 +53,15 @@ module! {
 struct VhostRnet {
     #[pin]
     _device: MiscDeviceRegistration<Device<Net>>,
+    // Removed after the last device.
+    _debugfs: kapi::Top,
 }
 
 impl kernel::InPlaceModule for VhostRnet {
     fn init(_module: &'static ThisModule) -> impl PinInit<Self, Error> {
         let options = MiscDeviceOptions { name: Net::NAME };
         try_pin_init!(Self {
+            _debugfs: kapi::Top::new(c"vhost_rnet"),
             _device <- kapi::register_pollable(options),
         })
     }

@@ -6,11 +6,11 @@
 //! the kernels before it. `src/shim/compat.h` has the differences in C.
 
 #[cfg(rnet_before_7_3)]
-pub(super) use before_7_3::{full_barrier, with_owner};
+pub(super) use before_7_3::{full_barrier, this_module, with_owner};
 #[cfg(rnet_before_7_3)]
 pub(crate) use before_7_3::{EBADFD, ENOBUFS, ENOTSOCK, EOPNOTSUPP};
 #[cfg(not(rnet_before_7_3))]
-pub(super) use since_7_3::{full_barrier, with_owner};
+pub(super) use since_7_3::{full_barrier, this_module, with_owner};
 #[cfg(not(rnet_before_7_3))]
 pub(crate) use since_7_3::{EBADFD, ENOBUFS, ENOTSOCK, EOPNOTSUPP};
 
@@ -25,6 +25,11 @@ mod since_7_3 {
     #[inline]
     pub(crate) fn full_barrier() {
         barrier::smp_mb(barrier::Full);
+    }
+
+    /// The module, as the owner of file operations.
+    pub(crate) const fn this_module() -> *mut bindings::module {
+        kernel::module::this_module::<crate::LocalModule>().as_ptr()
     }
 
     /// Returns the file operations of `kernel::miscdevice`, whose owner is the module.
@@ -81,6 +86,11 @@ mod before_7_3 {
         barrier::smp_mb();
     }
 
+    /// The module, as the owner of file operations.
+    pub(crate) const fn this_module() -> *mut bindings::module {
+        crate::THIS_MODULE.as_ptr()
+    }
+
     /// Returns the file operations of `kernel::miscdevice` with the module as their owner.
     ///
     /// There they have none. An open file would then not keep the module loaded, and the file's
@@ -89,7 +99,7 @@ mod before_7_3 {
         operations: bindings::file_operations,
     ) -> bindings::file_operations {
         bindings::file_operations {
-            owner: crate::THIS_MODULE.as_ptr(),
+            owner: this_module(),
             ..operations
         }
     }

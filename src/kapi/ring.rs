@@ -213,6 +213,11 @@ impl Ring {
         }))
     }
 
+    /// The index of a tun file's interface, 0 if it is unknown; `None` for any other tap.
+    pub(super) fn tun_index(&self) -> Option<c_int> {
+        self.counts
+    }
+
     /// Number of packets taken from the ring and not handed out, after taking a new batch if there
     /// are none.
     #[inline]

@@ -144,6 +144,13 @@ unsafe extern "C" {
     pub(super) fn rnet_clear_user(addr: u64, len: u64) -> c_int;
     pub(super) fn rnet_user_or_u32(addr: u64, mask: u32) -> c_int;
     pub(super) fn rnet_fault_in_writable(addr: u64, len: usize) -> c_int;
+    pub(super) fn rnet_peek(
+        mm: *mut bindings::mm_struct,
+        addr: u64,
+        to: *mut c_void,
+        size: usize,
+        n: usize,
+    ) -> c_int;
 
     pub(super) fn rnet_set_running();
     pub(super) fn rnet_set_sleeping();
@@ -222,6 +229,25 @@ unsafe extern "C" {
     pub(super) fn rnet_trace_worker_start(device: u64, owner: c_int, worker: u32, tid: c_int);
     pub(super) fn rnet_trace_worker_end(device: u64, owner: c_int, worker: u32, tid: c_int);
 
+    pub(super) fn rnet_debugfs_dir(
+        name: *const c_char,
+        parent: *mut bindings::dentry,
+    ) -> *mut bindings::dentry;
+    pub(super) fn rnet_debugfs_file(
+        name: *const c_char,
+        mode: u16,
+        parent: *mut bindings::dentry,
+        data: *mut c_void,
+        operations: *const bindings::file_operations,
+    ) -> *mut bindings::dentry;
+    pub(super) fn rnet_debugfs_remove(dentry: *mut bindings::dentry);
+    pub(super) fn rnet_sock_packet_index(sock: *mut bindings::socket) -> c_int;
+    pub(super) fn rnet_sock_tap_name(sock: *mut bindings::socket, name: *mut c_char) -> bool;
+    pub(super) fn rnet_netdev_name(
+        sock: *mut bindings::socket,
+        index: c_int,
+        name: *mut c_char,
+    ) -> bool;
     pub(super) fn rnet_sock_is_packet_raw(sock: *mut bindings::socket) -> bool;
     pub(super) fn rnet_sock_send_state(sock: *mut bindings::socket) -> c_uint;
     pub(super) fn rnet_sock_error(sock: *mut bindings::socket) -> c_int;

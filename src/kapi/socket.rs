@@ -52,6 +52,25 @@ pub(crate) struct SendState {
     pub(crate) has_xdp: bool,
 }
 
+/// Room for the name of an interface, in bytes.
+const IFNAMSIZ: usize = 16;
+
+/// The name of an interface, ended by a zero.
+pub(crate) struct InterfaceName([u8; IFNAMSIZ]);
+
+impl kernel::fmt::Display for InterfaceName {
+    fn fmt(&self, f: &mut kernel::fmt::Formatter<'_>) -> kernel::fmt::Result {
+        use kernel::fmt::Write;
+        let name = self.0.iter().take_while(|byte| **byte != 0);
+        for byte in name {
+            // A name may have any other byte, but blanks and slashes.
+            let shown = if byte.is_ascii_graphic() { *byte } else { b'?' };
+            f.write_char(char::from(shown))?;
+        }
+        Ok(())
+    }
+}
+
 impl Socket {
     /// Looks up `fd`, once, in the caller's file table, as a tap's file or an `AF_PACKET`
     /// `SOCK_RAW` socket.
@@ -122,6 +141,36 @@ impl Socket {
     /// The file whose events can be waited for.
     pub(crate) fn file(&self) -> &PollFile {
         &self.file
+    }
+
+    /// What kind of backend it is.
+    pub(crate) fn kind(&self) -> &'static str {
+        match self.ring.as_ref().map(|ring| ring.tun_index()) {
+            Some(Some(_)) if self.ethernet_tap => "tap",
+            Some(Some(_)) => "tun",
+            Some(None) => "macvtap",
+            None => "packet",
+        }
+    }
+
+    /// The name of its interface, which may change at any time; `None` when it has none, or that is
+    /// not known.
+    pub(crate) fn interface(&self) -> Option<InterfaceName> {
+        let mut name = [0u8; IFNAMSIZ];
+        let to = name.as_mut_ptr().cast();
+        let by_index = |index, to| {
+            // SAFETY: the socket is alive; there is room for a name.
+            unsafe { shim::rnet_netdev_name(self.as_ptr(), index, to) }
+        };
+        let found = match self.ring.as_ref().map(|ring| ring.tun_index()) {
+            Some(Some(index)) => by_index(index, to),
+            // SAFETY: as above; with a ring that is no tun's, the socket is that of
+            // `tap_get_socket()`.
+            Some(None) => unsafe { shim::rnet_sock_tap_name(self.as_ptr(), to) },
+            // SAFETY: the socket is alive.
+            None => by_index(unsafe { shim::rnet_sock_packet_index(self.as_ptr()) }, to),
+        };
+        found.then_some(InterfaceName(name))
     }
 
     /// Whether `other` is the same socket.

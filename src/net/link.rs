@@ -5,7 +5,7 @@
 use kernel::prelude::*;
 
 use super::direction::Direction;
-use crate::kapi::{PollFile, Socket, ENOTSOCK};
+use crate::kapi::{InterfaceName, PollFile, Socket, ENOTSOCK};
 use crate::vhost::queues::Target;
 
 /// A tap or packet socket.
@@ -37,8 +37,23 @@ impl Target for Link {
         Direction::of(index).map_or(0, Direction::backend_event)
     }
 
+    fn event_name(index: usize) -> &'static str {
+        match Direction::of(index) {
+            Some(Direction::Rx) => "packet",
+            Some(Direction::Tx) | None => "room",
+        }
+    }
+
     fn is(&self, other: &Self) -> bool {
         self.socket.is(&other.socket)
+    }
+
+    fn kind(&self) -> &'static str {
+        self.socket.kind()
+    }
+
+    fn interface(&self) -> Option<InterfaceName> {
+        self.socket.interface()
     }
 
     fn take_error(&self) -> bool {

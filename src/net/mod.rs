@@ -79,6 +79,13 @@ impl Class for Net {
             | 1 << (header::HOST_UDP_TUNNEL_GSO - u64::BITS),
     ]);
 
+    const FEATURE_NAMES: &'static [(u32, &'static str)] = &[
+        (header::MRG_RXBUF, "mrg_rxbuf"),
+        (header::VHOST_NET_HDR, "vhost_net_hdr"),
+        (header::GUEST_UDP_TUNNEL_GSO, "guest_udp_tunnel_gso"),
+        (header::HOST_UDP_TUNNEL_GSO, "host_udp_tunnel_gso"),
+    ];
+
     fn ioctl(device: &Arc<Device<Self>>, cmd: u32, arg: usize) -> Result {
         match cmd {
             SET_BACKEND => ioctl::set_backend(device, arg),

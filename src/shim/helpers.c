@@ -5,13 +5,17 @@
  */
 
 #include <linux/bvec.h>
+#include <linux/debugfs.h>
 #include <linux/file.h>
 #include <linux/gfp.h>
+#include <linux/if_packet.h>
+#include <linux/if_tap.h>
 #include <linux/if_tun.h>
 #include <linux/if_vlan.h>
 #include <linux/memcontrol.h>
 #include <linux/mm.h>
 #include <linux/net.h>
+#include <linux/netdevice.h>
 #include <linux/nospec.h>
 #include <linux/page_frag_cache.h>
 #include <linux/page_ref.h>
@@ -100,11 +104,65 @@ size_t rnet_index_nospec(size_t index, size_t size)
 	return array_index_nospec(index, size);
 }
 
+/* debugfs: in a kernel without it, functions of the header only */
+
+struct dentry *rnet_debugfs_dir(const char *name, struct dentry *parent)
+{
+	return debugfs_create_dir(name, parent);
+}
+
+struct dentry *rnet_debugfs_file(const char *name, u16 mode, struct dentry *parent, void *data,
+				 const struct file_operations *operations)
+{
+	return debugfs_create_file(name, mode, parent, data, operations);
+}
+
+void rnet_debugfs_remove(struct dentry *dentry)
+{
+	debugfs_remove(dentry);
+}
+
 /* Sockets */
 
 bool rnet_sock_is_packet_raw(struct socket *sock)
 {
 	return sock->sk->sk_type == SOCK_RAW && sock->sk->sk_family == AF_PACKET;
+}
+
+/* The index of the device that a packet socket is bound to, or 0. */
+int rnet_sock_packet_index(struct socket *sock)
+{
+	struct sockaddr_storage addr = {};
+
+	if (sock->ops->getname(sock, (void *)&addr, 0) < 0)
+		return 0;
+	return ((struct sockaddr_ll *)&addr)->sll_ifindex;
+}
+
+/* Copies the name of the device of a socket that tap_get_socket() returned; of IFNAMSIZ bytes. */
+bool rnet_sock_tap_name(struct socket *sock, char *name)
+{
+	const struct tap_dev *tap;
+
+	guard(rcu)();
+	tap = rcu_dereference(container_of(sock, struct tap_queue, sock)->tap);
+	if (!tap)
+		return false;
+	strscpy(name, tap->dev->name, IFNAMSIZ);
+	return true;
+}
+
+/* Copies the name of a device in the socket's namespace; of IFNAMSIZ bytes. */
+bool rnet_netdev_name(struct socket *sock, int index, char *name)
+{
+	const struct net_device *dev;
+
+	guard(rcu)();
+	dev = dev_get_by_index_rcu(sock_net(sock->sk), index);
+	if (!dev)
+		return false;
+	strscpy(name, dev->name, IFNAMSIZ);
+	return true;
 }
 
 unsigned int rnet_sock_send_state(struct socket *sock)

@@ -7,6 +7,8 @@
 #include <linux/types.h>
 #include <linux/uio.h>
 
+struct dentry;
+struct file_operations;
 struct mm_struct;
 struct net_device;
 struct ptr_ring;
@@ -63,6 +65,7 @@ int rnet_copy_from_segments(void *to, size_t room, const struct iovec *seg, size
 int rnet_clear_user(u64 addr, u64 len);
 int rnet_user_or_u32(u64 addr, u32 mask);
 int rnet_fault_in_writable(u64 addr, size_t len);
+int rnet_peek(struct mm_struct *mm, u64 addr, void *to, size_t size, size_t n);
 
 void rnet_set_running(void);
 void rnet_set_sleeping(void);
@@ -91,8 +94,15 @@ void rnet_trace_round_end(u64 device, int owner, const char *queue, size_t queue
 void rnet_trace_watchdog(u64 device, int owner, const char *queue, size_t queue_len);
 void rnet_trace_worker_start(u64 device, int owner, u32 worker, int tid);
 void rnet_trace_worker_end(u64 device, int owner, u32 worker, int tid);
+struct dentry *rnet_debugfs_dir(const char *name, struct dentry *parent);
+struct dentry *rnet_debugfs_file(const char *name, u16 mode, struct dentry *parent, void *data,
+				 const struct file_operations *operations);
+void rnet_debugfs_remove(struct dentry *dentry);
 
 bool rnet_sock_is_packet_raw(struct socket *sock);
+int rnet_sock_packet_index(struct socket *sock);
+bool rnet_sock_tap_name(struct socket *sock, char *name);
+bool rnet_netdev_name(struct socket *sock, int index, char *name);
 unsigned int rnet_sock_send_state(struct socket *sock);
 int rnet_sock_error(struct socket *sock);
 size_t rnet_sock_peek_len(struct socket *sock, bool *gso);

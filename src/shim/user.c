@@ -392,3 +392,57 @@ int rnet_fault_in_writable(u64 addr, size_t len)
 {
 	return fault_in_safe_writeable((const char __user *)addr, len) ? -EFAULT : 0;
 }
+
+/* Copies words from the last to the first, each in a single load, and before all later ones. */
+static int peek_words(void *to, const void *from, size_t size, size_t n)
+{
+	switch (size) {
+	case sizeof(u16):
+		while (n--)
+			((u16 *)to)[n] = smp_load_acquire(&((const u16 *)from)[n]);
+		return 0;
+	case sizeof(u32):
+		while (n--)
+			((u32 *)to)[n] = smp_load_acquire(&((const u32 *)from)[n]);
+		return 0;
+	case sizeof(u64):
+		while (n--)
+			((u64 *)to)[n] = smp_load_acquire(&((const u64 *)from)[n]);
+		return 0;
+	default:
+		return -EINVAL;
+	}
+}
+
+/*
+ * Copies n aligned words of 2, 4 or 8 bytes from the memory of another process, if they are
+ * resident. It waits neither for the lock of the mappings nor for a page.
+ */
+int rnet_peek(struct mm_struct *mm, u64 addr, void *to, size_t size, size_t n)
+{
+	int ret = 0;
+
+	if (addr & (size - 1))
+		return -EINVAL;
+	if (!mmap_read_trylock(mm))
+		return -EAGAIN;
+	while (n && !ret) {
+		size_t now = min(n, (PAGE_SIZE - offset_in_page(addr)) / size);
+		struct page *page;
+		void *from;
+
+		if (get_user_pages_remote(mm, addr, 1, FOLL_NOFAULT, &page, NULL) != 1) {
+			ret = -EFAULT;
+			break;
+		}
+		from = kmap_local_page(page);
+		ret = peek_words(to, from + offset_in_page(addr), size, now);
+		kunmap_local(from);
+		put_page(page);
+		addr += now * size;
+		to += now * size;
+		n -= now;
+	}
+	mmap_read_unlock(mm);
+	return ret;
+}

@@ -97,14 +97,14 @@ impl Mediation {
     }
 
     /// The memory of a queue whose ring is at `ring` in the owner's memory.
-    pub(crate) fn memory<'a>(
+    pub(crate) fn memory<'a, M>(
         &'a self,
-        owner: OwnerMemory<'a>,
+        owner: M,
         table: &'a Table,
         features: &Features,
         ring: RingAddrs,
-    ) -> Mediated<'a> {
-        Mediated {
+    ) -> vring::Mediated<'a, M, Table, Entries> {
+        vring::Mediated {
             memory: owner,
             table,
             iotlb: self.iotlb.as_ref(),
@@ -117,6 +117,11 @@ impl Mediation {
             ring,
             notes: Notes::default(),
         }
+    }
+
+    /// Whether writes of the queue are logged.
+    pub(crate) fn is_logging(&self, features: &Features) -> bool {
+        self.log_used.is_some() || features.has(LOG_ALL)
     }
 
     /// Whether there are writes that could not be logged yet.

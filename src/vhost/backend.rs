@@ -105,6 +105,16 @@ impl<Q: Queues> Backend<Q> {
         armed
     }
 
+    /// Whether the queue waits for an event of the file.
+    pub(crate) fn is_armed(&mut self) -> bool {
+        self.poller.is_armed()
+    }
+
+    /// Whether the queue waits for the timer, to retry what has failed.
+    pub(crate) fn is_retrying(&self) -> bool {
+        self.delay != 0 && self.timer.is_running()
+    }
+
     /// Stops waking the queue for events of the file.
     pub(crate) fn disarm(&mut self) {
         self.poller.disarm();

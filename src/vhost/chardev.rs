@@ -7,6 +7,8 @@ use kernel::iov::{IovIterDest, IovIterSource};
 use kernel::miscdevice::{MiscDevice, MiscDeviceRegistration};
 use kernel::prelude::*;
 use kernel::seq_file::SeqFile;
+use kernel::seq_print;
+use kernel::sync::atomic::ordering::Relaxed;
 use kernel::sync::poll::PollTable;
 use kernel::sync::{Arc, ArcBorrow};
 
@@ -51,6 +53,11 @@ impl<C: Class> MiscDevice for Device<C> {
     }
 
     fn show_fdinfo(device: ArcBorrow<'_, Self>, to: &SeqFile, _file: &File) {
+        seq_print!(to, "device:\t{}\n", device.number);
+        let owner = device.owner_pid.load(Relaxed);
+        if owner != 0 {
+            seq_print!(to, "owner:\t{}\n", owner);
+        }
         for queue in device.queues() {
             queue.stats.show(C::name(queue.index), to);
         }

@@ -27,6 +27,9 @@ pub(crate) trait Class: Queues {
     /// The features that are offered, both of rings and of the class.
     const FEATURES: Features;
 
+    /// The names of the class's own features, for the operator.
+    const FEATURE_NAMES: &'static [(u32, &'static str)];
+
     /// Handles the ioctl `cmd` of the class with argument `arg`.
     ///
     /// # Errors

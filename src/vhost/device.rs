@@ -13,14 +13,17 @@
 //!    held; they take no lock of this module.
 //! 4. The spinlock in [`Messages`], held for a few assignments, and inside it the lock of the wait
 //!    queue of its readers.
-//! 5. The spinlock in [`Stats`], held for one assignment.
+//! 5. The spinlock in [`Stats`], held for one assignment, and that of a queue's `waker`.
+//!
+//! Who reads or writes a file in debugfs takes mutexes only if they are free: the directory is made
+//! and removed under the device mutex, and its removal waits for them.
 //!
 //! A worker takes only queue mutexes. It may therefore be stopped under the device mutex, but not
 //! under a queue's.
 
 use kernel::prelude::*;
 use kernel::sync::atomic::{ordering::Relaxed, Atomic};
-use kernel::sync::{new_mutex, Arc, Mutex, MutexGuard};
+use kernel::sync::{new_mutex, new_spinlock, Arc, Mutex, MutexGuard, SpinLock};
 use pin_init::pin_init_array_from_fn;
 use vring::Miss;
 
@@ -33,7 +36,7 @@ use super::queues::{Queues, QUEUES};
 use super::stats::Stats;
 use super::uapi::BACKEND_F_IOTLB_MSG_V2;
 use super::virtqueue::Virtqueue;
-use super::worker::Mode;
+use super::worker::{Mode, Waker};
 use crate::kapi::trace;
 
 /// The number of the next device.
@@ -49,6 +52,8 @@ pub(crate) struct Device<Q: Queues> {
     pub(super) owner: Mutex<Option<Owner>>,
     /// Whether the next owner gets [`Mode::Kthread`]; changed under the device mutex.
     kthreads: Atomic<bool>,
+    /// The process id of the owner, 0 without one; changed under the device mutex.
+    pub(super) owner_pid: Atomic<i32>,
     #[pin]
     queues: [Queue<Q>; QUEUES],
     /// IOTLB misses to be read by the owner.
@@ -63,6 +68,10 @@ pub(crate) struct Queue<Q: Queues> {
     pub(crate) index: usize,
     #[pin]
     pub(crate) vq: Mutex<Virtqueue<Q>>,
+    /// The waker of the queue's worker, for those who must not wait for the device mutex; the lock
+    /// is held to wake or to replace it.
+    #[pin]
+    pub(super) waker: SpinLock<Option<Waker>>,
     #[pin]
     pub(crate) stats: Stats,
 }
@@ -71,6 +80,7 @@ impl<Q: Queues> Queue<Q> {
     fn new(index: usize) -> impl PinInit<Self, Error> {
         try_pin_init!(Self {
             index,
+            waker <- new_spinlock!(None, "vhost_rnet_waker"),
             stats <- Stats::new(),
             vq <- new_mutex!(Virtqueue::new(stats.pages_kept.clone())?, "vhost_rnet_vq"),
         })
@@ -89,6 +99,7 @@ impl<Q: Queues> Device<Q> {
                 number: NEXT_NUMBER.fetch_add(1, Relaxed),
                 owner <- new_mutex!(None, "vhost_rnet_owner"),
                 kthreads: Atomic::new(false),
+                owner_pid: Atomic::new(0),
                 queues <- pin_init_array_from_fn(Queue::new),
                 messages <- Messages::new(),
             }),
@@ -182,8 +193,17 @@ impl<Q: Queues> Device<Q> {
         self.reset(&mut self.owner.lock());
     }
 
-    /// Resets the queues, then stops the workers, which nothing wakes any more by then.
+    /// Removes what the operator sees, resets the queues, then stops the workers, which nothing
+    /// wakes any more by then.
     fn reset(&self, owner: &mut Option<Owner>) {
+        if let Some(owner) = owner {
+            owner.dirs.clear();
+        }
+        for queue in &self.queues {
+            // This is not the last reference to the worker, which would stop it.
+            *queue.waker.lock() = None;
+        }
+        self.owner_pid.store(0, Relaxed);
         for queue in &self.queues {
             let mut vq = queue.vq.lock();
             if vq.backend.is_some() {

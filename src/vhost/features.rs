@@ -24,6 +24,19 @@ pub(crate) const IN_ORDER: u32 = 35;
 /// `VIRTIO_F_RING_RESET`: a single queue may be reset, which vhost sees as unbinding its backend.
 pub(crate) const RING_RESET: u32 = 40;
 
+/// The names of the features of rings, for the operator.
+pub(crate) const NAMES: [(u32, &str); 9] = [
+    (NOTIFY_ON_EMPTY, "notify_on_empty"),
+    (LOG_ALL, "log_all"),
+    (INDIRECT_DESC, "indirect_desc"),
+    (EVENT_IDX, "event_idx"),
+    (VERSION_1, "version_1"),
+    (ACCESS_PLATFORM, "access_platform"),
+    (RING_PACKED, "ring_packed"),
+    (IN_ORDER, "in_order"),
+    (RING_RESET, "ring_reset"),
+];
+
 /// A set of feature bits, 0 to 127.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Features([u64; WORDS]);

@@ -177,6 +177,15 @@ impl Messages {
         true
     }
 
+    /// Whether a miss of a queue has not been answered.
+    pub(crate) fn is_awaited(&self, queue: usize) -> bool {
+        self.state
+            .lock()
+            .misses
+            .get(queue)
+            .is_some_and(Option::is_some)
+    }
+
     /// Drops the miss of a queue that no longer runs, since it may never be answered.
     pub(crate) fn forget(&self, queue: usize) {
         if let Some(slot) = self.state.lock().misses.get_mut(queue) {

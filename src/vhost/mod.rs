@@ -24,4 +24,5 @@ pub(crate) mod features;
 mod memory;
 mod iotlb;
 mod messages;
+mod view;
 pub(crate) mod stats;

@@ -8,13 +8,15 @@ use kernel::sync::aref::ARef;
 
 use super::queues::QUEUES;
 use super::workers::Workers;
-use crate::kapi::Wake;
+use crate::kapi::{Dir, Wake};
 
 /// The process that set up the device.
 pub(crate) struct Owner {
     /// The memory of the owner, which is compared but not accessed.
     pub(crate) mm: ARef<Mm>,
     pub(crate) workers: Workers,
+    /// What the operator sees of the device in debugfs.
+    pub(crate) dirs: KVec<Dir>,
 }
 
 impl Owner {

@@ -15,7 +15,7 @@ use kernel::prelude::*;
 use kernel::sync::Arc;
 
 use super::features::Features;
-use crate::kapi::{Counter, PollFile};
+use crate::kapi::{Counter, InterfaceName, PollFile};
 
 /// Number of queues of a device.
 pub(crate) const QUEUES: usize = 2;
@@ -49,8 +49,17 @@ pub(crate) trait Target: Sized + Send + Unpin {
     /// The events of the file that queue `index` waits for (`EPOLL*`).
     fn events(index: usize) -> u32;
 
+    /// What queue `index` waits for when it waits for these events, in one word.
+    fn event_name(index: usize) -> &'static str;
+
     /// Whether `other` is the same target.
     fn is(&self, other: &Self) -> bool;
+
+    /// What kind of target it is, in one word for the operator.
+    fn kind(&self) -> &'static str;
+
+    /// The name of its network interface; `None` when it has none, or that is not known.
+    fn interface(&self) -> Option<InterfaceName>;
 
     /// Clears the error that the file keeps for its next user; returns `false` if there was none.
     fn take_error(&self) -> bool;

@@ -7,6 +7,7 @@
 
 use kernel::prelude::*;
 use kernel::sync::aref::ARef;
+use kernel::sync::atomic::ordering::Relaxed;
 use kernel::sync::Arc;
 use vring::UserAddr;
 
@@ -19,6 +20,7 @@ use super::owner::Owner;
 use super::queues::{Queues, Target};
 use super::round::Next;
 use super::uapi::{VringAddr, FILE_UNBIND, VRING_F_LOG};
+use super::view;
 use super::virtqueue::Virtqueue;
 use super::worker::{Counted, Pending};
 use super::workers::Workers;
@@ -41,6 +43,7 @@ impl<C: Class> Device<C> {
         let threads = kapi::threads_per_device();
         let workers = Workers::start(self.mode(), threads, self.number, start)?;
         for queue in self.queues() {
+            *queue.waker.lock() = workers.waker(queue.index).ok();
             let mut vq = queue.vq.lock();
             vq.worker = workers.attached(queue.index)?;
             vq.owner = task.pid();
@@ -50,8 +53,11 @@ impl<C: Class> Device<C> {
                 queue: C::name(queue.index),
             };
         }
+        let mm = ARef::from(&**mm);
+        self.owner_pid.store(task.tgid(), Relaxed);
         *owner = Some(Owner {
-            mm: ARef::from(&**mm),
+            dirs: view::dirs(self, &mm),
+            mm,
             workers,
         });
         Ok(())
@@ -90,6 +96,7 @@ impl Owner {
         let waker = self.workers.waker_by(id, queue.index)?;
         let timer = Timer::new(waker.clone())?;
         self.workers.attach(queue.index, id)?;
+        *queue.waker.lock() = Some(waker.clone());
         let mut vq = queue.vq.lock();
         vq.worker = id;
         // No waker holds the last reference to its worker, so no worker is stopped under the mutex.

@@ -234,13 +234,16 @@ impl Stats {
         *self.last_fault.lock() = Some((fault, Ticks::now()));
     }
 
+    /// The name of the last fault, or `none`.
+    pub(crate) fn last_fault(&self) -> &'static str {
+        let last_fault = self.last_fault.lock();
+        last_fault
+            .as_ref()
+            .map_or("none", |(fault, _)| fault.name())
+    }
+
     /// Writes the line of the queue called `name`, whose keys stay as they are.
     pub(crate) fn show(&self, name: &str, to: &SeqFile) {
-        let last_fault = self
-            .last_fault
-            .lock()
-            .as_ref()
-            .map(|(fault, _)| fault.name());
         seq_print!(
             to,
             "{}:\trounds {} packets {} bytes {} dropped {} batches {} calls {} faults {} last_fault {}\n",
@@ -252,7 +255,7 @@ impl Stats {
             self.batches.get(),
             self.calls.get(),
             sum(&self.faults),
-            last_fault.unwrap_or("none"),
+            self.last_fault(),
         );
     }
 

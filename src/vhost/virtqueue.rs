@@ -20,6 +20,7 @@ use super::used::UsedBatch;
 use super::worker::Counted;
 use crate::kapi::{self, trace, Counter, EventFd, OwnerMemory, Poller};
 
+pub(crate) mod look;
 mod running;
 mod trouble;
 

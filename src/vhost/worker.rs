@@ -105,12 +105,29 @@ impl Worker {
         Ok(Arc::new(worker, GFP_KERNEL)?)
     }
 
+    /// The thread id, once the thread has begun.
+    pub(crate) fn tid(&self) -> Option<u64> {
+        Some(self.pending.tid.get()).filter(|tid| *tid != 0)
+    }
+
     /// Makes a waker of the worker for queue `index`.
     pub(crate) fn waker(self: &Arc<Self>, index: usize) -> Waker {
         Waker {
             worker: self.clone(),
             index,
         }
+    }
+}
+
+impl Waker {
+    /// Whether the worker has been woken for the queue and has not begun its round.
+    pub(crate) fn is_pending(&self) -> bool {
+        self.worker.pending.is_set(self.index)
+    }
+
+    /// The id of the worker's thread, once the thread has begun.
+    pub(crate) fn tid(&self) -> Option<u64> {
+        self.worker.tid()
     }
 }
 

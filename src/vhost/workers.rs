@@ -135,6 +135,11 @@ impl Workers {
         Ok(self.of(index)?.waker(index))
     }
 
+    /// The ids of all threads that have begun.
+    pub(crate) fn tids(&self) -> impl Iterator<Item = u64> + '_ {
+        self.all.iter().filter_map(|worker| worker.tid())
+    }
+
     fn of(&self, index: usize) -> Result<&Arc<Worker>> {
         self.attached.get(index).ok_or(ENOBUFS)
     }
