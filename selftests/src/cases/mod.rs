@@ -68,6 +68,7 @@ fn on_split_rings() -> Vec<Case> {
         calls::busy::CASES,
         calls::stats::CASES,
         calls::trace::CASES,
+        calls::view::CASES,
         backends::backend::CASES,
         backends::change::CASES,
         backends::queues::CASES,

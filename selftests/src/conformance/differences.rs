@@ -194,6 +194,20 @@ pub const IN_TRAFFIC: &[Course] = &[
         ],
     },
     Course {
+        reason: "directories in debugfs: the in-tree driver has none",
+        cases: &[
+            "view.before_start",
+            "view.device",
+            "view.gone",
+            "view.hammered",
+            "view.refused",
+            "view.stopped",
+            "view.traffic",
+            "view.two",
+            "view.wake",
+        ],
+    },
+    Course {
         reason: "a queue that stopped asks for a kick, and looks again for whatever its owner \
                  changes: the in-tree driver waits for a kick that it has switched off",
         cases: &[

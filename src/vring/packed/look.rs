@@ -70,8 +70,7 @@ impl Look for PackedRing {
         Ok(match flags {
             EVENT_DISABLE => false,
             EVENT_DESC if self.event_idx => {
-                at.offset() >= self.size
-                    || at.distance(self.size, self.used) < u32::from(self.size)
+                at.offset() >= self.size || at.distance(self.size, self.used) < u32::from(self.size)
             }
             _ => true,
         })

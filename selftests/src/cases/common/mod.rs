@@ -13,6 +13,7 @@ pub(crate) mod migration;
 pub(crate) mod owners;
 pub(crate) mod pace;
 pub(crate) mod stats;
+pub(crate) mod view;
 pub(crate) mod workers;
 
 pub(crate) use crate::case::{Case, Context, Kind, Role, Skip, case, ring_case, role};

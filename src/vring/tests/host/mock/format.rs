@@ -4,7 +4,9 @@
 
 use std::fmt::Debug;
 
-use vring::{Desc, Fault, Look, Memory, PackedRing, Position, Ring, RingAddrs, SplitRing, UserAddr};
+use vring::{
+    Desc, Fault, Look, Memory, PackedRing, Position, Ring, RingAddrs, SplitRing, UserAddr,
+};
 
 use super::driver::{indirect, Buf, Driver};
 use super::memory::MockMemory;
