@@ -9,7 +9,8 @@
 //! net/     network devices: tx, rx, the tap (link), headers
 //! vhost/   what every vhost device has: chardev, ioctl, configuration by its owner (setup, owner),
 //!          device, workers and their job, virtqueue, round, guest memory (access, memory, iotlb,
-//!          messages), statistics; net implements its traits (class, queues)
+//!          messages), statistics, view and watchdog for the operator; net implements its traits
+//!          (class, queues)
 //! vring/   rings and guest addresses: a separate crate that does not depend on the kernel
 //! kapi/    safe types for kernel interfaces; has all unsafe code of the module
 //! shim/    C functions for kapi, which make kernel macros and inline functions callable

@@ -29,6 +29,13 @@ impl Counter {
         unsafe { self.0.get().write_volatile(value) };
     }
 
+    /// Sets the value.
+    #[inline(always)]
+    pub(crate) fn set(&self, value: u64) {
+        // SAFETY: the pointer is valid; for concurrent accesses see above.
+        unsafe { self.0.get().write_volatile(value) };
+    }
+
     /// The value.
     #[inline(always)]
     pub(crate) fn get(&self) -> u64 {

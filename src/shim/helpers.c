@@ -14,6 +14,7 @@
 #include <linux/if_vlan.h>
 #include <linux/memcontrol.h>
 #include <linux/mm.h>
+#include <linux/moduleparam.h>
 #include <linux/net.h>
 #include <linux/netdevice.h>
 #include <linux/nospec.h>
@@ -28,6 +29,7 @@
 #include <linux/uio.h>
 #include <linux/vhost_types.h>
 #include <linux/virtio_net.h>
+#include <linux/workqueue.h>
 #include <net/sock.h>
 #include <net/xdp.h>
 
@@ -97,6 +99,29 @@ bool rnet_log_allowed(void)
 	static DEFINE_RATELIMIT_STATE(limit, DEFAULT_RATELIMIT_INTERVAL, DEFAULT_RATELIMIT_BURST);
 
 	return __ratelimit(&limit);
+}
+
+/* Parameters of the module */
+
+static unsigned int watchdog_ms;
+module_param(watchdog_ms, uint, 0644);
+MODULE_PARM_DESC(watchdog_ms, "Milliseconds between two looks for queues whose kick got lost, of devices that get their owner from now on (0: none)");
+
+unsigned int rnet_watchdog_ms(void)
+{
+	return READ_ONCE(watchdog_ms);
+}
+
+/* Delayed work: the caller sets its function before it starts it. */
+
+void rnet_work_init(struct delayed_work *work)
+{
+	INIT_DELAYED_WORK(work, NULL);
+}
+
+void rnet_work_start(struct delayed_work *work, unsigned int millis)
+{
+	schedule_delayed_work(work, msecs_to_jiffies(millis));
 }
 
 size_t rnet_index_nospec(size_t index, size_t size)

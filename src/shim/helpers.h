@@ -7,6 +7,7 @@
 #include <linux/types.h>
 #include <linux/uio.h>
 
+struct delayed_work;
 struct dentry;
 struct file_operations;
 struct mm_struct;
@@ -76,6 +77,9 @@ void rnet_charge_begin(struct mm_struct *mm);
 void rnet_charge_end(void);
 u32 rnet_vfs_poll(struct file *file, poll_table *table);
 bool rnet_log_allowed(void);
+unsigned int rnet_watchdog_ms(void);
+void rnet_work_init(struct delayed_work *work);
+void rnet_work_start(struct delayed_work *work, unsigned int millis);
 size_t rnet_index_nospec(size_t index, size_t size);
 
 unsigned int rnet_threads_per_device(void);

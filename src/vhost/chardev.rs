@@ -8,7 +8,6 @@ use kernel::miscdevice::{MiscDevice, MiscDeviceRegistration};
 use kernel::prelude::*;
 use kernel::seq_file::SeqFile;
 use kernel::seq_print;
-use kernel::sync::atomic::ordering::Relaxed;
 use kernel::sync::poll::PollTable;
 use kernel::sync::{Arc, ArcBorrow};
 
@@ -54,7 +53,7 @@ impl<C: Class> MiscDevice for Device<C> {
 
     fn show_fdinfo(device: ArcBorrow<'_, Self>, to: &SeqFile, _file: &File) {
         seq_print!(to, "device:\t{}\n", device.number);
-        let owner = device.owner_pid.load(Relaxed);
+        let owner = device.owner_pid();
         if owner != 0 {
             seq_print!(to, "owner:\t{}\n", owner);
         }

@@ -193,11 +193,17 @@ impl<Q: Queues> Device<Q> {
         self.reset(&mut self.owner.lock());
     }
 
+    /// The process id of the owner, 0 without one.
+    pub(super) fn owner_pid(&self) -> i32 {
+        self.owner_pid.load(Relaxed)
+    }
+
     /// Removes what the operator sees, resets the queues, then stops the workers, which nothing
     /// wakes any more by then.
     fn reset(&self, owner: &mut Option<Owner>) {
         if let Some(owner) = owner {
             owner.dirs.clear();
+            owner.watchdog = None;
         }
         for queue in &self.queues {
             // This is not the last reference to the worker, which would stop it.

@@ -25,4 +25,5 @@ mod memory;
 mod iotlb;
 mod messages;
 mod view;
+mod watchdog;
 pub(crate) mod stats;

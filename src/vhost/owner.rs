@@ -5,6 +5,7 @@
 use kernel::mm::Mm;
 use kernel::prelude::*;
 use kernel::sync::aref::ARef;
+use kernel::sync::Arc;
 
 use super::queues::QUEUES;
 use super::workers::Workers;
@@ -17,6 +18,8 @@ pub(crate) struct Owner {
     pub(crate) workers: Workers,
     /// What the operator sees of the device in debugfs.
     pub(crate) dirs: KVec<Dir>,
+    /// What looks for queues that were forgotten, if it is wanted.
+    pub(crate) watchdog: Option<Arc<dyn Send + Sync>>,
 }
 
 impl Owner {

@@ -22,6 +22,7 @@ use super::round::Next;
 use super::uapi::{VringAddr, FILE_UNBIND, VRING_F_LOG};
 use super::view;
 use super::virtqueue::Virtqueue;
+use super::watchdog;
 use super::worker::{Counted, Pending};
 use super::workers::Workers;
 use crate::kapi::{self, trace, EventFd, OwnerMemory, Poller, Timer, Wake, EOPNOTSUPP, POLLIN};
@@ -57,6 +58,7 @@ impl<C: Class> Device<C> {
         self.owner_pid.store(task.tgid(), Relaxed);
         *owner = Some(Owner {
             dirs: view::dirs(self, &mm),
+            watchdog: watchdog::start(self, &mm),
             mm,
             workers,
         });

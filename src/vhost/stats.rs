@@ -99,6 +99,8 @@ pub(crate) struct Stats {
     pub(crate) events: Arc<Counter>,
     /// Pages of `PAGE_SIZE` that the queue keeps for later frames, now; counted by their pool.
     pub(crate) pages_kept: Arc<Counter>,
+    /// Times that the watchdog has let the queue look; only the watchdog counts them.
+    pub(crate) watchdog: Counter,
     /// Packets by [`SIZE_NAMES`].
     sizes: [Counter; SIZES],
     /// Packets by [`Dropped::NAMES`].
@@ -155,6 +157,7 @@ impl Stats {
             kicks: Arc::new(Counter::new(), GFP_KERNEL)?,
             events: Arc::new(Counter::new(), GFP_KERNEL)?,
             pages_kept: Arc::new(Counter::new(), GFP_KERNEL)?,
+            watchdog: Counter::new(),
             sizes: from_fn(|_| Counter::new()),
             drops: from_fn(|_| Counter::new()),
             ends: from_fn(|_| Counter::new()),
@@ -284,6 +287,7 @@ impl Stats {
         line("busy_poll_hits", self.busy_hits.get());
         line("busy_poll_misses", self.busy_misses.get());
         line("iotlb_misses", self.iotlb_misses.get());
+        line("watchdog", self.watchdog.get());
         family("size", &SIZE_NAMES, &self.sizes);
         line("gso", self.gso.get());
         line("pages_kept", self.pages_kept.get());

@@ -12,7 +12,6 @@ use kernel::seq_file::SeqFile;
 use kernel::seq_print;
 use kernel::str::CString;
 use kernel::sync::aref::ARef;
-use kernel::sync::atomic::ordering::Relaxed;
 use kernel::sync::Arc;
 
 use super::class::Class;
@@ -21,6 +20,10 @@ use super::features::{self, Features, WORDS};
 use super::queues::Target;
 use super::virtqueue::look::{Looked, WaitsFor};
 use crate::kapi::{Dir, PokeFile, ShowFile, Top, Wake};
+
+/// Number of feature bits.
+// CAST: two words.
+const FEATURE_BITS: u32 = u64::BITS.wrapping_mul(WORDS as u32);
 
 /// A device and its owner's memory.
 ///
@@ -62,7 +65,7 @@ fn fill<C: Class>(
         },
         GFP_KERNEL,
     )?;
-    let owner = device.owner_pid.load(Relaxed);
+    let owner = device.owner_pid();
     let name = CString::try_from_fmt(fmt!("{}-{}", owner, device.number))?;
     let mut dir = Dir::new(&name, Some(top))?;
     dir.show(c"state", view.clone())?;
@@ -83,7 +86,7 @@ fn fill<C: Class>(
 impl<C: Class> ShowFile for View<C> {
     fn show(&self, to: &SeqFile) {
         let device = &self.device;
-        seq_print!(to, "owner:\t{}\n", device.owner_pid.load(Relaxed));
+        seq_print!(to, "owner:\t{}\n", device.owner_pid());
         let mut queues = device.queues().iter();
         // Both have the same features. A worker runs one of them at a time.
         let features = queues.find_map(|queue| queue.vq.try_lock().map(|vq| vq.features));
@@ -105,7 +108,7 @@ impl<C: Class> ShowFile for View<C> {
 fn show_features<C: Class>(features: &Features, to: &SeqFile) {
     seq_print!(to, "features:\t");
     let mut blank = "";
-    for bit in (0..WORDS as u32 * u64::BITS).filter(|bit| features.has(*bit)) {
+    for bit in (0..FEATURE_BITS).filter(|bit| features.has(*bit)) {
         let mut names = Iterator::chain(features::NAMES.iter(), C::FEATURE_NAMES);
         match names.find(|(named, _)| *named == bit) {
             Some((_, name)) => seq_print!(to, "{}{}", blank, name),
@@ -137,10 +140,8 @@ impl<C: Class> ShowFile for QueueView<C> {
             None => (false, None),
         };
         let is_missing = self.view.device.messages.is_awaited(self.index);
-        let looked = match queue.vq.try_lock() {
-            Some(mut vq) => Some(vq.look(mm.as_deref(), is_woken, is_missing)),
-            None => None,
-        };
+        let free = queue.vq.try_lock();
+        let looked = free.map(|mut vq| vq.look(mm.as_deref(), is_woken, is_missing));
         seq_print!(to, "running:\t{}\n", yes(looked.is_none()));
         if let Some(looked) = &looked {
             seq_print!(to, "started:\t{}\n", yes(looked.started));

@@ -69,6 +69,7 @@ fn on_split_rings() -> Vec<Case> {
         calls::stats::CASES,
         calls::trace::CASES,
         calls::view::CASES,
+        calls::view::wakes::CASES,
         backends::backend::CASES,
         backends::change::CASES,
         backends::queues::CASES,

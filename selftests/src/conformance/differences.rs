@@ -200,11 +200,13 @@ pub const IN_TRAFFIC: &[Course] = &[
             "view.device",
             "view.gone",
             "view.hammered",
+            "view.iommu",
             "view.refused",
             "view.stopped",
             "view.traffic",
             "view.two",
             "view.wake",
+            "view.watchdog",
         ],
     },
     Course {
