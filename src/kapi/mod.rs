@@ -40,7 +40,7 @@ pub(crate) use eventfd::{kick_file, EventFd};
 pub(crate) use flag::Flag;
 pub(crate) use frames::{Frames, FRAMES};
 pub(crate) use kthread::Kthread;
-pub(crate) use params::threads_per_device;
+pub(crate) use params::{threads_per_device, watchdog_ms};
 pub(crate) use peek::Peek;
 pub(crate) use periodic::{Chore, Periodic};
 pub(crate) use poller::{PollFile, Poller, Wake, POLLIN, POLLOUT, POLLRDNORM};
@@ -54,13 +54,6 @@ pub(crate) use vhost_task::{VhostTask, Work};
 pub(crate) fn log_allowed() -> bool {
     // SAFETY: no requirements.
     unsafe { shim::rnet_log_allowed() }
-}
-
-/// The module's parameter `watchdog_ms`: the time between two looks of the watchdog, in
-/// milliseconds; 0 for none.
-pub(crate) fn watchdog_ms() -> u32 {
-    // SAFETY: only reads a variable.
-    unsafe { shim::rnet_watchdog_ms() }
 }
 
 /// Lets other tasks run if one is waiting for the CPU; only for task context.

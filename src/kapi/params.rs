@@ -10,3 +10,9 @@ pub(crate) fn threads_per_device() -> u32 {
     // SAFETY: only reads the parameter.
     unsafe { shim::rnet_threads_per_device() }
 }
+
+/// Time between two looks of the watchdog, in milliseconds; 0 for none (`watchdog_ms`).
+pub(crate) fn watchdog_ms() -> u32 {
+    // SAFETY: only reads the parameter.
+    unsafe { shim::rnet_watchdog_ms() }
+}

@@ -164,12 +164,12 @@ unsafe extern "C" {
         table: *mut bindings::poll_table_struct,
     ) -> u32;
     pub(super) fn rnet_log_allowed() -> bool;
-    pub(super) fn rnet_watchdog_ms() -> c_uint;
     pub(super) fn rnet_work_init(work: *mut bindings::delayed_work);
     pub(super) fn rnet_work_start(work: *mut bindings::delayed_work, millis: c_uint);
     pub(super) fn rnet_index_nospec(index: usize, size: usize) -> usize;
 
     pub(super) fn rnet_threads_per_device() -> c_uint;
+    pub(super) fn rnet_watchdog_ms() -> c_uint;
 
     pub(super) fn rnet_trace_queue_start(
         device: u64,

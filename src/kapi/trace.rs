@@ -97,7 +97,6 @@ pub(crate) fn round_end(source: Source, packets: u64, bytes: u64, why: &str) {
 }
 
 /// The watchdog has a queue look for work.
-#[expect(dead_code)]
 pub(crate) fn watchdog(source: Source) {
     call!(rnet_trace_watchdog, source);
 }

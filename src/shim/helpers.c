@@ -14,7 +14,6 @@
 #include <linux/if_vlan.h>
 #include <linux/memcontrol.h>
 #include <linux/mm.h>
-#include <linux/moduleparam.h>
 #include <linux/net.h>
 #include <linux/netdevice.h>
 #include <linux/nospec.h>
@@ -99,17 +98,6 @@ bool rnet_log_allowed(void)
 	static DEFINE_RATELIMIT_STATE(limit, DEFAULT_RATELIMIT_INTERVAL, DEFAULT_RATELIMIT_BURST);
 
 	return __ratelimit(&limit);
-}
-
-/* Parameters of the module */
-
-static unsigned int watchdog_ms;
-module_param(watchdog_ms, uint, 0644);
-MODULE_PARM_DESC(watchdog_ms, "Milliseconds between two looks for queues whose kick got lost, of devices that get their owner from now on (0: none)");
-
-unsigned int rnet_watchdog_ms(void)
-{
-	return READ_ONCE(watchdog_ms);
 }
 
 /* Delayed work: the caller sets its function before it starts it. */

@@ -77,12 +77,12 @@ void rnet_charge_begin(struct mm_struct *mm);
 void rnet_charge_end(void);
 u32 rnet_vfs_poll(struct file *file, poll_table *table);
 bool rnet_log_allowed(void);
-unsigned int rnet_watchdog_ms(void);
 void rnet_work_init(struct delayed_work *work);
 void rnet_work_start(struct delayed_work *work, unsigned int millis);
 size_t rnet_index_nospec(size_t index, size_t size);
 
 unsigned int rnet_threads_per_device(void);
+unsigned int rnet_watchdog_ms(void);
 
 void rnet_trace_queue_start(u64 device, int owner, const char *queue, size_t queue_len);
 void rnet_trace_queue_stop(u64 device, int owner, const char *queue, size_t queue_len,

@@ -35,3 +35,15 @@ unsigned int rnet_threads_per_device(void)
 {
 	return READ_ONCE(threads_per_device);
 }
+
+static unsigned int watchdog_ms;
+
+module_param(watchdog_ms, uint, 0644);
+MODULE_PARM_DESC(watchdog_ms,
+		 "Milliseconds between two looks for queues whose kick got lost (default 0: none); "
+		 "a change is for devices that get an owner later");
+
+unsigned int rnet_watchdog_ms(void)
+{
+	return READ_ONCE(watchdog_ms);
+}

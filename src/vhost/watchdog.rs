@@ -17,6 +17,7 @@ use super::class::Class;
 use super::device::{Device, Queue};
 use super::queues::QUEUES;
 use super::virtqueue::look::WaitsFor;
+use crate::kapi::trace::{self, Source};
 use crate::kapi::{self, Chore, Counter, Periodic, Wake};
 
 /// The shortest time between two looks, in milliseconds.
@@ -106,6 +107,11 @@ impl<C: Class> Watchdog<C> {
             );
         }
         queue.stats.watchdog.add(1);
+        trace::watchdog(Source {
+            device: self.device.number,
+            owner: self.device.owner_pid(),
+            queue: C::name(queue.index),
+        });
         if let Some(waker) = &*queue.waker.lock() {
             waker.wake();
         }
