@@ -111,6 +111,24 @@ impl QueueState {
             worker: fields.parsed("worker"),
         }
     }
+
+    /// The keys that a started queue has and that this module does not tell, or not in a form that
+    /// is known.
+    #[must_use]
+    pub fn missing(&self) -> Vec<&'static str> {
+        let told = [
+            ("running", self.running.is_some()),
+            ("stopped", self.stopped.is_some()),
+            ("fault", self.fault.is_some()),
+            ("size", self.size.is_some()),
+            ("taken", self.taken.is_some()),
+            ("used", self.used.is_some()),
+            ("waits_for", self.waits_for.is_some()),
+            ("backend", self.backend.is_some()),
+        ];
+        let missing = told.iter().filter(|(_, told)| !told);
+        missing.map(|(key, _)| *key).collect()
+    }
 }
 
 /// The file `state` of a device.

@@ -108,6 +108,17 @@ impl Device {
         format!("{}:{}", self.process.pid, self.fd)
     }
 
+    /// Its interfaces with commas between them, not escaped; a dash if there is none.
+    #[must_use]
+    pub fn interface_list(&self) -> String {
+        let names: Vec<_> = self.interfaces.iter().map(String::as_str).collect();
+        if names.is_empty() {
+            "-".to_owned()
+        } else {
+            names.join(",")
+        }
+    }
+
     /// The device with its process in a sentence: `4711:9 (web, tap0)`. It is escaped.
     #[must_use]
     pub fn described(&self) -> String {

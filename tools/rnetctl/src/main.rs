@@ -10,19 +10,28 @@
 //! host/                  /proc, /sys and /dev below a root; processes and threads
 //! device                 the model of an open device, and how one is chosen
 //! scan                   one pass over all processes
+//! rates, prometheus      counters from one look to the next, and in Prometheus' format
+//! explain/               what a queue waits for, a table of rules
+//! cpus                   lists of processors
 //! cli                    the command line
 //! commands/              a file for each command
 //! ```
 
 mod cli;
 mod commands;
+mod cpus;
 mod debugfs;
 mod device;
 mod exit;
+mod explain;
 mod fdinfo;
 mod fields;
+#[cfg(test)]
+mod fixture;
 mod host;
 mod output;
+mod prometheus;
+mod rates;
 mod scan;
 
 use std::io::Write;
@@ -46,6 +55,10 @@ fn run(cli: &Cli, out: &mut dyn Write) -> Result<(), Error> {
     let host = Host::new(&cli.root);
     match &cli.command {
         Command::List(args) => commands::list::run(&host, args, out),
+        Command::Stat(args) => commands::stat::run(&host, args, out),
+        Command::Explain(args) => commands::explain::run(&host, args, out),
+        Command::Wake(args) => commands::wake::run(&host, args, out),
+        Command::Pin(args) => commands::pin::run(&host, args, out),
         Command::Completions(args) => commands::completions::run(args, out),
         Command::Man => commands::man::run(out),
     }

@@ -62,7 +62,8 @@ fn lines_escaped(text: &str) -> String {
 }
 
 /// Whether `c` is a control character, or one that changes the order in which others are shown.
-fn is_disturbing(c: char) -> bool {
+#[must_use]
+pub fn is_disturbing(c: char) -> bool {
     c.is_control()
         || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}' ..= '\u{202e}' | '\u{2066}' ..= '\u{2069}')
 }
@@ -133,15 +134,29 @@ impl Table {
     }
 }
 
-/// Writes `value` as JSON for people and programs. In strings every character outside ASCII's
-/// printable ones that could disturb a terminal is escaped.
+/// Writes `value` as JSON of several lines. Characters that could disturb a terminal are escaped.
 ///
 /// # Errors
 ///
 /// Those of `out`.
 pub fn json(out: &mut dyn Write, value: &impl serde::Serialize) -> io::Result<()> {
     let text = serde_json::to_string_pretty(value)?;
-    // serde_json escapes control characters of ASCII; the others can only be inside strings.
+    writeln!(out, "{}", json_escaped(&text))
+}
+
+/// Like [`json()`] in one line.
+///
+/// # Errors
+///
+/// Those of `out`.
+pub fn json_line(out: &mut dyn Write, value: &impl serde::Serialize) -> io::Result<()> {
+    let text = serde_json::to_string(value)?;
+    writeln!(out, "{}", json_escaped(&text))
+}
+
+/// JSON in which only line ends between values are control characters. `serde_json` escapes those
+/// of ASCII; the others can only be inside strings.
+fn json_escaped(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for c in text.chars() {
         if c != '\n' && is_disturbing(c) {
@@ -153,7 +168,7 @@ pub fn json(out: &mut dyn Write, value: &impl serde::Serialize) -> io::Result<()
             escaped.push(c);
         }
     }
-    writeln!(out, "{escaped}")
+    escaped
 }
 
 /// `number` in at most five characters with a prefix of 1000: `999`, `1.5K`, `12.0M`.

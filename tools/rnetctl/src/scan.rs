@@ -25,6 +25,8 @@ pub struct Scan {
     pub debugfs: DebugFs,
     /// Whether the module is loaded.
     pub module: bool,
+    /// Whether its device node is there.
+    pub node: bool,
 }
 
 /// How the module's part of debugfs could be read.
@@ -73,10 +75,10 @@ impl Scan {
     /// What to say where no device was found.
     #[must_use]
     pub fn nothing(&self) -> &'static str {
-        if self.module {
-            "no device is open"
-        } else {
-            "no device is open, and the module vhost_rnet is not loaded"
+        match (self.module, self.node) {
+            (false, _) => "no device is open, and the module vhost_rnet is not loaded",
+            (true, false) => "no device is open, and /dev/vhost-rnet is missing",
+            (true, true) => "no device is open",
         }
     }
 }
@@ -94,6 +96,7 @@ pub fn scan(host: &Host) -> Result<Scan, Error> {
         hidden_pids: !pids.contains(&1),
         debugfs,
         module: host.has_module(),
+        node: host.dev("vhost-rnet").exists(),
         ..Scan::default()
     };
     // Workers that are threads of the kernel, by the thread that they serve.
@@ -323,5 +326,119 @@ impl Taps {
                 .cloned()
                 .unwrap_or_else(|| name.to_owned()),
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{DebugFs, Scan, scan};
+    use crate::device::{Kind, select};
+    use crate::fixture::{self, Fixture};
+
+    #[test]
+    fn devices_of_all_kinds_are_found() {
+        let host = fixture::usual();
+        let scan = scan(&host.host()).unwrap();
+        let kinds: Vec<_> = scan.devices.iter().map(|device| device.kind).collect();
+        // The last is vhost-rnet's by what it says, whatever its name.
+        assert_eq!(kinds, [Kind::Rnet, Kind::Net, Kind::Rnet]);
+        let certain: Vec<_> = scan.devices.iter().map(|device| device.certain).collect();
+        assert_eq!(certain, [true, false, false]);
+        // The module knows which of two taps it is.
+        assert_eq!(scan.devices[0].interface_list(), "tap0");
+        assert_eq!(scan.devices[2].interface_list(), "macvtap0");
+        assert_eq!(scan.devices[1].workers[0].tid, 5010);
+        assert!(scan.module && !scan.hidden_pids);
+    }
+
+    #[test]
+    fn what_ends_or_lacks_files_meanwhile_is_left_out() {
+        let host = fixture::usual();
+        host.remove("proc/4711/fdinfo");
+        host.remove("proc/5000/task");
+        std::fs::remove_file(host.host().proc("6000/status")).unwrap();
+        let scan = scan(&host.host()).unwrap();
+        assert_eq!(scan.devices.len(), 1);
+        assert_eq!(scan.devices[0].process.pid, 5000);
+    }
+
+    #[test]
+    fn the_owner_of_a_shared_descriptor_is_named() {
+        let host = fixture::usual();
+        let info = fixture::fdinfo(3, 4711, 1000);
+        host.process(4000, "child", &["child"]);
+        host.file(4000, 3, "/dev/vhost-rnet", &info);
+        host.file(4711, 20, "/dev/vhost-rnet", &info);
+        let found = scan(&host.host()).unwrap().devices;
+        let ids: Vec<_> = found.iter().map(crate::device::Device::id).collect();
+        assert_eq!(ids, ["4711:9", "5000:5", "6000:4"]);
+    }
+
+    #[test]
+    fn a_thousand_devices_are_found_in_one_pass() {
+        let host = Fixture::new();
+        for pid in 1000..2000 {
+            host.process(pid, "qemu", &["qemu", "-name", &format!("vm{pid}")]);
+            let number = u64::try_from(pid).unwrap();
+            host.file(pid, 3, "/dev/vhost-rnet", &fixture::fdinfo(number, pid, 1));
+        }
+        let found = scan(&host.host()).unwrap().devices;
+        assert_eq!(found.len(), 1000);
+        assert_eq!(select(&found, "vm1500").unwrap()[0].number, Some(1500));
+        let error = select(&found, "vm1").unwrap_err().to_string();
+        assert!(error.ends_with("and 992 more"), "{error}");
+    }
+
+    #[test]
+    fn words_choose_devices() {
+        let host = fixture::usual();
+        host.file(4711, 8, "/dev/vhost-rnet", &fixture::fdinfo(4, 4711, 0));
+        host.process(5001, "qemu", &["qemu", "-name", "old"]);
+        host.file(5001, 5, "/dev/vhost-net", "");
+        host.process(7000, "holder", &["holder"]);
+        host.file(7000, 5, "/dev/vhost-rnet", "device:\t5000\nrx:\t\ntx:\t\n");
+        let found = scan(&host.host()).unwrap().devices;
+        let ids = |word| {
+            let chosen = select(&found, word);
+            let ids = chosen.map(|all| all.iter().map(|device| device.id()).collect::<Vec<_>>());
+            ids.map(|ids| ids.join(" "))
+                .map_err(|error| error.to_string())
+        };
+        assert_eq!(ids("web").unwrap(), "4711:8 4711:9");
+        assert_eq!(ids("4711:8").unwrap(), "4711:8");
+        assert_eq!(ids("#3").unwrap(), "4711:9");
+        assert_eq!(ids("tap5").unwrap(), "5000:5");
+        assert_eq!(
+            ids("old").unwrap_err(),
+            "\"old\" means more than one device: 5000:5 (old, tap5), 5001:5 (old)"
+        );
+        // A process has that id, and another device that number.
+        assert!(ids("5000").unwrap_err().contains("7000:5 (holder)"));
+        assert_eq!(ids("#5000").unwrap(), "7000:5");
+        assert!(
+            ids("x\x1b")
+                .unwrap_err()
+                .starts_with("no device is called \"x\\u{1b}\"; there are ")
+        );
+    }
+
+    #[test]
+    fn what_could_not_be_seen_is_said() {
+        let host = fixture::usual();
+        let mut scan = scan(&host.host()).unwrap();
+        assert!(scan.notes().is_empty());
+        scan.hidden_processes = 3;
+        scan.hidden_pids = true;
+        scan.debugfs = DebugFs::Denied;
+        insta::assert_snapshot!(scan.notes().join("\n"));
+        scan.debugfs = DebugFs::Missing;
+        assert!(scan.notes()[2].contains("mount debugfs"));
+        assert!(Scan::default().nothing().contains("not loaded"));
+    }
+
+    #[test]
+    fn a_host_without_proc_is_refused() {
+        let nowhere = crate::host::Host::new(std::path::Path::new("/nonexistent"));
+        assert_eq!(scan(&nowhere).unwrap_err().status(), 4);
     }
 }

@@ -52,7 +52,7 @@ fn table(scan: &Scan) -> Table {
             device.number.map_or_else(dash, |number| number.to_string()),
             device.kind.to_string(),
             device.process.known_as().to_owned(),
-            joined(device.interfaces.iter().cloned()),
+            device.interface_list(),
             queue(device.rx.state.as_ref()),
             queue(device.tx.state.as_ref()),
             joined(device.workers.iter().map(|worker| worker.tid.to_string())),
@@ -178,5 +178,22 @@ impl<'a> Entry<'a> {
             rx: device.rx.state.as_ref(),
             tx: device.tx.state.as_ref(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Listing, table};
+    use crate::fixture;
+    use crate::scan;
+
+    #[test]
+    fn devices_are_listed() {
+        let host = fixture::usual();
+        let scan = scan::scan(&host.host()).unwrap();
+        insta::assert_snapshot!("table", table(&scan).render());
+        let mut out = Vec::new();
+        crate::output::json(&mut out, &Listing::of(&scan)).unwrap();
+        insta::assert_snapshot!("json", String::from_utf8(out).unwrap());
     }
 }
