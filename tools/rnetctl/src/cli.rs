@@ -54,6 +54,9 @@ pub enum Command {
 /// Arguments of `list`.
 #[derive(Debug, Args)]
 pub struct ListArgs {
+    /// Show the names of the features that owners have set.
+    #[arg(short, long, conflicts_with = "json")]
+    pub features: bool,
     /// Write JSON.
     #[arg(long)]
     pub json: bool,

@@ -21,6 +21,19 @@ pub enum Wait {
     Nothing,
 }
 
+impl std::fmt::Display for Wait {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Kick => "kick",
+            Self::Packet => "packet",
+            Self::Room => "room",
+            Self::Translation => "translation",
+            Self::Retry => "retry",
+            Self::Nothing => "nothing",
+        })
+    }
+}
+
 impl Wait {
     fn parse(word: &str) -> Option<Self> {
         Some(match word {

@@ -127,6 +127,21 @@ pub fn render(devices: &[&Device]) -> String {
             }
         }
     }
+    for device in devices {
+        for direction in Direction::ALL {
+            let state = device.queue(direction).state.as_ref();
+            if let Some(stopped) = state.and_then(|state| state.stopped) {
+                let name = "vhost_rnet_queue_stopped";
+                let metric = metrics.entry(name.to_owned()).or_insert_with(|| Metric {
+                    help: "Whether a fault has stopped the queue.".to_owned(),
+                    gauge: true,
+                    lines: String::new(),
+                });
+                let (labels, stopped) = (labels(device, direction), u8::from(stopped));
+                let _ = writeln!(metric.lines, "{name}{{{labels}}} {stopped}");
+            }
+        }
+    }
     let mut text = format!(
         "# HELP vhost_rnet_devices Open devices.\n# TYPE vhost_rnet_devices gauge\n\
          vhost_rnet_devices {}\n",

@@ -69,6 +69,14 @@ impl Scan {
                     .into(),
             );
         }
+        let old = |device: &&Device| device.kind == Kind::Rnet && device.number.is_none();
+        let count = self.devices.iter().filter(old).count();
+        if count != 0 {
+            notes.push(format!(
+                "the module is of another version than this program: it does not tell the number \
+                 of {count} open device(s)"
+            ));
+        }
         notes
     }
 
@@ -136,12 +144,18 @@ pub fn scan(host: &Host) -> Result<Scan, Error> {
     }
     for device in &mut scan.devices {
         if device.workers.is_empty() {
-            let found = kernel_workers.get(&device.process.pid);
-            device.workers = found.cloned().unwrap_or_default();
+            device.workers = of_process(host, device.process.pid, &kernel_workers);
         }
     }
     merge(&mut scan.devices);
     Ok(scan)
+}
+
+/// Those of the kernel's workers that serve a thread of process `pid`.
+fn of_process(host: &Host, pid: i32, workers: &BTreeMap<i32, Vec<Worker>>) -> Vec<Worker> {
+    let is_its = |tid: &i32| host.proc(format!("{pid}/task/{tid}")).exists();
+    let found = workers.iter().filter(|(tid, _)| is_its(tid));
+    found.flat_map(|(_, workers)| workers.clone()).collect()
 }
 
 /// The folders of devices in debugfs, by the devices' numbers.
@@ -426,7 +440,9 @@ mod tests {
     fn what_could_not_be_seen_is_said() {
         let host = fixture::usual();
         let mut scan = scan(&host.host()).unwrap();
-        assert!(scan.notes().is_empty());
+        // One device is of a module that has no numbers.
+        assert_eq!(scan.notes().len(), 1);
+        assert!(scan.notes()[0].contains("of 1 open device(s)"));
         scan.hidden_processes = 3;
         scan.hidden_pids = true;
         scan.debugfs = DebugFs::Denied;

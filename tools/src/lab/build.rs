@@ -124,7 +124,7 @@ pub fn programs(lab: &Lab, arch: Arch) -> Result<()> {
     std::fs::create_dir_all(&to)?;
     let build = |more: &[&str]| {
         let mut args = vec!["build", "--release", "--target", arch.target()];
-        args.extend(["-p", "selftests", "-p", "rnet-e2e"]);
+        args.extend(["-p", "selftests", "-p", "rnet-e2e", "-p", "rnetctl"]);
         args.extend(more);
         match arch {
             Arch::Amd64 => {

@@ -22,7 +22,7 @@ pub fn run(host: &Host, args: &ListArgs, out: &mut dyn Write) -> Result<(), Erro
     if args.json {
         output::json(out, &Listing::of(&scan))?;
     } else {
-        table(&scan).write(out)?;
+        table(&scan, args.features).write(out)?;
         if scan.devices.is_empty() {
             output::complain(scan.nothing())?;
         }
@@ -33,9 +33,9 @@ pub fn run(host: &Host, args: &ListArgs, out: &mut dyn Write) -> Result<(), Erro
     Ok(())
 }
 
-/// The table of all devices.
-fn table(scan: &Scan) -> Table {
-    let mut table = Table::new(&[
+/// The table of all devices; with the names of their features if `features` is set.
+fn table(scan: &Scan, features: bool) -> Table {
+    let mut headings = vec![
         "DEVICE",
         "NUMBER",
         "KIND",
@@ -45,9 +45,13 @@ fn table(scan: &Scan) -> Table {
         "TX",
         "WORKERS",
         "CPUS",
-    ]);
+    ];
+    if features {
+        headings.push("FEATURES");
+    }
+    let mut table = Table::new(&headings);
     for device in &scan.devices {
-        table.row([
+        let mut cells = vec![
             device.id(),
             device.number.map_or_else(dash, |number| number.to_string()),
             device.kind.to_string(),
@@ -57,7 +61,12 @@ fn table(scan: &Scan) -> Table {
             queue(device.tx.state.as_ref()),
             joined(device.workers.iter().map(|worker| worker.tid.to_string())),
             cpus(device),
-        ]);
+        ];
+        if features {
+            let names = device.features.clone().unwrap_or_default();
+            cells.push(joined(names.into_iter()));
+        }
+        table.row(cells);
     }
     table
 }
@@ -86,9 +95,7 @@ fn queue(state: Option<&crate::debugfs::QueueState>) -> String {
     } else if state.started == Some(false) {
         "unstarted"
     } else {
-        return state
-            .waits_for
-            .map_or_else(dash, |wait| format!("{wait:?}").to_lowercase());
+        return state.waits_for.map_or_else(dash, |wait| wait.to_string());
     };
     word.to_owned()
 }
@@ -191,7 +198,8 @@ mod tests {
     fn devices_are_listed() {
         let host = fixture::usual();
         let scan = scan::scan(&host.host()).unwrap();
-        insta::assert_snapshot!("table", table(&scan).render());
+        insta::assert_snapshot!("table", table(&scan, false).render());
+        insta::assert_snapshot!("features", table(&scan, true).render());
         let mut out = Vec::new();
         crate::output::json(&mut out, &Listing::of(&scan)).unwrap();
         insta::assert_snapshot!("json", String::from_utf8(out).unwrap());

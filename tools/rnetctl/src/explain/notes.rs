@@ -3,52 +3,52 @@
 
 use super::facts::Facts;
 
-/// Counters that tell of something an operator may mend: what has happened so many times, and what
-/// to do about it.
+/// Counters that tell of something an operator may mend: what is counted, and what to do
+/// about it.
 const COUNTERS: [(&str, &str, &str); 9] = [
     (
         "dropped_refused",
-        "packets were refused by the interface, a filter or a device behind it",
+        "packets that the interface, a filter or a device behind it refused",
         "see whether the interface is up, and which filters it has (tc -s filter show dev ...)",
     ),
     (
         "dropped_too_long",
-        "packets were longer than the guest's buffers",
+        "packets longer than the guest's buffers",
         "compare the MTU and the offloads of the interface with those of the guest",
     ),
     (
         "dropped_header",
-        "packets had a wrong virtio-net header",
+        "packets with a wrong virtio-net header",
         "the guest's driver is wrong",
     ),
     (
         "dropped_no_memory",
-        "packets were dropped because the interface had no memory",
+        "packets dropped because the interface had no memory",
         "see whether the host is short of memory",
     ),
     (
         "dropped_unmapped",
-        "packets were lost because the guest's buffers could not be written",
+        "packets lost because the guest's buffers could not be written",
         "see whether the file or swap behind the guest's memory has errors or is full",
     ),
     (
         "ended_no_room",
-        "rounds ended because the interface had no room",
+        "rounds that ended because the interface had no room",
         "many of them mean that the network behind it is slower than the guest",
     ),
     (
         "ended_retry",
-        "rounds ended because something failed that is tried again",
+        "rounds that ended because something failed that is tried again",
         "see whether the host is short of memory",
     ),
     (
         "watchdog",
-        "times the watchdog had to start the queue",
+        "times that the watchdog had to start the queue",
         "kicks get lost: look for an error of the guest's driver or of the hypervisor's ioeventfd",
     ),
     (
         "faults",
-        "faults have happened",
+        "faults so far",
         "the kernel log has them, and rnetctl stat --all their kinds",
     ),
 ];
@@ -63,7 +63,7 @@ pub fn notes(facts: &Facts) -> Vec<String> {
     for (key, what, advice) in COUNTERS {
         let count = facts.count(key);
         if count != 0 {
-            notes.push(format!("{count} {what}; {advice}"));
+            notes.push(format!("{what}: {count}; {advice}"));
         }
     }
     if let Some(state) = facts.state() {

@@ -13,11 +13,12 @@ use super::imports;
 use super::source::{self, Source};
 
 /// Where code is: folders, and what below them is other crates' or tests.
-const CODE: [(&str, &[&str]); 5] = [
+const CODE: [(&str, &[&str]); 6] = [
     ("src", &["vring/"]),
     ("src/vring", &["fuzz/", "loom/", "tests/"]),
     ("selftests/src", &[]),
     ("tools/e2e/src", &[]),
+    ("tools/rnetctl/src", &[]),
     ("tools/src", &[]),
 ];
 
