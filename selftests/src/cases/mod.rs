@@ -14,6 +14,7 @@
 //! | `threads` | workers: what they are, how many, which queue they serve |
 //! | `guests` | guests that break the rules or take more than their share |
 //! | `lifetime` | devices, owners and the module come, change and go |
+//! | `operator` | what an operator of the host sees and does: `rnetctl` |
 //! | `history` | bugs that such code has had |
 //!
 //! A case about rings of any format (`ring_case`) has a second name, `packed.family.name`, by which
@@ -30,6 +31,7 @@ mod memory;
 mod threads;
 mod guests;
 mod lifetime;
+mod operator;
 mod history;
 
 use crate::case::{Case, Role};
@@ -99,6 +101,8 @@ fn on_split_rings() -> Vec<Case> {
         threads::workers::live::CASES,
         threads::signals::CASES,
         threads::fork::CASES,
+        operator::rnetctl::commands::CASES,
+        operator::rnetctl::explain::CASES,
         history::leaks::CASES,
         history::rings::CASES,
         memory::faults::owner::CASES,

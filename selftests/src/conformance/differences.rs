@@ -210,6 +210,21 @@ pub const IN_TRAFFIC: &[Course] = &[
         ],
     },
     Course {
+        reason: "what a queue does and waits for is shown, and it can be woken: the in-tree driver \
+                 shows nothing, which rnetctl says",
+        cases: &[
+            "rnetctl.explain_fault",
+            "rnetctl.explain_links",
+            "rnetctl.explain_owner",
+            "rnetctl.explain_rest",
+            "rnetctl.explain_room",
+            "rnetctl.explain_stopped",
+            "rnetctl.explain_translation",
+            "rnetctl.stat",
+            "rnetctl.wake",
+        ],
+    },
+    Course {
         reason: "a queue that stopped asks for a kick, and looks again for whatever its owner \
                  changes: the in-tree driver waits for a kick that it has switched off",
         cases: &[
