@@ -159,7 +159,7 @@ fn fault(ctx: &Context) -> Result<()> {
     rnetctl(As::Root, &["explain", &id])?.expect(
         0,
         &[
-            "the fault short_header has stopped the queue",
+            "fault short_header has stopped the queue",
             "Turn: the guest's driver",
             "last fault",
         ],
@@ -206,11 +206,11 @@ fn stopped(ctx: &Context) -> Result<()> {
     let pid = Pid::from_child(&child);
     let id = child.id().to_string();
     if !is_c(ctx, &id)? {
-        until(&id, "tx", "lost_kick")?;
+        until(&id, "tx", "nothing_to_send")?;
         kill_process(pid, Signal::STOP)?;
         until(&id, "tx", "process_stopped")?;
         kill_process(pid, Signal::CONT)?;
-        until(&id, "tx", "lost_kick")?;
+        until(&id, "tx", "nothing_to_send")?;
     }
     child.kill()?;
     child.wait()?;
