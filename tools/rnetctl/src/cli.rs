@@ -15,7 +15,8 @@ use crate::device::Direction;
     name = "rnetctl",
     version,
     after_help = "Exit status: 0 done, 1 failed, 2 wrong command line, 3 no such device or more \
-                  than one, 4 the host lacks what is needed, 5 not permitted."
+                  than one, 4 the host lacks what is needed, 5 not permitted, 6 doctor has found a \
+                  problem."
 )]
 pub struct Cli {
     /// Look for /proc, /sys and /dev below this folder.
@@ -45,6 +46,8 @@ pub enum Command {
     Wake(WakeArgs),
     /// Let workers run on some processors only.
     Pin(PinArgs),
+    /// Look whether this host is fit for vhost-rnet, and how to mend what is not.
+    Doctor(DoctorArgs),
     /// Write a script that completes the command line in a shell.
     Completions(CompletionsArgs),
     /// Write this program's manual page.
@@ -129,6 +132,14 @@ fn seconds(text: &str) -> Result<Duration, String> {
         Ok(seconds) if (0.01..=LONGEST).contains(&seconds) => Ok(Duration::from_secs_f64(seconds)),
         _ => Err(format!("not a number of seconds from 0.01 to {LONGEST}")),
     }
+}
+
+/// Arguments of `doctor`.
+#[derive(Debug, Args)]
+pub struct DoctorArgs {
+    /// Write JSON.
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// Arguments of `completions`.

@@ -20,6 +20,9 @@ pub enum Error {
     /// The user may not do this.
     #[error("{0}")]
     Denied(String),
+    /// `doctor` has found that many problems.
+    #[error("this host is not fit; problems found: {0}")]
+    Unfit(usize),
     /// The output could not be written.
     #[error("writing the output: {0}")]
     Output(#[from] io::Error),
@@ -34,6 +37,7 @@ impl Error {
             Self::Device(_) => 3,
             Self::Lacking(_) => 4,
             Self::Denied(_) => 5,
+            Self::Unfit(_) => 6,
         }
     }
 

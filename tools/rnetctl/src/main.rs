@@ -13,6 +13,7 @@
 //! rates, prometheus      counters from one look to the next, and in Prometheus' format
 //! explain/               what a queue waits for, a table of rules
 //! cpus                   lists of processors
+//! doctor/                whether the host is fit: kernel, module, device, guests, taps
 //! cli                    the command line
 //! commands/              a file for each command
 //! ```
@@ -22,6 +23,7 @@ mod commands;
 mod cpus;
 mod debugfs;
 mod device;
+mod doctor;
 mod exit;
 mod explain;
 mod fdinfo;
@@ -59,6 +61,7 @@ fn run(cli: &Cli, out: &mut dyn Write) -> Result<(), Error> {
         Command::Explain(args) => commands::explain::run(&host, args, out),
         Command::Wake(args) => commands::wake::run(&host, args, out),
         Command::Pin(args) => commands::pin::run(&host, args, out),
+        Command::Doctor(args) => commands::doctor::run(&cli.root, args, out),
         Command::Completions(args) => commands::completions::run(args, out),
         Command::Man => commands::man::run(out),
     }

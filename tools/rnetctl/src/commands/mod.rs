@@ -2,6 +2,7 @@
 //! The commands, each with what it asks the host and how it shows the answer.
 
 pub mod completions;
+pub mod doctor;
 pub mod explain;
 pub mod list;
 pub mod man;

@@ -177,7 +177,8 @@ pub fn vm_name(cmdline: &[u8]) -> Option<String> {
 }
 
 /// The parts of a value of QEMU's between single commas; two commas stand for one.
-fn comma_parts(value: &str) -> Vec<String> {
+#[must_use]
+pub fn comma_parts(value: &str) -> Vec<String> {
     let mut parts = vec![String::new()];
     let mut chars = value.chars().peekable();
     while let Some(c) = chars.next() {
