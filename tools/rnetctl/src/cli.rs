@@ -46,6 +46,8 @@ pub enum Command {
     Wake(WakeArgs),
     /// Let workers run on some processors only.
     Pin(PinArgs),
+    /// Show what queues do, live, or once as a table where no terminal is.
+    Top(TopArgs),
     /// Look whether this host is fit for vhost-rnet, and how to mend what is not.
     Doctor(DoctorArgs),
     /// Write a script that completes the command line in a shell.
@@ -132,6 +134,17 @@ fn seconds(text: &str) -> Result<Duration, String> {
         Ok(seconds) if (0.01..=LONGEST).contains(&seconds) => Ok(Duration::from_secs_f64(seconds)),
         _ => Err(format!("not a number of seconds from 0.01 to {LONGEST}")),
     }
+}
+
+/// Arguments of `top`.
+#[derive(Debug, Args)]
+pub struct TopArgs {
+    /// Seconds between two looks.
+    #[arg(short, long, value_name = "SECONDS", default_value = "1", value_parser = seconds)]
+    pub interval: Duration,
+    /// Write one table after one interval.
+    #[arg(long)]
+    pub once: bool,
 }
 
 /// Arguments of `doctor`.

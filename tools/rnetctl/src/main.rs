@@ -14,6 +14,7 @@
 //! explain/               what a queue waits for, a table of rules
 //! cpus                   lists of processors
 //! doctor/                whether the host is fit: kernel, module, device, guests, taps
+//! top/                   what queues do in a second, and its screen
 //! cli                    the command line
 //! commands/              a file for each command
 //! ```
@@ -35,6 +36,7 @@ mod output;
 mod prometheus;
 mod rates;
 mod scan;
+mod top;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -61,6 +63,7 @@ fn run(cli: &Cli, out: &mut dyn Write) -> Result<(), Error> {
         Command::Explain(args) => commands::explain::run(&host, args, out),
         Command::Wake(args) => commands::wake::run(&host, args, out),
         Command::Pin(args) => commands::pin::run(&host, args, out),
+        Command::Top(args) => commands::top::run(&host, args, out),
         Command::Doctor(args) => commands::doctor::run(&cli.root, args, out),
         Command::Completions(args) => commands::completions::run(args, out),
         Command::Man => commands::man::run(out),

@@ -8,6 +8,7 @@ pub mod list;
 pub mod man;
 pub mod pin;
 pub mod stat;
+pub mod top;
 pub mod wake;
 
 use std::path::Path;
