@@ -12,7 +12,10 @@ CARGO ?= cargo
 # The first time, cargo shows what it compiles.
 XTASK := $(CARGO) run $(if $(wildcard target/debug/xtask),--quiet) --package xtask --
 
-.PHONY: all module deb lab shell demo check check-debug check-ci check-all fuzz unsafe soak bench bench-quick fmt clean install modules_install kdir
+.PHONY: all module rnetctl deb lab shell demo check check-debug check-ci check-all fuzz unsafe soak bench bench-quick fmt clean install modules_install kdir
+
+# Where rnetctl is, with its manual and completions.
+RNETCTL := target/rnetctl
 
 ifdef KDIR
 # The config is the kernel's own word on itself; its compiler must be ours,
@@ -52,9 +55,10 @@ modules_install: module
 		"$$(cat $(KDIR)/include/config/kernel.release)"
 
 # The package of these files is made from the same list.
-install: modules_install
+install: modules_install $(RNETCTL)/rnetctl
 	while read -r file dir; do \
-		install -D -m 0644 -t "$(DESTDIR)/$$dir" "$$file" || exit 1; \
+		case $$dir in usr/sbin) mode=0755 ;; *) mode=0644 ;; esac; \
+		install -D -m $$mode -t "$(DESTDIR)/$$dir" "$$file" || exit 1; \
 	done < tools/packaging/debian/vhost-rnet-tools.install
 	@! grep -qsE '\[(integrity|confidentiality)\]' /sys/kernel/security/lockdown || \
 		echo "This machine loads modules only with a signature that it trusts; run:" \
@@ -63,6 +67,7 @@ install: modules_install
 
 clean:
 	$(MAKE) -C $(KDIR) M=$(CURDIR) clean
+	rm -rf $(RNETCTL)
 else
 all: module
 
@@ -75,6 +80,17 @@ install modules_install:
 clean:
 	$(CARGO) clean
 endif
+
+# Tells operators what the queues of their guests do. `make install` builds it if it is missing.
+rnetctl $(RNETCTL)/rnetctl:
+	$(CARGO) build --release --locked --package rnetctl --target-dir target
+	mkdir -p $(addprefix $(RNETCTL)/,bash zsh fish)
+	target/release/rnetctl man > $(RNETCTL)/rnetctl.8
+	target/release/rnetctl completions bash > $(RNETCTL)/bash/rnetctl
+	target/release/rnetctl completions zsh > $(RNETCTL)/zsh/_rnetctl
+	target/release/rnetctl completions fish > $(RNETCTL)/fish/rnetctl.fish
+	# Last, since its presence says that all is there.
+	cp target/release/rnetctl $(RNETCTL)/rnetctl
 
 # Debian packages, into target/debian.
 deb:

@@ -73,6 +73,19 @@ is_upgraded() {
     cp "/usr/lib/modules/$kernel/modules".* /out/index/
 }
 
+rnetctl_works() {
+    rnetctl --version | grep '^rnetctl '
+    rnetctl list
+    # The kernel that runs is not the one that the packages are for.
+    rnetctl doctor --json > /tmp/doctor || test $? = 6
+    grep '"fit"' /tmp/doctor
+    man --warnings -l /usr/share/man/man8/rnetctl.8* > /dev/null 2> /tmp/warnings
+    not test -s /tmp/warnings
+    rnetctl completions bash | cmp - /usr/share/bash-completion/completions/rnetctl
+    rnetctl completions zsh | cmp - /usr/share/zsh/vendor-completions/_rnetctl
+    rnetctl completions fish | cmp - /usr/share/fish/vendor_completions.d/rnetctl.fish
+}
+
 is_removed() {
     apt remove "vhost-rnet-modules-$kernel"
     whole
@@ -84,6 +97,7 @@ are_purged() {
     whole
     gone 'vhost-rnet-*'
     not test -e /usr/lib/udev/rules.d/99-vhost-rnet.rules
+    not test -e /usr/sbin/rnetctl
 }
 
 other_kernel_is_refused() {
@@ -96,6 +110,7 @@ other_kernel_is_refused() {
 
 check "packages: installed" old_is_installed
 check "packages: upgraded" is_upgraded
+check "packages: rnetctl" rnetctl_works
 check "packages: removed" is_removed
 check "packages: purged" are_purged
 check "packages: not for another kernel" other_kernel_is_refused

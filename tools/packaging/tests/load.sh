@@ -19,6 +19,18 @@ is_loaded() {
     test "$(stat -c '%F %G %a' /dev/vhost-rnet)" = "character special file kvm 660"
 }
 
+rnetctl_shows_it() {
+    rnetctl --version | grep '^rnetctl '
+    exec 9<> /dev/vhost-rnet
+    rnetctl list > /tmp/listed
+    exec 9>&-
+    grep -E ' vhost-rnet +sh ' /tmp/listed
+    rnetctl doctor > /tmp/doctor || test $? = 6
+    for row in kernel-version module-loaded module-at-boot device-node tun; do
+        grep -E "^ok +$row " /tmp/doctor
+    done
+}
+
 works() {
     /artifacts/rnet-selftest --device /dev/vhost-rnet tx.integrity rx.integrity
 }
@@ -52,6 +64,7 @@ refusal_is_explained() {
 
 check "module: installed" is_installed
 check "module: loaded, with its group and mode" is_loaded
+check "module: shown by rnetctl" rnetctl_shows_it
 check "module: works" works
 check "module: unloaded" is_unloaded
 check "module: of DKMS" of_dkms_is_loaded

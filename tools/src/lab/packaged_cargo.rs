@@ -66,6 +66,16 @@ pub fn fetch(lab: &Lab, root: &Path) -> Result<()> {
     Ok(())
 }
 
+/// The file `config.toml` of a `CARGO_HOME`, by which the cargo finds what [`fetch()`] has put into the lab
+/// and asks no registry.
+pub fn config() -> String {
+    format!(
+        "[source.crates-io]\nreplace-with = \"vendor\"\n\n\
+         [source.vendor]\ndirectory = \"{INSIDE}/{DIR}/vendor\"\n\n\
+         [net]\noffline = true\n"
+    )
+}
+
 /// The cargo with arguments, after [`fetch()`], in a chroot that has the checkout.
 pub fn command(chroot: &Chroot, args: &[&str]) -> Command {
     let vendored = format!("source.vendor.directory=\"{INSIDE}/{DIR}/vendor\"");

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Building the Debian packages, by the recipes in `tools/packaging/`.
 //!
+//! `rnetctl` is built by Debian's cargo, from sources that the host's cargo has fetched.
+//!
 //! Debian's packaging tools are in a layer over the rootfs, which is not needed for anything else.
 
 use std::collections::BTreeMap;
@@ -14,6 +16,7 @@ use crate::lab::build::{SOURCE, checkout};
 use crate::lab::chroot::Access;
 use crate::lab::debian::{self, Kernel};
 use crate::lab::layers::Layer;
+use crate::lab::packaged_cargo;
 use crate::lab::paths::{INSIDE, Lab};
 use crate::process;
 use crate::steps::step;
@@ -38,6 +41,10 @@ pub fn build(lab: &Lab) -> Result<Vec<PathBuf>> {
     step("packages", || {
         let tree = target.join("build/source");
         stage(&tree, &kernel)?;
+        packaged_cargo::fetch(lab, &checkout())?;
+        let home = target.join("build/cargo");
+        std::fs::create_dir_all(&home)?;
+        std::fs::write(home.join("config.toml"), packaged_cargo::config())?;
         let headers = format!("/usr/src/linux-headers-{}", kernel.release);
         // Built where its path is the same on every machine. The rootfs has the kernel's compilers, and
         // none of the others that a package may rely on is needed. Nobody's address is in what is built
@@ -45,7 +52,8 @@ pub fn build(lab: &Lab) -> Result<Vec<PathBuf>> {
         let script = format!(
             "cd {SOURCE}/source\n\
              tools/packaging/dkms/slim {INSIDE}/kernel {headers} {SOURCE}/kernel\n\
-             KDIR={SOURCE}/kernel dpkg-buildpackage --build=binary --no-sign --no-pre-clean \\\n  \
+             KDIR={SOURCE}/kernel CARGO_HOME={SOURCE}/cargo CARGO_INCREMENTAL=0 \\\n  \
+             dpkg-buildpackage --build=binary --no-sign --no-pre-clean \\\n  \
              --no-check-builddeps\n\
              cd ..\n\
              lintian --fail-on error,warning --tag-display-limit 0 \\\n  \

@@ -7,9 +7,9 @@ use ratatui::style::{Color, Style, Stylize};
 use ratatui::text::Text;
 use ratatui::widgets::{Cell, Row, Table, TableState};
 
+use super::bars::bars;
 use super::columns::{self, Column};
 use super::model::{Model, Order};
-use super::view::bars;
 use crate::output::escaped;
 
 /// The most room for the bars of the last minute that is of use: a second for each.

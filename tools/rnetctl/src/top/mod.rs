@@ -3,6 +3,7 @@
 //!
 //! Everything but [`sample::take()`] and [`terminal`] is a function of its arguments.
 
+mod bars;
 pub mod columns;
 mod detail;
 mod list;

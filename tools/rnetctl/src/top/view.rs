@@ -14,9 +14,6 @@ use crate::output::short;
 /// The smallest screen on which anything can be read.
 const SMALLEST: (u16, u16) = (24, 4);
 
-/// The eight heights of a bar.
-const BARS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
-
 /// Draws the model.
 pub fn draw(frame: &mut Frame, model: &Model) {
     let area = frame.area();
@@ -95,18 +92,4 @@ fn draw_keys(frame: &mut Frame, area: Rect, words: &[(&'static str, &'static str
         spans.push(Span::from(format!(" {does}  ")));
     }
     frame.render_widget(Line::from(spans), area);
-}
-
-/// A bar for each value, the highest for the greatest of them; a space for nothing.
-pub fn bars(values: &[f64]) -> String {
-    let most = values.iter().copied().fold(0.0, f64::max);
-    let bar = |value: f64| {
-        if value <= 0.0 || most <= 0.0 {
-            return ' ';
-        }
-        // CAST: from 0 to 7, since no value is greater than `most`.
-        let height = (value / most * 8.0).ceil() as usize;
-        BARS.get(height.saturating_sub(1)).copied().unwrap_or('█')
-    };
-    values.iter().map(|value| bar(*value)).collect()
 }

@@ -9,7 +9,7 @@ use ratatui::backend::TestBackend;
 use super::model::{Action, Model};
 use super::rates::tests::queue;
 use super::sample::Sample;
-use super::view::{bars, draw};
+use super::view::draw;
 use crate::debugfs::QueueState;
 use crate::device::Direction;
 
@@ -116,12 +116,4 @@ fn the_selected_row_is_on_the_screen() {
         model.act(Action::Down);
     }
     assert!(screen(&model, 80, 10).contains("10:40 "));
-}
-
-#[test]
-fn bars_are_as_high_as_their_part_of_the_highest() {
-    assert_eq!(bars(&[0.0, 1.0, 4.0, 8.0]), " ▁▄█");
-    assert_eq!(bars(&[0.0, 0.0]), "  ");
-    assert_eq!(bars(&[0.001, 1e12]), "▁█");
-    assert_eq!(bars(&[]), "");
 }
