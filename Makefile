@@ -83,6 +83,9 @@ endif
 
 # Tells operators what the queues of their guests do. `make install` builds it if it is missing.
 rnetctl $(RNETCTL)/rnetctl:
+	@command -v $(CARGO) > /dev/null || { \
+		echo "error: $(CARGO) is missing, which builds rnetctl; run: apt install cargo," \
+		"or as a user who has it: make rnetctl" >&2; exit 1; }
 	$(CARGO) build --release --locked --package rnetctl --target-dir target
 	mkdir -p $(addprefix $(RNETCTL)/,bash zsh fish)
 	target/release/rnetctl man > $(RNETCTL)/rnetctl.8
