@@ -16,6 +16,7 @@ mod eventfd;
 mod flag;
 mod frames;
 mod kthread;
+mod packet;
 mod pages;
 mod params;
 mod peek;

@@ -13,6 +13,7 @@ use kernel::prelude::*;
 use vring::Segment;
 
 use super::compat::ENOTSOCK;
+use super::packet::Packet;
 use super::{shim, PollFile};
 
 /// The most packets taken from the ring at once.
@@ -44,38 +45,6 @@ const OFFLOADS: usize = 10;
 /// A tap may put other information there, too (without `IFF_NO_PI`): then the length is that of
 /// both, at least 14 bytes.
 const PLAIN_HEADERS: [usize; 3] = [0, 10, 12];
-
-/// A packet taken from a ring.
-///
-/// A tun's ring has `sk_buff`s and `xdp_frame`s, which the pointer's low bit tells apart; any other
-/// tap's ring has only `sk_buff`s. A packet may only be passed to the socket that it came from, so
-/// [`Socket`](super::Socket) keeps it private.
-///
-/// # Invariants
-///
-/// Owns what the pointer refers to. Null stands for the next packet in the socket's own queue.
-pub(super) struct Packet(*mut c_void);
-
-impl Packet {
-    /// The next packet of a socket without a ring.
-    pub(super) const QUEUED: Self = Self(null_mut());
-
-    /// Returns the pointer, with ownership of the packet.
-    pub(super) fn into_raw(self) -> *mut c_void {
-        let packet = self.0;
-        core::mem::forget(self);
-        packet
-    }
-}
-
-impl Drop for Packet {
-    fn drop(&mut self) {
-        if !self.0.is_null() {
-            // SAFETY: owned, by the type invariant.
-            unsafe { shim::tun_ptr_free(self.0) };
-        }
-    }
-}
 
 /// The next packet of a ring, which its reader can write as the tap would.
 pub(super) struct PlainPacket<'a> {
@@ -287,7 +256,8 @@ impl Ring {
         let packet = unsafe { *self.packets.get_unchecked(self.next) };
         // INVARIANT: the packet is moved out of the range, which shrinks by it.
         self.next = self.next.wrapping_add(1);
-        Some(Packet(packet))
+        // SAFETY: the packet was owned by this ring.
+        Some(unsafe { Packet::from_raw(packet) })
     }
 
     /// What the header of the next packet tells of offloads, if it has numbers and the tap's are

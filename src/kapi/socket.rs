@@ -13,8 +13,9 @@ use kernel::prelude::*;
 use vring::Segment;
 
 use super::compat::ENOTSOCK;
+use super::packet::Packet;
 use super::poller::PollFile;
-use super::ring::{Packet, Ring};
+use super::ring::Ring;
 use super::shim;
 use super::tun;
 
