@@ -32,7 +32,7 @@ pub fn run(out: &mut dyn Write) -> Result<(), Error> {
     page.render_description_section(out)?;
     page.render_options_section(out)?;
     for command in program.get_subcommands() {
-        write!(out, ".SH \"{}\"\n", command.get_name().to_uppercase())?;
+        writeln!(out, ".SH \"{}\"", command.get_name().to_uppercase())?;
         let page = Man::new(command.clone());
         rewritten(out, SECTION, PART, |text| {
             page.render_synopsis_section(text)
