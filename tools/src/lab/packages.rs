@@ -30,8 +30,8 @@ const RECIPES: &str = "tools/packaging/debian";
 /// Where the packages go, in the checkout.
 const TARGET: &str = "target/debian";
 
-/// Time limit of building the packages.
-const LIMIT: Duration = Duration::from_secs(1800);
+/// Time limit of building the packages, with all that rnetctl is built from.
+const LIMIT: Duration = Duration::from_secs(3600);
 
 /// Builds the packages, checks them with lintian and returns their files.
 pub fn build(lab: &Lab) -> Result<Vec<PathBuf>> {
