@@ -244,6 +244,7 @@ unsafe extern "C" {
         operations: *const bindings::file_operations,
     ) -> *mut bindings::dentry;
     pub(super) fn rnet_debugfs_remove(dentry: *mut bindings::dentry);
+    pub(super) fn rnet_sock_is_packet_raw(sock: *mut bindings::socket) -> bool;
     pub(super) fn rnet_sock_packet_index(sock: *mut bindings::socket) -> c_int;
     pub(super) fn rnet_sock_tap_name(sock: *mut bindings::socket, name: *mut c_char) -> bool;
     pub(super) fn rnet_netdev_name(
@@ -251,7 +252,6 @@ unsafe extern "C" {
         index: c_int,
         name: *mut c_char,
     ) -> bool;
-    pub(super) fn rnet_sock_is_packet_raw(sock: *mut bindings::socket) -> bool;
     pub(super) fn rnet_sock_send_state(sock: *mut bindings::socket) -> c_uint;
     pub(super) fn rnet_sock_error(sock: *mut bindings::socket) -> c_int;
     pub(super) fn rnet_sock_peek_len(sock: *mut bindings::socket, gso: *mut bool) -> usize;
