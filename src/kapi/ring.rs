@@ -94,6 +94,9 @@ impl PlainPacket<'_> {
             )
         })?;
         ring.wrote(skb, len);
+        if kind & shim::RNET_PACKET_GSO != 0 {
+            ring.segmented = ring.segmented.wrapping_add(1);
+        }
         Ok(())
     }
 }
@@ -134,6 +137,8 @@ pub(super) struct Ring {
     /// Packets that were written to their reader.
     written: [*mut bindings::sk_buff; WRITTEN],
     written_len: usize,
+    /// Number of packets that were written to be segmented, since the last round.
+    segmented: usize,
     /// Packets to be counted, and their bytes.
     count: u32,
     bytes: u32,
@@ -177,6 +182,7 @@ impl Ring {
             trusted_offloads: 0,
             written: [null_mut(); WRITTEN],
             written_len: 0,
+            segmented: 0,
             count: 0,
             bytes: 0,
         }))
@@ -450,6 +456,12 @@ impl Ring {
         }
         self.count = 0;
         self.bytes = 0;
+    }
+
+    /// Number of packets that [`PlainPacket::write`] has written, since the last call, to be
+    /// segmented.
+    pub(super) fn take_segmented(&mut self) -> usize {
+        core::mem::take(&mut self.segmented)
     }
 
     /// Ends a round, after which the device may go away.

@@ -347,6 +347,12 @@ impl Socket {
         }
     }
 
+    /// Number of packets that [`Socket::write`] has written, since the last call, to be segmented.
+    pub(crate) fn take_segmented(&mut self) -> usize {
+        let ring = self.ring.as_mut();
+        ring.map_or(0, |ring| ring.take_segmented())
+    }
+
     /// Ends a round of [`Socket::write`]s, after which the tap's device may go away.
     pub(crate) fn leave(&mut self) {
         if let Some(ring) = &mut self.ring {

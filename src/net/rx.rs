@@ -484,6 +484,8 @@ impl<R: Ring, M: GuestMemory, T: Translate> Round<'_, R, M, T> {
 impl<R, M, T> Drop for Round<'_, R, M, T> {
     fn drop(&mut self) {
         self.backend.target.socket.leave();
+        let segmented = self.backend.target.socket.take_segmented();
+        self.stats.gso.add(segmented);
         self.stats.rounds.add(1);
         self.stats.wakeups.add(usize::from(self.woken));
         let moved = self.packets.wrapping_sub(self.lost);
