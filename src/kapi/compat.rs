@@ -8,16 +8,17 @@
 #[cfg(rnet_before_7_3)]
 pub(super) use before_7_3::{full_barrier, this_module, with_owner};
 #[cfg(rnet_before_7_3)]
-pub(crate) use before_7_3::{EBADFD, ENOBUFS, ENOTSOCK, EOPNOTSUPP};
+pub(crate) use before_7_3::{process_id, EBADFD, ENOBUFS, ENOTSOCK, EOPNOTSUPP};
 #[cfg(not(rnet_before_7_3))]
 pub(super) use since_7_3::{full_barrier, this_module, with_owner};
 #[cfg(not(rnet_before_7_3))]
-pub(crate) use since_7_3::{EBADFD, ENOBUFS, ENOTSOCK, EOPNOTSUPP};
+pub(crate) use since_7_3::{process_id, EBADFD, ENOBUFS, ENOTSOCK, EOPNOTSUPP};
 
 /// Linux 7.3 and later.
 #[cfg(not(rnet_before_7_3))]
 mod since_7_3 {
     use kernel::bindings;
+    use kernel::current;
     pub(crate) use kernel::error::code::{EBADFD, ENOBUFS, ENOTSOCK, EOPNOTSUPP};
     use kernel::sync::barrier;
 
@@ -30,6 +31,11 @@ mod since_7_3 {
     /// The module, as the owner of file operations.
     pub(crate) const fn this_module() -> *mut bindings::module {
         kernel::module::this_module::<crate::LocalModule>().as_ptr()
+    }
+
+    /// The id of the calling thread's process, in the initial namespace.
+    pub(crate) fn process_id() -> i32 {
+        current!().tgid()
     }
 
     /// Returns the file operations of `kernel::miscdevice`, whose owner is the module.
@@ -46,6 +52,7 @@ mod before_7_3 {
     use core::num::NonZeroI32;
 
     use kernel::bindings;
+    use kernel::current;
     use kernel::error::Error;
     use kernel::prelude::EINVAL;
     use kernel::sync::barrier;
@@ -89,6 +96,12 @@ mod before_7_3 {
     /// The module, as the owner of file operations.
     pub(crate) const fn this_module() -> *mut bindings::module {
         crate::THIS_MODULE.as_ptr()
+    }
+
+    /// The id of the calling thread's process, in the initial namespace.
+    pub(crate) fn process_id() -> i32 {
+        // SAFETY: the calling thread exists, and its process id does not change.
+        unsafe { (*current!().as_ptr()).tgid }
     }
 
     /// Returns the file operations of `kernel::miscdevice` with the module as their owner.

@@ -34,7 +34,7 @@ mod vhost_task;
 
 pub(crate) use busy::{BusyTime, Polled};
 pub(crate) use chardev::{is_nonblocking, register_pollable, PollDevice};
-pub(crate) use compat::{EBADFD, ENOBUFS, ENOTSOCK, EOPNOTSUPP};
+pub(crate) use compat::{process_id, EBADFD, ENOBUFS, ENOTSOCK, EOPNOTSUPP};
 pub(crate) use counter::Counter;
 pub(crate) use debugfs::{Dir, PokeFile, ShowFile, Top};
 pub(crate) use eventfd::{kick_file, EventFd};

@@ -50,12 +50,12 @@ impl<C: Class> Device<C> {
             vq.owner = task.pid();
             vq.source = trace::Source {
                 device: self.number,
-                owner: task.tgid(),
+                owner: kapi::process_id(),
                 queue: C::name(queue.index),
             };
         }
         let mm = ARef::from(&**mm);
-        self.owner_pid.store(task.tgid(), Relaxed);
+        self.owner_pid.store(kapi::process_id(), Relaxed);
         *owner = Some(Owner {
             dirs: view::dirs(self, &mm),
             watchdog: watchdog::start(self, &mm),

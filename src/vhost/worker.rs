@@ -8,7 +8,7 @@ use kernel::str::CString;
 use kernel::sync::Arc;
 
 use super::queues::QUEUES;
-use crate::kapi::{trace, Counter, Flag, Kthread, VhostTask, Wake, Work};
+use crate::kapi::{self, trace, Counter, Flag, Kthread, VhostTask, Wake, Work};
 
 /// The kind of thread that a worker is (`VHOST_SET_FORK_FROM_OWNER`).
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -80,7 +80,7 @@ impl Worker {
             queues: [const { Flag::new() }; QUEUES],
             thread: trace::Thread {
                 device,
-                owner: current!().tgid(),
+                owner: kapi::process_id(),
                 worker: id,
             },
             tid: Counter::new(),
