@@ -29,6 +29,7 @@ mod tx;
 mod rx;
 mod link;
 mod header;
+mod buffers;
 mod direction;
 
 /// Packets after which a round ends, so that the other queue gets its turn

@@ -9,10 +9,11 @@
 
 use kernel::prelude::*;
 use vring::{
-    Chain, Fault, Memory, Ring, Segment, Segments, Translate, Unmapped, UserAddr, MAX_CHAIN_DESCS,
+    Fault, Memory, Ring, Segment, Segments, Translate, Unmapped, UserAddr, MAX_CHAIN_DESCS,
     MAX_CHAIN_SEGMENTS,
 };
 
+use super::buffers::Taken;
 use super::direction::{RX, TX};
 use super::header::{has_num_buffers, plain_header, Header, DATA_VALID, MRG_RXBUF};
 use super::{Net, Packets, MAX_ROUND_BYTES, MAX_ROUND_DESCS, MAX_ROUND_PACKETS};
@@ -179,35 +180,6 @@ enum Buffers {
     TooShort,
     /// The guest has not made enough chains available yet.
     Missing,
-}
-
-/// The descriptors that the chains taken for a packet occupy.
-#[derive(Default)]
-struct Taken {
-    /// Descriptors, those of indirect tables included.
-    descs: u32,
-    /// Descriptors of the ring.
-    slots: u16,
-    /// Descriptors of the ring in the smallest chain; 0 if there is none.
-    smallest: u16,
-}
-
-impl Taken {
-    #[inline]
-    fn add(&mut self, chain: &Chain) {
-        self.descs = self.descs.saturating_add(chain.descs);
-        self.slots = self.slots.saturating_add(chain.slots);
-        self.smallest = match self.smallest {
-            0 => chain.slots,
-            smallest => smallest.min(chain.slots),
-        };
-    }
-
-    /// Whether a ring of `size` descriptors has no room for another chain besides these, even one
-    /// as small as the smallest of them.
-    fn fill(&self, size: u16) -> bool {
-        size.saturating_sub(self.slots) < self.smallest
-    }
 }
 
 impl<R: Ring, M: GuestMemory, T: Translate> Round<'_, R, M, T> {
