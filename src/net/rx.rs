@@ -22,7 +22,7 @@ use crate::vhost::access::GuestMemory;
 use crate::vhost::backend::Backend;
 use crate::vhost::features::Features;
 use crate::vhost::round::{self, Next, Running, Scratch};
-use crate::vhost::stats::{Dropped, End, Stats};
+use crate::vhost::stats::{Dropped, End, Sizes, Stats};
 use crate::vhost::used::{UsedBatch, BATCH};
 use crate::vhost::virtqueue::Virtqueue;
 use crate::vhost::worker::Pending;
@@ -103,6 +103,7 @@ impl round::Round<Net> for Receive<'_> {
             bytes: 0,
             descs: 0,
             lost: 0,
+            sizes: Sizes::new(),
         };
         let next = loop {
             match round.run(segments) {
@@ -160,6 +161,7 @@ struct Round<'a, R, M, T> {
     descs: u32,
     /// Packets that were lost.
     lost: usize,
+    sizes: Sizes,
 }
 
 /// Why a round has stopped moving packets.
@@ -354,7 +356,8 @@ impl<R: Ring, M: GuestMemory, T: Translate> Round<'_, R, M, T> {
         match filled {
             Ok(true) => {
                 self.used.merge::<R>(usize::from(chains));
-                self.stats.sized(len.wrapping_sub(self.header.guest()));
+                self.sizes
+                    .add(len.wrapping_sub(self.header.guest()), self.stats);
             }
             Ok(false) => self.lose(Dropped::Refused, chains, slots),
             Err(Unmapped(at)) => {
@@ -456,9 +459,11 @@ impl<R: Ring, M: GuestMemory, T: Translate> Round<'_, R, M, T> {
 impl<R, M, T> Drop for Round<'_, R, M, T> {
     fn drop(&mut self) {
         self.backend.target.socket.leave();
-        let segmented = self.backend.target.socket.take_segmented();
-        self.stats.gso.add(segmented);
+        self.stats
+            .gso
+            .add(self.backend.target.socket.take_segmented());
         self.stats.rounds.add(1);
+        self.sizes.flush(self.stats);
         self.stats.wakeups.add(usize::from(self.woken));
         let moved = self.packets.wrapping_sub(self.lost);
         if moved != 0 {

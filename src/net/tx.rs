@@ -17,7 +17,7 @@ use crate::kapi::{BusyTime, EventFd, Frames, OwnerMemory, Polled, ENOBUFS, FRAME
 use crate::vhost::access::GuestMemory;
 use crate::vhost::backend::Backend;
 use crate::vhost::round::{self, Next, Running, Scratch};
-use crate::vhost::stats::{Dropped, End, Stats};
+use crate::vhost::stats::{Dropped, End, Sizes, Stats};
 use crate::vhost::used::{UsedBatch, BATCH};
 use crate::vhost::virtqueue::Virtqueue;
 use crate::vhost::worker::Pending;
@@ -92,6 +92,7 @@ impl round::Round<Net> for Transmit<'_> {
             packets: 0,
             bytes: 0,
             descs: 0,
+            sizes: Sizes::new(),
         };
         let next = round.run(segments);
         // Flush after a fault, too: the chains before it are valid.
@@ -125,6 +126,7 @@ struct Round<'a, R, M, T> {
     bytes: usize,
     /// Descriptors read so far.
     descs: u32,
+    sizes: Sizes,
     /// Chains published since the last call to the guest.
     uncalled: usize,
 }
@@ -198,7 +200,8 @@ impl<R: Ring, M: GuestMemory, T: Translate> Round<'_, R, M, T> {
             self.packets = self.packets.wrapping_add(1);
             // CAST: at most 2^10 lengths of 32 bits.
             let len = chain.len as usize;
-            self.stats.sized(len.wrapping_sub(self.header.guest()));
+            self.sizes
+                .add(len.wrapping_sub(self.header.guest()), self.stats);
             self.bytes = self.bytes.wrapping_add(len);
             self.descs = self.descs.wrapping_add(chain.descs);
             // For a single packet it is not worth turning kicks off and on again. While kicks are
@@ -430,6 +433,7 @@ impl<R: Ring, M: GuestMemory, T: Translate> Round<'_, R, M, T> {
 impl<R, M, T> Drop for Round<'_, R, M, T> {
     fn drop(&mut self) {
         self.stats.rounds.add(1);
+        self.sizes.flush(self.stats);
         self.stats.wakeups.add(usize::from(self.woken));
         self.stats.bytes.add(self.bytes);
     }

@@ -135,6 +135,71 @@ pub(crate) struct Moved {
     pub(crate) end: Option<&'static str>,
 }
 
+/// Counts packets by length in a round.
+///
+/// Packets that follow each other are mostly of one class, which a comparison finds out.
+pub(crate) struct Sizes {
+    /// The shortest length of the current class, in bytes.
+    low: usize,
+    /// Length of the current class less 1, in bytes.
+    span: usize,
+    class: usize,
+    /// Number of packets of the current class that are not in [`Stats`] yet.
+    packets: usize,
+}
+
+impl Sizes {
+    /// Starts with no packets.
+    #[inline(always)]
+    pub(crate) const fn new() -> Self {
+        Self {
+            low: 0,
+            span: (1 << FIRST_SIZE_BITS),
+            class: 0,
+            packets: 0,
+        }
+    }
+
+    /// Counts a packet of `len` bytes, without its virtio-net header.
+    #[inline(always)]
+    pub(crate) fn add(&mut self, len: usize, stats: &Stats) {
+        if len.wrapping_sub(self.low) > self.span {
+            self.change(len, stats);
+        }
+        self.packets = self.packets.wrapping_add(1);
+    }
+
+    /// Hands the packets over to `stats`.
+    #[inline]
+    pub(crate) fn flush(&mut self, stats: &Stats) {
+        stats.sized(self.class, core::mem::take(&mut self.packets));
+    }
+
+    /// Starts with the class of `len` bytes.
+    #[inline(never)]
+    fn change(&mut self, len: usize, stats: &Stats) {
+        self.flush(stats);
+        let above = len.saturating_sub(1) >> FIRST_SIZE_BITS;
+        // CAST: widening.
+        let bits = usize::BITS.wrapping_sub(above.leading_zeros()) as usize;
+        self.class = bits.min(SIZES.wrapping_sub(1));
+        (self.low, self.span) = match self.class {
+            0 => (0, 1 << FIRST_SIZE_BITS),
+            // The class that begins above the longest length of the one before it, and is as long as
+            // all before it together; the last has no end.
+            class => {
+                // CAST: less than `SIZES`.
+                let before = (1usize << (FIRST_SIZE_BITS - 1)).wrapping_shl(class as u32);
+                let span = match class == SIZES.wrapping_sub(1) {
+                    true => usize::MAX.wrapping_sub(before).wrapping_sub(1),
+                    false => before.wrapping_sub(1),
+                };
+                (before.wrapping_add(1), span)
+            }
+        };
+    }
+}
+
 impl Stats {
     /// Makes counters that are all zero.
     ///
@@ -167,14 +232,10 @@ impl Stats {
         })
     }
 
-    /// Counts a packet of `len` bytes, without its virtio-net header, by its length.
-    #[inline(always)]
-    pub(crate) fn sized(&self, len: usize) {
-        let above = len.saturating_sub(1) >> FIRST_SIZE_BITS;
-        let class = usize::BITS.wrapping_sub(above.leading_zeros());
-        // CAST: widening.
-        if let Some(counter) = self.sizes.get((class as usize).min(SIZES.wrapping_sub(1))) {
-            counter.add(1);
+    /// Adds packets that were counted by length.
+    fn sized(&self, class: usize, packets: usize) {
+        if let Some(counter) = self.sizes.get(class) {
+            counter.add(packets);
         }
     }
 
