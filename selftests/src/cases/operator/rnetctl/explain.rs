@@ -206,11 +206,11 @@ fn stopped(ctx: &Context) -> Result<()> {
     let pid = Pid::from_child(&child);
     let id = child.id().to_string();
     if !is_c(ctx, &id)? {
-        until(&id, "tx", "nothing_to_send")?;
+        until(&id, "rx", "packet")?;
         kill_process(pid, Signal::STOP)?;
         until(&id, "tx", "process_stopped")?;
         kill_process(pid, Signal::CONT)?;
-        until(&id, "tx", "nothing_to_send")?;
+        until(&id, "rx", "packet")?;
     }
     child.kill()?;
     child.wait()?;
