@@ -23,6 +23,7 @@ const TARGETS: &[(&str, Against, f64)] = &[
     ("rx-60", Against::C, 0.45),
     ("rx-1500", Against::C, 0.70),
     ("rx-9000", Against::C, 0.92),
+    ("rx-65000", Against::C, 0.985),
     ("tx-60-regions512-local", Against::Ours("tx-60"), 1.02),
     ("rx-60-regions512-local", Against::Ours("rx-60"), 1.02),
     ("tx-60-regions512", Against::Ours("tx-60"), 1.02),
