@@ -101,7 +101,9 @@ fn threads(ctx: &Context) -> Result<()> {
         })?;
         Ok(found.into_iter().cloned().collect())
     };
-    let starts = seen("worker_start", 2)?;
+    let mut starts = seen("worker_start", 2)?;
+    // Threads begin in any order.
+    starts.sort_by_key(|event| event.number("worker").ok());
     let mut tids = Vec::new();
     for (event, worker) in starts.iter().zip([0, id]) {
         let named = event.number("worker")?;
