@@ -2,6 +2,7 @@
 //! Level 1's side of the guest's network: the tap, the servers, KVM.
 
 use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context, Result, bail};
@@ -163,6 +164,25 @@ impl Drop for Iperf {
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
+}
+
+/// Runs a program, and returns what it writes to its standard output.
+///
+/// # Errors
+///
+/// When it fails.
+pub fn output(program: &Path, args: &[&str]) -> Result<String> {
+    let output = Command::new(program)
+        .args(args)
+        .stderr(Stdio::inherit())
+        .output()
+        .with_context(|| format!("starting {}", program.display()))?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    if !output.status.success() {
+        let words = args.join(" ");
+        bail!("{} {words}: {}: {text}", program.display(), output.status);
+    }
+    Ok(text)
 }
 
 /// Runs a program, and ignores its output.

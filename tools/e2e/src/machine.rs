@@ -184,6 +184,11 @@ impl Machine {
             .collect()
     }
 
+    /// Whether the guest runs on our device.
+    pub fn is_on_rnet(&self) -> bool {
+        self.backend.ends_with("vhost-rnet")
+    }
+
     /// Fails unless the guest's packets went through vhost: there is a worker for each device, and a
     /// device that counts has seen packets both ways and no fault.
     ///
@@ -201,7 +206,7 @@ impl Machine {
             }
         }
         // Only our device has counters.
-        if self.backend.ends_with("vhost-rnet") {
+        if self.is_on_rnet() {
             for queue in ["rx", "tx"] {
                 let packets = |c: &BTreeMap<String, String>| count(c, &format!("{queue}.packets"));
                 let packets = all.iter().map(packets).sum::<u64>();

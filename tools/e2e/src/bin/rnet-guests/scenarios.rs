@@ -115,6 +115,7 @@ pub const ALL: &[Scenario] = &[
             ("jumbo", steps::jumbo),
             ("queue_sizes", steps::queue_sizes),
             ("driver_reload", steps::driver_reload),
+            ("rnetctl", steps::rnetctl),
         ],
         hotplug: true,
         ..Scenario::USUAL

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! The steps of scenarios: what the guest does, and the checks of the result.
 
+use std::path::Path;
 use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
@@ -8,7 +9,7 @@ use anyhow::{Context, Result, ensure};
 use rnet_e2e::host::{self, Tap, run};
 use rnet_e2e::machine::{Machine, RING_PACKED, count};
 use rnet_e2e::stream::{self, Counts};
-use serde_json::json;
+use serde_json::{Value, json};
 
 /// A step of a scenario.
 pub type Step = fn(&mut Run<'_>) -> Result<()>;
@@ -30,6 +31,9 @@ const CONNECTIONS: u32 = 8;
 
 /// How long a server's end may take to see the end of a connection.
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Where debugfs is mounted.
+const DEBUGFS: &str = "/sys/kernel/debug";
 
 /// A guest, running.
 pub struct Run<'a> {
@@ -110,6 +114,56 @@ pub fn stream(run: &mut Run<'_>) -> Result<()> {
 /// The traffic went through vhost.
 pub fn vhost(run: &mut Run<'_>) -> Result<()> {
     run.guest()?.used_vhost()
+}
+
+/// The operator sees the guest's device, what its queues have moved, and what they wait for.
+pub fn rnetctl(run: &mut Run<'_>) -> Result<()> {
+    let is_on_rnet = run.guest()?.is_on_rnet();
+    let program = std::env::current_exe()?.with_file_name("rnetctl");
+    let json = |words: &[&str]| -> Result<Value> {
+        let text = host::output(&program, words)?;
+        serde_json::from_str(&text).with_context(|| text)
+    };
+    if !Path::new(DEBUGFS).join("vhost_rnet").exists() {
+        host::run("mount", &["-t", "debugfs", "none", DEBUGFS])?;
+    }
+    let listed = json(&["list", "--json"])?;
+    let kind = if is_on_rnet {
+        "vhost-rnet"
+    } else {
+        "vhost-net"
+    };
+    let device = &listed["devices"][0];
+    let interfaces = json!([host::TAP]);
+    ensure!(
+        device["kind"] == kind && device["interfaces"] == interfaces,
+        "{listed:#}"
+    );
+    let explained = json(&["explain", "--json", host::TAP])?;
+    let queues = explained[0]["queues"].as_array();
+    for queue in queues.context("no queues")? {
+        // A queue in good health is nothing for the operator to mend; of C's nothing is known.
+        let is_told = if is_on_rnet {
+            queue["turn"]
+                .as_str()
+                .is_some_and(|turn| turn != "operator")
+        } else {
+            queue["rule"] == "vhost_net"
+        };
+        ensure!(is_told, "{explained:#}");
+    }
+    if is_on_rnet {
+        let counted = host::output(&program, &["stat", "--prometheus", host::TAP])?;
+        let moved = |queue: &str| {
+            let label = format!("queue=\"{queue}\"");
+            let mut lines = counted.lines().filter(|line| {
+                line.starts_with("vhost_rnet_packets_total{") && line.contains(&label)
+            });
+            lines.any(|line| !line.ends_with(" 0"))
+        };
+        ensure!(moved("rx") && moved("tx"), "{counted}");
+    }
+    Ok(())
 }
 
 /// The guest shuts down in an orderly way.
