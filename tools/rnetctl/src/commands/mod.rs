@@ -26,7 +26,8 @@ fn chosen<'a>(scan: &'a Scan, word: &str) -> Result<Vec<&'a Device>, Error> {
     device::select(&scan.devices, word).map_err(|error| {
         let notes = scan.notes();
         match (scan.devices.is_empty(), error) {
-            (true, Error::Device(_)) if !scan.module => {
+            // Only who has seen everything knows that it is the module that is missing.
+            (true, Error::Device(_)) if !scan.module && notes.is_empty() => {
                 Error::Lacking(format!("no device is called {word:?}: {}", scan.nothing()))
             }
             (_, Error::Device(text)) if !notes.is_empty() => {
