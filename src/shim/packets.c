@@ -17,6 +17,7 @@
 
 #include "compat.h"
 #include "helpers.h"
+#include "place.h"
 
 static u32 packet_len(void *packet)
 {
@@ -127,39 +128,8 @@ int rnet_skb_header(const struct sk_buff *skb, void *header)
 	return virtio_net_hdr_from_skb(skb, header, true, true, 0);
 }
 
-/* A place in segments. */
-struct place {
-	const struct iovec *seg;
-	size_t n;
-	/* Bytes of the segments that are before it. */
-	size_t skip;
-};
-
-static int write_on(struct place *to, const void *from, size_t len)
-{
-	while (len) {
-		size_t now;
-
-		if (!to->n)
-			return -EFAULT;
-		if (to->skip >= to->seg->iov_len) {
-			to->skip -= to->seg->iov_len;
-			to->seg++;
-			to->n--;
-			continue;
-		}
-		now = min(to->seg->iov_len - to->skip, len);
-		if (_inline_copy_to_user(to->seg->iov_base + to->skip, from, now))
-			return -EFAULT;
-		from += now;
-		len -= now;
-		to->skip += now;
-	}
-	return 0;
-}
-
 /* Writes the pages of an sk_buff. */
-static int write_frags(const struct sk_buff *skb, struct place *to)
+static int write_frags(const struct sk_buff *skb, struct rnet_place *to)
 {
 	const struct skb_shared_info *info = skb_shinfo(skb);
 	int i;
@@ -172,7 +142,7 @@ static int write_frags(const struct sk_buff *skb, struct place *to)
 		skb_frag_foreach_page(frag, skb_frag_off(frag), skb_frag_size(frag), page, offset,
 				      size, copied) {
 			void *from = kmap_local_page(page);
-			int ret = write_on(to, from + offset, size);
+			int ret = rnet_write_on(to, from + offset, size);
 
 			kunmap_local(from);
 			if (ret)
@@ -185,9 +155,9 @@ static int write_frags(const struct sk_buff *skb, struct place *to)
 static noinline int write_scattered(const struct sk_buff *skb, const void *header,
 				    size_t header_len, const struct iovec *seg, size_t n)
 {
-	struct place to = { seg, n };
+	struct rnet_place to = { seg, n };
 
-	if (write_on(&to, header, header_len) || write_on(&to, skb->data, skb_headlen(skb)))
+	if (rnet_write_on(&to, header, header_len) || rnet_write_on(&to, skb->data, skb_headlen(skb)))
 		return -EFAULT;
 	return write_frags(skb, &to);
 }
@@ -196,7 +166,7 @@ static noinline int write_scattered(const struct sk_buff *skb, const void *heade
 static noinline int write_rest(const struct sk_buff *skb, const struct iovec *seg, size_t n,
 			       size_t skip)
 {
-	struct place to = { seg, n, skip };
+	struct rnet_place to = { seg, n, skip };
 
 	return write_frags(skb, &to);
 }

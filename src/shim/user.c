@@ -11,6 +11,7 @@
 #include <asm/futex.h>
 
 #include "helpers.h"
+#include "place.h"
 
 bool rnet_access_ok(u64 addr, u64 len)
 {
@@ -322,21 +323,9 @@ int rnet_copy_to_user(u64 to, const void *from, size_t len)
 int rnet_copy_to_segments(const struct iovec *seg, size_t n, size_t skip, const void *from,
 			  size_t len)
 {
-	for (; n && len; n--, seg++) {
-		size_t now = seg->iov_len;
+	struct rnet_place to = { seg, n, skip };
 
-		if (skip >= now) {
-			skip -= now;
-			continue;
-		}
-		now = min(now - skip, len);
-		if (_inline_copy_to_user(seg->iov_base + skip, from, now))
-			return -EFAULT;
-		skip = 0;
-		len -= now;
-		from += now;
-	}
-	return len ? -EFAULT : 0;
+	return rnet_write_on(&to, from, len);
 }
 
 int rnet_copy_from_segments(void *to, size_t room, const struct iovec *seg, size_t n, size_t skip)
