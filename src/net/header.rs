@@ -136,7 +136,7 @@ pub(crate) fn fix_header(memory: &impl GuestMemory, packet: &mut [u8], total: us
         return Kind::Wrong;
     };
     // Both at once, as one test for the common packet.
-    if u16::from_ne_bytes([*flags & HDR_F_NEEDS_CSUM, *gso ^ GSO_NONE]) == 0 {
+    if [*flags & HDR_F_NEEDS_CSUM, *gso] == [0, GSO_NONE] {
         return Kind::Plain;
     }
     let kind = match *gso {
