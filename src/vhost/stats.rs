@@ -152,10 +152,25 @@ impl Sizes {
     /// Starts with no packets.
     #[inline(always)]
     pub(crate) const fn new() -> Self {
+        Self::of_class(0)
+    }
+
+    /// No packets of class `class`, which is less than [`SIZES`].
+    const fn of_class(class: usize) -> Self {
+        // A class begins above the longest length of the one before it, and is as long as all before
+        // it together. The first one begins at nothing, and the last one has no end.
+        // CAST: less than `SIZES`.
+        let before = (1usize << (FIRST_SIZE_BITS - 1)).wrapping_shl(class as u32);
+        let above = before.wrapping_add(1);
+        let (low, span) = match class {
+            0 => (0, 1 << FIRST_SIZE_BITS),
+            _ if class == SIZES.wrapping_sub(1) => (above, usize::MAX.wrapping_sub(above)),
+            _ => (above, before.wrapping_sub(1)),
+        };
         Self {
-            low: 0,
-            span: (1 << FIRST_SIZE_BITS),
-            class: 0,
+            low,
+            span,
+            class,
             packets: 0,
         }
     }
@@ -182,21 +197,7 @@ impl Sizes {
         let above = len.saturating_sub(1) >> FIRST_SIZE_BITS;
         // CAST: widening.
         let bits = usize::BITS.wrapping_sub(above.leading_zeros()) as usize;
-        self.class = bits.min(SIZES.wrapping_sub(1));
-        (self.low, self.span) = match self.class {
-            0 => (0, 1 << FIRST_SIZE_BITS),
-            // The class that begins above the longest length of the one before it, and is as long as
-            // all before it together; the last has no end.
-            class => {
-                // CAST: less than `SIZES`.
-                let before = (1usize << (FIRST_SIZE_BITS - 1)).wrapping_shl(class as u32);
-                let span = match class == SIZES.wrapping_sub(1) {
-                    true => usize::MAX.wrapping_sub(before).wrapping_sub(1),
-                    false => before.wrapping_sub(1),
-                };
-                (before.wrapping_add(1), span)
-            }
-        };
+        *self = Self::of_class(bits.min(SIZES.wrapping_sub(1)));
     }
 }
 
