@@ -21,6 +21,7 @@
 //! A worker takes only queue mutexes. It may therefore be stopped under the device mutex, but not
 //! under a queue's.
 
+use kernel::mm::MmWithUser;
 use kernel::prelude::*;
 use kernel::sync::atomic::{ordering::Relaxed, Atomic};
 use kernel::sync::{new_mutex, new_spinlock, Arc, Mutex, MutexGuard, SpinLock};
@@ -35,9 +36,10 @@ use super::owner::Owner;
 use super::queues::{Queues, QUEUES};
 use super::stats::Stats;
 use super::uapi::BACKEND_F_IOTLB_MSG_V2;
+use super::virtqueue::look::Looked;
 use super::virtqueue::Virtqueue;
 use super::worker::{Mode, Waker};
-use crate::kapi::trace;
+use crate::kapi::{trace, Wake};
 
 /// The number of the next device.
 static NEXT_NUMBER: Atomic<u64> = Atomic::new(1);
@@ -84,6 +86,14 @@ impl<Q: Queues> Queue<Q> {
             stats <- Stats::new(),
             vq <- new_mutex!(Virtqueue::new(stats.pages_kept.clone())?, "vhost_rnet_vq"),
         })
+    }
+
+    /// Lets the queue look for work, as a kick does, if the device has an owner.
+    pub(super) fn wake(&self) {
+        // Under the lock, so that this never holds the last reference to a worker.
+        if let Some(waker) = &*self.waker.lock() {
+            waker.wake();
+        }
     }
 }
 
@@ -196,6 +206,26 @@ impl<Q: Queues> Device<Q> {
     /// The process id of the owner, 0 without one.
     pub(super) fn owner_pid(&self) -> i32 {
         self.owner_pid.load(Relaxed)
+    }
+
+    /// What trace events say of a queue.
+    pub(super) fn source(&self, queue: &Queue<Q>) -> trace::Source {
+        trace::Source {
+            device: self.number,
+            owner: self.owner_pid(),
+            queue: Q::name(queue.index),
+        }
+    }
+
+    /// Looks at a queue without waiting; `None` while a round or a call has it.
+    ///
+    /// `mm` is the owner's memory, if it has any left. The caller drops it afterwards: that may free
+    /// the memory, which must not happen under a mutex.
+    pub(super) fn look(&self, queue: &Queue<Q>, mm: Option<&MmWithUser>) -> Option<Looked> {
+        let is_woken = queue.waker.lock().as_ref().is_some_and(Waker::is_pending);
+        let is_missing = self.messages.is_awaited(queue.index);
+        let mut vq = queue.vq.try_lock()?;
+        Some(vq.look(mm, is_woken, is_missing))
     }
 
     /// Removes what the operator sees, resets the queues, then stops the workers, which nothing

@@ -43,19 +43,15 @@ impl<C: Class> Device<C> {
         let start = |id, pending| job(self)(id, pending);
         let threads = kapi::threads_per_device();
         let workers = Workers::start(self.mode(), threads, self.number, start)?;
+        self.owner_pid.store(kapi::process_id(), Relaxed);
         for queue in self.queues() {
             *queue.waker.lock() = workers.waker(queue.index).ok();
             let mut vq = queue.vq.lock();
             vq.worker = workers.attached(queue.index)?;
             vq.owner = task.pid();
-            vq.source = trace::Source {
-                device: self.number,
-                owner: kapi::process_id(),
-                queue: C::name(queue.index),
-            };
+            vq.source = self.source(queue);
         }
         let mm = ARef::from(&**mm);
-        self.owner_pid.store(kapi::process_id(), Relaxed);
         *owner = Some(Owner {
             dirs: view::dirs(self, &mm),
             watchdog: watchdog::start(self, &mm),

@@ -19,7 +19,8 @@ use super::device::{Device, Queue};
 use super::features::{self, Features, WORDS};
 use super::queues::Target;
 use super::virtqueue::look::{Looked, WaitsFor};
-use crate::kapi::{Dir, PokeFile, ShowFile, Top, Wake};
+use super::worker::Waker;
+use crate::kapi::{Dir, PokeFile, ShowFile, Top};
 
 /// Number of feature bits.
 // CAST: two words.
@@ -135,13 +136,7 @@ impl<C: Class> ShowFile for QueueView<C> {
         };
         // Dropped after the mutex: if the owner has ended meanwhile, that frees its memory.
         let mm = self.view.mm.mmget_not_zero();
-        let (is_woken, tid) = match &*queue.waker.lock() {
-            Some(waker) => (waker.is_pending(), waker.tid()),
-            None => (false, None),
-        };
-        let is_missing = self.view.device.messages.is_awaited(self.index);
-        let free = queue.vq.try_lock();
-        let looked = free.map(|mut vq| vq.look(mm.as_deref(), is_woken, is_missing));
+        let looked = self.view.device.look(queue, mm.as_deref());
         seq_print!(to, "running:\t{}\n", yes(looked.is_none()));
         if let Some(looked) = &looked {
             seq_print!(to, "started:\t{}\n", yes(looked.started));
@@ -152,6 +147,7 @@ impl<C: Class> ShowFile for QueueView<C> {
             show_ring(looked, to);
             show_target::<C>(looked, self.index, to);
         }
+        let tid = queue.waker.lock().as_ref().and_then(Waker::tid);
         if let Some(tid) = tid {
             seq_print!(to, "worker:\t{}\n", tid);
         }
@@ -205,12 +201,8 @@ fn show_target<C: Class>(looked: &Looked, index: usize, to: &SeqFile) {
 impl<C: Class> PokeFile for QueueView<C> {
     /// Lets the queue look for work, as a kick does.
     fn poke(&self) {
-        let Some(queue) = self.queue() else {
-            return;
-        };
-        // Under the lock, so that this never holds the last reference to a worker.
-        if let Some(waker) = &*queue.waker.lock() {
-            waker.wake();
+        if let Some(queue) = self.queue() {
+            queue.wake();
         }
     }
 }

@@ -17,8 +17,7 @@ use super::class::Class;
 use super::device::{Device, Queue};
 use super::queues::QUEUES;
 use super::virtqueue::look::WaitsFor;
-use crate::kapi::trace::{self, Source};
-use crate::kapi::{self, Chore, Counter, Periodic, Wake};
+use crate::kapi::{self, trace, Chore, Counter, Periodic};
 
 /// The shortest time between two looks, in milliseconds.
 const SHORTEST: u32 = 10;
@@ -81,15 +80,9 @@ impl<C: Class> Watchdog<C> {
         let Some(mm) = self.mm.mmget_not_zero() else {
             return false;
         };
-        let Some(is_woken) = queue.waker.lock().as_ref().map(|it| it.is_pending()) else {
+        let Some(looked) = self.device.look(queue, Some(&mm)) else {
             return false;
         };
-        let is_missing = self.device.messages.is_awaited(queue.index);
-        // A queue whose mutex is taken has a round just now, or a call.
-        let Some(mut vq) = queue.vq.try_lock() else {
-            return false;
-        };
-        let looked = vq.look(Some(&mm), is_woken, is_missing);
         looked.waits_for == WaitsFor::Kick
             && !looked.stopped
             && looked.progress.wants_kicks == Some(true)
@@ -107,13 +100,7 @@ impl<C: Class> Watchdog<C> {
             );
         }
         queue.stats.watchdog.add(1);
-        trace::watchdog(Source {
-            device: self.device.number,
-            owner: self.device.owner_pid(),
-            queue: C::name(queue.index),
-        });
-        if let Some(waker) = &*queue.waker.lock() {
-            waker.wake();
-        }
+        trace::watchdog(self.device.source(queue));
+        queue.wake();
     }
 }
