@@ -3,10 +3,10 @@
 //! What the statistics of a queue say after traffic whose numbers are known.
 
 use crate::cases::common::counts::Counts;
+use crate::cases::common::frames;
 use crate::cases::common::stats::{Stats, until};
 use crate::cases::common::{Case, Context, case, check, lets_c_off, ring_case};
 use crate::driver::device::{NetDevice, Setup};
-use crate::driver::ring::Segment;
 use crate::driver::traffic::{self, Plan};
 use crate::driver::uapi::feature;
 use crate::driver::vhost::{RX, TX};
@@ -162,15 +162,7 @@ fn faults(ctx: &Context) -> Result<()> {
             format!("a fault of {queue} before the first")
         })?;
     }
-    let addr = device.tx.buffer_ahead(0)?;
-    let short = Segment {
-        addr,
-        // Shorter than the header.
-        len: 5,
-        writable: false,
-    };
-    device.tx.ring.add(&[short], None, 0)?;
-    device.tx.flush()?;
+    frames::send_short(&mut device)?;
     if lets_c_off(ctx)? {
         return Ok(());
     }

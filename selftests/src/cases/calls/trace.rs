@@ -3,7 +3,7 @@
 //! What the trace events of a device say under traffic that is known.
 
 use crate::cases::common::counts::Counts;
-use crate::cases::common::frames::single;
+use crate::cases::common::frames::{self, single};
 use crate::cases::common::iommu::Behind;
 use crate::cases::common::stats::{Stats, until};
 use crate::cases::common::workers;
@@ -260,13 +260,7 @@ fn fault(ctx: &Context) -> Result<()> {
         "a fault of the other queue".into()
     })?;
     // A fault without an address.
-    let short = Segment {
-        addr: device.tx.buffer_ahead(0)?,
-        len: 5,
-        writable: false,
-    };
-    device.tx.ring.add(&[short], None, 0)?;
-    device.tx.flush()?;
+    frames::send_short(&mut device)?;
     let last = || -> Result<Option<Event>> {
         Ok(about(&recording.events()?, "fault", "tx")
             .last()

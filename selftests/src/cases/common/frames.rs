@@ -4,6 +4,7 @@
 
 use crate::cases::common::{Context, check};
 use crate::driver::device::{NetDevice, Setup, Shape};
+use crate::driver::ring::Segment;
 use crate::driver::uapi::feature;
 use crate::driver::vhost::{RX, TX};
 use crate::packet::frame;
@@ -21,6 +22,18 @@ pub(crate) const FEATURES: [u64; 4] = [
 ];
 
 const SIZES: [usize; 11] = [14, 60, 64, 128, 1499, 1500, 1514, 4096, 9000, 16384, 65000];
+
+/// Sends a packet that is shorter than its header, at which a queue stops.
+pub(crate) fn send_short(device: &mut NetDevice) -> Result<()> {
+    let short = Segment {
+        addr: device.tx.buffer_ahead(0)?,
+        len: 5,
+        writable: false,
+    };
+    device.tx.ring.add(&[short], None, 0)?;
+    device.tx.flush()?;
+    Ok(())
+}
 
 /// All sizes in turn.
 pub(crate) fn all_sizes(sequence: u64) -> usize {

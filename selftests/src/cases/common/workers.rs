@@ -2,12 +2,16 @@
 
 //! What workers a device has: whether they may be several, and of what kind they are.
 
-use crate::cases::common::{Context, Kind, accepts, refuses};
+use crate::cases::common::{Context, Kind, accepts, check, refuses};
 use crate::driver::device::NetDevice;
 use crate::driver::uapi;
 use crate::driver::vhost::{RX, TX};
+use crate::runner;
 use crate::sys::mapping::Mapping;
 use anyhow::Result;
+use std::os::fd::AsFd;
+use std::os::unix::process::CommandExt;
+use std::process::Stdio;
 
 /// Workers are kernel threads (`VHOST_SET_FORK_FROM_OWNER`).
 pub(crate) const KTHREAD: u8 = 0;
@@ -45,4 +49,19 @@ pub(crate) fn restart(device: &NetDevice, kind: u8) -> Result<()> {
     device.configure()?;
     device.bind(RX)?;
     device.bind(TX)
+}
+
+/// Runs a role as the user `uid`, which runs nothing else, with a device as its standard input.
+pub(crate) fn as_user(ctx: &Context, role: &str, uid: u32) -> Result<()> {
+    let vhost = ctx.open()?;
+    let fd = vhost.as_fd().try_clone_to_owned()?;
+    let mut child = runner::again(ctx, "--role", role)?;
+    let output = child.uid(uid).stdin(Stdio::from(fd)).output()?;
+    check(output.status.success(), || {
+        format!(
+            "the other process ended with {}: {}",
+            output.status,
+            String::from_utf8_lossy(&output.stdout)
+        )
+    })
 }

@@ -2,7 +2,7 @@
 
 //! The worker threads, as operators see them, and how many a device starts with.
 
-use crate::cases::common::workers::{self, has_workers};
+use crate::cases::common::workers::{self, as_user, has_workers};
 use crate::cases::common::{Case, Context, Role, accepts, case, check, refuses, role};
 use crate::driver::device::{NetDevice, Setup};
 use crate::driver::traffic::{self, Plan};
@@ -10,14 +10,11 @@ use crate::driver::uapi::feature;
 use crate::driver::vhost::{RX, TX, Vhost};
 use crate::host::parameter::Parameter;
 use crate::host::procfs::{self, Thread};
-use crate::runner;
 use crate::wait::Deadline;
 use anyhow::{Context as _, Result};
 use rustix::process::{Resource, Rlimit, setrlimit};
 use std::io;
 use std::os::fd::AsFd;
-use std::os::unix::process::CommandExt;
-use std::process::Stdio;
 
 pub(crate) const CASES: &[Case] = &[
     case("worker.name", 20, name),
@@ -248,15 +245,5 @@ fn threads_limit(ctx: &Context) -> Result<()> {
         return Ok(());
     }
     let _parameter = threads("2")?;
-    let vhost = ctx.open()?;
-    let fd = vhost.as_fd().try_clone_to_owned()?;
-    let mut child = runner::again(ctx, "--role", "worker-limited")?;
-    let output = child.uid(NOBODY).stdin(Stdio::from(fd)).output()?;
-    check(output.status.success(), || {
-        format!(
-            "the other process ended with {}: {}",
-            output.status,
-            String::from_utf8_lossy(&output.stdout)
-        )
-    })
+    as_user(ctx, "worker-limited", NOBODY)
 }

@@ -2,13 +2,14 @@
 
 //! What the operator sees of a device in debugfs.
 
+use crate::cases::common::frames;
 use crate::cases::common::iommu::Behind;
 use crate::cases::common::view::{self, Keys, View};
 use crate::cases::common::{Case, Context, accepts, check, lets_c_off, ring_case};
 use crate::driver::device::{NetDevice, Setup};
 use crate::driver::iotlb::VERSION_2;
 use crate::driver::queue::Queue;
-use crate::driver::ring::{Format, Segment};
+use crate::driver::ring::Format;
 use crate::driver::traffic::{self, Plan};
 use crate::driver::uapi::feature;
 use crate::driver::vhost::{RX, TX};
@@ -217,14 +218,7 @@ fn stopped(ctx: &Context) -> Result<()> {
         return Ok(());
     }
     let view = View::of(&device.vhost)?;
-    let short = Segment {
-        addr: device.tx.buffer_ahead(0)?,
-        // Shorter than the header.
-        len: 5,
-        writable: false,
-    };
-    device.tx.ring.add(&[short], None, 0)?;
-    device.tx.flush()?;
+    frames::send_short(&mut device)?;
     let keys = [
         ("stopped", "yes"),
         ("fault", "short_header"),

@@ -3,11 +3,11 @@
 //! Queues that are woken from debugfs or by the watchdog.
 
 use super::{FEATURES, QUEUES};
+use crate::cases::common::frames;
 use crate::cases::common::stats::Stats;
 use crate::cases::common::view::View;
 use crate::cases::common::{Case, Context, a_while, check, lets_c_off, ring_case};
 use crate::driver::device::{NetDevice, Setup};
-use crate::driver::ring::Segment;
 use crate::driver::traffic::{self, Plan};
 use crate::driver::uapi::feature;
 use crate::driver::vhost::{RX, TX};
@@ -215,14 +215,7 @@ fn watchdog(ctx: &Context) -> Result<()> {
     }
     view.until("rx", &[("available", "no"), ("waits_for", "kick")])?;
     // Neither is a chain that a queue has stopped at.
-    let short = Segment {
-        addr: device.tx.buffer_ahead(0)?,
-        // Shorter than the header.
-        len: 5,
-        writable: false,
-    };
-    device.tx.ring.add(&[short], None, 0)?;
-    device.tx.flush()?;
+    frames::send_short(&mut device)?;
     view.until("tx", &[("stopped", "yes"), ("available", "yes")])?;
     a_while();
     let stats = Stats::of(ctx, &device)?;

@@ -9,7 +9,6 @@ use crate::cases::common::owners;
 use crate::cases::common::{Case, Context, Kind, case, check, lets_c_off};
 use crate::driver::device::{NetDevice, Setup};
 use crate::driver::iotlb::VERSION_2;
-use crate::driver::ring::Segment;
 use crate::driver::traffic::{self, Plan};
 use crate::driver::uapi::feature;
 use crate::driver::vhost::{RX, TX};
@@ -146,15 +145,7 @@ fn fault(ctx: &Context) -> Result<()> {
     if is_c(ctx, &id)? {
         return Ok(());
     }
-    let addr = device.tx.buffer_ahead(0)?;
-    let short = Segment {
-        addr,
-        // Shorter than the header.
-        len: 5,
-        writable: false,
-    };
-    device.tx.ring.add(&[short], None, 0)?;
-    device.tx.flush()?;
+    frames::send_short(&mut device)?;
     until(&id, "tx", "stopped")?;
     rnetctl(As::Root, &["explain", &id])?.expect(
         0,

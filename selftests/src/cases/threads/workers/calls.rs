@@ -3,7 +3,7 @@
 //! The calls about workers: who may make them, what they refuse, and how many workers there may be.
 
 use super::{expect, start, with_workers};
-use crate::cases::common::workers::CALLS;
+use crate::cases::common::workers::{CALLS, as_user};
 use crate::cases::common::{Case, Context, Kind, Role, accepts, case, check, refuses, role};
 use crate::driver::uapi;
 use crate::driver::vhost::{RX, TX, Vhost};
@@ -16,7 +16,6 @@ use anyhow::{Context as _, Result, bail};
 use rustix::process::{Resource, Rlimit, setrlimit};
 use std::io;
 use std::os::fd::AsFd;
-use std::os::unix::process::CommandExt;
 use std::process::Stdio;
 
 pub(crate) const CASES: &[Case] = &[
@@ -196,17 +195,7 @@ fn limited_role(_ctx: &Context) -> Result<()> {
 fn process_limit(ctx: &Context) -> Result<()> {
     /// A user that runs nothing else.
     const NOBODY: u32 = 54321;
-    let vhost = ctx.open()?;
-    let fd = vhost.as_fd().try_clone_to_owned()?;
-    let mut child = runner::again(ctx, "--role", "workers-limited")?;
-    let output = child.uid(NOBODY).stdin(Stdio::from(fd)).output()?;
-    check(output.status.success(), || {
-        format!(
-            "the other process ended with {}: {}",
-            output.status,
-            String::from_utf8_lossy(&output.stdout)
-        )
-    })
+    as_user(ctx, "workers-limited", NOBODY)
 }
 
 /// There is only one worker if workers are kernel threads, which no process limit counts.
