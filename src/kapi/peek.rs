@@ -6,9 +6,7 @@
 
 use kernel::error::to_result;
 use kernel::mm::MmWithUser;
-use vring::{
-    packed_availability, Memory, OwnerAccess, Position, RawDesc, RawUsed, Unmapped, UserAddr,
-};
+use vring::{packed_availability, LoadMemory, RawDesc, Unmapped, UserAddr};
 
 use super::compat::full_barrier;
 use super::shim;
@@ -39,7 +37,7 @@ impl<'a> Peek<'a> {
     }
 }
 
-impl Memory for Peek<'_> {
+impl LoadMemory for Peek<'_> {
     fn load(&self, addr: UserAddr) -> Result<u16, Unmapped> {
         let mut value = 0u16;
         // SAFETY: one word.
@@ -74,79 +72,5 @@ impl Memory for Peek<'_> {
         // SAFETY: one word.
         unsafe { self.words(addr, &raw mut value, 1) }?;
         Ok(value)
-    }
-
-    fn full_barrier(&self) {
-        full_barrier();
-    }
-
-    // A look at a ring needs none of the rest.
-
-    fn store(&self, addr: UserAddr, _value: u16) -> Result<(), Unmapped> {
-        Err(Unmapped(addr))
-    }
-
-    fn store_release(&self, addr: UserAddr, _value: u16) -> Result<(), Unmapped> {
-        Err(Unmapped(addr))
-    }
-
-    fn load_entries(
-        &self,
-        ring: UserAddr,
-        _table: UserAddr,
-        _size: u16,
-        _indexes: &mut [u16],
-        _descs: &mut [RawDesc],
-    ) -> Result<usize, Unmapped> {
-        Err(Unmapped(ring))
-    }
-
-    fn gather_descs(
-        &self,
-        table: UserAddr,
-        _indexes: &[u16],
-        _out: &mut [RawDesc],
-    ) -> Result<(), Unmapped> {
-        Err(Unmapped(table))
-    }
-
-    fn load_descs(&self, addr: UserAddr, _out: &mut [RawDesc]) -> Result<(), Unmapped> {
-        Err(Unmapped(addr))
-    }
-
-    fn load_bytes(&self, addr: UserAddr, _out: &mut [u8]) -> Result<(), Unmapped> {
-        Err(Unmapped(addr))
-    }
-
-    fn store_used(&self, addr: UserAddr, _used: &[RawUsed]) -> Result<(), Unmapped> {
-        Err(Unmapped(addr))
-    }
-
-    fn publish_packed(
-        &self,
-        ring: UserAddr,
-        _size: u16,
-        _at: Position,
-        _used: &[RawUsed],
-    ) -> Result<Position, Unmapped> {
-        Err(Unmapped(ring))
-    }
-
-    fn touch(&self, addr: UserAddr) -> Result<(), Unmapped> {
-        Err(Unmapped(addr))
-    }
-
-    fn store_event(&self, addr: UserAddr, _value: u32) -> Result<(), Unmapped> {
-        Err(Unmapped(addr))
-    }
-}
-
-impl OwnerAccess for Peek<'_> {
-    fn store_bytes(&self, addr: UserAddr, _from: &[u8]) -> Result<(), Unmapped> {
-        Err(Unmapped(addr))
-    }
-
-    fn set_bits(&self, addr: UserAddr, _bits: u32) -> Result<(), Unmapped> {
-        Err(Unmapped(addr))
     }
 }

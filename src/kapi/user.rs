@@ -10,8 +10,8 @@ use kernel::ffi::c_int;
 use kernel::prelude::*;
 use kernel::task::CurrentTask;
 use vring::{
-    packed_availability, Memory, OwnerAccess, Position, RawDesc, RawUsed, Segment, Unmapped,
-    UserAddr,
+    packed_availability, LoadMemory, Memory, OwnerAccess, Position, RawDesc, RawUsed, Segment,
+    Unmapped, UserAddr,
 };
 
 use super::compat::full_barrier;
@@ -106,7 +106,7 @@ impl<'a> OwnerMemory<'a> {
     }
 }
 
-impl Memory for OwnerMemory<'_> {
+impl LoadMemory for OwnerMemory<'_> {
     #[inline]
     fn load(&self, addr: UserAddr) -> Result<u16, Unmapped> {
         let value = Cell::new(0u16);
@@ -127,6 +127,33 @@ impl Memory for OwnerMemory<'_> {
         Ok(value.get())
     }
 
+    #[inline]
+    fn load_available(
+        &self,
+        addr: UserAddr,
+        wrap: bool,
+        out: &mut [RawDesc],
+    ) -> Result<usize, Unmapped> {
+        let (mask, bits) = packed_availability(wrap);
+        // Orders reading the flags of a descriptor before reading the rest of it. Pairs with the
+        // write barrier in the guest's driver.
+        //
+        // SAFETY: writes up to `out.len()` descriptors to `out`. Any user address may be given.
+        let ret =
+            unsafe { shim::rnet_get_available(addr.0, mask, bits, out.as_mut_ptr(), out.len()) };
+        usize::try_from(ret).map_err(|_| Unmapped(addr))
+    }
+
+    #[inline]
+    fn load_event(&self, addr: UserAddr) -> Result<u32, Unmapped> {
+        let value = Cell::new(0u32);
+        // SAFETY: writes one value through a valid pointer. Any user address may be given.
+        check(unsafe { shim::rnet_get_u32(addr.0, value.as_ptr()) }, addr)?;
+        Ok(value.get())
+    }
+}
+
+impl Memory for OwnerMemory<'_> {
     #[inline]
     fn store(&self, addr: UserAddr, value: u16) -> Result<(), Unmapped> {
         // SAFETY: any user address may be given.
@@ -233,23 +260,6 @@ impl Memory for OwnerMemory<'_> {
     }
 
     #[inline]
-    fn load_available(
-        &self,
-        addr: UserAddr,
-        wrap: bool,
-        out: &mut [RawDesc],
-    ) -> Result<usize, Unmapped> {
-        let (mask, bits) = packed_availability(wrap);
-        // Orders reading the flags of a descriptor before reading the rest of it. Pairs with the
-        // write barrier in the guest's driver.
-        //
-        // SAFETY: writes up to `out.len()` descriptors to `out`. Any user address may be given.
-        let ret =
-            unsafe { shim::rnet_get_available(addr.0, mask, bits, out.as_mut_ptr(), out.len()) };
-        usize::try_from(ret).map_err(|_| Unmapped(addr))
-    }
-
-    #[inline]
     fn publish_packed(
         &self,
         ring: UserAddr,
@@ -283,14 +293,6 @@ impl Memory for OwnerMemory<'_> {
         let word = addr.wrapping_add(8);
         // SAFETY: any user address may be given.
         check(unsafe { shim::rnet_touch_u64(word.0) }, addr)
-    }
-
-    #[inline]
-    fn load_event(&self, addr: UserAddr) -> Result<u32, Unmapped> {
-        let value = Cell::new(0u32);
-        // SAFETY: writes one value through a valid pointer. Any user address may be given.
-        check(unsafe { shim::rnet_get_u32(addr.0, value.as_ptr()) }, addr)?;
-        Ok(value.get())
     }
 
     #[inline]

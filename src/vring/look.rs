@@ -3,7 +3,7 @@
 //! Looking at a ring without taking anything from it, for an operator.
 
 use crate::fault::Fault;
-use crate::memory::Memory;
+use crate::memory::LoadMemory;
 
 /// How far the device has come, as it knows without reading memory.
 ///
@@ -40,7 +40,7 @@ pub trait Look {
     ///
     /// [`Fault::Unmapped`] when it cannot be read, [`Fault::Base`] when the position to read at is
     /// beyond the end of a packed ring.
-    fn offer<M: Memory>(&self, memory: &M) -> Result<Offer, Fault>;
+    fn offer<M: LoadMemory>(&self, memory: &M) -> Result<Offer, Fault>;
 
     /// Whether the driver asks for calls: for every used entry, or with event indexes for one that
     /// is still to come, within a ring's length.
@@ -48,5 +48,5 @@ pub trait Look {
     /// # Errors
     ///
     /// [`Fault::Unmapped`] when that cannot be read.
-    fn wants_calls<M: Memory>(&self, memory: &M) -> Result<bool, Fault>;
+    fn wants_calls<M: LoadMemory>(&self, memory: &M) -> Result<bool, Fault>;
 }

@@ -196,6 +196,50 @@ impl Written {
 
 impl<M, T, S> Mediated<'_, M, T, S>
 where
+    T: GuestRanges,
+    S: AsRef<[IotlbEntry]>,
+{
+    /// Records the address that a translation missed.
+    fn note(&self, translated: Result<(), Untranslated>) -> Result<(), Fault> {
+        if let Err(Untranslated::Miss(miss)) = translated {
+            self.notes.missed.set(Some(miss));
+        }
+        translated.map_err(Fault::from)
+    }
+
+    /// Calls `f` with the pieces of the owner's memory that hold `len` bytes of the ring at `addr`.
+    fn with_pieces<R>(
+        &self,
+        addr: UserAddr,
+        len: u64,
+        access: Access,
+        f: impl FnOnce(&[Segment]) -> Result<R, Unmapped>,
+    ) -> Result<R, Unmapped> {
+        let Some(iotlb) = self.iotlb else {
+            return f(&[Segment { addr, len }]);
+        };
+        let mut storage = [Segment::default(); PIECES];
+        let mut pieces = Segments::new(&mut storage);
+        let mut hint = self.notes.hint.get();
+        let iova = GuestAddr(addr.0);
+        let translated = iotlb.translate_range(&mut hint, iova, len, access, &mut pieces);
+        self.notes.hint.set(hint);
+        self.note(translated).map_err(|_| Unmapped(addr))?;
+        f(pieces.as_slice())
+    }
+
+    /// The user address of a field of the ring that is `len` bytes long and must be contiguous,
+    /// since one access covers it.
+    fn whole(&self, addr: UserAddr, len: u64, access: Access) -> Result<UserAddr, Unmapped> {
+        self.with_pieces(addr, len, access, |pieces| match pieces {
+            [whole] => Ok(whole.addr),
+            _ => Err(Unmapped(addr)),
+        })
+    }
+}
+
+impl<M, T, S> Mediated<'_, M, T, S>
+where
     M: OwnerAccess,
     T: GuestRanges,
     S: AsRef<[IotlbEntry]>,
@@ -247,44 +291,6 @@ where
     #[must_use]
     pub fn field(&self, value: u16) -> u16 {
         self.order.half(value.to_le())
-    }
-
-    /// Records the address that a translation missed.
-    fn note(&self, translated: Result<(), Untranslated>) -> Result<(), Fault> {
-        if let Err(Untranslated::Miss(miss)) = translated {
-            self.notes.missed.set(Some(miss));
-        }
-        translated.map_err(Fault::from)
-    }
-
-    /// Calls `f` with the pieces of the owner's memory that hold `len` bytes of the ring at `addr`.
-    fn with_pieces<R>(
-        &self,
-        addr: UserAddr,
-        len: u64,
-        access: Access,
-        f: impl FnOnce(&[Segment]) -> Result<R, Unmapped>,
-    ) -> Result<R, Unmapped> {
-        let Some(iotlb) = self.iotlb else {
-            return f(&[Segment { addr, len }]);
-        };
-        let mut storage = [Segment::default(); PIECES];
-        let mut pieces = Segments::new(&mut storage);
-        let mut hint = self.notes.hint.get();
-        let iova = GuestAddr(addr.0);
-        let translated = iotlb.translate_range(&mut hint, iova, len, access, &mut pieces);
-        self.notes.hint.set(hint);
-        self.note(translated).map_err(|_| Unmapped(addr))?;
-        f(pieces.as_slice())
-    }
-
-    /// The user address of a field of the ring that is `len` bytes long and must be contiguous,
-    /// since one access covers it.
-    fn whole(&self, addr: UserAddr, len: u64, access: Access) -> Result<UserAddr, Unmapped> {
-        self.with_pieces(addr, len, access, |pieces| match pieces {
-            [whole] => Ok(whole.addr),
-            _ => Err(Unmapped(addr)),
-        })
     }
 
     /// Logs a write to a piece of the owner's memory that is part of the device area.

@@ -10,6 +10,32 @@ use crate::position::Position;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Unmapped(pub UserAddr);
 
+/// The loads of [`Memory`] that suffice to look at a ring ([`Look`](crate::Look)).
+pub trait LoadMemory {
+    /// Loads a 16-bit value.
+    fn load(&self, addr: UserAddr) -> Result<u16, Unmapped>;
+
+    /// Loads a 16-bit value and orders later accesses after it, for the available index.
+    fn load_acquire(&self, addr: UserAddr) -> Result<u16, Unmapped>;
+
+    /// Loads consecutive descriptors of a packed ring from `addr` on, while they are available at
+    /// the wrap counter `wrap` ([`packed_availability`](crate::packed_availability)) and `out` has
+    /// room.
+    ///
+    /// The result is the number of descriptors loaded; the element of `out` behind them may have
+    /// been overwritten. Each descriptor is read once. The word with the flags is read first, in a
+    /// single load, and all later accesses are ordered after it.
+    fn load_available(
+        &self,
+        addr: UserAddr,
+        wrap: bool,
+        out: &mut [RawDesc],
+    ) -> Result<usize, Unmapped>;
+
+    /// Loads a packed ring's event, 32 bits, in a single load.
+    fn load_event(&self, addr: UserAddr) -> Result<u32, Unmapped>;
+}
+
 /// The owner's memory, shared with a guest that may write it at any time.
 ///
 /// Values are as they lie in little-endian memory; the ring converts. For a big-endian ring, an
@@ -22,18 +48,12 @@ pub struct Unmapped(pub UserAddr);
 /// # Ordering
 ///
 /// The rules of virtio 1.3, sections 2.7.13 and 2.7.14, are in the names of the functions:
-/// [`Memory::load_acquire`] orders the load before every later access, [`Memory::store_release`]
-/// orders every earlier access before the store, and [`Memory::full_barrier`] orders all earlier
-/// accesses before all later ones. [`Memory::load_available`] and [`Memory::publish_packed`] do the
-/// same for the flags of a packed ring's descriptors. Each pairs with a barrier in the guest's
-/// driver.
-pub trait Memory {
-    /// Loads a 16-bit value.
-    fn load(&self, addr: UserAddr) -> Result<u16, Unmapped>;
-
-    /// Loads a 16-bit value and orders later accesses after it, for the available index.
-    fn load_acquire(&self, addr: UserAddr) -> Result<u16, Unmapped>;
-
+/// [`LoadMemory::load_acquire`] orders the load before every later access,
+/// [`Memory::store_release`] orders every earlier access before the store, and
+/// [`Memory::full_barrier`] orders all earlier accesses before all later ones.
+/// [`LoadMemory::load_available`] and [`Memory::publish_packed`] do the same for the flags of a
+/// packed ring's descriptors. Each pairs with a barrier in the guest's driver.
+pub trait Memory: LoadMemory {
     /// Stores a 16-bit value.
     fn store(&self, addr: UserAddr, value: u16) -> Result<(), Unmapped>;
 
@@ -77,20 +97,6 @@ pub trait Memory {
     /// Stores `used.len()` consecutive elements of the used ring.
     fn store_used(&self, addr: UserAddr, used: &[RawUsed]) -> Result<(), Unmapped>;
 
-    /// Loads consecutive descriptors of a packed ring from `addr` on, while they are available at
-    /// the wrap counter `wrap` ([`packed_availability`](crate::packed_availability)) and `out` has
-    /// room.
-    ///
-    /// The result is the number of descriptors loaded; the element of `out` behind them may have
-    /// been overwritten. Each descriptor is read once. The word with the flags is read first, in a
-    /// single load, and all later accesses are ordered after it.
-    fn load_available(
-        &self,
-        addr: UserAddr,
-        wrap: bool,
-        out: &mut [RawDesc],
-    ) -> Result<usize, Unmapped>;
-
     /// Writes one used descriptor for each of `used` ([`packed_used`](crate::packed_used)) to the
     /// packed ring at `ring` of `size` descriptors, the first at position `at`; returns the
     /// position of the next one.
@@ -108,9 +114,6 @@ pub trait Memory {
     /// Checks that the page of a packed ring's descriptor at `addr`, which the device has taken,
     /// can be written, by loading its second word and storing it unchanged.
     fn touch(&self, addr: UserAddr) -> Result<(), Unmapped>;
-
-    /// Loads a packed ring's event, 32 bits, in a single load.
-    fn load_event(&self, addr: UserAddr) -> Result<u32, Unmapped>;
 
     /// Stores a packed ring's event, 32 bits, in a single store.
     fn store_event(&self, addr: UserAddr, value: u32) -> Result<(), Unmapped>;
@@ -141,7 +144,7 @@ pub trait Memory {
         self.store_release(index_addr, index)
     }
 
-    /// [`Memory::full_barrier`], then [`Memory::load`].
+    /// [`Memory::full_barrier`], then [`LoadMemory::load`].
     ///
     /// # Errors
     ///
@@ -152,7 +155,7 @@ pub trait Memory {
         self.load(addr)
     }
 
-    /// [`Memory::full_barrier`], then [`Memory::load_event`].
+    /// [`Memory::full_barrier`], then [`LoadMemory::load_event`].
     ///
     /// # Errors
     ///

@@ -4,7 +4,7 @@
 
 use crate::fault::Fault;
 use crate::look::{Look, Offer, Progress};
-use crate::memory::Memory;
+use crate::memory::{LoadMemory, Memory};
 use crate::packed::PackedRing;
 use crate::ring::{GetWork, RingAddrs};
 use crate::segment::Access;
@@ -257,11 +257,11 @@ impl Look for Rings {
         with_ring!(self, |ring| ring.progress())
     }
 
-    fn offer<M: Memory>(&self, memory: &M) -> Result<Offer, Fault> {
+    fn offer<M: LoadMemory>(&self, memory: &M) -> Result<Offer, Fault> {
         with_ring!(self, |ring| ring.offer(memory))
     }
 
-    fn wants_calls<M: Memory>(&self, memory: &M) -> Result<bool, Fault> {
+    fn wants_calls<M: LoadMemory>(&self, memory: &M) -> Result<bool, Fault> {
         with_ring!(self, |ring| ring.wants_calls(memory))
     }
 }

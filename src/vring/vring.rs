@@ -67,7 +67,7 @@ pub use iotlb::{InvalidMapping, Iotlb, IotlbEntry, Mapping, Miss, Permission, Un
 pub use log::{for_each_log_word, log_extent};
 pub use look::{Look, Offer, Progress};
 pub use mediated::{DirtyLog, GuestRanges, Mediated, Notes, Owed, OwnerAccess};
-pub use memory::{Memory, Unmapped};
+pub use memory::{LoadMemory, Memory, Unmapped};
 pub use packed::PackedRing;
 pub use position::Position;
 pub use region::{InvalidRegion, MemTable, Region};

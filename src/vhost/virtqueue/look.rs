@@ -3,7 +3,7 @@
 //! What an operator sees of a virtqueue.
 
 use kernel::mm::MmWithUser;
-use vring::{Look, Memory, Offer, Progress, RingAddrs};
+use vring::{LoadMemory, Look, Offer, Progress, RingAddrs};
 
 use super::{Path, Virtqueue};
 use crate::kapi::{InterfaceName, Peek};
@@ -99,7 +99,7 @@ impl<Q: Queues> Virtqueue<Q> {
         }
     }
 
-    fn read(&self, memory: &impl Memory) -> (Option<Offer>, Option<bool>) {
+    fn read(&self, memory: &impl LoadMemory) -> (Option<Offer>, Option<bool>) {
         let offer = self.rings.offer(memory).ok();
         (offer, self.rings.wants_calls(memory).ok())
     }

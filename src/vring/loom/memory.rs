@@ -7,8 +7,8 @@ use std::sync::atomic::AtomicBool as Unmodelled;
 use loom::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
 use loom::sync::atomic::{fence, AtomicBool, AtomicU16, AtomicU32, AtomicU64};
 use vring::{
-    packed_availability, packed_used, Memory, Position, RawDesc, RawUsed, RingAddrs, Unmapped,
-    UserAddr,
+    packed_availability, packed_used, LoadMemory, Memory, Position, RawDesc, RawUsed, RingAddrs,
+    Unmapped, UserAddr,
 };
 
 use crate::{Kind, CHAINS};
@@ -181,7 +181,7 @@ fn position(addr: UserAddr, start: u64, size: u64) -> usize {
     (offset / size) as usize
 }
 
-impl Memory for Shared {
+impl LoadMemory for Shared {
     fn load(&self, addr: UserAddr) -> Result<u16, Unmapped> {
         Ok(self.half(addr)?.load(Relaxed))
     }
@@ -195,6 +195,39 @@ impl Memory for Shared {
         Ok(self.half(addr)?.load(order))
     }
 
+    fn load_available(
+        &self,
+        addr: UserAddr,
+        wrap: bool,
+        out: &mut [RawDesc],
+    ) -> Result<usize, Unmapped> {
+        self.check(addr)?;
+        let order = match self.broken {
+            Broken::Acquire => Relaxed,
+            _ => Acquire,
+        };
+        let (mask, bits) = packed_availability(wrap);
+        let descs = &self.desc[position(addr, PLACE.desc.0, 16)..];
+        let mut count = 0;
+        for (raw, [addr, rest]) in out.iter_mut().zip(descs) {
+            let rest = rest.load(order);
+            if rest & mask != bits {
+                break;
+            }
+            *raw = [addr.load(Relaxed), rest];
+            count += 1;
+        }
+        Ok(count)
+    }
+
+    fn load_event(&self, addr: UserAddr) -> Result<u32, Unmapped> {
+        self.check(addr)?;
+        assert_eq!(addr, PLACE.avail);
+        Ok(self.driver_event.load(Relaxed))
+    }
+}
+
+impl Memory for Shared {
     fn store(&self, addr: UserAddr, value: u16) -> Result<(), Unmapped> {
         self.half(addr)?.store(value, Relaxed);
         Ok(())
@@ -258,31 +291,6 @@ impl Memory for Shared {
         Ok(())
     }
 
-    fn load_available(
-        &self,
-        addr: UserAddr,
-        wrap: bool,
-        out: &mut [RawDesc],
-    ) -> Result<usize, Unmapped> {
-        self.check(addr)?;
-        let order = match self.broken {
-            Broken::Acquire => Relaxed,
-            _ => Acquire,
-        };
-        let (mask, bits) = packed_availability(wrap);
-        let descs = &self.desc[position(addr, PLACE.desc.0, 16)..];
-        let mut count = 0;
-        for (raw, [addr, rest]) in out.iter_mut().zip(descs) {
-            let rest = rest.load(order);
-            if rest & mask != bits {
-                break;
-            }
-            *raw = [addr.load(Relaxed), rest];
-            count += 1;
-        }
-        Ok(count)
-    }
-
     fn publish_packed(
         &self,
         ring: UserAddr,
@@ -311,12 +319,6 @@ impl Memory for Shared {
 
     fn touch(&self, addr: UserAddr) -> Result<(), Unmapped> {
         panic!("the ring is within a page, but not at {addr:?}");
-    }
-
-    fn load_event(&self, addr: UserAddr) -> Result<u32, Unmapped> {
-        self.check(addr)?;
-        assert_eq!(addr, PLACE.avail);
-        Ok(self.driver_event.load(Relaxed))
     }
 
     fn store_event(&self, addr: UserAddr, value: u32) -> Result<(), Unmapped> {

@@ -9,7 +9,7 @@ use crate::desc::{
     USED_ENTRY_SIZE,
 };
 use crate::iotlb::IotlbEntry;
-use crate::memory::{Memory, Unmapped};
+use crate::memory::{LoadMemory, Memory, Unmapped};
 use crate::position::Position;
 use crate::segment::{Access, Segment};
 
@@ -90,9 +90,9 @@ where
     }
 }
 
-impl<M, T, S> Memory for &Mediated<'_, M, T, S>
+impl<M, T, S> LoadMemory for &Mediated<'_, M, T, S>
 where
-    M: OwnerAccess,
+    M: LoadMemory,
     T: GuestRanges,
     S: AsRef<[IotlbEntry]>,
 {
@@ -108,6 +108,42 @@ where
             .map(|value| self.order.half(value))
     }
 
+    /// The byte order does not apply: a packed ring implies `VIRTIO_F_VERSION_1`, which is
+    /// little-endian.
+    fn load_available(
+        &self,
+        addr: UserAddr,
+        wrap: bool,
+        out: &mut [RawDesc],
+    ) -> Result<usize, Unmapped> {
+        if self.iotlb.is_none() {
+            return self.memory.load_available(addr, wrap, out);
+        }
+        let mut at = addr;
+        let mut count = 0usize;
+        for desc in out.chunks_mut(1) {
+            let whole = self.whole(at, DESC_SIZE, Access::Read)?;
+            if self.memory.load_available(whole, wrap, desc)? == 0 {
+                break;
+            }
+            at = at.wrapping_add(DESC_SIZE);
+            count = count.wrapping_add(1);
+        }
+        Ok(count)
+    }
+
+    fn load_event(&self, addr: UserAddr) -> Result<u32, Unmapped> {
+        let at = self.whole(addr, EVENT, Access::Read)?;
+        self.memory.load_event(at)
+    }
+}
+
+impl<M, T, S> Memory for &Mediated<'_, M, T, S>
+where
+    M: OwnerAccess,
+    T: GuestRanges,
+    S: AsRef<[IotlbEntry]>,
+{
     fn store(&self, addr: UserAddr, value: u16) -> Result<(), Unmapped> {
         let at = self.whole(addr, HALF, Access::Write)?;
         self.memory.store(at, self.order.half(value))?;
@@ -192,30 +228,6 @@ where
         stored
     }
 
-    /// The byte order does not apply: a packed ring implies `VIRTIO_F_VERSION_1`, which is
-    /// little-endian.
-    fn load_available(
-        &self,
-        addr: UserAddr,
-        wrap: bool,
-        out: &mut [RawDesc],
-    ) -> Result<usize, Unmapped> {
-        if self.iotlb.is_none() {
-            return self.memory.load_available(addr, wrap, out);
-        }
-        let mut at = addr;
-        let mut count = 0usize;
-        for desc in out.chunks_mut(1) {
-            let whole = self.whole(at, DESC_SIZE, Access::Read)?;
-            if self.memory.load_available(whole, wrap, desc)? == 0 {
-                break;
-            }
-            at = at.wrapping_add(DESC_SIZE);
-            count = count.wrapping_add(1);
-        }
-        Ok(count)
-    }
-
     fn publish_packed(
         &self,
         ring: UserAddr,
@@ -243,11 +255,6 @@ where
     fn touch(&self, addr: UserAddr) -> Result<(), Unmapped> {
         let desc = self.whole(addr, DESC_SIZE, Access::Write)?;
         self.memory.touch(desc)
-    }
-
-    fn load_event(&self, addr: UserAddr) -> Result<u32, Unmapped> {
-        let at = self.whole(addr, EVENT, Access::Read)?;
-        self.memory.load_event(at)
     }
 
     fn store_event(&self, addr: UserAddr, value: u32) -> Result<(), Unmapped> {

@@ -6,7 +6,7 @@ use super::{Kicks, PackedRing};
 use crate::desc::{RawDesc, EVENT_DESC, EVENT_DISABLE};
 use crate::fault::Fault;
 use crate::look::{Look, Offer, Progress};
-use crate::memory::Memory;
+use crate::memory::LoadMemory;
 use crate::position::Position;
 
 /// Number of descriptors that are looked at together.
@@ -28,7 +28,7 @@ impl Look for PackedRing {
 
     /// The driver's index is in no memory: it is the first descriptor that is not available, at
     /// most a lap away.
-    fn offer<M: Memory>(&self, memory: &M) -> Result<Offer, Fault> {
+    fn offer<M: LoadMemory>(&self, memory: &M) -> Result<Offer, Fault> {
         let start = self.position();
         self.check(start)?;
         let mut at = start;
@@ -63,7 +63,7 @@ impl Look for PackedRing {
         })
     }
 
-    fn wants_calls<M: Memory>(&self, memory: &M) -> Result<bool, Fault> {
+    fn wants_calls<M: LoadMemory>(&self, memory: &M) -> Result<bool, Fault> {
         let event = u32::from_le(memory.load_event(self.addrs.avail)?);
         // CAST: the halves of a word.
         let (flags, at) = ((event >> 16) as u16, Position::from_bits(event as u16));

@@ -8,7 +8,7 @@ use crate::desc::{
     offset_of_entry, Desc, RawDesc, AVAIL_ENTRY_SIZE, DESC_F_INDIRECT, DESC_F_NEXT, OFFSET_INDEX,
 };
 use crate::fault::Fault;
-use crate::memory::Memory;
+use crate::memory::{LoadMemory, Memory};
 use crate::ring::{GetWork, PREFETCH};
 use crate::segment::{Segments, Translate};
 
@@ -120,7 +120,7 @@ impl SplitRing {
 
     /// Loads the driver's index.
     #[inline(always)]
-    pub(super) fn load_avail_index<M: Memory>(&self, memory: &M) -> Result<u16, Fault> {
+    pub(super) fn load_avail_index<M: LoadMemory>(&self, memory: &M) -> Result<u16, Fault> {
         // Pairs with the driver's write barrier between filling the ring and moving the index.
         Ok(u16::from_le(
             memory.load_acquire(self.avail_at(OFFSET_INDEX))?,

@@ -6,7 +6,7 @@ use super::{Kicks, SplitRing};
 use crate::desc::{offset_of_entry, AVAIL_ENTRY_SIZE, AVAIL_F_NO_INTERRUPT, OFFSET_FLAGS};
 use crate::fault::Fault;
 use crate::look::{Look, Offer, Progress};
-use crate::memory::Memory;
+use crate::memory::LoadMemory;
 
 impl Look for SplitRing {
     fn progress(&self) -> Progress {
@@ -23,7 +23,7 @@ impl Look for SplitRing {
     }
 
     /// An index out of bounds counts as available: the device takes it for a fault.
-    fn offer<M: Memory>(&self, memory: &M) -> Result<Offer, Fault> {
+    fn offer<M: LoadMemory>(&self, memory: &M) -> Result<Offer, Fault> {
         let index = self.load_avail_index(memory)?;
         Ok(Offer {
             index: Some(index),
@@ -31,7 +31,7 @@ impl Look for SplitRing {
         })
     }
 
-    fn wants_calls<M: Memory>(&self, memory: &M) -> Result<bool, Fault> {
+    fn wants_calls<M: LoadMemory>(&self, memory: &M) -> Result<bool, Fault> {
         if !self.event_idx {
             let flags = u16::from_le(memory.load(self.avail_at(OFFSET_FLAGS))?);
             return Ok(flags & AVAIL_F_NO_INTERRUPT == 0);

@@ -5,7 +5,7 @@
 use std::ops::Range;
 
 use vring::{
-    DESC_SIZE, Memory, Position, RawDesc, RawUsed, RingAddrs, Unmapped, UserAddr,
+    DESC_SIZE, LoadMemory, Memory, Position, RawDesc, RawUsed, RingAddrs, Unmapped, UserAddr,
     packed_availability, packed_used,
 };
 
@@ -65,7 +65,7 @@ fn desc_at(table: UserAddr, index: u16) -> UserAddr {
     table.wrapping_add(u64::from(index) * DESC_SIZE)
 }
 
-impl<F: Fn()> Memory for Shared<F> {
+impl<F: Fn()> LoadMemory for Shared<F> {
     fn load(&self, addr: UserAddr) -> Result<u16, Unmapped> {
         self.get(addr)
     }
@@ -74,6 +74,32 @@ impl<F: Fn()> Memory for Shared<F> {
         self.get(addr)
     }
 
+    fn load_available(
+        &self,
+        addr: UserAddr,
+        wrap: bool,
+        out: &mut [RawDesc],
+    ) -> Result<usize, Unmapped> {
+        let (mask, bits) = packed_availability(wrap);
+        let mut loaded = 0;
+        for (at, desc) in (0..).step_by(16).zip(out) {
+            let addr = addr.wrapping_add(at);
+            let rest: u64 = self.get(addr.wrapping_add(8))?;
+            if rest & mask != bits {
+                break;
+            }
+            *desc = [self.get(addr)?, rest];
+            loaded += 1;
+        }
+        Ok(loaded)
+    }
+
+    fn load_event(&self, addr: UserAddr) -> Result<u32, Unmapped> {
+        self.get(addr)
+    }
+}
+
+impl<F: Fn()> Memory for Shared<F> {
     fn store(&self, addr: UserAddr, value: u16) -> Result<(), Unmapped> {
         self.put(addr, value)
     }
@@ -135,26 +161,6 @@ impl<F: Fn()> Memory for Shared<F> {
         Ok(())
     }
 
-    fn load_available(
-        &self,
-        addr: UserAddr,
-        wrap: bool,
-        out: &mut [RawDesc],
-    ) -> Result<usize, Unmapped> {
-        let (mask, bits) = packed_availability(wrap);
-        let mut loaded = 0;
-        for (at, desc) in (0..).step_by(16).zip(out) {
-            let addr = addr.wrapping_add(at);
-            let rest: u64 = self.get(addr.wrapping_add(8))?;
-            if rest & mask != bits {
-                break;
-            }
-            *desc = [self.get(addr)?, rest];
-            loaded += 1;
-        }
-        Ok(loaded)
-    }
-
     fn publish_packed(
         &self,
         ring: UserAddr,
@@ -182,10 +188,6 @@ impl<F: Fn()> Memory for Shared<F> {
     fn touch(&self, addr: UserAddr) -> Result<(), Unmapped> {
         let word: u64 = self.get(addr.wrapping_add(8))?;
         self.put(addr.wrapping_add(8), word)
-    }
-
-    fn load_event(&self, addr: UserAddr) -> Result<u32, Unmapped> {
-        self.get(addr)
     }
 
     fn store_event(&self, addr: UserAddr, value: u32) -> Result<(), Unmapped> {

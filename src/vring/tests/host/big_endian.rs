@@ -3,9 +3,9 @@
 //! A big-endian ring, as of a legacy device of a big-endian guest.
 
 use vring::{
-    ByteOrder, CompleteWork, Desc, GetWork, KickControl, Memory, Position, RawDesc, RawUsed,
-    Segment, Segments, SplitRing, Unmapped, UserAddr, DESC_F_INDIRECT, DESC_F_NEXT, DESC_F_WRITE,
-    DESC_SIZE,
+    ByteOrder, CompleteWork, Desc, GetWork, KickControl, LoadMemory, Memory, Position, RawDesc,
+    RawUsed, Segment, Segments, SplitRing, Unmapped, UserAddr, DESC_F_INDIRECT, DESC_F_NEXT,
+    DESC_F_WRITE, DESC_SIZE,
 };
 
 use crate::mock::{good_indexes, segment, table, MockMemory, PLACE};
@@ -16,7 +16,7 @@ const SIZE: u16 = 4;
 /// Memory whose values are big-endian.
 struct BigEndian<'a>(&'a MockMemory);
 
-impl Memory for BigEndian<'_> {
+impl LoadMemory for BigEndian<'_> {
     fn load(&self, addr: UserAddr) -> Result<u16, Unmapped> {
         self.0.load(addr).map(|raw| BIG.half(raw))
     }
@@ -25,6 +25,21 @@ impl Memory for BigEndian<'_> {
         self.0.load_acquire(addr).map(|raw| BIG.half(raw))
     }
 
+    fn load_available(
+        &self,
+        addr: UserAddr,
+        wrap: bool,
+        out: &mut [RawDesc],
+    ) -> Result<usize, Unmapped> {
+        self.0.load_available(addr, wrap, out)
+    }
+
+    fn load_event(&self, addr: UserAddr) -> Result<u32, Unmapped> {
+        self.0.load_event(addr)
+    }
+}
+
+impl Memory for BigEndian<'_> {
     fn store(&self, addr: UserAddr, value: u16) -> Result<(), Unmapped> {
         self.0.store(addr, BIG.half(value))
     }
@@ -80,15 +95,6 @@ impl Memory for BigEndian<'_> {
         self.0.store_used(addr, &used)
     }
 
-    fn load_available(
-        &self,
-        addr: UserAddr,
-        wrap: bool,
-        out: &mut [RawDesc],
-    ) -> Result<usize, Unmapped> {
-        self.0.load_available(addr, wrap, out)
-    }
-
     fn publish_packed(
         &self,
         ring: UserAddr,
@@ -101,10 +107,6 @@ impl Memory for BigEndian<'_> {
 
     fn touch(&self, addr: UserAddr) -> Result<(), Unmapped> {
         self.0.touch(addr)
-    }
-
-    fn load_event(&self, addr: UserAddr) -> Result<u32, Unmapped> {
-        self.0.load_event(addr)
     }
 
     fn store_event(&self, addr: UserAddr, value: u32) -> Result<(), Unmapped> {

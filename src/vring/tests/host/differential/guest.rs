@@ -5,8 +5,8 @@
 use virtio_queue::{Queue, QueueOwnedT, QueueT};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 use vring::{
-    Chain, Desc, GetWork, Memory, Position, RawDesc, RawUsed, RingAddrs, Segment, Segments,
-    SplitRing, Unmapped, UserAddr, MAX_CHAIN_SEGMENTS,
+    Chain, Desc, GetWork, LoadMemory, Memory, Position, RawDesc, RawUsed, RingAddrs, Segment,
+    Segments, SplitRing, Unmapped, UserAddr, MAX_CHAIN_SEGMENTS,
 };
 
 use crate::mock::{good_indexes, table};
@@ -178,7 +178,7 @@ impl Guest {
     }
 }
 
-impl Memory for Guest {
+impl LoadMemory for Guest {
     fn load(&self, addr: UserAddr) -> Result<u16, Unmapped> {
         let mut bytes = [0; 2];
         self.read(addr, &mut bytes)?;
@@ -189,6 +189,21 @@ impl Memory for Guest {
         self.load(addr)
     }
 
+    fn load_available(
+        &self,
+        _addr: UserAddr,
+        _wrap: bool,
+        _out: &mut [RawDesc],
+    ) -> Result<usize, Unmapped> {
+        unreachable!("a split ring has none")
+    }
+
+    fn load_event(&self, _addr: UserAddr) -> Result<u32, Unmapped> {
+        unreachable!("a split ring has none")
+    }
+}
+
+impl Memory for Guest {
     fn store(&self, addr: UserAddr, value: u16) -> Result<(), Unmapped> {
         self.put(addr, &value.to_ne_bytes())
     }
@@ -243,15 +258,6 @@ impl Memory for Guest {
         self.put(addr, &bytes.collect::<Vec<_>>())
     }
 
-    fn load_available(
-        &self,
-        _addr: UserAddr,
-        _wrap: bool,
-        _out: &mut [RawDesc],
-    ) -> Result<usize, Unmapped> {
-        unreachable!("a split ring has none")
-    }
-
     fn publish_packed(
         &self,
         _ring: UserAddr,
@@ -263,10 +269,6 @@ impl Memory for Guest {
     }
 
     fn touch(&self, _addr: UserAddr) -> Result<(), Unmapped> {
-        unreachable!("a split ring has none")
-    }
-
-    fn load_event(&self, _addr: UserAddr) -> Result<u32, Unmapped> {
         unreachable!("a split ring has none")
     }
 

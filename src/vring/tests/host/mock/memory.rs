@@ -7,8 +7,8 @@ use std::cell::{Cell, RefCell};
 use std::ops::Range;
 
 use vring::{
-    packed_availability, packed_used, Memory, OwnerAccess, Position, RawDesc, RawUsed, Unmapped,
-    UserAddr, DESC_SIZE,
+    packed_availability, packed_used, LoadMemory, Memory, OwnerAccess, Position, RawDesc, RawUsed,
+    Unmapped, UserAddr, DESC_SIZE,
 };
 
 use super::good_indexes;
@@ -249,7 +249,7 @@ impl MockMemory {
     }
 }
 
-impl Memory for MockMemory {
+impl LoadMemory for MockMemory {
     fn load(&self, addr: UserAddr) -> Result<u16, Unmapped> {
         self.begin(Op::Load(addr))?;
         Ok(self.load16(addr))
@@ -260,6 +260,36 @@ impl Memory for MockMemory {
         Ok(self.load16(addr))
     }
 
+    fn load_available(
+        &self,
+        addr: UserAddr,
+        wrap: bool,
+        out: &mut [RawDesc],
+    ) -> Result<usize, Unmapped> {
+        let count = out.len();
+        self.begin(Op::LoadAvailable { addr, wrap, count })?;
+        let (mask, bits) = packed_availability(wrap);
+        let word = |at: u64| u64::from_ne_bytes(self.peek(at, 8).try_into().unwrap());
+        let mut found = 0;
+        for (at, raw) in (addr.0..).step_by(16).zip(out) {
+            let rest = word(at + 8);
+            if rest & mask != bits {
+                break;
+            }
+            *raw = [word(at), rest];
+            found += 1;
+        }
+        self.available.borrow_mut().push((addr, wrap, found));
+        Ok(found)
+    }
+
+    fn load_event(&self, addr: UserAddr) -> Result<u32, Unmapped> {
+        self.begin(Op::LoadEvent(addr))?;
+        Ok(u32::from_ne_bytes(self.peek(addr.0, 4).try_into().unwrap()))
+    }
+}
+
+impl Memory for MockMemory {
     fn store(&self, addr: UserAddr, value: u16) -> Result<(), Unmapped> {
         self.begin(Op::Store(addr, u16::from_le(value)))?;
         self.write(addr, value.to_ne_bytes().to_vec());
@@ -327,29 +357,6 @@ impl Memory for MockMemory {
         self.store_many(op, addr, bytes.collect())
     }
 
-    fn load_available(
-        &self,
-        addr: UserAddr,
-        wrap: bool,
-        out: &mut [RawDesc],
-    ) -> Result<usize, Unmapped> {
-        let count = out.len();
-        self.begin(Op::LoadAvailable { addr, wrap, count })?;
-        let (mask, bits) = packed_availability(wrap);
-        let word = |at: u64| u64::from_ne_bytes(self.peek(at, 8).try_into().unwrap());
-        let mut found = 0;
-        for (at, raw) in (addr.0..).step_by(16).zip(out) {
-            let rest = word(at + 8);
-            if rest & mask != bits {
-                break;
-            }
-            *raw = [word(at), rest];
-            found += 1;
-        }
-        self.available.borrow_mut().push((addr, wrap, found));
-        Ok(found)
-    }
-
     fn publish_packed(
         &self,
         ring: UserAddr,
@@ -396,11 +403,6 @@ impl Memory for MockMemory {
 
     fn touch(&self, addr: UserAddr) -> Result<(), Unmapped> {
         self.begin(Op::Touch(addr))
-    }
-
-    fn load_event(&self, addr: UserAddr) -> Result<u32, Unmapped> {
-        self.begin(Op::LoadEvent(addr))?;
-        Ok(u32::from_ne_bytes(self.peek(addr.0, 4).try_into().unwrap()))
     }
 
     fn store_event(&self, addr: UserAddr, value: u32) -> Result<(), Unmapped> {
